@@ -1,0 +1,29 @@
+"""Omega, the alignment: how the model's answer becomes the task's."""
+
+from reprojax.alignments.linear import linear
+from reprojax.alignments.rule import columns, groups, identity
+from reprojax.alignments.statistical import (
+    bayesian,
+    bayesian_map,
+    bayesian_plus,
+    count,
+    one_to_one,
+    one_to_one_map,
+    random_map,
+    soft_count,
+)
+
+__all__ = [
+    "bayesian",
+    "bayesian_map",
+    "bayesian_plus",
+    "columns",
+    "count",
+    "groups",
+    "identity",
+    "linear",
+    "one_to_one",
+    "one_to_one_map",
+    "random_map",
+    "soft_count",
+]

@@ -1,0 +1,56 @@
+"""Alignments by rule: nothing learned, nothing estimated."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from reprojax.core import Manipulation, stateless
+
+
+def identity() -> Manipulation:
+    """The answer as it is: the task's classes are the model's."""
+    return stateless(lambda y: y)
+
+
+def _check(ids: np.ndarray, y: Array, who: str) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= y.shape[-1]):
+        raise ValueError(
+            f"{who} names the source classes {ids.min()}..{ids.max()}, expected 0.."
+            f"{y.shape[-1] - 1}, the model's; choose fewer, or another model"
+        )
+
+
+def columns(ids: Sequence[int] | range) -> Manipulation:
+    """One source class for each target class: y [B S] -> y[:, ids] [B T].
+
+    `columns(range(T))`, the first T classes, is the map of Elsayed et al. (arXiv
+    1806.11146) and of Bahng et al. (arXiv 2203.17274); over a vocabulary it is a verbaliser.
+    """
+    chosen = np.asarray(ids, np.int32)
+
+    def pick(y: Float[Array, "*B S"]) -> Float[Array, "*B T"]:
+        _check(chosen, y, "columns")
+        return y[..., chosen]
+
+    return stateless(pick)
+
+
+def groups(ids: Sequence[Sequence[int]], by: str = "mean") -> Manipulation:
+    """Several source classes for each target class, by their "mean" or "max" answer."""
+    if by not in ("mean", "max"):
+        raise ValueError(f"groups got by={by!r}, expected 'mean' or 'max'")
+    if empty := [t for t, group in enumerate(ids) if not len(group)]:
+        raise ValueError(
+            f"groups got no source class for the target classes {empty}, expected at "
+            "least one each"
+        )
+    chosen = [np.asarray(group, np.int32) for group in ids]
+
+    def pool(y: Float[Array, "*B S"]) -> Float[Array, "*B T"]:
+        _check(np.concatenate(chosen), y, "groups")
+        reduce = jnp.mean if by == "mean" else jnp.max
+        return jnp.stack([reduce(y[..., group], axis=-1) for group in chosen], axis=-1)
+
+    return stateless(pool)

@@ -1,0 +1,303 @@
+"""The whole library in one formula: y = O_omega . f . I_{lambda, tau, ell}(x, c).
+
+f is a frozen model, seen as a *forward*: `forward(frozen, x, edit) -> y`. At every named
+place it calls `edit(site, value) -> value`, at "input" first and at "output" last, so a
+location (ell) is a key. A `Manipulation` is an operator (tau) bound to a `Format`
+(lambda), and the alignment (omega) is the manipulation of "output". `reprogram` puts
+manipulations at sites and gives a `Program`; applied to its params, a program is a
+forward again, so programs nest.
+
+One rule of order: **a program edits first, then hands on.** `edit(site, v)` sees the value
+with which the model goes on. Where a manipulation stands, `edit("<site>/raw", v)` came
+before it and saw what the manipulation was given. Of nested programs the one nearest to
+the model acts first.
+
+Source: Ye et al., Neural Network Reprogrammability, arXiv 2506.04650.
+"""
+
+import difflib
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any
+Key = jax.Array
+Forward = Callable[..., Any]  # (frozen, x, edit=passthrough) -> y
+Sites = tuple[str, ...]
+
+
+def passthrough(site: str, value: PyTree) -> PyTree:
+    """The edit that changes nothing."""
+    return value
+
+
+class Params(NamedTuple):
+    """Everything that is not the frozen model, as two trees of the same names."""
+
+    learnable: PyTree = ()
+    """What a search updates: optax, evolution."""
+    fixed: PyTree = ()
+    """Demonstrations, projections, label maps, statistics: never differentiated."""
+
+
+class Scope(NamedTuple):
+    """What a part may look at besides its own params and value. Most ignore it."""
+
+    site: str = ""
+    """Where it acts."""
+    index: int = 0
+    """Which of the sites that share this manipulation."""
+    frozen: PyTree = ()
+    """The frozen tree. An embedding table is read here, not copied or closed over."""
+    x: PyTree = None
+    """The task's own input, before any edit."""
+    context: PyTree = None
+    """The survey's c: demonstrations, another tower's features."""
+    key: Key | None = None
+    """Randomness. None is evaluation: no dropout, stored statistics."""
+    tap: Callable[[str, PyTree], PyTree] = passthrough
+    """tap(name, value) shows something that `record` may want to see."""
+
+
+class Format(NamedTuple):
+    """Lambda: where a prompt's numbers come from."""
+
+    init: Callable[[Key, tuple[int, ...], Scope], Params]
+    """(key, shape of the prompt, scope) -> params"""
+    read: Callable[[Params, PyTree, Scope], Any]
+    """(params, value, scope) -> a prompt of that shape, or one for each row"""
+
+
+class Manipulation(NamedTuple):
+    """Tau bound to a lambda; at the site "output" it is the alignment omega.
+
+    `observe` and `refresh` are for manipulations that are estimated rather than searched,
+    such as label maps: the sums of two batches add up, and a refresh turns the sums of an
+    epoch into new `fixed` params. A label of -1 marks a row that only fills a batch.
+    """
+
+    init: Callable[[Key, Any, Scope], Params]
+    """(key, spec of the value, or {site: spec} where it serves several, scope)"""
+    apply: Callable[[Params, PyTree, Scope], Any]
+    """(params, value, scope) -> value"""
+    observe: Callable[[Params, PyTree, jax.Array], PyTree] | None = None
+    """(params, value, labels [B]) -> sums"""
+    refresh: Callable[[Params, PyTree], Params] | None = None
+    """(params, sums) -> params"""
+
+
+class Program(NamedTuple):
+    """A forward with manipulations at its sites; `partial(apply, params)` is a forward."""
+
+    init: Callable[..., Params]
+    """(key, frozen, x, context=None) -> params"""
+    apply: Callable[..., Any]
+    """(params, frozen, x, context=None, *, key=None, edit=passthrough) -> y"""
+    at: tuple[tuple[Sites, Manipulation], ...]
+    """What stands where. Hashable, so that a program can be a static argument of jit."""
+
+
+def merge(parts: Mapping[str, Params]) -> Params:
+    """{name: Params} -> the Params of two trees with these names."""
+    learnable = {name: params.learnable for name, params in parts.items()}
+    return Params(learnable, {name: params.fixed for name, params in parts.items()})
+
+
+def part(params: Params, name: str) -> Params:
+    """The params of one part, or of one site: the inverse of `merge`."""
+    return Params(params.learnable[name], params.fixed[name])
+
+
+def fold(key: Any, name: str) -> Any:
+    """A key by name, so that adding a part leaves the numbers of the others alone."""
+    return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def inside(scope: Scope, name: str) -> Scope:
+    """The scope of a named part: its own randomness, its own prefix for taps."""
+
+    def tap(tapped: str, value: PyTree) -> PyTree:
+        return scope.tap(f"{name}/{tapped}", value)
+
+    return scope._replace(key=fold(scope.key, name), tap=tap)
+
+
+def spec_of(value: PyTree) -> PyTree:
+    """Shapes and types. What is no array (a flag among arguments) stays as it is."""
+
+    def spec(a: Any) -> Any:
+        return jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "shape") else a
+
+    return jax.tree.map(spec, value)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """How an error names alternatives: "; did you mean ..."."""
+    close = difflib.get_close_matches(name, sorted(names), 3, 0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}" if close else ""
+
+
+def check_sites(
+    wanted: Iterable[str],
+    reached: Iterable[str],
+    how: str = "sites(forward, frozen, x) lists them",
+) -> None:
+    """Raise if the model never came to one of the wanted sites."""
+    reached = set(reached)
+    if missing := sorted(set(wanted) - reached):
+        near = nearest(missing[0], reached)
+        raise ValueError(f"no such site: {missing}, expected the model's own{near}; {how}")
+
+
+def stateless(function: Callable[[PyTree], Any]) -> Manipulation:
+    """A manipulation without params: a cast, a rule, a parser."""
+
+    def init(key: Key, spec: PyTree, scope: Scope) -> Params:
+        return Params()
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> Any:
+        return function(value)
+
+    return Manipulation(init, apply)
+
+
+def chain(**parts: Manipulation) -> Manipulation:
+    """One manipulation after the other, each by name."""
+
+    def init(key: Key, spec: PyTree, scope: Scope) -> Params:
+        out = {}
+        for name, m in parts.items():
+            out[name] = m.init(fold(key, name), spec, inside(scope, name))
+            spec = jax.eval_shape(
+                lambda v, m=m, name=name: m.apply(out[name], v, inside(scope, name)),
+                spec,
+            )
+        return merge(out)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> Any:
+        for name, m in parts.items():
+            value = m.apply(part(params, name), value, inside(scope, name))
+        return value
+
+    def observe(params: Params, value: PyTree, labels: jax.Array) -> PyTree:
+        sums = {}
+        for name, m in parts.items():
+            if m.observe is not None:
+                sums[name] = m.observe(part(params, name), value, labels)
+            value = m.apply(part(params, name), value, Scope())
+        return sums
+
+    def refresh(params: Params, sums: PyTree) -> Params:
+        new = {name: part(params, name) for name in parts}
+        for name, m in parts.items():
+            if m.refresh is not None:
+                new[name] = m.refresh(new[name], sums[name])
+        return merge(new)
+
+    if any(m.observe is not None for m in parts.values()):
+        return Manipulation(init, apply, observe, refresh)
+    return Manipulation(init, apply)
+
+
+def shared(manipulation: Manipulation) -> Manipulation:
+    """One manipulation with one set of params at every site of a group."""
+
+    def init(key: Key, specs: Mapping[str, PyTree], scope: Scope) -> Params:
+        return manipulation.init(key, next(iter(specs.values())), scope)
+
+    return manipulation._replace(init=init)
+
+
+def _grouped(
+    at: Mapping[str | Sites, Manipulation],
+) -> tuple[dict[Sites, Manipulation], dict[str, tuple[Sites, int]]]:
+    """{site or sites: Manipulation} -> that by tuples, and {site: (sites, index)}."""
+    by_sites = {(k,) if isinstance(k, str) else tuple(k): m for k, m in at.items()}
+    place = {site: (sites, i) for sites in by_sites for i, site in enumerate(sites)}
+    if len(place) < sum(map(len, by_sites)):
+        raise ValueError(
+            f"a site came twice in {sorted(s for sites in by_sites for s in sites)}; "
+            "expected one manipulation each; call chain(a=..., b=...)"
+        )
+    for sites, m in by_sites.items():
+        if not isinstance(m, Manipulation):
+            raise ValueError(
+                f"{sites} got {type(m).__name__}, expected a Manipulation; call an "
+                "operator such as add(format), or stateless(function)"
+            )
+    return by_sites, place
+
+
+def reprogram(
+    forward: Forward, at: Mapping[str | Sites, Manipulation]
+) -> Program:
+    """A frozen forward with manipulations `at` its sites.
+
+    A key is a site, or a tuple of sites that share one manipulation and its params. The
+    params are kept under the site, or under the first of the tuple.
+    """
+    by_sites, place = _grouped(at)
+
+    def run(top: Scope, act: Callable[[Sites, PyTree, Scope], PyTree]) -> PyTree:
+        reached = set()
+
+        def edit(site: str, value: PyTree) -> PyTree:
+            reached.add(site)
+            if site in place:
+                sites, index = place[site]
+                scope = inside(top, site)._replace(site=site, index=index)
+                value = act(sites, top.tap(f"{site}/raw", value), scope)
+            return top.tap(site, value)
+
+        y = forward(top.frozen, top.x, edit=edit)
+        check_sites(place, reached)
+        return y
+
+    def init(key: Key, frozen: PyTree, x: PyTree, context: PyTree = None) -> Params:
+        # Shapes come from tracing the model: nobody types a hidden size. Who serves
+        # several sites sees them all beforehand, as they are with the input edit alone.
+        specs: dict[str, PyTree] = {}
+        plan: dict[Sites, PyTree] = {}
+
+        def early(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
+            specs[scope.site] = spec_of(value)
+            return act(sites, value, scope) if sites == ("input",) else value
+
+        def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
+            specs[scope.site] = spec_of(value)
+            group = {s: specs[s] for s in sites} if len(sites) > 1 else None
+            spec = plan.setdefault(sites, group or specs[scope.site])
+            params = by_sites[sites].init(key, spec, scope)
+            return by_sites[sites].apply(params, value, scope)
+
+        def trace(act: Callable[[Sites, PyTree, Scope], PyTree]) -> None:
+            jax.eval_shape(
+                lambda f, x, c: run(Scope("", 0, f, x, c), act), frozen, x, context
+            )
+
+        if any(len(sites) > 1 for sites in by_sites):
+            trace(early)
+        trace(act)
+        parts = {}
+        for sites, m in by_sites.items():
+            scope = Scope(sites[0], 0, frozen, x, context)
+            parts[sites[0]] = m.init(fold(key, sites[0]), plan[sites], scope)
+        return merge(parts)
+
+    def apply(
+        params: Params,
+        frozen: PyTree,
+        x: PyTree,
+        context: PyTree = None,
+        *,
+        key: Key | None = None,
+        edit: Callable[[str, PyTree], PyTree] = passthrough,
+    ) -> PyTree:
+        def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
+            return by_sites[sites].apply(part(params, sites[0]), value, scope)
+
+        return run(Scope("", 0, frozen, x, context, key, edit), act)
+
+    return Program(init, apply, tuple(by_sites.items()))

@@ -1,0 +1,6 @@
+"""Ell, the location: frozen models as forwards whose places have names."""
+
+from reprojax.locations.function import black_box
+from reprojax.locations.linen import linen
+
+__all__ = ["black_box", "linen"]

@@ -1,0 +1,14 @@
+"""A function as a forward. One with taps by hand needs no adapter: it calls `edit` itself."""
+
+from collections.abc import Callable
+
+from reprojax.core import Forward, PyTree, passthrough
+
+
+def black_box(function: Callable[[PyTree, PyTree], PyTree]) -> Forward:
+    """function(frozen, x) -> y, reached at its two ends alone."""
+
+    def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+        return edit("output", function(frozen, edit("input", x)))
+
+    return forward

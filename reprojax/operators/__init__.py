@@ -1,0 +1,20 @@
+"""Tau, the operator: how a prompt meets the value that is there."""
+
+from reprojax.operators.additive import add, frame
+from reprojax.operators.concatenative import insert, padding, replace
+from reprojax.operators.images import crop, flip, resize
+from reprojax.operators.parametric import dropout, mlp, scale_and_shift
+
+__all__ = [
+    "add",
+    "crop",
+    "dropout",
+    "flip",
+    "frame",
+    "insert",
+    "mlp",
+    "padding",
+    "replace",
+    "resize",
+    "scale_and_shift",
+]

@@ -1,0 +1,125 @@
+"""Additive operators: the prompt meets the value in its own place.
+
+The helpers here serve the other operators too. Arrays go by index, Tokens by position.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Shaped
+
+from reprojax.core import Format, Key, Manipulation, Params, PyTree, Scope
+from reprojax.sequence import Tokens, bare, on_value
+
+Width = int | tuple[int, int]
+
+
+def cast_like(prompt: Any, value: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """The prompt in the value's type: a float32 prompt leaves a bfloat16 model as it is."""
+    prompt = jnp.asarray(prompt)
+    floating = [jnp.issubdtype(a.dtype, jnp.floating) for a in (prompt, value)]
+    if floating[0] and not floating[1]:
+        raise ValueError(
+            f"a prompt of {prompt.dtype} came to a value of {value.dtype}, expected a "
+            "float value; put resize(size), or stateless(lambda v: v / 255), before it "
+            "in a chain"
+        )
+    return prompt.astype(value.dtype)
+
+
+def rows(
+    prompt: Shaped[Array, "..."], value: Shaped[Array, "B *value"]
+) -> Shaped[Array, "B ..."]:
+    """A prompt [P ...], or one for each row [B P ...], as one for each row of a value."""
+    each = prompt.shape[prompt.ndim - (value.ndim - 1) :]
+    return jnp.broadcast_to(cast_like(prompt, value), (value.shape[0], *each))
+
+
+def by_position(
+    prompt: Any, value: Tokens, length: int, at: int = 0
+) -> tuple[Shaped[Array, "B L ..."], Bool[Array, "B L ..."]]:
+    """Row i of the prompt for the token at position at + i, and where there is one."""
+    i = value.position - at
+    hit = (i >= 0) & (i < length) & (value.weight > 0)
+    pick = jax.vmap(lambda row, i: row[jnp.clip(i, 0, length - 1)])
+    found = pick(rows(prompt, value.value), i)
+    return found, hit.reshape(hit.shape + (1,) * (found.ndim - 2))
+
+
+def check_rows(value: PyTree, needed: int, who: str) -> None:
+    """Raise if an array has fewer rows [B L ...] than an operator overwrites or passes."""
+    if not isinstance(value, Tokens) and value.shape[1] < needed:
+        raise ValueError(
+            f"{who} needs {needed} rows, and the value has {value.shape[1]} (shape "
+            f"{tuple(value.shape)}); expected [B L ...] with L >= {needed}; use a shorter "
+            "prompt or a smaller at="
+        )
+
+
+def add(
+    fmt: Format,
+    length: int | None = None,
+    mask: Callable[[tuple[int, ...]], Any] | None = None,
+) -> Manipulation:
+    """value + mask(shape) * prompt.
+
+    A prompt has the size of one row of the batch: a watermark over an image [H W C]. Where
+    the value is Tokens it has the size of one token [D] and is added to each (steering).
+    With `length`, it is [length D] and is added to the first `length` tokens.
+
+    Args:
+        mask: shape of the value -> anything that broadcasts to it, such as `frame(30)`.
+            It is a function of the shape because an array in a closure becomes text in the
+            compiled program.
+    """
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        shape = bare(value).shape
+        if length is not None:
+            check_rows(value, length, f"add(length={length})")
+            return fmt.init(key, (length, *shape[2:]), scope)
+        return fmt.init(key, shape[2:] if isinstance(value, Tokens) else shape[1:], scope)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
+        prompt = fmt.read(params, value, scope)
+        if length is not None:
+            return _add_first(prompt, value, length)
+        if isinstance(value, Tokens) and prompt.ndim == value.value.ndim - 1:
+            prompt = prompt[:, None]  # one for each row
+        weight = 1 if mask is None else mask(bare(value).shape)
+        return on_value(lambda a: a + cast_like(weight * prompt, a), value)
+
+    return Manipulation(init, apply)
+
+
+def _add_first(prompt: Any, value: PyTree, length: int) -> PyTree:
+    if isinstance(value, Tokens):
+        found, hit = by_position(prompt, value, length)
+        return value._replace(value=value.value + found * hit.astype(found.dtype))
+    return value.at[:, :length].add(cast_like(prompt, value))
+
+
+def both_sides(widths: tuple[Width, ...]) -> list[tuple[int, int]]:
+    """A width as (before, after)."""
+    return [(w, w) if isinstance(w, int) else (w[0], w[1]) for w in widths]
+
+
+def frame(*widths: Width) -> Callable[[tuple[int, ...]], Bool[Array, "..."]]:
+    """A mask: true in a border, false inside it.
+
+    Args:
+        widths: pixels, one width or (before, after) for each axis behind the batch. One
+            width alone holds for the first two axes: `frame(30)` is a square border.
+    """
+    sides = both_sides(widths * 2 if len(widths) == 1 else widths)
+
+    def mask(shape: tuple[int, ...]) -> Bool[Array, "..."]:
+        out = jnp.zeros((1, *shape[1:]), bool)
+        for axis, (before, after) in enumerate(sides, 1):
+            i = jax.lax.broadcasted_iota(jnp.int32, (1, *shape[1:]), axis)
+            out |= (i < before) | (i >= shape[axis] - after)
+        return out
+
+    return mask

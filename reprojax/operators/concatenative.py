@@ -1,0 +1,113 @@
+"""Concatenative operators: the prompt stands beside the value, not on it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from reprojax.core import Format, Key, Manipulation, Params, PyTree, Scope
+from reprojax.operators.additive import (
+    Width,
+    both_sides,
+    by_position,
+    cast_like,
+    check_rows,
+    frame,
+    rows,
+)
+from reprojax.sequence import HEAD, Tokens, bare, last_position
+
+
+def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
+    """A prompt [length ...] before row `at` of a value [B L ...]; at=None: behind the end.
+
+    In Tokens, what comes behind moves on, and a part of the sequence without that place
+    only moves. A prompt that is itself Tokens brings its own weights (rows with fewer
+    demonstrations than others).
+    """
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        check_rows(value, at or 0, f"insert(at={at})")
+        return fmt.init(key, (length, *bare(value).shape[2:]), scope)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
+        prompt = fmt.read(params, value, scope)
+        if isinstance(value, Tokens):
+            return _insert_tokens(value, prompt, length, at)
+        i = value.shape[1] if at is None else at
+        parts = [value[:, :i], rows(prompt, value), value[:, i:]]
+        return jnp.concatenate(parts, axis=1)
+
+    return Manipulation(init, apply)
+
+
+def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> Tokens:
+    weight = prompt.weight if isinstance(prompt, Tokens) else jnp.ones((1, length))
+    weight = jnp.broadcast_to(weight, (value.weight.shape[0], length))
+    count = (weight > 0).sum(1, keepdims=True)
+    if at is None:
+        here, start = value.span.last, last_position(value) + 1
+        behind = not (value.span.first or value.span.last)
+    else:
+        here, start, behind = value.span.first, at, value.position >= at
+    moved = value.position + count * behind
+    if not here:
+        return value._replace(position=moved)
+    if at and value.span == HEAD and value.weight.shape[1] < at:
+        raise ValueError(
+            f"insert(at={at}) got a head of {value.weight.shape[1]} tokens, expected the "
+            f"first {at} of every query in it; share them too, or insert at 0"
+        )
+    new = start + jnp.maximum(jnp.cumsum(weight > 0, 1) - 1, 0)
+
+    def join(a: Any, b: Any) -> Any:
+        return jnp.concatenate([a, b] if at is None else [b, a], axis=1)
+
+    ids = join(value.value, rows(bare(prompt), value.value))
+    return Tokens(ids, join(moved, new), join(value.weight, weight), value.span)
+
+
+def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
+    """A prompt [length ...] instead of rows (or of the tokens at positions) at..at+length.
+
+    VPT-deep drops the outputs of the previous layer's prompt in this way.
+    """
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        check_rows(value, at + length, f"replace(length={length}, at={at})")
+        return fmt.init(key, (length, *bare(value).shape[2:]), scope)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
+        prompt = fmt.read(params, value, scope)
+        if isinstance(value, Tokens):
+            found, hit = by_position(prompt, value, length, at)
+            return value._replace(value=jnp.where(hit, found, value.value))
+        return value.at[:, at : at + length].set(rows(prompt, value))
+
+    return Manipulation(init, apply)
+
+
+def padding(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:
+    """The image [B h w C] inside a border of prompt; the prompt has the canvas's size.
+
+    Args:
+        widths: pixels of border, as in `frame`.
+        overlap: the prompt is added on the image too, and the canvas around it is zero.
+    """
+    sides = both_sides(widths * 2 if len(widths) == 1 else widths)
+
+    def canvas_of(value: Any) -> Any:
+        pads = [(0, 0), *sides]
+        return jnp.pad(value, pads + [(0, 0)] * (value.ndim - len(pads)))
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        return fmt.init(key, jax.eval_shape(canvas_of, value).shape[1:], scope)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
+        canvas = canvas_of(value)
+        prompt = cast_like(fmt.read(params, value, scope), value)
+        if overlap:
+            return canvas + prompt
+        return jnp.where(frame(*sides)(canvas.shape), prompt, canvas)
+
+    return Manipulation(init, apply)

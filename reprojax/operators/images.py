@@ -1,0 +1,88 @@
+"""What is done to a target image before a prompt meets it: no prompt, nothing learned."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from reprojax.core import Key, Manipulation, Params, Scope, stateless
+
+
+def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """uint8 in 0..255 as float32 in [0, 1]; floats pass."""
+    if x.dtype == jnp.uint8:
+        return x.astype(jnp.float32) / 255
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"got images of {x.dtype}, expected uint8 in 0..255 or floats in [0, 1]; "
+            "convert them to uint8"
+        )
+    return x
+
+
+def resize(size: int, method: str = "bilinear") -> Manipulation:
+    """Images [B h w C], uint8 or in [0, 1], as RGB floats [B size size 3] in [0, 1].
+
+    Grey images (C = 1) get three equal channels. On the device, inside the jitted step.
+    Shrinking is antialiased.
+    """
+
+    def to_size(x: Shaped[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
+        if x.ndim != 4 or x.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"resize got a value of shape {tuple(x.shape)}, expected images "
+                "[B h w C] with C = 1 or 3; add the axis, or pick the channels"
+            )
+        x = pixels(x)
+        if x.shape[1:3] != (size, size):
+            shape = (x.shape[0], size, size, x.shape[3])
+            x = jnp.clip(jax.image.resize(x, shape, method), 0, 1)
+        return jnp.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
+
+    return stateless(to_size)
+
+
+def _augmentation(function: Callable[[Key | None, Array], Array]) -> Manipulation:
+    def init(key: Key, value: Array, scope: Scope) -> Params:
+        return Params()
+
+    def apply(params: Params, value: Array, scope: Scope) -> Array:
+        return function(scope.key, value)
+
+    return Manipulation(init, apply)
+
+
+def crop(size: int) -> Manipulation:
+    """A square [B size size C] from a random place of each image; the centre in evaluation."""
+
+    def cut(key: Key | None, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        room = (x.shape[1] - size, x.shape[2] - size)
+        if min(room) < 0:
+            raise ValueError(
+                f"crop({size}) got images of {tuple(x.shape)}, expected at least "
+                f"{size} x {size}; put a larger resize before it"
+            )
+        if key is None:
+            top, left = room[0] // 2, room[1] // 2
+            return x[:, top : top + size, left : left + size]
+        limits = jnp.array(room) + 1
+        corners = jax.random.randint(key, (x.shape[0], 2), 0, limits)
+        one = lambda image, at: jax.lax.dynamic_slice(
+            image, (at[0], at[1], 0), (size, size, x.shape[3])
+        )
+        return jax.vmap(one)(x, corners)
+
+    return _augmentation(cut)
+
+
+def flip() -> Manipulation:
+    """Each image mirrored left to right with probability one half; never in evaluation."""
+
+    def mirror(key: Key | None, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        if key is None:
+            return x
+        coin = jax.random.bernoulli(key, 0.5, (x.shape[0], 1, 1, 1))
+        return jnp.where(coin, x[:, :, ::-1], x)
+
+    return _augmentation(mirror)

@@ -1,0 +1,56 @@
+"""Parametric operators: the prompt says how the value, or another prompt, is changed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from reprojax.core import Key, Manipulation, Params, PyTree, Scope
+from reprojax.operators.additive import cast_like
+from reprojax.sequence import bare, on_value
+
+
+def scale_and_shift() -> Manipulation:
+    """scale * value + shift for each channel [D] (SSF, Lian et al., arXiv 2210.08823)."""
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        width = bare(value).shape[-1]
+        return Params({"scale": jnp.ones(width), "shift": jnp.zeros(width)})
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
+        scale, shift = params.learnable["scale"], params.learnable["shift"]
+        return on_value(lambda a: cast_like(scale, a) * a + cast_like(shift, a), value)
+
+    return Manipulation(init, apply)
+
+
+def dropout(rate: float) -> Manipulation:
+    """Zeros at the given rate and the rest scaled up; nothing in evaluation (no key)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout got a rate of {rate}, expected 0 <= rate < 1")
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        return Params()
+
+    def apply(params: Params, value: Any, scope: Scope) -> Any:
+        if scope.key is None or rate == 0:
+            return value
+        keep = jax.random.bernoulli(scope.key, 1 - rate, value.shape)
+        return jnp.where(keep, value / (1 - rate), 0)
+
+    return Manipulation(init, apply)
+
+
+def mlp(width: int) -> Manipulation:
+    """tanh(v W) U, the reparametrisation of a prefix (Li & Liang, arXiv 2101.00190)."""
+
+    def init(key: Key, value: Any, scope: Scope) -> Params:
+        keys, size = jax.random.split(key), value.shape[-1]
+        down = jax.random.normal(keys[0], (size, width)) / size**0.5
+        up = jax.random.normal(keys[1], (width, size)) / width**0.5
+        return Params({"down": down, "up": up})
+
+    def apply(params: Params, value: Any, scope: Scope) -> Any:
+        return jnp.tanh(value @ params.learnable["down"]) @ params.learnable["up"]
+
+    return Manipulation(init, apply)

@@ -1,0 +1,74 @@
+"""What the sites of a decoder hold. The core never looks at a value, and needs none of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from reprojax.core import PyTree
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Span:
+    """Which part of the given sequence a value holds. Static: four traces at most."""
+
+    first: bool = True
+    """Its beginning: insertions at the front happen here."""
+    last: bool = True
+    """Its end: insertions at the end happen here."""
+
+
+WHOLE = Span()
+HEAD = Span(True, False)  # what stands before every query
+TAIL = Span(False, True)  # a query behind a cached head
+STEP = Span(False, False)  # what is generated behind the end
+
+
+class Tokens(NamedTuple):
+    """A sequence whose order is `position`, not the index: padding may be anywhere.
+
+    The span rides in the value as a static node, so it reaches nested programs and needs
+    no argument. Operators treat arrays by index and Tokens by position.
+    """
+
+    value: PyTree
+    """Ids [B L], vectors [B L D], or keys and values."""
+    position: Array
+    """[B L], place in the stream at this site."""
+    weight: Array
+    """[B L]: 0 is padding, 1 a token, between them a key that counts less."""
+    span: Span = WHOLE
+
+
+def tokens(
+    ids: Int[Array, "B L"],
+    weight: Any = None,
+    start: int | Int[Array, "B"] = 0,
+    span: Span = WHOLE,
+) -> Tokens:
+    """Ids and weights [B L] as Tokens; positions count the real tokens from `start`."""
+    weight = jnp.ones(ids.shape) if weight is None else weight.astype(jnp.float32)
+    count = jnp.maximum(jnp.cumsum(weight > 0, 1) - 1, 0)
+    return Tokens(ids, count + jnp.reshape(jnp.asarray(start), (-1, 1)), weight, span)
+
+
+def bare(value: PyTree) -> Any:
+    """What a Tokens holds; any other value is itself."""
+    return value.value if isinstance(value, Tokens) else value
+
+
+def on_value(function: Callable[[Any], Any], value: PyTree) -> Any:
+    """One function for arrays and for what a Tokens holds."""
+    if isinstance(value, Tokens):
+        return value._replace(value=function(value.value))
+    return function(value)
+
+
+def last_position(value: Tokens) -> Int[Array, "B 1"]:
+    """The position of the last real token, -1 where there is none."""
+    real = jnp.where(value.weight > 0, value.position, -1)
+    return jnp.max(real, 1, keepdims=True, initial=-1)
