@@ -1,0 +1,28 @@
+"""Tasks: labelled images in three splits, from arrays, files, folders and by name."""
+
+from reprojax.data.folder import from_folder, image_files, read_images
+from reprojax.data.order import batch, batches, in_order, steps
+from reprojax.data.sources import assets, from_arrays, from_npz, load
+from reprojax.data.splits import shots
+from reprojax.data.task import Split, Task, check, digest
+from reprojax.data.tfds import from_tfds
+
+__all__ = [
+    "Split",
+    "Task",
+    "assets",
+    "batch",
+    "batches",
+    "check",
+    "digest",
+    "from_arrays",
+    "from_folder",
+    "from_npz",
+    "from_tfds",
+    "image_files",
+    "in_order",
+    "load",
+    "read_images",
+    "shots",
+    "steps",
+]

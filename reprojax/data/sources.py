@@ -1,0 +1,218 @@
+"""Tasks from arrays, npz files and by name."""
+
+import gzip
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reprojax.data.folder import from_folder
+from reprojax.data.splits import assemble
+from reprojax.data.task import Task, listed
+from reprojax.data.tfds import from_tfds
+
+SPELLINGS = {  # of a split's name in the keys of an npz file
+    "train": ("train",),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test",),
+}
+Parts = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    classes: Sequence[str] | None = None,
+    *,
+    train: int | float | None = None,
+    validation: int | float | tuple | None = None,
+    test: int | float | tuple | None = None,
+    seed: int = 0,
+    test_seed: int | None = None,
+    name: str = "arrays",
+) -> Task:
+    """A task from images x, uint8 or floats in [0, 1], and whole-number labels y.
+
+    x: [N h w], [N h w 1] or [N h w 3]. `validation` and `test` are pairs (x, y) of their
+    own, or a number or share of images to draw (a fifth unless given), each class by its
+    share: validation by `seed`, test by `test_seed` (0 unless given), so that all seeds
+    are tested on the same images. `train` limits the training images.
+    """
+    parts, sizes = {"train": (x, y)}, {"train": train}
+    for part, given in (("validation", validation), ("test", test)):
+        if isinstance(given, tuple):
+            parts[part] = given
+        else:
+            sizes[part] = given
+    return assemble(
+        parts, classes, name=name, sizes=sizes, seed=seed, test_seed=test_seed
+    )
+
+
+def from_npz(
+    path: str | Path,
+    *,
+    train: int | float | None = None,
+    validation: int | float | None = None,
+    test: int | float | None = None,
+    seed: int = 0,
+    test_seed: int | None = None,
+) -> Task:
+    """A task from an npz file of x, y or of x_train, y_train, x_val, …; classes if there.
+
+    train_images, train_labels, … (MedMNIST's keys) will do too. Sizes and seeds as for
+    `from_arrays`; splits in the file are kept unless `test_seed` is given.
+    """
+    parts, classes = _read_npz(Path(path))
+    sizes = {"train": train, "validation": validation, "test": test}
+    name = Path(path).stem
+    return assemble(
+        parts, classes, name=name, sizes=sizes, seed=seed, test_seed=test_seed
+    )
+
+
+def load(
+    name: str | Path,
+    *,
+    train: int | float | None = None,
+    validation: int | float | None = None,
+    test: int | float | None = None,
+    seed: int = 0,
+    test_seed: int | None = None,
+    size: int = 256,
+) -> Task:
+    """A task by name, or from an npz file, a folder of images, or "tfds:NAME".
+
+    The names are "digits" (scikit-learn's) and, from the assets folder, "mnist",
+    "clothing", "fashion-900" and "pneumonia". `seed` redraws training and validation
+    images and leaves the test images alone: load("mnist", seed=s, train=600,
+    validation=200, test=2000) has one test split for all s. test_seed=s redraws all,
+    those splits too that the set came with. `size` is the side of folder images.
+    """
+    sizes = {"train": train, "validation": validation, "test": test}
+    seeds = {"seed": seed, "test_seed": test_seed}
+    if (key := str(name)) in NAMED:
+        parts, classes = NAMED[key]()
+        return assemble(parts, classes, name=key, sizes=sizes, **seeds)
+    if key.startswith("tfds:"):
+        return from_tfds(key.removeprefix("tfds:"), size=size, **sizes, **seeds)
+    path = Path(name)
+    if path.is_dir():
+        read = from_tfds if (path / "dataset_info.json").exists() else from_folder
+        return read(path, size=size, **sizes, **seeds)
+    if path.is_file() and path.suffix == ".npz":
+        return from_npz(path, **sizes, **seeds)
+    raise ValueError(_unknown(key))
+
+
+def assets() -> Path:
+    """The folder of data that is not in the repository."""
+    beside = Path(__file__).parents[2].parent / "shared" / "assets"
+    path = Path(os.environ.get("REPROJAX_ASSETS") or beside)
+    if not path.is_dir():
+        raise ValueError(
+            f"no assets folder at {path}; expected the one that holds data/vision: set "
+            "REPROJAX_ASSETS to it, or use 'digits', which needs none"
+        )
+    return path
+
+
+def _unknown(key: str) -> str:
+    near = get_close_matches(key, NAMED, n=3, cutoff=0.4) or list(NAMED)
+    if Path(key).is_file():
+        return f"{key!r} is a file, but not .npz; expected an npz file or a folder"
+    return (
+        f"no data set or file {key!r}; nearest names: {listed(near)}; expected one of "
+        f"{listed(list(NAMED))}, an .npz file, a folder of images, or 'tfds:NAME'"
+    )
+
+
+def _read_npz(path: Path) -> tuple[Parts, list[str] | None]:
+    try:
+        with np.load(path) as file:
+            found = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise ValueError(f"no file {path}; expected an npz file") from None
+    except (AttributeError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"cannot read {path} as an npz file ({error}); expected one written by "
+            "np.savez with plain arrays, no objects"
+        ) from error
+    classes = found.get("classes")
+    return _parts(found, path), None if classes is None else [str(c) for c in classes]
+
+
+def _parts(found: Mapping[str, np.ndarray], path: Path) -> Parts:
+    parts = {}
+    for part, spellings in SPELLINGS.items():
+        pairs = [(f"x_{s}", f"y_{s}") for s in spellings]
+        pairs += [(f"{s}_images", f"{s}_labels") for s in spellings]
+        pairs += [("x", "y"), ("images", "labels")] if part == "train" else []
+        here = [pair for pair in pairs if found.keys() & set(pair)]
+        for pair in here:
+            if missing := set(pair) - found.keys():
+                raise ValueError(f"{path} has no {missing.pop()!r} to go with {pair}")
+        if len(here) > 1:
+            raise ValueError(f"{path} has the {part} images twice: {here}")
+        if here:
+            parts[part] = (found[here[0][0]], found[here[0][1]])
+    if "train" not in parts:
+        raise ValueError(
+            f"{path} holds {listed(list(found)) or 'nothing'}; expected x and y, or "
+            "x_train, y_train and, if there, x_val, y_val, x_test, y_test; classes for "
+            "the names"
+        )
+    return parts
+
+
+def _digits() -> tuple[Parts, list[str]]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ValueError(
+            "'digits' comes with scikit-learn, which is not installed: "
+            "pip install scikit-learn"
+        ) from None
+    x, y = load_digits(return_X_y=True)
+    x = np.asarray(x).reshape(-1, 8, 8, 1) / 16  # ink from 0 to 16
+    return {"train": (x, np.asarray(y))}, [str(i) for i in range(10)]
+
+
+def _mnist() -> tuple[Parts, list[str]]:
+    folder = assets() / "data/vision/mnist_t10k"
+    x = _read_idx(folder / "t10k-images-idx3-ubyte.gz")
+    y = _read_idx(folder / "t10k-labels-idx1-ubyte.gz")
+    return {"train": (x, y)}, [str(i) for i in range(10)]
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """IDX: two zero bytes, type 8 for uint8, the rank, big-endian sizes, the values."""
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError) as error:
+        raise ValueError(f"cannot read {path} ({error}); expected gzipped IDX") from error
+    shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
+    if data[:3] != b"\0\0\x08" or len(data) != 4 + 4 * len(shape) + shape.prod():
+        raise ValueError(f"{path} is no whole IDX file of unsigned bytes")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+
+
+def _asset(path: str, classes: list[str] | None = None):
+    def read() -> tuple[Parts, list[str] | None]:
+        parts, names = _read_npz(assets() / "data/vision" / path)
+        return parts, names or classes
+
+    return read
+
+
+NAMED = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "clothing": _asset("clothing_small_64/clothing_small_64.npz"),
+    "fashion-900": _asset("fashion_mnist_900/fashion_mnist_900.npz"),
+    "pneumonia": _asset("pneumoniamnist/pneumoniamnist.npz", ["normal", "pneumonia"]),
+}

@@ -1,0 +1,163 @@
+"""Which images go where: stratified draws, each a pure function of its seed.
+
+One rule for every source. Splits that a data set comes with are kept. What it lacks is
+drawn from its training images: the test split by `test_seed`, so that it stays the same
+while `seed` redraws validation and training images. A `test_seed` given for a set that
+has its own splits pools them and redraws all three.
+"""
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+
+from reprojax.data.task import (
+    SPLITS,
+    Split,
+    Task,
+    check,
+    check_labels,
+    class_names,
+    images,
+    labels,
+    listed,
+)
+
+SHARE = 0.2  # of the training images, for a split that is neither there nor asked for
+
+
+def assemble(
+    parts: Mapping[str, tuple],
+    classes: Sequence[str] | None = None,
+    *,
+    name: str,
+    sizes: Mapping[str, int | float | None],
+    seed: int = 0,
+    test_seed: int | None = None,
+) -> Task:
+    """A checked task from pairs (x, y) by split name; `sizes` as for `draw`."""
+    x = [images(pair[0], part) for part, pair in parts.items()]
+    y = {part: labels(pair[1], part) for part, pair in parts.items()}
+    for part, own in zip(parts, x, strict=True):
+        if len(own) != len(y[part]):
+            raise ValueError(
+                f"{part}: {len(own)} images and {len(y[part])} labels; expected one "
+                "label an image"
+            )
+        if own.shape[1:] != x[0].shape[1:]:
+            raise ValueError(
+                f"{part}: images of shape {own.shape[1:]}, but those before have "
+                f"{x[0].shape[1:]}; expected one shape [h w C]: resize them first"
+            )
+    names = class_names(classes, np.concatenate(list(y.values())))
+    rows = draw(y, len(names), sizes=sizes, seed=seed, test_seed=test_seed)
+    every_x = x[0] if len(x) == 1 else np.concatenate(x)
+    every_y = np.concatenate(list(y.values())).astype(np.int32)
+    return check(Task(name, *(Split(every_x[r], every_y[r]) for r in rows), names))
+
+
+def draw(
+    y: Mapping[str, np.ndarray],
+    count: int,
+    *,
+    sizes: Mapping[str, int | float | None],
+    seed: int = 0,
+    test_seed: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of train, validation and test, sorted, each class by its share.
+
+    y: labels in 0 … count − 1 of the splits that are there, at least "train"; rows
+    count through them in y's own order. A size is a number of images, or a share of
+    the images that the split is drawn from; None is all of a split that is there, and
+    a fifth of the training images for one that is not. Every class that has an image
+    keeps one for training.
+    """
+    for part, own in y.items():
+        check_labels(own, count, part)
+        if not own.size:
+            raise ValueError(f"the {part} split is empty; expected at least one image")
+    if "train" not in y:
+        raise ValueError(
+            f"no train split among {listed(list(y))}; expected one: others can be "
+            "drawn from it"
+        )
+    every = np.concatenate(list(y.values()))
+    ends = np.cumsum([len(own) for own in y.values()])
+    have = dict(zip(y, np.split(np.arange(len(every)), ends[:-1]), strict=True))
+    if test_seed is not None and len(have) > 1:
+        own = {part: len(have[part]) for part in have if part != "train"}
+        sizes = own | {part: n for part, n in sizes.items() if n is not None}
+        have = {"train": np.arange(len(every))}
+    drawn, pool = {}, have["train"]
+    for part, stream in (("test", test_seed or 0), ("validation", seed)):
+        key, size = (stream, SPLITS.index(part)), sizes.get(part)
+        if part in have:
+            drawn[part] = _stratified(every, have[part], size, part, count, key)
+            continue
+        n = _number(SHARE if size is None else size, len(have["train"]), part)
+        drawn[part] = _stratified(every, pool, n, part, count, key, keep=1)
+        pool = np.setdiff1d(pool, drawn[part])
+    size = sizes.get("train")
+    if isinstance(size, float):
+        size = _number(size, len(have["train"]), "train")
+    train = _stratified(every, pool, size, "train", count, (seed, 0), least=1)
+    return train, drawn["validation"], drawn["test"]
+
+
+def shots(task: Task, k: int, seed: int) -> Task:
+    """The task with k training images a class, drawn by seed; k + 1 contains k."""
+    if k < 1:
+        raise ValueError(f"{k} training images a class; expected at least 1")
+    counts = np.bincount(task.train.y, minlength=len(task.classes))
+    few = [f"{task.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts < k)]
+    if few:
+        raise ValueError(
+            f"fewer than {k} training images for {listed(few)}; expected at least {k} "
+            f"a class: ask for at most {counts.min()}"
+        )
+    each = np.full(len(task.classes), k)
+    rows = _first(task.train.y, np.arange(len(task.train.y)), each, (seed, 3))
+    train = Split(task.train.x[rows], task.train.y[rows])
+    return check(task._replace(name=f"{task.name}-{k}-shot", train=train))
+
+
+def _number(size: int | float, available: int, part: str) -> int:
+    if isinstance(size, Integral) and not isinstance(size, bool) and size >= 1:
+        return int(size)
+    if isinstance(size, Real) and 0 < size < 1:
+        return max(1, round(float(size) * available))
+    raise ValueError(
+        f"{part}={size!r}: expected a number of images from 1, or a share between 0 "
+        "and 1"
+    )
+
+
+def _stratified(every, rows, size, part, count, key, *, keep=0, least=0) -> np.ndarray:
+    """`size` of the rows, classes by their shares; `keep` of each class are left."""
+    if size is None:
+        return rows
+    n, counts = _number(size, len(rows), part), np.bincount(every[rows], minlength=count)
+    low, high = np.minimum(counts, least), np.maximum(counts - keep, 0)
+    if not low.sum() <= n <= high.sum():
+        raise ValueError(
+            f"{part}={size!r} asks for {n} images; expected {max(low.sum(), 1)} to "
+            f"{high.sum()} of the {len(rows)} that are left (training needs one a class)"
+        )
+    return _first(every, rows, _shares(counts, n, low, high), key)
+
+
+def _shares(counts, n, low, high) -> np.ndarray:
+    """Whole numbers near counts · n / sum(counts) that sum to n, within the bounds."""
+    quota = counts * n / counts.sum()
+    take = np.clip(np.floor(quota).astype(int), low, high)
+    while short := n - take.sum():
+        step = np.sign(short)
+        free = take < high if step > 0 else take > low
+        take[np.argmax(np.where(free, (quota - take) * step, -np.inf))] += step
+    return take
+
+
+def _first(every, rows, take, key) -> np.ndarray:
+    """The first `take[c]` rows of each class c in an order shuffled by key, sorted."""
+    rows = np.random.default_rng(key).permutation(rows)
+    return np.sort(np.concatenate([rows[every[rows] == c][:n] for c, n in enumerate(take)]))

@@ -1,0 +1,187 @@
+"""A task: three splits of labelled images and the names of their classes."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Split(NamedTuple):
+    """Images x, uint8 [N h w C] with C 1 or 3, and labels y, int32 [N]."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Task(NamedTuple):
+    """What is learned: labels index `classes`, all splits hold images of one shape."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def check(task: Task) -> Task:
+    """The task itself, or a ValueError that says what is wrong with it."""
+    _check_classes(task.classes)
+    for name in SPLITS:
+        split = getattr(task, name)
+        _check_images(split.x, name)
+        if len(split.x) != len(split.y):
+            raise ValueError(
+                f"{name}: {len(split.x)} images and {len(split.y)} labels; expected "
+                "one label an image"
+            )
+        if not len(split.y):
+            raise ValueError(
+                f"the {name} split is empty; give it images, or a share such as .2 "
+                "to draw from the training images"
+            )
+        check_labels(split.y, len(task.classes), name)
+    _check_one_shape(task)
+    counts = np.bincount(task.train.y, minlength=len(task.classes))
+    absent = [f"{task.classes[i]!r} (label {i})" for i in np.flatnonzero(counts == 0)]
+    if absent:
+        raise ValueError(
+            f"no training image for {listed(absent)}; expected at least one a class: "
+            "draw a larger train split, or drop these classes and number the labels "
+            "from 0"
+        )
+    return task
+
+
+def digest(task: Task) -> str:
+    """sha256 of all splits and class names: which data a run has seen."""
+    total = hashlib.sha256(repr(task.classes).encode())
+    for name in SPLITS:
+        split = getattr(task, name)
+        total.update(f"{name} {split.x.shape}".encode())
+        total.update(np.ascontiguousarray(split.x))
+        total.update(np.ascontiguousarray(split.y, dtype="<i4"))
+    return total.hexdigest()
+
+
+def images(x: Any, name: str) -> np.ndarray:
+    """x as uint8 [N h w C]: grey [N h w] gets its axis, floats in [0, 1] are rounded.
+
+    NaN, infinity and floats outside [0, 1] raise ValueError, with their places.
+    """
+    x = np.asarray(x)
+    if np.issubdtype(x.dtype, np.floating):
+        x = _rounded(x, name)
+    x = x[..., None] if x.ndim == 3 else x
+    _check_images(x, name)
+    return x
+
+
+def labels(y: Any, name: str) -> np.ndarray:
+    """y as int [N]; [N 1] is flattened, anything but whole numbers raises ValueError."""
+    y = np.asarray(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1:
+        raise ValueError(
+            f"{name}: labels of shape {y.shape}; expected [N] whole numbers (of "
+            "one-hot rows take y.argmax(-1))"
+        )
+    if y.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: labels of type {y.dtype}; expected whole numbers: "
+            "classes, y = np.unique(y, return_inverse=True)"
+        )
+    return y.astype(np.int64)
+
+
+def class_names(classes: Sequence[str] | None, y: np.ndarray) -> tuple[str, ...]:
+    """The names as plain strings; without any, "0", "1", … up to the largest label."""
+    if classes is not None:
+        names = tuple(str(c) for c in classes)
+        _check_classes(names)
+        return names
+    if y.size and y.max() >= y.size:
+        raise ValueError(
+            f"labels go up to {y.max()} with only {y.size} images, so some classes "
+            "have none; number them by np.unique(y, return_inverse=True), or pass "
+            "classes="
+        )
+    return tuple(str(i) for i in range(int(y.max(initial=0)) + 1))
+
+
+def check_labels(y: np.ndarray, count: int, name: str) -> None:
+    """ValueError unless every label is in 0 … count − 1."""
+    wrong = np.flatnonzero((y < 0) | (y >= count))
+    if wrong.size:
+        values = listed([str(v) for v in np.unique(y[wrong])])
+        raise ValueError(
+            f"{name}: {wrong.size} of {y.size} labels out of range ({values}; first "
+            f"at row {wrong[0]}); expected 0 to {count - 1} for {count} classes"
+        )
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The names with commas, the tail beyond `most` as a count."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _rounded(x: np.ndarray, name: str) -> np.ndarray:
+    if x.dtype == np.float16:
+        x = x.astype(np.float32)  # float16 cannot hold all of 255 x
+    for fault, bad in (
+        ("NaN or infinite", ~np.isfinite(x)),
+        ("outside [0, 1]", (x < 0) | (x > 1)),
+    ):
+        if bad.any():
+            where = [int(i) for i in np.argwhere(bad)[0]]
+            found = x[tuple(where)]
+            raise ValueError(
+                f"{name}: {bad.sum()} of {bad.size} pixel values are {fault} (first "
+                f"x{where} = {found:.6g}); expected uint8, or floats in [0, 1]"
+            )
+    return np.round(x * 255).astype(np.uint8)
+
+
+def _check_images(x: np.ndarray, name: str) -> None:
+    if x.ndim != 4 or x.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"{name}: images of shape {x.shape}; expected [N h w C] with 1 or 3 "
+            f"channels{_advice(x.shape)}"
+        )
+    if x.dtype != np.uint8:
+        raise ValueError(
+            f"{name}: images of type {x.dtype}; expected uint8, or floats in [0, 1] "
+            "(whole numbers from 0 to 255: x.astype(np.uint8))"
+        )
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return "; channels come last: x.transpose(0, 2, 3, 1)"
+    if len(shape) == 4 and shape[-1] == 4:
+        return "; drop the alpha channel: x[..., :3]"
+    return "; reshape flat rows: x.reshape(len(x), h, w, C)" if len(shape) == 2 else ""
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if len(classes) < 2:
+        raise ValueError(
+            f"{len(classes)} class ({listed(classes) or 'no name'}); expected at least "
+            "two to tell apart"
+        )
+    twice = sorted({c for c in classes if classes.count(c) > 1})
+    if twice:
+        raise ValueError(f"class names twice: {listed(twice)}; expected each once")
+
+
+def _check_one_shape(task: Task) -> None:
+    shapes = {name: getattr(task, name).x.shape[1:] for name in SPLITS}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"images differ in shape between splits: {shapes}; expected one shape "
+            "[h w C]: resize them first"
+        )
