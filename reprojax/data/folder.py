@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 
 from reprojax.data.splits import assemble
-from reprojax.data.task import Task, listed
+from reprojax.data.task import SPELLINGS, Task, listed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(
-    ("validation", "valid", "val"), "validation"
-)
 
 
 def from_folder(
@@ -92,28 +89,31 @@ def decode(
         except Exception as error:  # whatever a broken file may raise: collected below
             return error
 
-    results, bad = [], []
+    stacked, bad = np.empty(0), []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for i, result in enumerate(pool.map(read, sources)):
             _progress(i + 1, len(sources))
             if isinstance(result, Exception):
                 bad.append(f"{names[i]} ({type(result).__name__})")
-            elif not bad:
-                results.append(result)
+                continue
+            if not i:
+                stacked = np.empty((len(sources), *result.shape), np.uint8)
+            if not bad:
+                stacked[i] = result
     if bad:
         every = "\n  ".join(bad)
         raise ValueError(
             f"{len(bad)} of {len(sources)} images cannot be read; replace or remove "
             f"them:\n  {every}"
         )
-    return np.stack(results)
+    return stacked
 
 
 def square(image: Any, size: int) -> np.ndarray:
     """A PIL image as uint8 [size size 3], as `read_images` says."""
     from PIL import Image, ImageOps
 
-    image = _rgb(ImageOps.exif_transpose(image))
+    image = rgb(ImageOps.exif_transpose(image))
     side = min(image.size)
     left, top = ((n - side) / 2 for n in image.size)
     box = (left, top, left + side, top + side)
@@ -121,7 +121,8 @@ def square(image: Any, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _rgb(image: Any) -> Any:
+def rgb(image: Any) -> Any:
+    """A PIL image in RGB: 16-bit grey scaled, transparency laid on white."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):  # convert() would clip at 255, not scale
@@ -151,14 +152,16 @@ def _split_folders(path: Path) -> dict[str, Path]:
             "them in a folder for each class"
         )
     inner = _inner(path)
-    splits = [name for name in inner if name.lower() in SPLITS]
+    splits = [name for name in inner if name.lower() in SPELLINGS]
     if len(splits) < 2 and splits != list(inner) or splits == ["test"]:
         return {"train": path}
     found = {}
     for name in splits:
-        if SPLITS[name.lower()] in found:
-            raise ValueError(f"{path} holds two {SPLITS[name.lower()]} folders: {splits}")
-        found[SPLITS[name.lower()]] = inner[name]
+        if SPELLINGS[name.lower()] in found:
+            raise ValueError(
+                f"{path} holds two {SPELLINGS[name.lower()]} folders: {splits}"
+            )
+        found[SPELLINGS[name.lower()]] = inner[name]
     rest = [name for name in inner if name not in splits]
     if rest or "train" not in found:
         beside = f" beside {listed(rest)}" if rest else ""
@@ -166,7 +169,8 @@ def _split_folders(path: Path) -> dict[str, Path]:
             f"{path} holds {listed(splits)}{beside}; expected either class folders, or "
             "train with validation and test folders of classes"
         )
-    return {part: found[part] for part in SPLITS.values() if part in found}
+    order = dict.fromkeys(SPELLINGS.values())
+    return {part: found[part] for part in order if part in found}
 
 
 def _names(folder: Path) -> list[str]:

@@ -12,14 +12,9 @@ import numpy as np
 
 from reprojax.data.folder import from_folder
 from reprojax.data.splits import assemble
-from reprojax.data.task import Task, listed
+from reprojax.data.task import SPELLINGS, SPLITS, Task, listed
 from reprojax.data.tfds import from_tfds
 
-SPELLINGS = {  # of a split's name in the keys of an npz file
-    "train": ("train",),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test",),
-}
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -148,7 +143,8 @@ def _read_npz(path: Path) -> tuple[Parts, list[str] | None]:
 
 def _parts(found: Mapping[str, np.ndarray], path: Path) -> Parts:
     parts = {}
-    for part, spellings in SPELLINGS.items():
+    for part in SPLITS:
+        spellings = [s for s, meant in SPELLINGS.items() if meant == part]
         pairs = [(f"x_{s}", f"y_{s}") for s in spellings]
         pairs += [(f"{s}_images", f"{s}_labels") for s in spellings]
         pairs += [("x", "y"), ("images", "labels")] if part == "train" else []
@@ -194,7 +190,9 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
-        raise ValueError(f"cannot read {path} ({error}); expected gzipped IDX") from error
+        raise ValueError(
+            f"cannot read {path} ({error}); expected gzipped IDX"
+        ) from error
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
     if data[:3] != b"\0\0\x08" or len(data) != 4 + 4 * len(shape) + shape.prod():
         raise ValueError(f"{path} is no whole IDX file of unsigned bytes")

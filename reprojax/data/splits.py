@@ -136,7 +136,10 @@ def _stratified(every, rows, size, part, count, key, *, keep=0, least=0) -> np.n
     """`size` of the rows, classes by their shares; `keep` of each class are left."""
     if size is None:
         return rows
-    n, counts = _number(size, len(rows), part), np.bincount(every[rows], minlength=count)
+    n, counts = (
+        _number(size, len(rows), part),
+        np.bincount(every[rows], minlength=count),
+    )
     low, high = np.minimum(counts, least), np.maximum(counts - keep, 0)
     if not low.sum() <= n <= high.sum():
         raise ValueError(
@@ -160,4 +163,6 @@ def _shares(counts, n, low, high) -> np.ndarray:
 def _first(every, rows, take, key) -> np.ndarray:
     """The first `take[c]` rows of each class c in an order shuffled by key, sorted."""
     rows = np.random.default_rng(key).permutation(rows)
-    return np.sort(np.concatenate([rows[every[rows] == c][:n] for c, n in enumerate(take)]))
+    return np.sort(
+        np.concatenate([rows[every[rows] == c][:n] for c, n in enumerate(take)])
+    )

@@ -25,6 +25,13 @@ class Task(NamedTuple):
 
 
 SPLITS = ("train", "validation", "test")
+SPELLINGS = {  # of a split's name in files and folders
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
 
 
 def check(task: Task) -> Task:

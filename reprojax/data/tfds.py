@@ -1,11 +1,133 @@
-"""A task from a TensorFlow Datasets folder of ArrayRecords, without TensorFlow."""
+"""A task from TensorFlow Datasets in ArrayRecord files, without TensorFlow."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reprojax.data.folder import decode, square
+from reprojax.data.folder import decode, rgb, square
 from reprojax.data.splits import draw
-from reprojax.data.task import SPLITS, Split, Task, check, listed
+from reprojax.data.task import SPELLINGS, Split, Task, check, listed
+
+
+def from_tfds(
+    name: str | Path,
+    *,
+    image: str = "image",
+    label: str = "label",
+    data_dir: str | Path | None = None,
+    size: int = 256,
+    train: int | float | None = None,
+    validation: int | float | None = None,
+    test: int | float | None = None,
+    seed: int = 0,
+    test_seed: int | None = None,
+) -> Task:
+    """A task from a prepared set: its name, or the folder with its dataset_info.json.
+
+    Images of one shape stay as they are; where shapes differ each becomes RGB
+    [size size 3], as in `read_images`. Sizes and seeds as for `from_arrays`; only the
+    images that are drawn are decoded. Nothing is downloaded: an absent set raises a
+    ValueError that says how to prepare it.
+    """
+    builder = _builder(str(name), data_dir)
+    _check_features(builder, image, label)
+    sources = _sources(builder, image)
+    y = {
+        part: np.array([source[i][label] for i in range(len(source))], np.int64)
+        for part, source in sources.items()
+    }
+    classes = tuple(str(c) for c in builder.info.features[label].names)
+    sizes = {"train": train, "validation": validation, "test": test}
+    drawn = draw(y, len(classes), sizes=sizes, seed=seed, test_seed=test_seed)
+    every = np.concatenate(list(y.values())).astype(np.int32)
+    where = [(part, i) for part in y for i in range(len(y[part]))]
+    shape = builder.info.features[image].shape
+
+    def read(rows: np.ndarray) -> Split:
+        records = [where[r] for r in rows]
+        names = [f"{part}[{i}]" for part, i in records]
+        encoded = [sources[part][i][image] for part, i in records]
+        return Split(decode(names, encoded, _convert(shape, size)), every[rows])
+
+    return check(Task(builder.info.name, *(read(rows) for rows in drawn), classes))
+
+
+def _convert(shape: tuple, size: int):
+    """Of a PIL image: as it is where the set has one shape, else a square."""
+    if None in shape:
+        return lambda picture: square(picture, size)
+    if shape[-1] == 1:
+        return lambda picture: np.asarray(rgb(picture).convert("L"))[..., None]
+    return lambda picture: np.asarray(rgb(picture))
+
+
+def _builder(name: str, data_dir: str | Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    if Path(name).is_dir():
+        try:
+            return tfds.builder_from_directory(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{name} is no prepared data set ({error}); expected the version's "
+                "folder, which holds dataset_info.json, such as mnist/3.0.1"
+            ) from error
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except tfds.core.registered.DatasetNotFoundError:
+        near = get_close_matches(name, tfds.list_builders(), n=3, cutoff=0.5)
+        raise ValueError(
+            f"TensorFlow Datasets knows no {name!r}, and there is no such folder; "
+            f"nearest names: {listed(near) or 'none'}"
+        ) from None
+    if not builder.info.splits:
+        raise ValueError(
+            f"{name!r} is not prepared in {builder.data_path}; expected ArrayRecord "
+            f"files there. Run `tfds build {name} --file_format=array_record` once, "
+            "where there are a network and tensorflow (which most sets need to be "
+            "prepared, none to be read), and give the folder or TFDS_DATA_DIR"
+        )
+    return builder
+
+
+def _sources(builder: Any, image: str) -> Mapping[str, Any]:
+    """{split: records}, images still encoded."""
+    import tensorflow_datasets as tfds
+
+    names = {SPELLINGS[s]: s for s in builder.info.splits if s in SPELLINGS}
+    if "train" not in names:
+        raise ValueError(
+            f"{builder.info.name} has the splits {listed(list(builder.info.splits))}; "
+            "expected train, with validation and test if there"
+        )
+    skip = {image: tfds.decode.SkipDecoding()}
+    try:
+        return {
+            part: builder.as_data_source(names[part], decoders=skip)
+            for part in dict.fromkeys(SPELLINGS.values())
+            if part in names
+        }
+    except NotImplementedError:  # its message guesses; the folder's own format is known
+        raise ValueError(
+            f"{builder.data_path} holds {builder.info.file_format.value} files, which "
+            "only tensorflow reads; expected array_record: convert them once by `tfds "
+            f"convert_format --dataset_dir={builder.data_path} "
+            "--out_file_format=array_record --out_path=NEW_FOLDER`"
+        ) from None
+
+
+def _check_features(builder: Any, image: str, label: str) -> None:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    kinds = ((image, tfds.features.Image), (label, tfds.features.ClassLabel))
+    for key, kind in kinds:
+        if key not in features or not isinstance(features[key], kind):
+            here = [f"{k} ({type(v).__name__})" for k, v in features.items()]
+            raise ValueError(
+                f"{builder.info.name} has no {kind.__name__} feature {key!r}; it has "
+                f"{listed(here)}: name them by image= and label="
+            )
