@@ -66,8 +66,9 @@ def _pixels(x: Array, size: int) -> Float[Array, "B H W 3"]:
     shape, dtype = tuple(jnp.shape(x)), jnp.result_type(x)
     if len(shape) != 4 or shape[1:] != (size, size, 3):
         raise ValueError(
-            f"images of shape {list(shape)} came to the model, expected [batch, {size}, "
-            f'{size}, 3]; put resize({size}) into a chain at "input"'
+            f"images of shape {list(shape)} came to the model, expected "
+            f"[batch, {size}, {size}, 3]; "
+            f'put resize({size}) into a chain at "input"'
         )
     if dtype == jnp.uint8:
         return jnp.asarray(x, jnp.float32) / 255
@@ -118,7 +119,7 @@ def random(
 
 def _drawn(path: str, leaf: Array, key: Array) -> Array:
     key, name = jax.random.fold_in(key, zlib.crc32(path.encode())), path.split("/")[-1]
-    if name == "kernel":                     # dense kernels are [in, out ...]
+    if name == "kernel":  # dense kernels are [in, out ...]
         fan_in = np.prod(leaf.shape[:-1] if leaf.ndim == 4 else leaf.shape[:1])
         gain = 2.0 if leaf.ndim == 4 else 1.0
         init = jax.nn.initializers.normal((gain / fan_in) ** 0.5)
@@ -126,7 +127,7 @@ def _drawn(path: str, leaf: Array, key: Array) -> Array:
         init = jax.nn.initializers.zeros
     elif name in ("scale", "var", "gamma"):
         init = jax.nn.initializers.ones
-    else:                                    # class tokens, positions
+    else:  # class tokens, positions
         init = jax.nn.initializers.normal(0.02)
     return init(key, leaf.shape, leaf.dtype)
 
@@ -136,7 +137,7 @@ def _normalisers(backbone: Backbone, flat: Mapping[str, Array]) -> dict[str, str
     norms = [p.removesuffix("/mean") for p in flat if p.endswith("/mean")]
     if norms:
         return {f"{p.removeprefix('params/')}:in": p for p in norms}
-    if backbone.roles.get("keys"):           # layer norm needs no statistics
+    if backbone.roles.get("keys"):  # layer norm needs no statistics
         return {}
     kernels = [p.removesuffix("/kernel") for p, v in flat.items() if v.ndim == 4]
     return {f"{p.removeprefix('params/')}:out": p for p in kernels}

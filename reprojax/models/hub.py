@@ -1,0 +1,38 @@
+"""Weights from the Hugging Face hub."""
+
+from pathlib import Path
+
+WANTED = ["model*.safetensors", "model.safetensors.index.json"]
+WANTED += ["config.json", "preprocessor_config.json"]
+
+
+def fetch(name: str, revision: str | None = None) -> Path:
+    """The folder of a hub model, fetched once; safetensors and JSON files alone."""
+    try:
+        import huggingface_hub as hub
+    except ImportError as error:
+        raise ValueError(
+            f"{name!r} is no local file or folder, and the hub cannot be asked: the "
+            "package huggingface-hub is missing; pip install huggingface-hub, or give "
+            "load() a folder"
+        ) from error
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            hub.snapshot_download(name, revision=revision, allow_patterns=WANTED)
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise ValueError(
+            f"the hub has no model {name!r}{at} that may be read from here, expected "
+            '"org/name"; check the name, or log in with `hf auth login`'
+        ) from error
+    except errors.HFValidationError as error:
+        raise ValueError(f"{name!r} is no hub name ({error})") from error
+    except Exception as error:
+        raise ValueError(
+            f"{name!r} is no local file or folder and could not be fetched from the "
+            f"hub ({type(error).__name__}); with no network, give load() a folder that "
+            "holds model.safetensors, config.json and preprocessor_config.json"
+        ) from error

@@ -1,0 +1,288 @@
+"""Vision transformers: ViT (arXiv 2010.11929), DeiT without distillation, DINOv2
+(arXiv 2304.07193)."""
+
+import math
+import re
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float
+
+from reprojax.models.layers import Patches, head
+from reprojax.models.weights import Config, Layout, Plan, Rules, Shapes, count, first
+
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Attention(nn.Module):
+    """Self-attention; "query", "key" and "value" give [B L h d].
+
+    The sums are divided after the product with the values: fewer passes over [L L].
+    """
+
+    heads: int
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        width = x.shape[-1]
+        shape = (self.heads, width // self.heads)
+        query, key, value = (
+            nn.DenseGeneral(shape, use_bias=self.bias, name=name)(x)
+            for name in ("query", "key", "value")
+        )
+        scores = jnp.einsum("blhd,bmhd->bhlm", query * shape[1] ** -0.5, key)
+        scores = scores.astype(jnp.float32)
+        top = lax.stop_gradient(scores.max(-1, keepdims=True))
+        weights = jnp.exp(scores - top)
+        total = weights.sum(-1, keepdims=True)
+        mixed = jnp.einsum("bhlm,bmhd->bhld", weights.astype(value.dtype), value)
+        mixed = (mixed / total).astype(x.dtype).transpose(0, 2, 1, 3)
+        return nn.Dense(width, name="out")(mixed.reshape(*x.shape))
+
+
+class MLP(nn.Module):
+    """Two dense layers around the exact GELU."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        up = nn.Dense(self.hidden, name="up")(x)
+        up = up * (0.5 + 0.5 * lax.erf(up * math.sqrt(0.5)))
+        return nn.Dense(x.shape[-1], name="down")(up)
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel (CaiT, arXiv 2103.17239)."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        return x * self.param("gamma", nn.initializers.ones, x.shape[-1:])
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each added to what came."""
+
+    heads: int
+    hidden: int
+    epsilon: float
+    layer_scale: bool
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        parts = (
+            Attention(self.heads, self.bias, name="attention"),
+            MLP(self.hidden, name="mlp"),
+        )
+        for i, part in enumerate(parts, 1):
+            y = part(nn.LayerNorm(epsilon=self.epsilon, name=f"norm_{i}")(x))
+            x = x + (LayerScale(name=f"scale_{i}")(y) if self.layer_scale else y)
+        return x
+
+
+class ViT(nn.Module):
+    """Patches, a class token, `depth` blocks; the head reads the class token.
+
+    With `with_mean` the head reads the mean of the patch tokens beside it. Patch tokens
+    are the last ones: what a prompt inserts behind the class token is not among them.
+    """
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    classes: int
+    epsilon: float = 1e-6
+    layer_scale: bool = False
+    with_mean: bool = False
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B S"]:
+        x = Patches(self.patch, self.width, name="patches")(x)
+        batch, patches, width = x.shape
+        normal = nn.initializers.normal(0.02)
+        token = self.param("class_token", normal, (1, 1, width))
+        positions = self.param("positions", normal, (1, patches + 1, width))
+        token = jnp.broadcast_to(token, (batch, 1, width))
+        x = jnp.concatenate([token, x], axis=1) + positions
+        for i in range(self.depth):
+            x = Block(
+                self.heads,
+                self.hidden,
+                self.epsilon,
+                self.layer_scale,
+                self.bias,
+                name=f"block_{i}",
+            )(x)
+        x = nn.LayerNorm(epsilon=self.epsilon, name="norm")(x)
+        features = x[:, 0]
+        if self.with_mean:
+            features = jnp.concatenate([features, x[:, -patches:].mean(1)], axis=-1)
+        return head(self.classes)(features)
+
+
+def roles(depth: int) -> dict[str, tuple[str, ...]]:
+    """The sites of a `ViT` by role."""
+    each = lambda end: tuple(f"block_{i}{end}" for i in range(depth))
+    return {
+        "input": ("input", "normalized"),
+        "embedding": ("block_0:in",),
+        "blocks": each(":in"),
+        "keys": each("/attention/key:out"),
+        "values": each("/attention/value:out"),
+        "features": ("head:in",),
+    }
+
+
+def _planner(rules: Rules, epsilon: float):
+    """Width, depth, patch and classes from shapes; heads and epsilon from a config."""
+    names = dict(rules)
+    up = names[BLOCK + "/mlp/up"]
+
+    def plan(shapes: Shapes, config: Config) -> Plan:
+        activation = config.get("hidden_act", "gelu")
+        if activation != "gelu" or config.get("use_swiglu_ffn"):
+            raise ValueError(
+                f"a ViT with hidden_act {activation!r} and use_swiglu_ffn "
+                f"{config.get('use_swiglu_ffn', False)} came, expected an MLP with "
+                "'gelu'; other MLPs are not supported"
+            )
+        projection = names["patches"] + ".weight"
+        width, _, patch, _ = first(shapes, [projection], (192, 3, 16, 16))
+        length = first(shapes, [names["positions"]], (1, 197, width))[-2]
+        classes, *read = first(shapes, [names["head"] + ".weight"], (0, width))
+        depth = count(shapes, up.replace("{}", r"(\d+)"))
+        depth = config.get("num_hidden_layers", depth)
+        # ViT-L and beyond have 16 heads of any width, smaller ones heads of 64
+        heads = config.get("num_attention_heads", 16 if width > 1023 else width // 64)
+        if not heads or width % heads:
+            raise ValueError(
+                f"a ViT of width {width} came with {heads or 'no'} heads, expected a "
+                "divisor of the width; call load(..., heads=...)"
+            )
+        scaled = any(re.search(r"lambda1|gamma", name) for name in shapes)
+        module = ViT(
+            patch,
+            width,
+            depth,
+            heads,
+            first(shapes, [up.format(0) + ".weight"], (4 * width,))[0],
+            classes,
+            config.get("layer_norm_eps", epsilon),
+            layer_scale=scaled,
+            with_mean=read == [2 * width],
+            bias=any(re.search(r"(qkv|query)\.bias", name) for name in shapes),
+        )
+        size = patch * math.isqrt(length - 1)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if scaled else (HALF, HALF)
+        return Plan(module, size, mean, std, roles(depth), classes)
+
+    return plan
+
+
+def _fit_positions(name: str):
+    """Positions of another grid, resized as torch's bicubic interpolation does."""
+
+    def prepare(tensors: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
+        patch, old = plan.module.patch, tensors.get(name)
+        if plan.size % patch:
+            raise ValueError(
+                f"size {plan.size} came for patches of {patch} pixels, expected a "
+                "multiple; call load(..., size=...)"
+            )
+        new = plan.size // patch
+        if old is None or old.ndim != 3 or old.shape[1] == new * new + 1:
+            return tensors
+        side = math.isqrt(old.shape[1] - 1)
+        if side * side + 1 != old.shape[1]:
+            return tensors  # no grid: listed as misshaped
+        token, grid = old[:, :1], old[0, 1:].reshape(side, side, -1)
+        weights = _bicubic(side, new)
+        grid = np.einsum("ai,bj,ijd->abd", weights, weights, grid.astype(np.float32))
+        grid = grid.reshape(1, new * new, -1)
+        return tensors | {name: np.concatenate([token, grid], axis=1)}
+
+    return prepare
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """[new, old] weights: Keys' kernel with a = -.75, half-pixel centres, clamped."""
+    a, out = -0.75, np.zeros((new, old), np.float32)
+    for row in range(new):
+        at = (row + 0.5) * old / new - 0.5
+        for column in range(math.floor(at) - 1, math.floor(at) + 3):
+            t = abs(at - column)
+            near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+            far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+            out[row, min(max(column, 0), old - 1)] += near if t <= 1 else far
+    return out
+
+
+BLOCK = r"block_(\d+)"
+TIMM = (
+    ("patches", "patch_embed.proj"),
+    ("class_token", "cls_token"),
+    ("positions", "pos_embed"),
+    (BLOCK + r"/norm_(\d)", "blocks.{}.norm{}"),
+    (BLOCK + "/attention/query", "blocks.{}.attn.qkv#0"),
+    (BLOCK + "/attention/key", "blocks.{}.attn.qkv#1"),
+    (BLOCK + "/attention/value", "blocks.{}.attn.qkv#2"),
+    (BLOCK + "/attention/out", "blocks.{}.attn.proj"),
+    (BLOCK + r"/scale_(\d)/gamma", "blocks.{}.ls{}.gamma"),
+    (BLOCK + "/mlp/up", "blocks.{}.mlp.fc1"),
+    (BLOCK + "/mlp/down", "blocks.{}.mlp.fc2"),
+    ("norm", "norm"),
+    ("head", "head"),
+)
+TRANSFORMERS = (
+    ("patches", "embeddings.patch_embeddings.projection"),
+    ("class_token", "embeddings.cls_token"),
+    ("positions", "embeddings.position_embeddings"),
+    (BLOCK + "/attention/query", "encoder.layer.{}.attention.attention.query"),
+    (BLOCK + "/attention/key", "encoder.layer.{}.attention.attention.key"),
+    (BLOCK + "/attention/value", "encoder.layer.{}.attention.attention.value"),
+    (BLOCK + "/attention/out", "encoder.layer.{}.attention.output.dense"),
+    ("norm", "layernorm"),
+    ("head", "classifier"),
+)
+VIT = (
+    (BLOCK + "/norm_1", "encoder.layer.{}.layernorm_before"),
+    (BLOCK + "/norm_2", "encoder.layer.{}.layernorm_after"),
+    (BLOCK + "/mlp/up", "encoder.layer.{}.intermediate.dense"),
+    (BLOCK + "/mlp/down", "encoder.layer.{}.output.dense"),
+)
+DINOV2 = (
+    (BLOCK + r"/norm_(\d)", "encoder.layer.{}.norm{}"),
+    (BLOCK + r"/scale_(\d)/gamma", "encoder.layer.{}.layer_scale{}.lambda1"),
+    (BLOCK + "/mlp/up", "encoder.layer.{}.mlp.fc1"),
+    (BLOCK + "/mlp/down", "encoder.layer.{}.mlp.fc2"),
+)
+
+
+def _layout(label: str, signature: str, rules: Rules, epsilon: float) -> Layout:
+    plan, names = _planner(rules, epsilon), dict(rules)
+    return Layout(label, signature, plan, rules, _fit_positions(names["positions"]))
+
+
+LAYOUTS = (
+    _layout("ViT or DINOv2, timm names", r"blocks\.\d+\.attn\.", TIMM, 1e-6),
+    _layout(
+        "DINOv2, transformers names",
+        r"encoder\.layer\.\d+\.(layer_scale1|norm1|mlp)\.",
+        (*TRANSFORMERS, *DINOV2),
+        1e-6,
+    ),
+    _layout(
+        "ViT, transformers names",
+        r"encoder\.layer\.\d+\.layernorm_(before|after)\.",
+        (*TRANSFORMERS, *VIT),
+        1e-12,
+    ),
+)

@@ -1,0 +1,207 @@
+"""From named tensors in safetensors files to a frozen tree."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Shapes = Mapping[str, tuple[int, ...]]
+Config = Mapping[str, Any]
+Rules = Sequence[tuple[str, str]]
+
+IGNORED = re.compile(
+    r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\..*"
+)
+WRAPPERS = re.compile(r"^(module\.|vit\.|dinov2\.|resnet\.)+")
+SUFFIX = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+class Plan(NamedTuple):
+    """What the shapes in a file, and a config beside it, say about a model."""
+
+    module: nn.Module
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    roles: Mapping[str, tuple[str, ...]]
+    classes: int
+
+
+class Layout(NamedTuple):
+    """One way to name an architecture's tensors.
+
+    `rules` are (pattern of our path, their name with {} for the pattern's numbers). A
+    rule for a module leaves ".weight", ".bias" and so on to SUFFIX; "name#1" is the
+    second third of a tensor that holds query, key and value.
+    """
+
+    label: str
+    signature: str
+    plan: Callable[[Shapes, Config], Plan]
+    rules: Rules
+    prepare: Callable[[dict[str, np.ndarray], Plan], dict[str, np.ndarray]] = (
+        lambda tensors, plan: tensors
+    )
+
+
+def first(shapes: Shapes, names: Iterable[str], default: Sequence[int]):
+    """The shape of the first name that is there. What is not is listed later on."""
+    return tuple(next((shapes[n] for n in names if n in shapes), default))
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """1 + the largest number that the pattern's group matches; 0 without a match."""
+    found = (re.match(pattern, name) for name in shapes)
+    return 1 + max((int(m[1]) for m in found if m), default=-1)
+
+
+def read(paths: Iterable[Path]) -> dict[str, np.ndarray]:
+    """All tensors of some safetensors files, wrappers' prefixes taken off."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="np") as file:
+                for name in file.keys():
+                    tensors[WRAPPERS.sub("", name)] = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{path} could not be read as safetensors ({error}), expected a whole "
+                "file of that format; fetch it again, or write it with "
+                "safetensors.torch.save_file(model.state_dict(), path)"
+            ) from error
+    return {name: t for name, t in tensors.items() if not IGNORED.fullmatch(name)}
+
+
+def files(folder: Path) -> list[Path]:
+    """The shards of an index, or model.safetensors, or the only .safetensors file."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        wanted = sorted(set(document(index).get("weight_map", {}).values()))
+        if missing := [name for name in wanted if not (folder / name).exists()]:
+            raise ValueError(
+                f"{folder} lacks {missing}, expected every shard that {index.name} "
+                "names; fetch them again"
+            )
+        return [folder / name for name in wanted]
+    found = sorted(folder.glob("*.safetensors"))
+    whole = [path for path in found if path.name == "model.safetensors"] or found
+    if len(whole) != 1:
+        raise ValueError(
+            f"{folder} holds the safetensors files {[p.name for p in found]}, expected "
+            "model.safetensors, model.safetensors.index.json, or just one; give load() "
+            "the file's own path"
+        )
+    return whole
+
+
+def document(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}), expected an object; fetch it again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}, expected an object")
+    return value
+
+
+def identify(layouts: Sequence[Layout], names: Iterable[str], source: str) -> Layout:
+    """The layout whose signature some tensor's name bears."""
+    names = sorted(names)
+    for layout in layouts:
+        if any(re.match(layout.signature, name) for name in names):
+            return layout
+    supported = "\n  ".join(layout.label for layout in layouts)
+    raise ValueError(
+        f"{source} holds none of the known architectures (its {len(names)} tensors "
+        f"begin {names[:4]}), expected one of\n  {supported}\nwrap another model with "
+        "reprojax.models.images(module, size, mean, std)"
+    )
+
+
+def frozen(layout: Layout, plan: Plan, tensors: Mapping[str, np.ndarray], dtype):
+    """The tree of `plan.module`, filled; every tensor that does not fit is listed."""
+    tensors = layout.prepare(dict(tensors), plan)
+    x = jax.ShapeDtypeStruct((1, plan.size, plan.size, 3), jnp.float32)
+    spec = jax.eval_shape(plan.module.init, jax.random.key(0), x)
+    spec = {p: leaf.shape for p, leaf in flatten_dict(spec["params"], sep="/").items()}
+    origin = {path: _origin(layout, path) for path in spec}
+    expected = {}
+    for path, (name, third) in origin.items():
+        shape = _stored_shape(path, spec[path])
+        expected[name] = (3 * shape[0], *shape[1:]) if third else shape
+    _refuse_misfits(layout, tensors, expected)
+    leaves = {}
+    for path, (name, third) in origin.items():
+        value = tensors[name]
+        value = np.split(value, 3)[int(third)] if third else value
+        value = _converted(path, value.astype(np.float32), spec[path])
+        leaves[path] = jnp.asarray(value, dtype)
+    return {"params": unflatten_dict(leaves, sep="/")}
+
+
+def _origin(layout: Layout, path: str) -> tuple[str, str]:
+    """A leaf's path -> the tensor's name, and which third of it, or ""."""
+    module, _, leaf = path.rpartition("/")
+    for pattern, name in layout.rules:
+        for place, suffix in ((path, ""), (module, f".{SUFFIX.get(leaf, leaf)}")):
+            if match := re.fullmatch(pattern, place):
+                stem, _, third = name.format(*match.groups()).partition("#")
+                return stem + suffix, third
+    raise ValueError(f"no rule of {layout.label} names {path}; add it to its rules")
+
+
+def _stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Our shape of a leaf -> torch's: [out, in, kh, kw], [out, in], flat biases."""
+    leaf = path.rpartition("/")[2]
+    if leaf == "kernel" and len(shape) == 4:
+        return (shape[3], shape[2], shape[0], shape[1])
+    if leaf == "kernel":
+        return (math.prod(shape[1:]), shape[0])
+    return (math.prod(shape),) if leaf == "bias" else shape
+
+
+def _converted(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if path.rpartition("/")[2] == "kernel":
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+    return value.reshape(shape)
+
+
+def _refuse_misfits(
+    layout: Layout, tensors: Mapping[str, np.ndarray], expected: Shapes
+) -> None:
+    missing = sorted(set(expected) - set(tensors))
+    unexpected = sorted(set(tensors) - set(expected))
+    misshaped = [
+        f"{name} came as {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in tensors and tensors[name].shape != shape
+    ]
+    lists = dict(missing=missing, unexpected=unexpected, misshaped=misshaped)
+    if any(lists.values()):
+        lines = [f"\n  {kind}: {', '.join(l)}" for kind, l in lists.items() if l]
+        raise ValueError(
+            f"the tensors do not make a {layout.label}, of the size that they suggest"
+            + "".join(lines)
+            + "\nexpected exactly the model's; fetch the file again, or rename them"
+        )
