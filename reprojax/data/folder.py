@@ -54,7 +54,7 @@ def from_folder(
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """The PNG, JPEG, WebP and BMP files below a folder, sorted, hidden ones left out."""
+    """The PNG, JPEG, WebP and BMP files below a folder, sorted, without hidden ones."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; expected a folder of images")
@@ -80,6 +80,11 @@ def decode(
 ) -> np.ndarray:
     """convert(PIL image) of every file or encoded bytes, read in threads, stacked."""
     from PIL import Image
+
+    if not sources:
+        raise ValueError(
+            f"no images to read; expected files that end with {listed(SUFFIXES)}"
+        )
 
     def read(source):
         try:
@@ -148,8 +153,8 @@ def _split_folders(path: Path) -> dict[str, Path]:
     loose = [f.name for f in image_files(path) if f.parent == path]
     if loose:
         raise ValueError(
-            f"{len(loose)} images lie directly in {path} ({listed(loose, 3)}); expected "
-            "them in a folder for each class"
+            f"{len(loose)} images lie directly in {path} ({listed(loose, 3)}); "
+            "expected them in a folder for each class"
         )
     inner = _inner(path)
     splits = [name for name in inner if name.lower() in SPELLINGS]
@@ -157,11 +162,13 @@ def _split_folders(path: Path) -> dict[str, Path]:
         return {"train": path}
     found = {}
     for name in splits:
-        if SPELLINGS[name.lower()] in found:
+        part = SPELLINGS[name.lower()]
+        if part in found:
             raise ValueError(
-                f"{path} holds two {SPELLINGS[name.lower()]} folders: {splits}"
+                f"{path} holds both {found[part].name} and {name}; expected one "
+                f"{part} folder"
             )
-        found[SPELLINGS[name.lower()]] = inner[name]
+        found[part] = inner[name]
     rest = [name for name in inner if name not in splits]
     if rest or "train" not in found:
         beside = f" beside {listed(rest)}" if rest else ""
@@ -187,8 +194,8 @@ def _labelled(folder: Path, classes: list[str]) -> list[tuple[int, Path]]:
     inner = _inner(folder)
     if new := [name for name in inner if name not in classes]:
         raise ValueError(
-            f"{folder} holds classes without a training folder: {listed(new)}; expected "
-            f"only {listed(classes)}"
+            f"{folder} holds classes without a training folder: {listed(new)}; "
+            f"expected only {listed(classes)}"
         )
     found = {name: image_files(inner[name]) for name in inner}
     if empty := [name for name in found if not found[name]]:

@@ -32,10 +32,10 @@ def from_arrays(
 ) -> Task:
     """A task from images x, uint8 or floats in [0, 1], and whole-number labels y.
 
-    x: [N h w], [N h w 1] or [N h w 3]. `validation` and `test` are pairs (x, y) of their
-    own, or a number or share of images to draw (a fifth unless given), each class by its
-    share: validation by `seed`, test by `test_seed` (0 unless given), so that all seeds
-    are tested on the same images. `train` limits the training images.
+    x: [N h w], [N h w 1] or [N h w 3]. `validation` and `test` are pairs (x, y) of
+    their own, or a number or share of images to draw (a fifth unless given), each class
+    by its share: validation by `seed`, test by `test_seed` (0 unless given), so that
+    all seeds are tested on the same images. `train` limits the training images.
     """
     parts, sizes = {"train": (x, y)}, {"train": train}
     for part, given in (("validation", validation), ("test", test)):
@@ -57,7 +57,7 @@ def from_npz(
     seed: int = 0,
     test_seed: int | None = None,
 ) -> Task:
-    """A task from an npz file of x, y or of x_train, y_train, x_val, …; classes if there.
+    """A task from an npz file: x, y or x_train, y_train, x_val, …; classes if there.
 
     train_images, train_labels, … (MedMNIST's keys) will do too. Sizes and seeds as for
     `from_arrays`; splits in the file are kept unless `test_seed` is given.

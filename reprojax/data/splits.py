@@ -53,7 +53,8 @@ def assemble(
     rows = draw(y, len(names), sizes=sizes, seed=seed, test_seed=test_seed)
     every_x = x[0] if len(x) == 1 else np.concatenate(x)
     every_y = np.concatenate(list(y.values())).astype(np.int32)
-    return check(Task(name, *(Split(every_x[r], every_y[r]) for r in rows), names))
+    train, validation, test = (Split(every_x[r], every_y[r]) for r in rows)
+    return check(Task(name, train, validation, test, names))
 
 
 def draw(
@@ -97,8 +98,7 @@ def draw(
         n = _number(SHARE if size is None else size, len(have["train"]), part)
         drawn[part] = _stratified(every, pool, n, part, count, key, keep=1)
         pool = np.setdiff1d(pool, drawn[part])
-    size = sizes.get("train")
-    if isinstance(size, float):
+    if (size := sizes.get("train")) is not None:
         size = _number(size, len(have["train"]), "train")
     train = _stratified(every, pool, size, "train", count, (seed, 0), least=1)
     return train, drawn["validation"], drawn["test"]
@@ -142,9 +142,10 @@ def _stratified(every, rows, size, part, count, key, *, keep=0, least=0) -> np.n
     )
     low, high = np.minimum(counts, least), np.maximum(counts - keep, 0)
     if not low.sum() <= n <= high.sum():
+        why = "; training needs one a class" if keep or least else ""
         raise ValueError(
             f"{part}={size!r} asks for {n} images; expected {max(low.sum(), 1)} to "
-            f"{high.sum()} of the {len(rows)} that are left (training needs one a class)"
+            f"{high.sum()}, of the {len(rows)} there are{why}"
         )
     return _first(every, rows, _shares(counts, n, low, high), key)
 

@@ -40,6 +40,7 @@ def check(task: Task) -> Task:
     for name in SPLITS:
         split = getattr(task, name)
         _check_images(split.x, name)
+        labels(split.y, name)
         if len(split.x) != len(split.y):
             raise ValueError(
                 f"{name}: {len(split.x)} images and {len(split.y)} labels; expected "
@@ -69,8 +70,8 @@ def digest(task: Task) -> str:
     for name in SPLITS:
         split = getattr(task, name)
         total.update(f"{name} {split.x.shape}".encode())
-        total.update(np.ascontiguousarray(split.x))
-        total.update(np.ascontiguousarray(split.y, dtype="<i4"))
+        total.update(np.ascontiguousarray(split.x).data)
+        total.update(np.ascontiguousarray(split.y, dtype="<i4").data)
     return total.hexdigest()
 
 
@@ -88,7 +89,7 @@ def images(x: Any, name: str) -> np.ndarray:
 
 
 def labels(y: Any, name: str) -> np.ndarray:
-    """y as int [N]; [N 1] is flattened, anything but whole numbers raises ValueError."""
+    """y as int [N]; [N 1] is flattened, all but whole numbers raise ValueError."""
     y = np.asarray(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1:

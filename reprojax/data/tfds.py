@@ -52,7 +52,8 @@ def from_tfds(
         encoded = [sources[part][i][image] for part, i in records]
         return Split(decode(names, encoded, _convert(shape, size)), every[rows])
 
-    return check(Task(builder.info.name, *(read(rows) for rows in drawn), classes))
+    a, b, c = (read(rows) for rows in drawn)
+    return check(Task(builder.info.name, a, b, c, classes))
 
 
 def _convert(shape: tuple, size: int):
@@ -66,6 +67,7 @@ def _convert(shape: tuple, size: int):
 
 def _builder(name: str, data_dir: str | Path | None) -> Any:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     if Path(name).is_dir():
         try:
@@ -77,8 +79,11 @@ def _builder(name: str, data_dir: str | Path | None) -> Any:
             ) from error
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
-    except tfds.core.registered.DatasetNotFoundError:
-        near = get_close_matches(name, tfds.list_builders(), n=3, cutoff=0.5)
+    except DatasetNotFoundError:
+        known = tfds.list_builders(
+            with_community_datasets=False
+        )  # those need tensorflow
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
         raise ValueError(
             f"TensorFlow Datasets knows no {name!r}, and there is no such folder; "
             f"nearest names: {listed(near) or 'none'}"
@@ -113,9 +118,9 @@ def _sources(builder: Any, image: str) -> Mapping[str, Any]:
     except NotImplementedError:  # its message guesses; the folder's own format is known
         raise ValueError(
             f"{builder.data_path} holds {builder.info.file_format.value} files, which "
-            "only tensorflow reads; expected array_record: convert them once by `tfds "
-            f"convert_format --dataset_dir={builder.data_path} "
-            "--out_file_format=array_record --out_path=NEW_FOLDER`"
+            "only tensorflow reads; expected array_record: run, where it is installed, "
+            f"`tfds convert_format --dataset_version_dir={builder.data_path} "
+            "--out_file_format=array_record --out_dir=NEW_FOLDER` once"
         ) from None
 
 
