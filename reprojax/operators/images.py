@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from reprojax.core import Key, Manipulation, Params, Scope, stateless
+from reprojax.core import Key, Manipulation, Params, PyTree, Scope, stateless
 
 
 def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -44,7 +44,7 @@ def resize(size: int, method: str = "bilinear") -> Manipulation:
 
 
 def _augmentation(function: Callable[[Key | None, Array], Array]) -> Manipulation:
-    def init(key: Key, value: Array, scope: Scope) -> Params:
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
         return Params()
 
     def apply(params: Params, value: Array, scope: Scope) -> Array:

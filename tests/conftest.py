@@ -1,0 +1,23 @@
+"""Every test runs with its shapes checked, warnings as errors and a compilation cache."""
+
+import os
+from pathlib import Path
+
+# In the environment, so that it is set before jax is imported and tests that start
+# another Python have the cache too.
+CACHE = str(Path(__file__).parents[1] / ".jax_cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("reprojax", "beartype.beartype")  # before any import of reprojax
+
+# Not our own: a torn entry of the cache is compiled anew.
+PASSING = ("ignore:Error (reading|writing) persistent compilation cache:UserWarning",)
+
+
+def pytest_configure(config):
+    for line in ("error", *PASSING):
+        config.addinivalue_line("filterwarnings", line)
