@@ -1,6 +1,6 @@
 """Lambda, the configuration: where a prompt's numbers come from."""
 
 from reprojax.formats.fixed import fixed, from_context
-from reprojax.formats.learnable import learnable, subspace, through
+from reprojax.formats.learnable import border, learnable, subspace, through
 
-__all__ = ["fixed", "from_context", "learnable", "subspace", "through"]
+__all__ = ["border", "fixed", "from_context", "learnable", "subspace", "through"]

@@ -26,7 +26,9 @@ def fixed(value: PyTree) -> Format:
     """
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        return Params(fixed=jax.tree.map(jnp.asarray, check_shape(value, shape, "fixed")))
+        return Params(
+            fixed=jax.tree.map(jnp.asarray, check_shape(value, shape, "fixed"))
+        )
 
     def read(params: Params, value: PyTree, scope: Scope) -> Any:
         return params.fixed

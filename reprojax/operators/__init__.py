@@ -3,7 +3,7 @@
 from reprojax.operators.additive import add, frame
 from reprojax.operators.concatenative import insert, padding, replace
 from reprojax.operators.images import crop, flip, resize
-from reprojax.operators.parametric import dropout, mlp, scale_and_shift
+from reprojax.operators.parametric import dropout, mlp, network, scale_and_shift
 
 __all__ = [
     "add",
@@ -13,6 +13,7 @@ __all__ = [
     "frame",
     "insert",
     "mlp",
+    "network",
     "padding",
     "replace",
     "resize",

@@ -80,7 +80,9 @@ def add(
         if length is not None:
             check_rows(value, length, f"add(length={length})")
             return fmt.init(key, (length, *shape[2:]), scope)
-        return fmt.init(key, shape[2:] if isinstance(value, Tokens) else shape[1:], scope)
+        return fmt.init(
+            key, shape[2:] if isinstance(value, Tokens) else shape[1:], scope
+        )
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         prompt = fmt.read(params, value, scope)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -52,5 +53,28 @@ def mlp(width: int) -> Manipulation:
 
     def apply(params: Params, value: Any, scope: Scope) -> Any:
         return jnp.tanh(value @ params.learnable["down"]) @ params.learnable["up"]
+
+    return Manipulation(init, apply)
+
+
+def network(module: nn.Module) -> Manipulation:
+    """A linen module as a part, called as module(value, train).
+
+    Its "params" are learnable. Every other collection (batch statistics) is fixed; in
+    training its new values are shown by the tap "fixed", which `fit` puts into place.
+    """
+
+    def init(key: Key, value: Any, scope: Scope) -> Params:
+        out = dict(module.init(key, jnp.zeros(value.shape, value.dtype), False))
+        return Params(out.pop("params"), out)
+
+    def apply(params: Params, value: Any, scope: Scope) -> Any:
+        tree = {"params": params.learnable, **params.fixed}
+        if scope.key is None:
+            return module.apply(tree, value, False)
+        rngs, mutable = {"dropout": scope.key}, list(params.fixed)
+        y, news = module.apply(tree, value, True, rngs=rngs, mutable=mutable)
+        scope.tap("fixed", dict(news))
+        return y
 
     return Manipulation(init, apply)

@@ -1,0 +1,202 @@
+"""One loop, made to be read and forked: train a program's learnable params on a task.
+
+The gradient is taken with respect to `params.learnable` alone, so the frozen weights get
+none. Label maps are refreshed from the outputs of the epoch's own steps, or exactly by a
+second pass. Images go to the device as uint8. Validation selects; the test split is read
+once, at the end, for the last and for the selected params.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from reprojax.checkpoints import Checkpoints
+from reprojax.core import Params, Program, PyTree
+from reprojax.data import Task, check, digest, order
+from reprojax.losses import Loss, cross_entropy
+from reprojax.statistics import Refresh
+from reprojax.steps import (
+    Clock,
+    State,
+    estimate,
+    evaluate,
+    observe_batch,
+    refresh_maps,
+    train_step,
+)
+
+
+class Fitted(NamedTuple):
+    """A trained program, and what it reached."""
+
+    params: Params
+    """Selected by validation."""
+    last: Params
+    """After the last epoch."""
+    accuracy: dict[str, float]
+    """"validation", "test" (of the selected params), "last" (test, of the last ones)."""
+    curves: np.ndarray
+    """[epochs 2]: mean training loss, validation accuracy."""
+    seconds_per_step: float
+
+
+def fit(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    *,
+    optimizer: optax.GradientTransformation,
+    epochs: int,
+    batch: int,
+    seed: int = 0,
+    loss: Loss = cross_entropy,
+    record_sites: tuple[str, ...] = (),
+    refresh: Refresh = "epoch",
+    out: str | Path | None = None,
+    resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Train a program on a task, select on validation, and read the test split once.
+
+    Args:
+        program: what `reprogram` gives; `frozen` is the model's tree.
+        batch: rows a step; a short last batch is filled with rows that count for nothing.
+        seed: decides the initial params, the order of images and all randomness.
+        loss: a function of the recorded values; `record_sites` names more of them.
+        refresh: when label maps are estimated, beyond once before the first step: from
+            each epoch's own steps, by an exact second pass, or not again.
+        out: a folder for checkpoints; `resume` continues the run there to the same bits.
+        identity: what else makes this run itself, as JSON; a resume with another is refused.
+    """
+    size = min(batch, len(task.train.y))
+    steps = -(-len(task.train.y) // size)
+    images = jax.ShapeDtypeStruct((size, *task.train.x.shape[1:]), task.train.x.dtype)
+    _check(program, frozen, task, images, epochs, refresh)
+    frozen = jax.device_put(frozen)
+
+    def begin() -> State:
+        key = jax.random.key(seed)
+        params = program.init(key, frozen, images)
+        params = estimate(program, params, frozen, task.train, size)
+        return State(
+            params=params,
+            opt=optimizer.init(params.learnable),
+            key=key,
+            step=jnp.zeros((), jnp.int32),
+            loss=jnp.zeros(()),
+            sums=_no_sums(program, params, frozen, images),
+            curves=jnp.full((epochs, 2), jnp.nan),
+            best=jax.tree.map(jnp.copy, params),
+        )
+
+    run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
+    run |= {"data": digest(task), **(identity or {})}
+    clock = Clock()
+    with Checkpoints(out, run, resume=resume) as checkpoints:
+        state = checkpoints.latest(begin) or begin()
+        first, total = int(state.step), epochs * steps
+        with tqdm(total=total, initial=first, unit="step", disable=not progress) as bar:
+            for step in range(first, total):
+                x, y = order.batch(task.train, size, seed, step)
+                state = train_step(
+                    program, optimizer, loss, record_sites, state, frozen, x, y
+                )
+                clock.tick(state.step)
+                bar.update()
+                if ends := (step + 1) % steps == 0:
+                    clock.stop(state.step)
+                    _check_loss(state, step // steps)
+                    state = _end_epoch(
+                        program, frozen, task, refresh, steps, size, state
+                    )
+                    bar.set_postfix(validation=f"{state.curves[step // steps, 1]:.3f}")
+                if ends or checkpoints.due():
+                    _check_loss(state, step // steps)
+                    checkpoints.save(step + 1, state)
+    test = partial(evaluate, program, frozen=frozen, split=task.test, batch=size)
+    accuracy = {
+        "validation": float(jnp.nanmax(state.curves[:, 1])),
+        "test": test(params=state.best),
+        "last": test(params=state.params),
+    }
+    curves = np.asarray(state.curves)
+    return Fitted(state.best, state.params, accuracy, curves, clock.seconds_per_step())
+
+
+def _end_epoch(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    refresh: Refresh,
+    steps: int,
+    size: int,
+    state: State,
+) -> State:
+    params = state.params
+    if refresh == "epoch":
+        params = refresh_maps(program, params, state.sums)
+    elif refresh == "exact":
+        params = estimate(program, params, frozen, task.train, size)
+    accuracy = evaluate(program, params, frozen, task.validation, size)
+    before = state.curves[:, 1]
+    better = bool(jnp.all(jnp.isnan(before) | (before < accuracy)))
+    epoch = state.step // steps - 1
+    return state._replace(
+        params=params,
+        # a copy: the step gives its own params away
+        best=jax.tree.map(jnp.copy, params) if better else state.best,
+        curves=state.curves.at[epoch].set(jnp.array([state.loss / steps, accuracy])),
+        loss=jnp.zeros(()),
+        sums=jax.tree.map(jnp.zeros_like, state.sums),
+    )
+
+
+def _no_sums(program: Program, params: Params, frozen: PyTree, images: Any) -> PyTree:
+    labels = jax.ShapeDtypeStruct(images.shape[:1], jnp.int32)
+    shapes = jax.eval_shape(
+        partial(observe_batch, program), params, frozen, images, labels
+    )
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+
+def _check(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    images: Any,
+    epochs: int,
+    refresh: str,
+) -> None:
+    if epochs < 1:
+        raise ValueError(f"fit got epochs={epochs}, expected at least 1")
+    if refresh not in get_args(Refresh):
+        raise ValueError(f"fit got refresh={refresh!r}, expected {get_args(Refresh)}")
+    check(task)
+
+    def answer(frozen: PyTree, x: jax.Array) -> jax.Array:
+        return program.apply(program.init(jax.random.key(0), frozen, x), frozen, x)
+
+    y = jax.eval_shape(answer, frozen, images)
+    if y.shape != (images.shape[0], len(task.classes)):
+        raise ValueError(
+            f"the program answers {y.shape} to a batch of {images.shape[0]}, expected "
+            f"{(images.shape[0], len(task.classes))} for the {len(task.classes)} classes "
+            f'of {task.name}; give "output" an alignment to that number'
+        )
+
+
+def _check_loss(state: State, epoch: int) -> None:
+    if not bool(jnp.isfinite(state.loss)):
+        raise ValueError(
+            f"the loss diverged in epoch {epoch + 1} (step {int(state.step)}); nothing "
+            "was saved since the last epoch; lower the learning rate, or clip the "
+            "gradient with optax.clip_by_global_norm"
+        )

@@ -1,0 +1,90 @@
+"""Published methods, one short function each, with their papers' own settings.
+
+`METHODS` and `ALIGNMENTS` are what the command line offers; both are plain dictionaries,
+and a method of one's own needs neither.
+"""
+
+from reprojax.alignments import (
+    bayesian,
+    bayesian_plus,
+    columns,
+    linear,
+    one_to_one,
+    random_map,
+)
+from reprojax.core import nearest
+from reprojax.recipes.controls import linear_probe, no_prompt
+from reprojax.recipes.method import Alignment, Method, Preset
+from reprojax.recipes.model_reprogramming import (
+    adversarial_reprogramming,
+    padding,
+    sample_specific_masks,
+    visual_prompting,
+    watermark,
+)
+from reprojax.recipes.model_reprogramming.adversarial_reprogramming import METHOD as _AR
+from reprojax.recipes.model_reprogramming.label_mapping import PADDING, WATERMARK
+from reprojax.recipes.model_reprogramming.sample_specific_masks import METHOD as _SMM
+from reprojax.recipes.model_reprogramming.visual_prompting import METHOD as _VP
+from reprojax.recipes.prompt_tuning import vpt_deep, vpt_shallow
+from reprojax.recipes.prompt_tuning.visual_prompt_tuning import DEEP, SHALLOW
+
+METHODS: dict[str, Method] = {
+    "ar": _AR,
+    "vp": _VP,
+    "padding": PADDING,
+    "watermark": WATERMARK,
+    "smm": _SMM,
+    "vpt-shallow": SHALLOW,
+    "vpt-deep": DEEP,
+}
+
+ALIGNMENTS: dict[str, Alignment] = {
+    "first": Alignment(lambda targets: columns(range(targets)), "once"),
+    "rlm": Alignment(random_map, "once"),
+    "flm": Alignment(one_to_one, "once"),
+    "ilm": Alignment(one_to_one, "epoch"),
+    "blm": Alignment(bayesian, "epoch"),
+    "blm+": Alignment(bayesian_plus, "epoch"),
+    "linear": Alignment(lambda targets: linear(targets, bias=False), "once"),
+}
+
+
+def find_method(name: str) -> Method:
+    """The method of a name, or an error with the nearest names."""
+    if name not in METHODS:
+        raise ValueError(
+            f"no method {name!r}{nearest(name, METHODS)}; expected one of "
+            f"{', '.join(METHODS)}"
+        )
+    return METHODS[name]
+
+
+def find_alignment(name: str) -> Alignment:
+    """The alignment of a name, or an error with the nearest names."""
+    if name not in ALIGNMENTS:
+        raise ValueError(
+            f"no alignment {name!r}{nearest(name, ALIGNMENTS)}; expected one of "
+            f"{', '.join(ALIGNMENTS)}"
+        )
+    return ALIGNMENTS[name]
+
+
+__all__ = [
+    "ALIGNMENTS",
+    "METHODS",
+    "Alignment",
+    "Method",
+    "Preset",
+    "adversarial_reprogramming",
+    "find_alignment",
+    "find_method",
+    "linear_probe",
+    "no_prompt",
+    "padding",
+    "sample_specific_masks",
+    "visual_prompting",
+    "vpt_deep",
+    "vpt_shallow",
+    "watermark",
+]

@@ -1,0 +1,72 @@
+"""What a published method is besides its program: the settings of its own training."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import optax
+
+from reprojax.core import Manipulation, Program
+from reprojax.losses import Loss, cross_entropy
+from reprojax.statistics import Refresh
+
+
+class Preset(NamedTuple):
+    """The paper's own training settings, as far as they could be read."""
+
+    optimizer: Callable[[float, int, int], optax.GradientTransformation]
+    """(learning rate, steps an epoch, epochs) -> optimiser with its schedule."""
+    learning_rate: float
+    epochs: int
+    batch: int
+    loss: Loss = cross_entropy
+
+
+class Method(NamedTuple):
+    """A recipe with its preset, under the name that the command line uses."""
+
+    build: Callable[..., Program]
+    """(backbone, targets, align=None, **sizes) -> program"""
+    preset: Preset
+    alignment: str | None
+    """The paper's own alignment; None: the recipe brings one that cannot be changed."""
+    enters: str
+    """Where the prompt enters: "before normalisation", "after normalisation", ..."""
+
+
+class Alignment(NamedTuple):
+    """An alignment, and when its map is estimated."""
+
+    build: Callable[[int], Manipulation]
+    """number of target classes -> manipulation of "output" """
+    refresh: Refresh
+
+
+def adam_in_steps(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """Adam, its rate times .1 after 50 % and again after 72 % of the epochs."""
+    at = {int(0.5 * epochs) * steps: 0.1, int(0.72 * epochs) * steps: 0.1}
+    return optax.adam(optax.piecewise_constant_schedule(learning_rate, at))
+
+
+def adam_decayed(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """Adam, its rate times .96 every two epochs."""
+    schedule = optax.exponential_decay(learning_rate, 2 * steps, 0.96, staircase=True)
+    return optax.adam(schedule)
+
+
+def sgd_cosine(warmup: int) -> Callable[..., optax.GradientTransformation]:
+    """SGD with momentum .9 and a cosine to zero behind `warmup` percent of the steps."""
+
+    def optimizer(
+        learning_rate: float, steps: int, epochs: int
+    ) -> optax.GradientTransformation:
+        total = steps * epochs
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, total * warmup // 100, total
+        )
+        return optax.sgd(schedule, momentum=0.9)
+
+    return optimizer

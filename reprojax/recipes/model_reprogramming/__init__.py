@@ -1,0 +1,18 @@
+"""Learned inputs and label maps around a frozen classifier."""
+
+from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
+    adversarial_reprogramming,
+)
+from reprojax.recipes.model_reprogramming.label_mapping import padding, watermark
+from reprojax.recipes.model_reprogramming.sample_specific_masks import (
+    sample_specific_masks,
+)
+from reprojax.recipes.model_reprogramming.visual_prompting import visual_prompting
+
+__all__ = [
+    "adversarial_reprogramming",
+    "padding",
+    "sample_specific_masks",
+    "visual_prompting",
+    "watermark",
+]

@@ -1,0 +1,77 @@
+"""Padding and watermark prompts, for any label map.
+
+Padding as in the papers of the one-to-one maps (Chen et al., arXiv 2211.11635) and of the
+Bayesian maps (Cai et al., arXiv 2410.24018), watermark as in the second.
+"""
+
+import jax
+from jax.nn.initializers import zeros
+
+from reprojax import operators
+from reprojax.alignments import bayesian
+from reprojax.core import Manipulation, Program, chain, reprogram, stateless
+from reprojax.formats import learnable, through
+from reprojax.models import Backbone
+from reprojax.recipes.method import Method, Preset, adam_in_steps
+from reprojax.recipes.sizes import border, scaled
+
+
+def padding(
+    backbone: Backbone,
+    targets: int,
+    align: Manipulation | None = None,
+    *,
+    inner: int | None = None,
+) -> Program:
+    """The image inside a sigmoid border, *before* normalisation (arXiv 2211.11635).
+
+    The border starts at grey, sigmoid(0), not at zero.
+
+    Args:
+        inner: side of the image in pixels; by default 128 in 224 (32 x 32 sets: 32).
+    """
+    inner = scaled(128, backbone) if inner is None else inner
+    frame = through(learnable(zeros), stateless(jax.nn.sigmoid))
+    place = operators.padding(frame, *border(inner, backbone))
+    at = {"input": chain(resize=operators.resize(inner), border=place)}
+    align = bayesian(targets) if align is None else align
+    return reprogram(backbone.forward, at | {"output": align})
+
+
+def watermark(
+    backbone: Backbone,
+    targets: int,
+    align: Manipulation | None = None,
+    *,
+    augment: bool = False,
+) -> Program:
+    """A prompt over the whole image, from zero, *after* normalisation (arXiv 2410.24018).
+
+    Args:
+        augment: a random crop from 228 in 224 and a mirror, in training, as published.
+    """
+    size = backbone.size
+    whole = operators.resize(size)
+    if augment:
+        whole = chain(
+            resize=operators.resize(scaled(228, backbone)),
+            crop=operators.crop(size),
+            flip=operators.flip(),
+        )
+    at = {"input": whole, "normalized": operators.add(learnable(zeros))}
+    align = bayesian(targets) if align is None else align
+    return reprogram(backbone.forward, at | {"output": align})
+
+
+PADDING = Method(
+    padding,
+    Preset(adam_in_steps, 0.01, epochs=200, batch=256),
+    alignment="blm",
+    enters="before normalisation",
+)
+WATERMARK = Method(
+    watermark,
+    Preset(adam_in_steps, 0.01, epochs=200, batch=256),
+    alignment="blm",
+    enters="after normalisation",
+)

@@ -1,0 +1,44 @@
+"""Sizes of papers, which are given for 224 pixels, on a backbone of another size."""
+
+import math
+
+from reprojax.models import Backbone
+from reprojax.taps import sites
+
+
+def scaled(pixels: int, backbone: Backbone) -> int:
+    """That many pixels of 224, in the backbone's own."""
+    return max(1, round(pixels * backbone.size / 224))
+
+
+def border(inner: int, backbone: Backbone) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(before, after) of both axes around an image of `inner` pixels in the middle."""
+    room = backbone.size - inner
+    if not 0 < inner < backbone.size:
+        raise ValueError(
+            f"an image of {inner} pixels in a backbone of {backbone.size}, expected "
+            f"0 < inner < {backbone.size}; pass a smaller inner="
+        )
+    sides = (room // 2, room - room // 2)
+    return sides, sides
+
+
+def transformer_blocks(backbone: Backbone) -> tuple[str, ...]:
+    """The sites of a transformer's blocks, or an error for another architecture."""
+    if not backbone.roles.get("keys"):
+        raise ValueError(
+            f"{backbone.name} is no transformer, expected one, with tokens [B L D] at its "
+            "blocks; take a ViT, or a pixel prompt such as padding or watermark"
+        )
+    return backbone.roles["blocks"]
+
+
+def patch(backbone: Backbone) -> int:
+    """The side of a vision transformer's patches in pixels, from its token count."""
+    import jax
+
+    x = jax.ShapeDtypeStruct((1, backbone.size, backbone.size, 3), "float32")
+    tokens = sites(backbone.forward, backbone.frozen, x)[
+        transformer_blocks(backbone)[0]
+    ]
+    return backbone.size // math.isqrt(tokens[1] - 1)
