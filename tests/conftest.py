@@ -1,4 +1,4 @@
-"""Every test runs with its shapes checked, warnings as errors and a compilation cache."""
+"""Tests run with shapes checked, warnings as errors and a compilation cache."""
 
 import os
 from pathlib import Path
