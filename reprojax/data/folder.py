@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def from_folder(
-    path: str | Path,
+    path: str | PathLike,
     *,
     size: int = 256,
     train: int | float | None = None,
@@ -53,7 +54,7 @@ def from_folder(
     )
 
 
-def image_files(folder: str | Path) -> list[Path]:
+def image_files(folder: str | PathLike) -> list[Path]:
     """The PNG, JPEG, WebP and BMP files below a folder, sorted, without hidden ones."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -63,7 +64,7 @@ def image_files(folder: str | Path) -> list[Path]:
     return [inside[name] for name in sorted(inside) if not _hidden(name)]
 
 
-def read_images(files: Sequence[str | Path], *, size: int = 256) -> np.ndarray:
+def read_images(files: Sequence[str | PathLike], *, size: int = 256) -> np.ndarray:
     """Image files as uint8 [N size size 3].
 
     Each is turned as its EXIF says, laid on white where transparent, and its centre
@@ -75,7 +76,7 @@ def read_images(files: Sequence[str | Path], *, size: int = 256) -> np.ndarray:
 
 def decode(
     names: Sequence[str],
-    sources: Sequence[str | Path | bytes],
+    sources: Sequence[str | PathLike | bytes],
     convert: Callable[[Any], np.ndarray],
 ) -> np.ndarray:
     """convert(PIL image) of every file or encoded bytes, read in threads, stacked."""
@@ -158,7 +159,7 @@ def _split_folders(path: Path) -> dict[str, Path]:
         )
     inner = _inner(path)
     splits = [name for name in inner if name.lower() in SPELLINGS]
-    if len(splits) < 2 and splits != list(inner) or splits == ["test"]:
+    if len(splits) < 2 and [name.lower() for name in inner] != ["train"]:
         return {"train": path}
     found = {}
     for name in splits:

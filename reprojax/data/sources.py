@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def from_arrays(
 
 
 def from_npz(
-    path: str | Path,
+    path: str | PathLike,
     *,
     train: int | float | None = None,
     validation: int | float | None = None,
@@ -71,7 +72,7 @@ def from_npz(
 
 
 def load(
-    name: str | Path,
+    name: str | PathLike,
     *,
     train: int | float | None = None,
     validation: int | float | None = None,
@@ -128,11 +129,14 @@ def _unknown(key: str) -> str:
 
 def _read_npz(path: Path) -> tuple[Parts, list[str] | None]:
     try:
-        with np.load(path) as file:
+        with path.open("rb") as handle:
+            file = np.load(handle)
+            if isinstance(file, np.ndarray):
+                raise ValueError("it is a single array")
             found = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise ValueError(f"no file {path}; expected an npz file") from None
-    except (AttributeError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"cannot read {path} as an npz file ({error}); expected one written by "
             "np.savez with plain arrays, no objects"

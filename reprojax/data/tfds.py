@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from reprojax.data.task import SPELLINGS, Split, Task, check, listed
 
 
 def from_tfds(
-    name: str | Path,
+    name: str | PathLike,
     *,
     image: str = "image",
     label: str = "label",
-    data_dir: str | Path | None = None,
+    data_dir: str | PathLike | None = None,
     size: int = 256,
     train: int | float | None = None,
     validation: int | float | None = None,
@@ -65,7 +66,7 @@ def _convert(shape: tuple, size: int):
     return lambda picture: np.asarray(rgb(picture))
 
 
-def _builder(name: str, data_dir: str | Path | None) -> Any:
+def _builder(name: str, data_dir: str | PathLike | None) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
@@ -131,7 +132,7 @@ def _check_features(builder: Any, image: str, label: str) -> None:
     kinds = ((image, tfds.features.Image), (label, tfds.features.ClassLabel))
     for key, kind in kinds:
         if key not in features or not isinstance(features[key], kind):
-            here = [f"{k} ({type(v).__name__})" for k, v in features.items()]
+            here = [f"{k} ({type(v).__name__})" for k, v in sorted(features.items())]
             raise ValueError(
                 f"{builder.info.name} has no {kind.__name__} feature {key!r}; it has "
                 f"{listed(here)}: name them by image= and label="

@@ -1,0 +1,187 @@
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from reprojax.data import assets, digest, from_arrays, from_npz, load
+
+
+def pictures(n=30, shape=(4, 4, 3), seed=0):
+    x = np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+    return x, np.arange(n) % 3
+
+
+def sizes(task):
+    return tuple(len(s.y) for s in (task.train, task.validation, task.test))
+
+
+def test_importing_the_data_package_imports_nothing_heavy():
+    heavy = "jax tensorflow tensorflow_datasets PIL sklearn".split()
+    names = f"print([m for m in {heavy} if m in sys.modules])"
+    # the package alone: what reprojax itself imports is another matter
+    alone = (
+        "import types, sys; p = types.ModuleType('reprojax'); "
+        "p.__path__ = ['reprojax']; sys.modules['reprojax'] = p; import reprojax.data; "
+    )
+    done = subprocess.run([sys.executable, "-c", alone + names], capture_output=True)
+    assert done.stdout.decode().strip() == "[]", done.stderr.decode()
+
+
+def test_digits_are_scikit_learns_scaled_to_bytes():
+    from sklearn.datasets import load_digits
+
+    task = load("digits", seed=3)
+    assert task.name == "digits" and sizes(task) == (1079, 359, 359)
+    assert task.classes == tuple("0123456789") and task.train.x.shape[1:] == (8, 8, 1)
+    source = load_digits()
+    table = {
+        im.tobytes(): t for im, t in zip(source.images, source.target, strict=True)
+    }
+    for split in (task.train, task.validation, task.test):
+        ink = np.rint(split.x[..., 0] / 255 * 16)
+        assert [table[im.tobytes()] for im in ink] == list(split.y)
+    assert task.train.x.max() == 255
+
+
+def test_the_digits_test_split_is_the_same_for_all_seeds():
+    a, b = (load("digits", seed=s, train=100, validation=50, test=300) for s in (0, 1))
+    assert sizes(a) == sizes(b) == (100, 50, 300)
+    assert (a.test.x == b.test.x).all() and digest(a) != digest(b)
+    c = load("digits", seed=1, test_seed=1, train=100, validation=50, test=300)
+    assert (c.test.x != b.test.x).any()
+
+
+def test_npz_of_one_pool_and_of_splits(tmp_path):
+    x, y = pictures()
+    names = ["red", "green", "blue"]
+    np.savez(tmp_path / "pool.npz", x=x, y=y, classes=names)
+    task = load(tmp_path / "pool.npz", seed=5)
+    assert task.name == "pool" and task.classes == ("red", "green", "blue")
+    assert digest(task) == digest(from_arrays(x, y, names, seed=5))
+
+    parts = {"x_train": x, "y_train": y, "x_val": x[:9], "y_val": y[:9]}
+    parts |= {"x_test": x[9:20], "y_test": y[9:20]}
+    np.savez(tmp_path / "split.npz", **parts)
+    task = load(str(tmp_path / "split.npz"))
+    assert sizes(task) == (30, 9, 11) and (task.test.x == x[9:20]).all()
+    assert sizes(from_npz(tmp_path / "split.npz", train=12, test=6)) == (12, 9, 6)
+
+    medmnist = {"train_images": x[..., 0], "train_labels": y[:, None]}
+    medmnist |= {"test_images": x[:6, ..., 0], "test_labels": y[:6, None]}
+    np.savez(tmp_path / "grey.npz", **medmnist)
+    task = from_npz(tmp_path / "grey.npz")
+    assert sizes(task) == (24, 6, 6) and task.train.x.shape[1:] == (4, 4, 1)
+
+
+def test_bad_npz(tmp_path):
+    x, y = pictures()
+    path = tmp_path / "bad.npz"
+
+    def fails(message, **arrays):
+        np.savez(path, **arrays)
+        with pytest.raises(ValueError, match=message):
+            load(path)
+
+    fails("has no 'x' to go with", pixels=x, y=y)
+    fails("holds a, b; expected x and y, or x_train", a=x, b=y)
+    fails("has no 'y_test' to go with", x=x, y=y, x_test=x)
+    fails("has the train images twice", x=x, y=y, x_train=x, y_train=y)
+    fails("expected x and y, or x_train", x_test=x, y_test=y)
+    fails("cannot read .*no objects", x=np.array([{}, None]), y=y)
+    path.write_bytes(b"PK\3\4 not a zip")
+    with pytest.raises(ValueError, match="cannot read .* as an npz file"):
+        load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot read .* as an npz file"):
+        load(path)
+    np.save(tmp_path / "one.npy", x)
+    (tmp_path / "one.npy").rename(path)
+    with pytest.raises(ValueError, match="cannot read .* as an npz file"):
+        load(path)
+    with pytest.raises(ValueError, match="no file .*absent.npz"):
+        from_npz(tmp_path / "absent.npz")
+
+
+def test_unknown_names_bring_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="'mnits'; nearest names: mnist"):
+        load("mnits")
+    with pytest.raises(ValueError, match="nearest names: fashion-900"):
+        load("fashion")
+    with pytest.raises(ValueError, match="nearest names: digits, mnist, clothing"):
+        load("qqqq")
+    (tmp_path / "table.csv").write_text("x,y")
+    with pytest.raises(ValueError, match="'table.csv' is a file, but not .npz"):
+        load("table.csv")
+
+
+def test_absent_assets_say_how_to_name_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPROJAX_ASSETS", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no assets folder at .*REPROJAX_ASSETS"):
+        load("clothing")
+
+
+def test_mnist_is_read_from_idx_files(tmp_path, monkeypatch):
+    x, y = pictures(40, (5, 6))
+    y = np.arange(40) % 10
+    folder = tmp_path / "data/vision/mnist_t10k"
+    folder.mkdir(parents=True)
+    big = lambda *n: b"".join(k.to_bytes(4, "big") for k in n)
+    images = b"\0\0\x08\x03" + big(40, 5, 6) + x.tobytes()
+    labels = b"\0\0\x08\x01" + big(40) + y.astype(np.uint8).tobytes()
+    paths = [
+        folder / f"t10k-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")
+    ]
+    for path, data in zip(paths, (images, labels), strict=True):
+        path.write_bytes(gzip.compress(data))
+    monkeypatch.setenv("REPROJAX_ASSETS", str(tmp_path))
+    names = [str(i) for i in range(10)]
+    assert digest(load("mnist")) == digest(from_arrays(x, y, names))
+    for data in (images[:-1], b"\1" + images[1:]):
+        paths[0].write_bytes(gzip.compress(data))
+        with pytest.raises(ValueError, match="no whole IDX file"):
+            load("mnist")
+    paths[0].write_bytes(gzip.compress(images)[:-20])
+    with pytest.raises(ValueError, match="expected gzipped IDX"):
+        load("mnist")
+
+
+ASSETS = {  # name: the sizes of its splits, shape, classes
+    "mnist": ((6000, 2000, 2000), (28, 28, 1), 10),
+    "clothing": ((320, 80, 249), (64, 64, 3), 10),
+    "fashion-900": ((540, 180, 180), (28, 28, 1), 10),
+    "pneumonia": ((2428, 270, 468), (28, 28, 1), 2),
+}
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("name", ASSETS)
+def test_assets(name):
+    counts, shape, classes = ASSETS[name]
+    task = load(name)
+    assert sizes(task) == counts and task.train.x.shape[1:] == shape
+    assert len(task.classes) == classes and task.name == name
+    again = load(name, seed=1, test_seed=1)
+    assert (again.test.x != task.test.x).any() and sizes(again)[2] == counts[2]
+
+
+@pytest.mark.verify
+def test_mnist_of_the_assets_has_one_test_split_for_all_seeds():
+    a, b = (load("mnist", seed=s, train=600, validation=200, test=2000) for s in (0, 1))
+    assert sizes(a) == sizes(b) == (600, 200, 2000)
+    assert (a.test.x == b.test.x).all() and (a.test.y == b.test.y).all()
+    assert (a.train.x != b.train.x).any() and (a.validation.x != b.validation.x).any()
+    quota = np.bincount(a.test.y) / 2000 * 600
+    assert (abs(np.bincount(a.train.y) - quota) < 2).all()
+
+
+@pytest.mark.verify
+def test_the_clothing_file_is_kept_as_it_is():
+    file = np.load(assets() / "data/vision/clothing_small_64/clothing_small_64.npz")
+    task = load("clothing", seed=4)
+    assert (task.test.x == file["x_test"]).all() and task.classes[0] == "dress"
+    both = np.concatenate([task.train.x, task.validation.x])
+    key = lambda x: sorted(im.tobytes() for im in x)
+    assert key(both) == key(file["x_train"])
