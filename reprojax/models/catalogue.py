@@ -9,10 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from reprojax.models import hub, vit, weights
+from reprojax.models import cifar_resnet, hub, mobilenet, resnet, vit, weights
 from reprojax.models.backbone import Backbone, images
 
-LAYOUTS = (*vit.LAYOUTS,)
+# ordered: a ResNet-18 without its head bears names of a CIFAR ResNet too
+LAYOUTS = (
+    *vit.LAYOUTS,
+    *resnet.LAYOUTS,
+    *cifar_resnet.LAYOUTS,
+    *mobilenet.LAYOUTS,
+)
 
 
 class Asset(NamedTuple):
@@ -163,7 +169,7 @@ def _asset(name: str) -> Found:
 
 def _settings(plan: weights.Plan, found: Found, own: dict[str, Any]) -> dict[str, Any]:
     """The caller's word first, then that of the files, then the architecture's."""
-    inferred = dict(size=plan.size, mean=plan.mean, std=plan.std)
+    inferred: dict[str, Any] = dict(size=plan.size, mean=plan.mean, std=plan.std)
     inferred["classes"] = tuple(f"class {i}" for i in range(plan.classes))
     out = inferred
     for source in (found.settings, own):

@@ -11,10 +11,20 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from reprojax.models.layers import Patches, head
-from reprojax.models.weights import Config, Layout, Plan, Rules, Shapes, count, first
+from reprojax.models.weights import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Config,
+    Layout,
+    Plan,
+    Rules,
+    Shapes,
+    count,
+    origin,
+    shape_of,
+)
 
 HALF = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Attention(nn.Module):
@@ -141,12 +151,11 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _planner(rules: Rules, epsilon: float):
+def _planner(rules: Rules, block: str, epsilon: float):
     """Width, depth, patch and classes from shapes; heads and epsilon from a config."""
-    names = dict(rules)
-    up = names[BLOCK + "/mlp/up"]
 
     def plan(shapes: Shapes, config: Config) -> Plan:
+        look = lambda path, default: shape_of(shapes, rules, path, default)
         activation = config.get("hidden_act", "gelu")
         if activation != "gelu" or config.get("use_swiglu_ffn"):
             raise ValueError(
@@ -154,12 +163,11 @@ def _planner(rules: Rules, epsilon: float):
                 f"{config.get('use_swiglu_ffn', False)} came, expected an MLP with "
                 "'gelu'; other MLPs are not supported"
             )
-        projection = names["patches"] + ".weight"
-        width, _, patch, _ = first(shapes, [projection], (192, 3, 16, 16))
-        length = first(shapes, [names["positions"]], (1, 197, width))[-2]
-        classes, *read = first(shapes, [names["head"] + ".weight"], (0, width))
-        depth = count(shapes, up.replace("{}", r"(\d+)"))
-        depth = config.get("num_hidden_layers", depth)
+        width, _, patch, _ = look("patches/kernel", (192, 3, 16, 16))
+        length = look("positions", (1, 197, width))[-2]
+        hidden = look("block_0/mlp/up/kernel", (4 * width, width))[0]
+        classes, *read = look("head/kernel", (*look("head/bias", (0,)), width))
+        depth = config.get("num_hidden_layers", count(shapes, block))
         # ViT-L and beyond have 16 heads of any width, smaller ones heads of 64
         heads = config.get("num_attention_heads", 16 if width > 1023 else width // 64)
         if not heads or width % heads:
@@ -173,7 +181,7 @@ def _planner(rules: Rules, epsilon: float):
             width,
             depth,
             heads,
-            first(shapes, [up.format(0) + ".weight"], (4 * width,))[0],
+            hidden,
             classes,
             config.get("layer_norm_eps", epsilon),
             layer_scale=scaled,
@@ -266,22 +274,26 @@ DINOV2 = (
 )
 
 
-def _layout(label: str, signature: str, rules: Rules, epsilon: float) -> Layout:
-    plan, names = _planner(rules, epsilon), dict(rules)
-    return Layout(label, signature, plan, rules, _fit_positions(names["positions"]))
+def _layout(label: str, block: str, own: str, rules: Rules, epsilon: float) -> Layout:
+    """`block` matches a block's tensors, with `own` those that no other layout has."""
+    plan, (positions, _) = _planner(rules, block, epsilon), origin(rules, "positions")
+    return Layout(label, block + own, plan, rules, _fit_positions(positions))
 
 
+THEIRS = r"encoder\.layer\.(\d+)\."
 LAYOUTS = (
-    _layout("ViT or DINOv2, timm names", r"blocks\.\d+\.attn\.", TIMM, 1e-6),
+    _layout("ViT or DINOv2, timm names", r"blocks\.(\d+)\.", r"attn\.", TIMM, 1e-6),
     _layout(
         "DINOv2, transformers names",
-        r"encoder\.layer\.\d+\.(layer_scale1|norm1|mlp)\.",
+        THEIRS,
+        r"(layer_scale\d|norm\d|mlp)\.",
         (*TRANSFORMERS, *DINOV2),
         1e-6,
     ),
     _layout(
         "ViT, transformers names",
-        r"encoder\.layer\.\d+\.layernorm_(before|after)\.",
+        THEIRS,
+        r"layernorm_(before|after)\.",
         (*TRANSFORMERS, *VIT),
         1e-12,
     ),

@@ -17,6 +17,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 Config = Mapping[str, Any]
 Rules = Sequence[tuple[str, str]]
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 IGNORED = re.compile(
     r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\..*"
 )
@@ -58,9 +60,10 @@ class Layout(NamedTuple):
     )
 
 
-def first(shapes: Shapes, names: Iterable[str], default: Sequence[int]):
-    """The shape of the first name that is there. What is not is listed later on."""
-    return tuple(next((shapes[n] for n in names if n in shapes), default))
+def shape_of(shapes: Shapes, rules: Rules, path: str, default: Sequence[int]):
+    """The stored shape of our `path`; a default where it is missing, which is reported
+    with all that does not fit once a model is planned."""
+    return tuple(shapes.get(origin(rules, path)[0], default))
 
 
 def count(shapes: Shapes, pattern: str) -> int:
@@ -143,16 +146,17 @@ def frozen(layout: Layout, plan: Plan, tensors: Mapping[str, np.ndarray], dtype)
     """The tree of `plan.module`, filled; every tensor that does not fit is listed."""
     tensors = layout.prepare(dict(tensors), plan)
     x = jax.ShapeDtypeStruct((1, plan.size, plan.size, 3), jnp.float32)
-    spec = jax.eval_shape(plan.module.init, jax.random.key(0), x)
-    spec = {p: leaf.shape for p, leaf in flatten_dict(spec["params"], sep="/").items()}
-    origin = {path: _origin(layout, path) for path in spec}
+    spec: Any = jax.eval_shape(plan.module.init, jax.random.key(0), x)
+    flat: dict[str, Any] = flatten_dict(spec["params"], sep="/")
+    spec = {path: leaf.shape for path, leaf in flat.items()}
+    origins = {path: origin(layout.rules, path) for path in spec}
     expected = {}
-    for path, (name, third) in origin.items():
+    for path, (name, third) in origins.items():
         shape = _stored_shape(path, spec[path])
         expected[name] = (3 * shape[0], *shape[1:]) if third else shape
     _refuse_misfits(layout, tensors, expected)
     leaves = {}
-    for path, (name, third) in origin.items():
+    for path, (name, third) in origins.items():
         value = tensors[name]
         value = np.split(value, 3)[int(third)] if third else value
         value = _converted(path, value.astype(np.float32), spec[path])
@@ -160,15 +164,15 @@ def frozen(layout: Layout, plan: Plan, tensors: Mapping[str, np.ndarray], dtype)
     return {"params": unflatten_dict(leaves, sep="/")}
 
 
-def _origin(layout: Layout, path: str) -> tuple[str, str]:
+def origin(rules: Rules, path: str) -> tuple[str, str]:
     """A leaf's path -> the tensor's name, and which third of it, or ""."""
     module, _, leaf = path.rpartition("/")
-    for pattern, name in layout.rules:
+    for pattern, name in rules:
         for place, suffix in ((path, ""), (module, f".{SUFFIX.get(leaf, leaf)}")):
             if match := re.fullmatch(pattern, place):
                 stem, _, third = name.format(*match.groups()).partition("#")
                 return stem + suffix, third
-    raise ValueError(f"no rule of {layout.label} names {path}; add it to its rules")
+    raise ValueError(f"no rule names {path}, expected one of each; add it to the rules")
 
 
 def _stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,16 +194,19 @@ def _converted(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
 def _refuse_misfits(
     layout: Layout, tensors: Mapping[str, np.ndarray], expected: Shapes
 ) -> None:
-    missing = sorted(set(expected) - set(tensors))
-    unexpected = sorted(set(tensors) - set(expected))
-    misshaped = [
-        f"{name} came as {list(tensors[name].shape)}, expected {list(shape)}"
-        for name, shape in sorted(expected.items())
-        if name in tensors and tensors[name].shape != shape
-    ]
-    lists = dict(missing=missing, unexpected=unexpected, misshaped=misshaped)
+    lists = {
+        "missing": sorted(set(expected) - set(tensors)),
+        "unexpected": sorted(set(tensors) - set(expected)),
+        "misshaped": [
+            f"{name} came as {list(tensors[name].shape)}, expected {list(shape)}"
+            for name, shape in sorted(expected.items())
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
     if any(lists.values()):
-        lines = [f"\n  {kind}: {', '.join(l)}" for kind, l in lists.items() if l]
+        lines = [
+            f"\n  {kind}: {', '.join(some)}" for kind, some in lists.items() if some
+        ]
         raise ValueError(
             f"the tensors do not make a {layout.label}, of the size that they suggest"
             + "".join(lines)
