@@ -164,6 +164,7 @@ def _shares(counts, n, low, high) -> np.ndarray:
 def _first(every, rows, take, key) -> np.ndarray:
     """The first `take[c]` rows of each class c in an order shuffled by key, sorted."""
     rows = np.random.default_rng(key).permutation(rows)
-    return np.sort(
-        np.concatenate([rows[every[rows] == c][:n] for c, n in enumerate(take)])
-    )
+    rows = rows[np.argsort(every[rows], kind="stable")]  # class after class
+    counts = np.bincount(every[rows], minlength=len(take))
+    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(rows[rank < np.repeat(take, counts)])
