@@ -106,7 +106,9 @@ def test_exif_grey_palette_alpha_and_sixteen_bits(tmp_path):
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
     clear.quantize(4).save(tmp_path / "clear_palette.png", transparency=0)
-    Image.fromarray(np.full((8, 8), 257 * 50 + 100, np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((8, 8), 257 * 50 + 100, np.uint16)).save(
+        tmp_path / "deep.png"
+    )
     names = ("grey", "palette", "clear", "clear_palette", "deep")
     found = read_images([tmp_path / f"{n}.png" for n in names], size=8)
     for image, colour in zip(
