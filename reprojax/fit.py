@@ -85,7 +85,6 @@ def fit(
     def begin() -> State:
         key = jax.random.key(seed)
         params = program.init(key, frozen, images)
-        params = estimate(program, params, frozen, task.train, size)
         return State(
             params=params,
             opt=optimizer.init(params.learnable),
@@ -101,7 +100,11 @@ def fit(
     run |= {"data": digest(task), **(identity or {})}
     clock = Clock()
     with Checkpoints(out, run, resume=resume) as checkpoints:
-        state = checkpoints.latest(begin) or begin()
+        state = checkpoints.latest(begin)
+        if state is None:
+            state = begin()
+            params = estimate(program, state.params, frozen, task.train, size)
+            state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
         first, total = int(state.step), epochs * steps
         with tqdm(total=total, initial=first, unit="step", disable=not progress) as bar:
             for step in range(first, total):
@@ -121,6 +124,8 @@ def fit(
                 if ends or checkpoints.due():
                     _check_loss(state, step // steps)
                     checkpoints.save(step + 1, state)
+                    if checkpoints.stopping:
+                        raise SystemExit(f"stopped at step {step + 1}; saved: {out}")
     test = partial(evaluate, program, frozen=frozen, split=task.test, batch=size)
     accuracy = {
         "validation": float(jnp.nanmax(state.curves[:, 1])),

@@ -1,8 +1,9 @@
 """Batches as a pure function of (seed, epoch, index): nothing to store for a resume.
 
-The last short batch of an epoch is filled with empty images of label −1. A label of −1
-weighs nothing in a loss or a count, so the filling biases nothing, and every batch has
-the one shape that was compiled.
+The last short batch of an epoch is filled with images that it has had, under the label
+−1. That label weighs nothing in a loss or a count, so the filling biases nothing, and
+every batch has the one shape that was compiled. The images are real ones because batch
+statistics, where a method has some, do not look at labels.
 """
 
 from collections.abc import Iterator
@@ -28,8 +29,7 @@ def steps(split: Split, size: int) -> int:
 def batch(split: Split, size: int, seed: int, step: int) -> Batch:
     """The batch of a step counted from 0 through all epochs."""
     epoch, index = divmod(step, steps(split, size))
-    rows = _shuffled(len(split.y), seed, epoch)[index * size : (index + 1) * size]
-    return _filled(split, rows, size)
+    return _rows(split, _shuffled(len(split.y), seed, epoch), index * size, size)
 
 
 def batches(split: Split, size: int, seed: int, epoch: int) -> Iterator[Batch]:
@@ -42,7 +42,7 @@ def in_order(split: Split, size: int) -> Iterator[Batch]:
     """Every image once, unshuffled: row i of the split is row i of the batches."""
     rows = np.arange(len(split.y))
     starts = range(0, steps(split, size) * size, size)
-    return (_filled(split, rows[i : i + size], size) for i in starts)
+    return (_rows(split, rows, i, size) for i in starts)
 
 
 @lru_cache(maxsize=8)  # an epoch's steps share one permutation
@@ -52,8 +52,8 @@ def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     return rows
 
 
-def _filled(split: Split, rows: np.ndarray, size: int) -> Batch:
-    x = np.zeros((size, *split.x.shape[1:]), split.x.dtype)
-    y = np.full(size, -1, np.int32)
-    x[: len(rows)], y[: len(rows)] = split.x[rows], split.y[rows]
-    return x, y
+def _rows(split: Split, order: np.ndarray, start: int, size: int) -> Batch:
+    real = len(order[start : start + size])
+    chosen = np.take(order, range(start, start + size), mode="wrap")
+    y = np.where(np.arange(size) < real, split.y[chosen], -1)
+    return split.x[chosen], y.astype(np.int32)

@@ -24,7 +24,10 @@ def test_every_row_once_an_epoch_and_the_filling_is_marked(n, size, count):
         for x, y in made:
             assert x.shape == (size, 2, 2, 3) and x.dtype == np.uint8
             assert y.shape == (size,) and y.dtype == np.int32
-            assert (x == np.where(y < 0, 0, y)[:, None, None, None]).all()
+            real = y >= 0
+            assert (x[real] == y[real][:, None, None, None]).all()
+        first = [x[0, 0, 0, 0] for x in np.concatenate([x for x, _ in made])[:, None]]
+        assert first == [first[i % n] for i in range(len(first))]  # real images again
         labels = rows(made)
         assert sorted(labels[labels >= 0]) == list(range(n))
         assert (labels[n:] == -1).all() and len(labels) == count * size
