@@ -1,0 +1,132 @@
+"""What a learned prompt has to beat, all on outputs of the frozen model computed once."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reprojax import Params, Program, record, reprogram, statistics
+from reprojax.alignments import identity
+from reprojax.data import Split, Task, in_order
+from reprojax.locations import black_box
+from reprojax.models import Backbone, random
+from reprojax.operators import resize
+from reprojax.recipes import ALIGNMENTS, no_prompt
+
+MAPS = ("rlm", "flm", "blm", "blm+")
+"""Without a prompt nothing changes between epochs, so ILM is FLM."""
+
+
+class Outputs(NamedTuple):
+    """Of the frozen model, without a prompt: logits [N S], features [N D], labels [N]."""
+
+    logits: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _look(program: Program, features: str, frozen: dict, x: jax.Array) -> tuple:
+    y, seen = record(program.apply, [features])(
+        Params({"input": (), "output": ()}, {"input": (), "output": ()}), frozen, x
+    )
+    return y, seen[features].reshape(len(y), -1)
+
+
+def outputs(backbone: Backbone, split: Split, batch: int = 50) -> Outputs:
+    """One pass over a split, as the no-prompt control sees it."""
+    program = no_prompt(backbone, 0, identity())
+    site = backbone.roles["features"][0]
+    rows = [
+        _look(program, site, backbone.frozen, x)
+        for x, _ in in_order(split, min(batch, len(split.y)))
+    ]
+    n = len(split.y)
+    logits, features = (
+        np.concatenate([np.asarray(a) for a in c])[:n] for c in zip(*rows)
+    )
+    return Outputs(logits, features, split.y)
+
+
+def task_outputs(backbone: Backbone, task: Task) -> dict[str, Outputs]:
+    """{"train": ..., "validation": ..., "test": ...}"""
+    names = ("train", "validation", "test")
+    return {name: outputs(backbone, getattr(task, name)) for name in names}
+
+
+def map_alone(
+    program: Program, seen: Mapping[str, Outputs], seed: int = 0
+) -> dict[str, float]:
+    """Accuracies of a map estimated on the training outputs; `program` is `head(map)`."""
+    train = seen["train"]
+    params = program.init(jax.random.key(seed), (), jnp.asarray(train.logits))
+    if statistics.estimated(program):
+        raw = {"output/raw": jnp.asarray(train.logits)}
+        sums = statistics.observe(program, params, raw, jnp.asarray(train.labels))
+        params = _refresh(program, params, sums)
+    return {
+        name: float((_answer(program, params, s.logits) == s.labels).mean())
+        for name, s in seen.items()
+    }
+
+
+_refresh = jax.jit(statistics.refresh, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _answer(program: Program, params: Params, logits: jax.Array) -> jax.Array:
+    return program.apply(params, (), logits).argmax(-1)
+
+
+def head(alignment: str, targets: int) -> Program:
+    """An alignment alone, as a program on cached logits."""
+    given = black_box(lambda frozen, logits: logits)
+    return reprogram(given, {"output": ALIGNMENTS[alignment].build(targets)})
+
+
+def best_map(
+    heads: Mapping[str, Program], seen: Mapping[str, Outputs], seed: int = 0
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """The map that validation chooses, and the accuracies of all of them."""
+    all_of = {name: map_alone(p, seen, seed) for name, p in heads.items()}
+    return max(all_of, key=lambda name: all_of[name]["validation"]), all_of
+
+
+def linear_probe(seen: Mapping[str, Outputs]) -> dict[str, float]:
+    """Logistic regression on standardised features; validation chooses its strength."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    best = None
+    for strength in (0.001, 0.01, 0.1, 1.0):
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(C=strength, max_iter=300)
+        ).fit(seen["train"].features, seen["train"].labels)
+        scores = {n: float(model.score(s.features, s.labels)) for n, s in seen.items()}
+        if best is None or scores["validation"] > best["validation"]:
+            best = scores
+    assert best is not None
+    return best
+
+
+def nearest_pixels(task: Task) -> dict[str, float]:
+    """The label of the nearest training image, pixel by pixel: no model at all."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    flat = lambda split: split.x.reshape(len(split.x), -1)
+    model = KNeighborsClassifier(1).fit(flat(task.train), task.train.y)
+    splits = {"validation": task.validation, "test": task.test}
+    return {n: float(model.score(flat(s), s.y)) for n, s in splits.items()}
+
+
+def random_weights(
+    backbone: Backbone, task: Task, seed: int, images: int = 64
+) -> Backbone:
+    """The architecture untrained, its batch statistics set on the task's own images."""
+    x = resize(backbone.size).apply(Params(), jnp.asarray(task.train.x[:images]), None)
+    x = jnp.round(x * 255).astype(jnp.uint8)
+    return random(backbone, jax.random.key(seed), x)

@@ -1,0 +1,42 @@
+"""Means over seeds with 95 % intervals (Student's t), and paired differences."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Mean(NamedTuple):
+    """A mean and the half width of its 95 % interval (NaN for a single value)."""
+
+    value: float
+    half: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.half):
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} ± {self.half:.3f}"
+
+    @property
+    def interval(self) -> str:
+        """As in "+0.123 [+0.100, +0.146]"."""
+        low, high = self.value - self.half, self.value + self.half
+        return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """The mean of runs that differ by their seeds."""
+    from scipy import stats
+
+    array = np.asarray(values, np.float64)
+    if len(array) < 2:
+        return Mean(float(array.mean()), float("nan"))
+    t = stats.t.ppf(0.975, len(array) - 1)
+    return Mean(float(array.mean()), float(t * array.std(ddof=1) / len(array) ** 0.5))
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Mean:
+    """The mean of a - b over the same seeds."""
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values, expected a pair a seed")
+    return mean(np.asarray(a, np.float64) - np.asarray(b, np.float64))

@@ -1,0 +1,374 @@
+"""Reprogram a frozen image classifier for a task that it was never trained on.
+
+    python -m experiments.visual_reprogramming
+        the embedded net answers handwritten digits through a learned watermark
+    python -m experiments.visual_reprogramming --method padding --map ilm
+    python -m experiments.visual_reprogramming --backbone google/vit-base-patch16-224 \
+        --target my/photos --method vpt-deep --out runs/photos
+
+Prints a table with the controls below, and leaves in the run's folder `report.html`,
+`results.json` and a program a seed, `seed-0.safetensors`, for `experiments.predict`. A run
+that was stopped goes on with --resume.
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import optax
+import tyro
+
+from experiments import controls
+from experiments.intervals import mean, paired
+from reprojax import data, models, recipes, storage
+from reprojax.core import Program
+from reprojax.fit import Fitted, fit
+from reprojax.models import Backbone
+from reprojax.taxonomy import Description, describe
+
+METHODS, MAPS = ", ".join(recipes.METHODS), ", ".join(recipes.ALIGNMENTS)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Reprogram a frozen image classifier for a task it was never trained on."""
+
+    method: Annotated[str, tyro.conf.arg(help=f"one of: {METHODS}")] = "watermark"
+    map: Annotated[
+        str | None, tyro.conf.arg(help=f"one of: {MAPS}; by default the method's own")
+    ] = None
+    backbone: Annotated[
+        str,
+        tyro.conf.arg(
+            help=f"{', '.join(models.names())}; or a .safetensors file, a folder, or a "
+            "Hugging Face name such as google/vit-base-patch16-224"
+        ),
+    ] = "glyphs"
+    target: Annotated[
+        str,
+        tyro.conf.arg(
+            help="digits, mnist, clothing, fashion-900, pneumonia; or an .npz file, a "
+            "folder of images, or tfds:NAME"
+        ),
+    ] = "digits"
+    seeds: int = 3
+    """Runs: each draws its own training and validation images, on the same test split."""
+    train: int | None = None
+    """Training images; by default all that are left."""
+    validation: int | None = None
+    test: int | None = None
+    resplit: bool = False
+    """Draw the test split anew for each seed too."""
+    learning_rate: float | None = None
+    """By default the paper's; so are the next two."""
+    epochs: int | None = None
+    batch: int | None = None
+    refresh: Annotated[
+        str | None, tyro.conf.arg(help="label maps: epoch, exact or once")
+    ] = None
+    inner: int | None = None
+    """Side of the image inside a border, in pixels (padding, ar)."""
+    length: int | None = None
+    """Tokens a block (vpt-shallow, vpt-deep)."""
+    layers: int | None = None
+    """Layers of the mask network, 5 or 6 (smm)."""
+    controls: bool = True
+    """Also maps without prompt, a linear probe, random weights, nearest pixels."""
+    random_weights: int | None = None
+    """For how many seeds the same program is trained on random weights; default: all."""
+    out: Path = Path("runs/visual_reprogramming")
+    resume: bool = False
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Train, print and write everything; returns what results.json holds."""
+    method = recipes.find_method(config.method)
+    name = alignment_name(config)
+    alignment = None if name is None else recipes.find_alignment(name)
+    backbone = models.load(config.backbone)
+    tasks = [load_task(config, seed) for seed in range(config.seeds)]
+    targets = len(tasks[0].classes)
+    align = None if alignment is None else alignment.build(targets)
+    program = method.build(backbone, targets, align, **sizes(config))
+    seen = describe(
+        program, backbone.frozen, tasks[0].train.x[:2], roles=backbone.roles
+    )
+    title = f"{config.method} with {name or 'a linear head'}"
+    print(f"{title}: {backbone.name} -> {tasks[0].name}\n\n{seen}\n", flush=True)
+
+    fits = [
+        train(config, program, backbone, task, seed, f"seed-{seed}")
+        for seed, task in enumerate(tasks)
+    ]
+    keep(config, program, backbone, tasks, fits, seen)
+    table: dict[str, dict[str, list[float]]] = {"program": summary(fits)}
+    if config.controls:
+        table |= run_controls(config, program, backbone, tasks)
+    rows = [program_row(title, seen, fits)]
+    rows += [control_row(control, table[control]) for control in list(table)[1:]]
+    notes = comparisons(table)
+    print("\n" + text_table(HEADER, rows) + "\n\n" + "\n".join(notes))
+    results = {"config": asdict(config) | {"out": str(config.out)}, "results": table}
+    results |= {"coordinates": seen.coordinates, "learnable": seen.learnable}
+    write_json(config.out / "results.json", results | {"notes": notes})
+    page = {"title": f"{title}: {backbone.name} on {tasks[0].name}", "notes": notes}
+    page |= {"description": str(seen), "header": HEADER, "rows": rows}
+    report(config, program, backbone, tasks[0], fits, page, table)
+    print(f"\n{config.out / 'report.html'}")
+    return results
+
+
+def alignment_name(config: Config) -> str | None:
+    """The map that was asked for, or the paper's own; None for a head on the features."""
+    own = recipes.find_method(config.method).alignment
+    if config.map is not None and own is None:
+        raise ValueError(
+            f"{config.method} has a linear head of its own on the features, and came with "
+            f"--map {config.map}; leave --map out"
+        )
+    return config.map or own
+
+
+def load_task(config: Config, seed: int) -> data.Task:
+    """The target with this seed's training and validation images."""
+    return data.load(
+        config.target,
+        train=config.train,
+        validation=config.validation,
+        test=config.test,
+        seed=seed,
+        test_seed=seed if config.resplit else None,
+    )
+
+
+def sizes(config: Config) -> dict[str, int]:
+    """The arguments of the method's recipe that were given."""
+    given = {n: getattr(config, n) for n in ("inner", "length", "layers")}
+    return {n: value for n, value in given.items() if value is not None}
+
+
+def train(
+    config: Config,
+    program: Program,
+    backbone: Backbone,
+    task: data.Task,
+    seed: int,
+    folder: str,
+) -> Fitted:
+    """One run, with the paper's settings where none were given."""
+    method = recipes.METHODS[config.method]
+    preset, name = method.preset, alignment_name(config)
+    refresh: Any = config.refresh or (
+        recipes.ALIGNMENTS[name].refresh if name else "once"
+    )
+    epochs, batch = config.epochs or preset.epochs, config.batch or preset.batch
+    steps = -(-len(task.train.y) // min(batch, len(task.train.y)))
+    rate = (
+        preset.learning_rate if config.learning_rate is None else config.learning_rate
+    )
+    print(
+        f"{folder}: {epochs} epochs of {steps} steps, learning rate {rate:g}",
+        flush=True,
+    )
+    identity = {
+        "method": config.method,
+        "map": name,
+        "sizes": sizes(config),
+        "learning_rate": rate,
+        "backbone": models.fingerprint(backbone.frozen),
+    }
+    return fit(
+        program,
+        backbone.frozen,
+        task,
+        optimizer=_optimizer(config.method, rate, steps, epochs),
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        loss=preset.loss,
+        refresh=refresh,
+        out=config.out / folder,
+        resume=config.resume,
+        identity=identity,
+        progress=sys.stderr.isatty(),
+    )
+
+
+@cache  # one optimiser for all seeds, so that they share what was compiled
+def _optimizer(
+    method: str, rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    return recipes.METHODS[method].preset.optimizer(rate, steps, epochs)
+
+
+def summary(fits: Sequence[Fitted]) -> dict[str, list[float]]:
+    """Accuracies by seed: of the selected params, of the last ones, on validation."""
+    names = ("test", "last", "validation")
+    found = {name: [fitted.accuracy[name] for fitted in fits] for name in names}
+    return found | {"seconds_per_step": [fitted.seconds_per_step for fitted in fits]}
+
+
+def run_controls(
+    config: Config, program: Program, backbone: Backbone, tasks: Sequence[data.Task]
+) -> dict[str, dict[str, list[float]]]:
+    """{name: accuracies by seed} of what the learned prompt has to beat."""
+    print("controls", flush=True)
+    heads = {m: controls.head(m, len(tasks[0].classes)) for m in controls.MAPS}
+    found: dict[str, dict[str, list[float]]] = {}
+
+    def add(name: str, scores: Mapping[str, float]) -> None:
+        slot = found.setdefault(name, {"test": [], "validation": []})
+        for split in slot:
+            slot[split].append(scores[split])
+
+    for seed, task in enumerate(tasks):
+        seen = controls.task_outputs(backbone, task)
+        best, scores = controls.best_map(heads, seen, seed)
+        add("best map without prompt", scores[best])
+        add("random map without prompt", scores["rlm"])
+        add("linear probe", controls.linear_probe(seen))
+        add("nearest pixels, no model", controls.nearest_pixels(task))
+    count = config.seeds if config.random_weights is None else config.random_weights
+    for seed, task in enumerate(tasks[:count]):
+        untrained = controls.random_weights(backbone, task, seed)
+        fitted = train(config, program, untrained, task, seed, f"random-weights-{seed}")
+        add("same program, random weights", fitted.accuracy)
+    return found
+
+
+HEADER = (
+    "method",
+    "coordinates",
+    "learnable",
+    "test, selected",
+    "test, last",
+    "seconds a step",
+)
+
+
+def program_row(
+    title: str, seen: Description, fits: Sequence[Fitted]
+) -> tuple[str, ...]:
+    """The first line of the table."""
+    scores = summary(fits)
+    return (
+        title,
+        seen.coordinates,
+        f"{seen.learnable:,}",
+        str(mean(scores["test"])),
+        str(mean(scores["last"])),
+        f"{np.nanmedian(scores['seconds_per_step']):.3f}",
+    )
+
+
+def control_row(name: str, scores: Mapping[str, list[float]]) -> tuple[str, ...]:
+    """A control's line."""
+    return (name, "", "", str(mean(scores["test"])), "", "")
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, controls below a rule."""
+    every = [header, *rows]
+    widths = [max(len(line[i]) for line in every) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths)) for line in every]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, lines[1], rule, *lines[2:]])
+
+
+def comparisons(table: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
+    """The program over each control, paired over the seeds that both have."""
+    own, lines = table["program"]["test"], []
+    for name in list(table)[1:]:
+        scores = table[name]["test"]
+        if len(scores) > 1:
+            difference = paired(own[: len(scores)], scores).interval
+            lines.append(f"over {name}: {difference} (paired, 95 % interval)")
+    return lines
+
+
+def keep(
+    config: Config,
+    program: Program,
+    backbone: Backbone,
+    tasks: Sequence[data.Task],
+    fits: Sequence[Fitted],
+    seen: Description,
+) -> None:
+    """One file a seed, for `experiments.predict`."""
+    for seed, (task, fitted) in enumerate(zip(tasks, fits)):
+        card = storage.Card(
+            method=config.method,
+            alignment=alignment_name(config),
+            arguments=sizes(config),
+            coordinates=seen.coordinates,
+            backbone=config.backbone,
+            fingerprint=models.fingerprint(backbone.frozen),
+            preprocessing={
+                "size": backbone.size,
+                "mean": list(backbone.mean),
+                "std": list(backbone.std),
+                "image": list(task.train.x.shape[1:]),
+            },
+            classes=list(task.classes),
+            data={"name": task.name, "digest": data.digest(task), "seed": seed},
+            metric=fitted.accuracy,
+        )
+        storage.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)
+
+
+def report(
+    config: Config,
+    program: Program,
+    backbone: Backbone,
+    task: data.Task,
+    fits: Sequence[Fitted],
+    page: dict[str, Any],
+    table: Mapping[str, Mapping[str, list[float]]],
+) -> None:
+    """report.html: the table, the curves, the prompt, prompted images, the map."""
+    from experiments.report import Report, pictures, write_report
+
+    params = fits[0].params
+    x, y = task.test.x[:8], task.test.y[:8]
+    images, prompt = pictures(program, params, backbone, x, y, task.classes)
+    label_map = params.fixed["output"]
+    baselines = {
+        name: float(np.mean(table[name]["validation"])) for name in list(table)[1:]
+    }
+    write_report(
+        config.out / "report.html",
+        Report(
+            command="python -m experiments.visual_reprogramming "
+            + shlex.join(sys.argv[1:]),
+            curves=np.stack([fitted.curves for fitted in fits]),
+            baselines=baselines,
+            images=images,
+            prompt=prompt,
+            label_map=np.asarray(label_map) if hasattr(label_map, "shape") else None,
+            sources=backbone.classes,
+            targets=task.classes,
+            **page,
+        ),
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(value, indent=2))
+    os.replace(draft, path)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
