@@ -1,0 +1,40 @@
+# make demo    the main job on embedded defaults, in a few minutes
+# make test    the tests that need only Python and this repository
+# make verify  all tests but the slow ones, with torch, transformers and the assets
+# make lint    ruff and pyright
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
+
+.PHONY: demo test verify lint
+
+demo: .venv/experiments
+	$(BIN)/python -m experiments.demo --out $(OUT)
+
+test: .venv/test
+	$(BIN)/python -m pytest -m "not verify and not slow"
+
+verify: .venv/verify
+	$(BIN)/python -m pytest -m "not slow" --no-skips
+
+lint: .venv/verify
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/experiments: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[experiments]"
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[test]"
+	@touch $@
+
+.venv/verify: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[dev,reference]"
+	@touch $@
