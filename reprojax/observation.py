@@ -154,20 +154,20 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
     numbers: a clip, say, hides some in each draw.
     """
     learnable = group[0].params.learnable
-    leaves, tree = jax.tree.flatten(learnable)
+    leaves = jax.tree.leaves(learnable)
     if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
         return sum(a.size for a in leaves)  # token ids: there is no derivative
     random, slopes = np.random.default_rng(group[0].seed), [*map(_slope, group)]
-    hit, still, count, scale = jnp.zeros(sum(a.size for a in leaves), bool), 0, -1, 0.0
-    for _ in range(most if leaves else 0):
-        move = draw(random, spec_of(learnable))
-        at = jax.tree.map(lambda a, b, s=scale: a + s * b, learnable, move)
+    hit, still, at = jnp.zeros(sum(a.size for a in leaves), bool), 0, learnable
+    for i in range(most if leaves else 0):
+        before = hit.sum()
         for slope in slopes:
             hit |= slope(at, random)
-        still, count = (still + 1 if hit.sum() == count else 0), hit.sum()
+        still = still + 1 if hit.sum() == before else 0
         if still == patience:
             break
-        scale = 0.1 if scale == 1 else 1.0
+        scale = 0.1 if i % 2 else 1.0  # small ones pass a clip, large ones reach far
+        at = jax.tree.map(lambda a, s=scale: s * a, draw(random, spec_of(learnable)))
     return int(hit.sum())
 
 
@@ -181,12 +181,16 @@ def _slope(alone: Alone) -> Callable[[PyTree, np.random.Generator], jax.Array]:
         out, back = jax.vjp(lambda p: answer(alone, p, value), learnable)
         return flat(back(weigh.astype(out.dtype))[0]) != 0
 
+    def value(random: np.random.Generator) -> PyTree:
+        return draw(random, alone.spec, alone.scope.site == "input")
+
+    some = alone.params.learnable, value(np.random.default_rng(alone.seed))
+    shape = jax.eval_shape(partial(answer, alone), *some).shape
     run = compiled(alone, pull)
 
     def slope(learnable: PyTree, random: np.random.Generator) -> jax.Array:
-        value = draw(random, alone.spec, alone.scope.site == "input")
-        shape = jax.eval_shape(partial(answer, alone), learnable, value).shape
-        return run(learnable, value, random.normal(size=shape).astype(np.float32))
+        weigh = random.normal(size=shape).astype(np.float32)
+        return run(learnable, value(random), weigh)
 
     return slope
 
