@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, UInt8
 
 from reprojax.core import passthrough
@@ -48,10 +49,10 @@ def images(
     Site "input" is the pixels as they came, "normalized" what the network gets.
     """
     network = linen(module)
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def forward(frozen, x, edit=passthrough):
-        x = (_pixels(edit("input", x), size) - mean) / std
+        x = (_pixels(edit("input", x), size) - center) / spread
         x = x.astype(jax.tree.leaves(frozen)[0].dtype)
 
         def renamed(site, value):
@@ -62,7 +63,7 @@ def images(
     return forward
 
 
-def _pixels(x: Array, size: int) -> Float[Array, "B H W 3"]:
+def _pixels(x: ArrayLike, size: int) -> Float[Array, "B H W 3"]:
     shape, dtype = tuple(jnp.shape(x)), jnp.result_type(x)
     if len(shape) != 4 or shape[1:] != (size, size, 3):
         raise ValueError(
@@ -84,7 +85,8 @@ def fingerprint(frozen: PyTree) -> str:
     """sha256 over every leaf's path, dtype, shape and bytes, in the paths' order."""
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_flatten_with_path(frozen)[0]
-    for path, leaf in sorted((jax.tree_util.keystr(p), leaf) for p, leaf in leaves):
+    named = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+    for path, leaf in sorted(named, key=lambda pair: pair[0]):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
@@ -92,7 +94,9 @@ def fingerprint(frozen: PyTree) -> str:
 
 
 def random(
-    backbone: Backbone, key: Array, x: UInt8[Array, "B H W 3"] | None = None
+    backbone: Backbone,
+    key: Array,
+    x: UInt8[Array | np.ndarray, "B H W 3"] | None = None,
 ) -> Backbone:
     """The same architecture with random weights: a control that says what training did.
 
@@ -101,8 +105,8 @@ def random(
     grow or die with depth and the control says nothing. Where batch norm was folded
     into the convolutions, their kernels and biases are scaled so instead.
     """
-    flat = flatten_dict(backbone.frozen, sep="/")
-    flat = {path: _drawn(path, leaf, key) for path, leaf in flat.items()}
+    given: dict[str, Any] = flatten_dict(backbone.frozen, sep="/")
+    flat = {path: _drawn(path, leaf, key) for path, leaf in given.items()}
     ends = _normalisers(backbone, flat)
     if ends and x is None:
         raise ValueError(
@@ -117,7 +121,7 @@ def random(
     )
 
 
-def _drawn(path: str, leaf: Array, key: Array) -> Array:
+def _drawn(path: str, leaf: Any, key: Array) -> Array:
     key, name = jax.random.fold_in(key, zlib.crc32(path.encode())), path.split("/")[-1]
     if name == "kernel":  # dense kernels are [in, out ...]
         fan_in = np.prod(leaf.shape[:-1] if leaf.ndim == 4 else leaf.shape[:1])

@@ -182,6 +182,10 @@ def _settings(plan: weights.Plan, found: Found, own: dict[str, Any]) -> dict[str
             f"{len(out['classes'])} class names came for {found.name}, which has "
             f"{plan.classes} classes, expected one each; call load(..., classes=...)"
         )
+    if out["size"] < 1:
+        raise ValueError(
+            f"size {out['size']} came, expected the images' side in pixels"
+        )
     if len(out["mean"]) != 3 or len(out["std"]) != 3 or min(out["std"]) <= 0:
         raise ValueError(
             f"mean {out['mean']} and std {out['std']} came, expected three numbers "

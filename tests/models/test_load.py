@@ -1,0 +1,255 @@
+"""`load` on small files: what it makes of good ones, and what it says of bad ones."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import model_files as files
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from reprojax.models import load, names
+from reprojax.taps import record, sites
+
+
+@pytest.fixture(params=sorted(files.MODELS))
+def model(request, tmp_path):
+    name = request.param
+    size = files.SIZES[name]
+    return load(files.write(tmp_path, name), size=size)
+
+
+def test_sites_come_in_order_and_roles_are_among_them(model):
+    x = files.photos(model.size)
+    found = sites(model.forward, model.frozen, x)
+    order = list(found)
+    assert order[:2] == ["input", "normalized"] and order[-1] == "output"
+    assert found["output"] == (2, 5) == (2, len(model.classes))
+    wanted = [site for role in model.roles.values() for site in role]
+    assert set(wanted) <= set(order)
+    along = [order.index(site) for site in model.roles["blocks"]]
+    assert along == sorted(along) and len(along) >= 2
+    assert model.roles["embedding"] == model.roles["blocks"][:1]
+    (features,) = model.roles["features"]
+    assert len(found[features]) == 2
+
+
+def test_keys_and_values_have_heads(tmp_path):
+    model = load(files.write(tmp_path, "vit"))
+    found = sites(model.forward, model.frozen, files.photos(16))
+    for role in ("keys", "values"):
+        assert len(model.roles[role]) == 2
+        assert {found[site] for site in model.roles[role]} == {(2, 5, 2, 64)}
+
+
+def test_uint8_equals_floats_and_normalisation_is_the_cards(model):
+    x = files.photos(model.size)
+    _, seen = record(model.forward, ["input", "normalized"])(model.frozen, x)
+    assert seen["input"].dtype == jnp.uint8
+    expected = (x / 255 - np.array(model.mean)) / np.array(model.std)
+    np.testing.assert_allclose(seen["normalized"], expected, rtol=1e-5, atol=1e-5)
+    y = model.forward(model.frozen, x)
+    floats = model.forward(model.frozen, x.astype(np.float32) / 255)
+    np.testing.assert_allclose(y, floats, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_in_bfloat16_out(model):
+    # rounded once more a layer: close to float32, and nothing is promoted back
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.frozen)
+    x = files.photos(model.size)
+    places = ["normalized", *model.roles["blocks"], *model.roles["features"]]
+    y, seen = record(model.forward, places)(half, x)
+    assert {value.dtype for value in seen.values()} == {jnp.dtype(jnp.bfloat16)}
+    exact = model.forward(model.frozen, x)
+    assert y.dtype == jnp.bfloat16
+    assert float(jnp.abs(y - exact).max()) < 0.1 * float(jnp.abs(exact).max())
+
+
+def test_load_casts(tmp_path):
+    path = files.write(tmp_path, "cifar")
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(load(path).frozen)}
+    assert dtypes == {jnp.dtype(jnp.float32)}
+    half = load(path, dtype=jnp.bfloat16)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(half.frozen)}
+    assert dtypes == {jnp.dtype(jnp.bfloat16)}
+    with pytest.raises(ValueError, match="expected jnp.float32 or jnp.bfloat16"):
+        load(path, dtype=jnp.int8)
+
+
+@pytest.mark.parametrize("stored", [np.float16, jnp.bfloat16])
+def test_sixteen_bit_files_are_read(tmp_path, stored):
+    tensors = {name: value.astype(stored) for name, value in files.vit().items()}
+    save_file(tensors, tmp_path / "half.safetensors")
+    frozen = load(tmp_path / "half.safetensors").frozen["params"]
+    expected = tensors["head.weight"].astype(np.float32).T
+    np.testing.assert_array_equal(frozen["head"]["kernel"], expected)
+
+
+def test_every_misfit_is_listed_in_one_error(tmp_path):
+    tensors = files.vit()
+    del tensors["norm.bias"], tensors["blocks.1.attn.qkv.weight"]
+    tensors["head.bias"] = np.zeros(7, np.float32)
+    tensors["blocks.0.mlp.fc2.weight"] = np.zeros((128, 31), np.float32)
+    tensors["blocks.0.attn.relative"] = np.zeros(3, np.float32)
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path / "bad.safetensors")
+    lines = dict(
+        line.strip().split(": ") for line in str(caught.value).split("\n")[1:-1]
+    )
+    assert lines["missing"] == "blocks.1.attn.qkv.weight, norm.bias"
+    assert lines["unexpected"] == "blocks.0.attn.relative"
+    assert (
+        "blocks.0.mlp.fc2.weight came as [128, 31], expected [128, 32]"
+        in (lines["misshaped"])
+    )
+    assert "head.bias came as [7], expected [5]" in lines["misshaped"]
+
+
+@pytest.mark.parametrize("name", sorted(files.MODELS))
+@pytest.mark.parametrize("which", [0, 1, 2, -2, -1])
+def test_any_one_tensor_may_be_the_missing_one(tmp_path, name, which):
+    tensors = files.MODELS[name]()
+    gone = [n for n in tensors if not n.endswith("tracked")][which]
+    del tensors[gone]
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match=f"missing: .*{gone}"):
+        load(tmp_path / "bad.safetensors")
+
+
+def test_files_that_are_none(tmp_path):
+    path = files.write(tmp_path, "vit")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(path.read_bytes()[:-100])
+    text = tmp_path / "text.safetensors"
+    text.write_text("not weights at all")
+    empty = tmp_path / "empty.safetensors"
+    empty.touch()
+    for bad in (cut, text, empty):
+        with pytest.raises(ValueError, match=f"{bad.name} could not be read"):
+            load(bad)
+    other = tmp_path / "other.safetensors"
+    save_file({"encoder.layer.0.attention.self.query.weight": np.zeros((2, 2))}, other)
+    with pytest.raises(ValueError, match="none of the known architectures") as caught:
+        load(other)
+    for known in ("ViT", "DINOv2", "ResNet", "CIFAR", "MobileNetV2", "attention.self"):
+        assert known in str(caught.value)
+
+
+def test_shards_equal_one_file(tmp_path):
+    tensors = files.vit()
+    folder = files.write_shards(tmp_path / "shards", tensors)
+    sharded, whole = load(folder), load(files.write(tmp_path, "vit"))
+    jax.tree.map(np.testing.assert_array_equal, sharded.frozen, whole.frozen)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match="lacks .*model-00002-of-00003"):
+        load(folder)
+
+
+def test_what_a_folder_says_beside_the_weights(tmp_path):
+    save_file(files.vit(), tmp_path / "model.safetensors")
+    labels = {str(i): f"bird {i}" for i in (3, 1, 0, 2, 4)}
+    config = {"num_attention_heads": 4, "id2label": labels}
+    looks = {
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+        "size": {"shortest_edge": 40},
+        "crop_size": {"height": 32, "width": 32},
+        "do_center_crop": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(looks))
+    model = load(tmp_path)
+    assert model.classes == tuple(f"bird {i}" for i in range(5))
+    assert (model.mean, model.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert model.size == 32 and model.name == tmp_path.name
+    found = sites(model.forward, model.frozen, files.photos(32))
+    assert found["block_0/attention/key:out"] == (2, 17, 4, 32)
+    own = load(tmp_path, classes="abcde", size=16, mean=(0.0, 0.0, 0.0), heads=2)
+    assert own.classes == tuple("abcde") and own.size == 16 and own.mean == (0, 0, 0)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json is not JSON"):
+        load(tmp_path)
+
+
+def test_timm_says_it_in_its_own_config(tmp_path):
+    save_file(files.vit(), tmp_path / "model.safetensors")
+    looks = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 24, 24]}
+    config = {"architecture": "vit", "pretrained_cfg": looks}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = load(tmp_path)
+    assert (model.size, model.mean, model.std) == (24, (0.1,) * 3, (0.2,) * 3)
+
+
+def test_a_model_without_a_head_gives_its_features(tmp_path):
+    tensors = {n: v for n, v in files.vit().items() if not n.startswith("head")}
+    save_file(tensors, tmp_path / "bare.safetensors")
+    model = load(tmp_path / "bare.safetensors")
+    y, seen = record(model.forward, ["head:in"])(model.frozen, files.photos(16))
+    assert model.classes == () and y.shape == (2, 128)
+    np.testing.assert_array_equal(y, seen["head:in"])
+
+
+def test_wrappers_prefixes_are_taken_off(tmp_path):
+    tensors = {f"module.{name}": value for name, value in files.resnet().items()}
+    save_file(tensors, tmp_path / "wrapped.safetensors")
+    wrapped = load(tmp_path / "wrapped.safetensors")
+    plain = load(files.write(tmp_path, "resnet"))
+    jax.tree.map(np.testing.assert_array_equal, wrapped.frozen, plain.frozen)
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (dict(classes=["a"]), "1 class names came .* 5 classes"),
+        (dict(mean=(0.5,)), "three numbers"),
+        (dict(std=(0.5, 0.5, 0.0)), "std positive"),
+        (dict(heads=3), "width 128 came with 3 heads"),
+        (dict(size=20), "size 20 came for patches of 8 pixels"),
+        (dict(size=0), "size 0"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        load(files.write(tmp_path, "vit"), **wrong)
+
+
+def test_names_that_are_none(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="nearest names are vit_tiny_patch16_224"):
+        load("vit_tiny_patch16")
+    with pytest.raises(ValueError, match="no file or folder .*lost.safetensors"):
+        load(tmp_path / "lost.safetensors")
+    with pytest.raises(ValueError, match=r"holds the safetensors files \[\]"):
+        load(tmp_path)
+    monkeypatch.setenv("REPROJAX_ASSETS", str(tmp_path))
+    for name in set(names()) - {"glyphs"}:
+        with pytest.raises(ValueError, match="set REPROJAX_ASSETS"):
+            load(name)
+
+
+@pytest.mark.parametrize(
+    "x, says",
+    [
+        (np.zeros((2, 20, 20, 3), np.uint8), r"\[2, 20, 20, 3\].*put resize\(16\)"),
+        (np.zeros((2, 16, 16, 1), np.uint8), r"expected \[batch, 16, 16, 3\]"),
+        (np.zeros((16, 16, 3), np.uint8), r"expected \[batch, 16, 16, 3\]"),
+        (np.zeros((2, 16, 16, 3), np.int32), "dtype int32 .*expected uint8 or floats"),
+    ],
+)
+def test_images_that_do_not_fit(tmp_path, x, says):
+    model = load(files.write(tmp_path, "vit"))
+    with pytest.raises(ValueError, match=says):
+        jax.eval_shape(model.forward, model.frozen, x)
+
+
+def test_positions_of_another_grid(tmp_path):
+    tensors = files.vit()
+    tensors["pos_embed"][:, 1:] = np.arange(128) / 100  # the same everywhere
+    save_file(tensors, tmp_path / "even.safetensors")
+    small, large = (load(tmp_path / "even.safetensors", size=s) for s in (16, 56))
+    few, many = (m.frozen["params"]["positions"] for m in (small, large))
+    assert few.shape == (1, 5, 128) and many.shape == (1, 50, 128)
+    np.testing.assert_array_equal(few[:, 0], many[:, 0])
+    np.testing.assert_allclose(many[0, 1:], np.tile(few[0, 1], (49, 1)), rtol=1e-5)
+    assert large.forward(large.frozen, files.photos(56)).shape == (2, 5)
