@@ -20,8 +20,8 @@ import numpy as np
 import tyro
 
 from experiments.controls import Outputs, outputs
+from experiments.files import write_json
 from experiments.intervals import mean, paired
-from experiments.visual_reprogramming import write_json
 from reprojax import data, models
 from reprojax.alignments import bayesian_map, count, one_to_one_map, soft_count
 from reprojax.data import Split

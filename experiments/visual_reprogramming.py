@@ -11,8 +11,6 @@ Prints a table with the controls below, and leaves in the run's folder `report.h
 that was stopped goes on with --resume.
 """
 
-import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ import optax
 import tyro
 
 from experiments import controls
+from experiments.files import write_json
 from experiments.intervals import mean, paired
 from reprojax import data, models, recipes, storage
 from reprojax.core import Program
@@ -357,14 +356,6 @@ def report(
             **page,
         ),
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(value, indent=2))
-    os.replace(draft, path)
 
 
 if __name__ == "__main__":
