@@ -302,23 +302,18 @@ def keep(
 ) -> None:
     """One file a seed, for `experiments.predict`."""
     for seed, (task, fitted) in enumerate(zip(tasks, fits)):
-        card = storage.Card(
+        card = storage.Card.of(
+            backbone,
             method=config.method,
-            alignment=alignment_name(config),
-            arguments=sizes(config),
-            coordinates=seen.coordinates,
-            backbone=config.backbone,
-            fingerprint=models.fingerprint(backbone.frozen),
-            preprocessing={
-                "size": backbone.size,
-                "mean": list(backbone.mean),
-                "std": list(backbone.std),
-                "image": list(task.train.x.shape[1:]),
-            },
-            classes=list(task.classes),
-            data={"name": task.name, "digest": data.digest(task), "seed": seed},
+            arguments={"alignment": alignment_name(config), **sizes(config)},
+            image=tuple(task.train.x.shape[1:]),
+            classes=task.classes,
+            coordinates=(seen.coordinates,),
+            split={"name": task.name, "digest": data.digest(task), "seed": seed},
+            seed=seed,
             metric=fitted.accuracy,
         )
+        card = card._replace(backbone=config.backbone)  # what `models.load` finds it by
         storage.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)
 
 
