@@ -123,7 +123,7 @@ class Checkpoints:
             try:
                 state = self._read(step, like)
             except _Damaged as reason:
-                damaged[step] = f"step {step}: {reason}"
+                damaged[step] = f"step {step}: {str(reason)[:300]}"
                 continue
             if damaged:
                 self._set_aside(damaged, step)
@@ -155,20 +155,15 @@ class Checkpoints:
                 f"step {step} came to be saved, but {self.folder} has step {newest}; "
                 "expected a later one; begin with latest() to go on from there"
             )
-        seal = _seal(sums)
+        options = {
+            "force": True,
+            "custom_metadata": {"leaves": sums, "seal": _seal(sums)},
+        }
         try:
-            self._pending = (
-                step,
-                self._orbax.save_async(
-                    step,
-                    state,
-                    force=True,
-                    custom_metadata={"leaves": sums, "seal": seal},
-                ),
-            )
+            response = self._orbax.save_async(step, state, **options)
         except Exception as error:  # whatever it was, say what is left
             raise self._failed(step, error) from error
-        self._newest = step, sums
+        self._pending, self._newest = (step, response), (step, sums)
 
     def wait(self) -> None:
         """Until the save under way is complete on disk; raises what went wrong."""
@@ -190,8 +185,8 @@ class Checkpoints:
                 error.add_note(f"closing orbax failed as well: {again}")
         assert self.folder is not None
         self._orbax, self._newest = _manager(self.folder, self._keep), None
-        left = [f"step {step} is whole" for step in self.steps[-1:]]
-        where = f"{(left or ['nothing was saved before'])[0]} in {self.folder}"
+        newest = f"step {max(self.steps)}" if self.steps else "nothing else"
+        where = f"{newest} is whole in {self.folder}"
         if any(words in str(error) for words in FULL):
             text = f"disk full while saving step {step}; {where}; free space and resume"
             return OSError(errno.ENOSPC, text)
@@ -202,7 +197,7 @@ class Checkpoints:
             stored = self._orbax.metadata(step).custom_metadata
             sums, seal = stored["leaves"], stored["seal"]
         except Exception as error:  # damaged files raise anything
-            raise _Damaged(_brief(error)) from error
+            raise _Damaged(repr(error)) from error
         if _seal(sums) != seal:
             raise _Damaged("its checksums were changed")
         specs = {name: line.rpartition(" ")[0] for name, line in sums.items()}
@@ -216,7 +211,7 @@ class Checkpoints:
         try:
             state = self._orbax.load(step, jax.tree.map(_abstract, like))
         except Exception as error:  # the specs fit, so it is the files
-            raise _Damaged(_brief(error)) from error
+            raise _Damaged(repr(error)) from error
         if wrong := [name for name, s in _checksums(state).items() if s != sums[name]]:
             raise _Damaged(f"other numbers than were saved in {', '.join(wrong[:8])}")
         return jax.tree.map(lambda a, b: _loose(a) if _free(b) else a, state, like)
@@ -224,17 +219,17 @@ class Checkpoints:
     def _set_aside(self, damaged: Mapping[int, str], used: int) -> None:
         assert self.folder is not None
         aside = self.folder / "damaged"
-        warnings.warn(
-            f"going on from step {used}, since newer checkpoints are damaged; they are "
-            f"now in {aside}:{_listed(damaged.values())}",
-            stacklevel=3,
-        )
         self._orbax.close()
         aside.mkdir(exist_ok=True)
         for step in damaged:
             place = aside / f"{step}-{time.time_ns()}"
             (self.folder / "checkpoints" / f"{step}").rename(place)
         self._orbax = _manager(self.folder, self._keep)
+        warnings.warn(
+            f"going on from step {used}, since newer checkpoints are damaged; they are "
+            f"now in {aside}:{_listed(damaged.values())}",
+            stacklevel=3,
+        )
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -347,11 +342,6 @@ def _listed(lines: Iterable[str]) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
-
-
 def _named(state: PyTree) -> dict[str, Any]:
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
@@ -374,12 +364,9 @@ def _check_leaves(state: PyTree) -> None:
         )
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _host(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if keys else leaf)
 
 
 def _checksums(state: PyTree) -> dict[str, str]:
@@ -411,6 +398,5 @@ def _abstract(leaf: Any) -> Any:
 
 def _loose(leaf: jax.Array) -> jax.Array:
     data = jnp.asarray(_host(leaf))
-    if not _is_key(leaf):
-        return data
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    same = data.dtype == leaf.dtype  # other than typed keys
+    return data if same else jax.random.wrap_key_data(data, impl=leaf.dtype)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -186,10 +187,14 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_save_is_due_after_a_while(tmp_path):
-    with Checkpoints(tmp_path, RUN, minutes=0.05 / 60) as kept:
+def test_a_save_is_due_after_a_while(monkeypatch):
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("reprojax.checkpoints.time", clock)
+    with Checkpoints(None, RUN, minutes=2.0) as kept:
+        now[0] += 119
         assert not kept.due()
-        time.sleep(0.06)
+        now[0] += 2
         assert kept.due()
         kept.save(1, begin())
         assert not kept.due()

@@ -1,0 +1,280 @@
+"""Keep a trained program as one safetensors file of kilobytes, and use it again.
+
+    card = Card.of(backbone, method="watermark", arguments={"mapping": "bayesian"}, ...)
+    save("digits.safetensors", params, card)
+
+    saved = load("digits.safetensors", backbone)  # refuses another backbone
+    params = saved.params_for(program, backbone.frozen, images)
+
+The tensors are the leaves of `Params`, named "learnable/<site>/..." and
+"fixed/<site>/..."; a "/" inside a key is written "~1" and a "~" "~0", as in a JSON
+pointer (RFC 6901). The metadata holds the card as JSON, and a sha256 over everything.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reprojax.core import Params, Program, PyTree
+from reprojax.models.backbone import Backbone, fingerprint
+
+FORMAT = "reprojax program 1"
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64"),
+)
+
+
+class Card(NamedTuple):
+    """What somebody who has the file alone must know. Values are as JSON has them."""
+
+    method: str
+    """The recipe's name; `arguments` are those that it was called with."""
+    arguments: Mapping[str, Any]
+    backbone: str
+    """The frozen model's name; `fingerprint` is that of its weights."""
+    fingerprint: str
+    size: int
+    """Of the backbone's images; `mean` and `std` are its normalisation."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image: tuple[int, ...]
+    """[h, w, C] of the task's images, which are the program's input."""
+    classes: tuple[str, ...]
+    """The task's, in the order of the program's outputs."""
+    coordinates: tuple[str, ...] = ()
+    """(lambda, ell, tau, omega), as `describe` says them."""
+    split: Mapping[str, Any] = {}
+    """What it was trained and selected on: name, sizes, digest, seed of the split."""
+    seed: int = 0
+    metric: Mapping[str, float] = {}
+    """What it reached, such as {"validation": .84, "test": .82}."""
+
+    @classmethod
+    def of(cls, backbone: Backbone, **rest: Any) -> "Card":
+        """A card whose entries about the frozen model are the backbone's own."""
+        return cls(
+            backbone=backbone.name,
+            fingerprint=fingerprint(backbone.frozen),
+            size=backbone.size,
+            mean=tuple(backbone.mean),
+            std=tuple(backbone.std),
+            **rest,
+        )
+
+
+class Saved(NamedTuple):
+    """A file's content."""
+
+    params: dict[str, Any]
+    """{"learnable": {site: ...}, "fixed": ...}, nested dicts of numpy arrays."""
+    card: Card
+
+    def restore(self, template: Params) -> Params:
+        """The params in the tree of `template`: `jax.eval_shape(program.init, ...)`.
+
+        Leaves that are missing, unexpected or of another shape or type are all listed
+        in one ValueError.
+        """
+        came, expected = _named(self.params), _named(template)
+        lines = [
+            f"{name}: came {_spec(came.get(name))}, "
+            f"expected {_spec(expected.get(name))}"
+            for name in sorted(came | expected)
+            if _spec(came.get(name)) != _spec(expected.get(name))
+        ]
+        if lines:
+            raise ValueError(
+                f"the file's params are not those of the program:{_listed(lines)}\n"
+                f"build it as the card says: {self.card.method} with "
+                f"{dict(self.card.arguments)} for {len(self.card.classes)} classes"
+            )
+        leaves = [_like(came[name], leaf) for name, leaf in expected.items()]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+    def params_for(self, program: Program, frozen: PyTree, x: PyTree) -> Params:
+        """The params of `program` on inputs like `x`: an array, or its spec."""
+        key = jax.random.key(0)
+        return self.restore(jax.eval_shape(program.init, key, frozen, x))
+
+
+def save(path: str | Path, params: Params, card: Card) -> None:
+    """Write one file, all of it or nothing. Folders on the way are made.
+
+    Dtypes are kept, as jax has them: numpy's float64 is float32 unless x64 is on.
+    """
+    path = Path(path)
+    tensors = _tensors(params)
+    text = _text(card)
+    metadata = {"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}
+    from safetensors.numpy import save as serialised
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(serialised(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load(path: str | Path, backbone: Backbone | None = None) -> Saved:
+    """Read a file. With a backbone, refuse it if the program was made for another."""
+    metadata, tensors = _read(Path(path))
+    text = metadata["card"]
+    if metadata.get("sha256") != _digest(text, tensors):
+        raise ValueError(
+            f"{path} came damaged: its checksum does not hold; expected the file as it "
+            "was saved; copy it again"
+        )
+    card = _card(text, path)
+    if backbone is not None:
+        check_backbone(card, backbone.name, fingerprint(backbone.frozen))
+    return Saved(_nested(tensors), card)
+
+
+def check_backbone(card: Card, name: str, came: str) -> None:
+    """Refuse a frozen model, by its name and fingerprint, that is not the card's."""
+    if came == card.fingerprint:
+        return
+    same = "the names agree, but not the weights or their dtype; "
+    raise ValueError(
+        f"backbone {name!r} with fingerprint {came[:12]} came, expected "
+        f"{card.backbone!r} with {card.fingerprint[:12]}, for which the program was "
+        f"made; {same if name == card.backbone else ''}load that one"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            names = file.keys() if metadata.get("format") == FORMAT else []
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} could not be read as safetensors ({error}), expected a whole file "
+            "that reprojax.save wrote; copy it again"
+        ) from error
+    came = metadata.get("format", "no format of ours")
+    if came != FORMAT or "card" not in metadata:
+        raise ValueError(
+            f"{path} came with {came!r}, expected {FORMAT!r}: a program that "
+            "reprojax.save wrote, not a model's weights; a newer format needs a newer "
+            "reprojax"
+        )
+    return metadata, tensors
+
+
+def _text(card: Card) -> str:
+    """JSON, in which numbers of numpy and jax are numbers."""
+    texts = {}
+    for field, value in card._asdict().items():
+        try:
+            texts[field] = json.loads(json.dumps(value, default=_number))
+        except TypeError as error:
+            raise ValueError(
+                f"the card's {field} is not JSON ({error}), expected text, numbers, "
+                "lists and dicts"
+            ) from error
+    return json.dumps(texts)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} came")
+
+
+def _card(text: str, path: str | Path) -> Card:
+    fields = json.loads(text)
+    if unknown := sorted(set(fields) ^ set(Card._fields)):
+        raise ValueError(
+            f"the card of {path} differs from this reprojax's in {unknown}, expected "
+            f"{list(Card._fields)}; use the version of reprojax that wrote it"
+        )
+    lists = {name: tuple(v) for name, v in fields.items() if isinstance(v, list)}
+    return Card(**fields | lists)
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """{"learnable/input/scale": leaf}, in the tree's order."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        name = "/".join(key.replace("~", "~0").replace("/", "~1") for key in keys)
+        if name in named:
+            raise ValueError(
+                f"two leaves came with the name {name!r}, expected one; rename a key, "
+                "or make the number a text"
+            )
+        named[name] = leaf
+    return named
+
+
+def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    nested: dict[str, Any] = {"learnable": {}, "fixed": {}}
+    for name, tensor in tensors.items():
+        keys = [key.replace("~1", "/").replace("~0", "~") for key in name.split("/")]
+        place = nested
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = tensor
+    return nested
+
+
+def _tensors(params: Params) -> dict[str, np.ndarray]:
+    named, tensors, wrong = _named(params), {}, []
+    for name, leaf in named.items():
+        try:
+            tensors[name] = np.asarray(_data(leaf), order="C")
+        except TypeError:
+            wrong.append(f"{name}: {leaf!r}")
+        else:
+            if tensors[name].dtype.name not in DTYPES:
+                wrong.append(f"{name}: {_spec(leaf)}")
+    if wrong:
+        raise ValueError(
+            f"leaves came that safetensors cannot hold:{_listed(wrong)}\nexpected "
+            f"arrays of {', '.join(DTYPES)}"
+        )
+    return tensors
+
+
+def _data(leaf: Any) -> jax.Array:
+    """An array; of typed keys, their numbers."""
+    keys = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if keys else jnp.asarray(leaf)
+
+
+def _spec(leaf: Any) -> str:
+    if leaf is None:
+        return "nothing"
+    plain = jax.eval_shape(_data, leaf)
+    return f"{plain.dtype.name}{list(plain.shape)}"
+
+
+def _like(tensor: np.ndarray, leaf: Any) -> jax.Array:
+    data = jnp.asarray(tensor)
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return data
+    return jax.random.wrap_key_data(data, impl=leaf.dtype)
+
+
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    return fingerprint({"card": np.frombuffer(text.encode(), np.uint8), **tensors})
+
+
+def _listed(lines: list[str]) -> str:
+    return "".join(f"\n  {line}" for line in lines)

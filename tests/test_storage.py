@@ -1,0 +1,264 @@
+"""A kept program is one file: everything comes back, and nothing wrong gets in."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from reprojax import storage
+from reprojax.core import Manipulation, Params, passthrough, reprogram
+from reprojax.models.backbone import Backbone, fingerprint
+from reprojax.storage import Card, load, save
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+def forward(frozen, x, edit=passthrough):
+    x = edit("input", x)
+    return edit("output", edit("block_0/attn:in", x) @ frozen["w"])
+
+
+def shift(*keys: str) -> Manipulation:
+    def init(key, spec, scope):
+        learnable = {k: jax.random.normal(key, spec.shape[1:]) for k in keys}
+        return Params(learnable, (jnp.arange(3), ()))
+
+    def apply(params, value, scope):
+        return value + sum(params.learnable.values())
+
+    return Manipulation(init, apply)
+
+
+def backbone(name: str = "toy", seed: int = 0, dtype: Any = jnp.float32) -> Backbone:
+    w = jax.random.normal(jax.random.key(seed), (4, 2)).astype(dtype)
+    mean, std = (0.5, 0.5, 0.5), (0.1, 0.2, 0.3)
+    return Backbone(name, forward, {"w": w}, 8, mean, std, ("a", "b"), {})
+
+
+PROGRAM = reprogram(forward, {"input": shift("p"), "block_0/attn:in": shift("p", "q")})
+X = jnp.ones((5, 4))
+
+
+def card(**changes: Any) -> Card:
+    rest = {
+        "method": "shift",
+        "arguments": {"keys": ["p", "q"], "rate": 0.1, "nested": {"mask": None}},
+        "image": (8, 8, 3),
+        "classes": ("zero", "one/two", "größer"),
+        "coordinates": ("learnable", "input", "additive", "identity"),
+        "split": {"name": "digits", "train": 1000, "seed": 3},
+        "seed": 7,
+        "metric": {"test": 0.84},
+    }
+    return Card.of(backbone(), **rest | changes)
+
+
+def trained() -> Params:
+    return PROGRAM.init(jax.random.key(5), backbone().frozen, X)
+
+
+def test_a_program_computes_the_same_from_its_file(tmp_path):
+    path = tmp_path / "new" / "folder" / "digits.safetensors"
+    params, frozen = trained(), backbone().frozen
+    save(path, params, card())
+    saved = load(path, backbone())
+    assert saved.card == card()
+    back = saved.params_for(PROGRAM, frozen, jax.ShapeDtypeStruct((1, 4), jnp.float32))
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    np.testing.assert_array_equal(
+        PROGRAM.apply(back, frozen, X), PROGRAM.apply(params, frozen, X)
+    )
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert path.stat().st_size < 3000
+
+
+def test_names_and_card_are_readable_without_us(tmp_path):
+    save(tmp_path / "p", trained(), card())
+    with safe_open(tmp_path / "p", framework="np") as file:
+        assert set(file.keys()) == {
+            "learnable/input/p",
+            "learnable/block_0~1attn:in/p",
+            "learnable/block_0~1attn:in/q",
+            "fixed/input/0",
+            "fixed/block_0~1attn:in/0",
+        }
+        text = json.loads(file.metadata()["card"])
+    assert text["method"] == "shift" and text["classes"][2] == "größer"
+    assert text["fingerprint"] == fingerprint(backbone().frozen)
+    assert text["mean"] == [0.5, 0.5, 0.5] and text["size"] == 8
+
+
+def test_params_come_as_nested_dicts_by_site(tmp_path):
+    save(tmp_path / "p", trained(), card())
+    params = load(tmp_path / "p").params
+    assert set(params["learnable"]) == {"input", "block_0/attn:in"}
+    np.testing.assert_array_equal(params["fixed"]["input"]["0"], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32"]
+    + ["float16", "bfloat16", "float32", "complex64"],
+)
+def test_dtypes_are_kept(tmp_path, dtype):
+    params = Params({"a": (jnp.arange(6) - 2).astype(dtype).reshape(2, 3).T}, ())
+    save(tmp_path / "p", params, card())
+    back = load(tmp_path / "p").restore(jax.eval_shape(lambda: params))
+    assert back.learnable["a"].dtype == params.learnable["a"].dtype
+    assert (
+        np.array(back.learnable["a"]).tobytes()
+        == np.array(params.learnable["a"]).tobytes()
+    )
+
+
+def test_any_tree_comes_back(tmp_path):
+    learnable = {
+        "a~/b": [jnp.ones(2), (jnp.zeros(()), Pair((), jnp.ones((0, 3))))],
+        "~1": {"": jnp.array(2.0), "empty": {}},
+        "numbers": {3: None, 1: jnp.ones(1)},
+    }
+    params = Params(learnable, jax.random.split(jax.random.key(1, impl="rbg"), 2))
+    save(tmp_path / "p", params, card())
+    back = load(tmp_path / "p").restore(jax.eval_shape(lambda: params))
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    assert back.fixed.dtype == params.fixed.dtype
+    key = np.asarray(jax.random.key_data(params.fixed))
+    np.testing.assert_array_equal(jax.random.key_data(back.fixed), key)
+    jax.tree.map(np.testing.assert_array_equal, back.learnable, params.learnable)
+
+
+def test_a_program_without_numbers_is_kept(tmp_path):
+    save(tmp_path / "p", Params(), card())
+    saved = load(tmp_path / "p")
+    assert saved.params == {"learnable": {}, "fixed": {}}
+    assert saved.restore(Params()) == Params()
+
+
+def test_numbers_of_numpy_and_jax_are_fine_in_a_card(tmp_path):
+    metric = {"test": np.float32(0.5), "last": jnp.float32(0.25)}
+    save(tmp_path / "p", Params(), card(metric=metric, seed=np.int64(3)))
+    back = load(tmp_path / "p").card
+    assert back.metric == {"test": 0.5, "last": 0.25} and back.seed == 3
+
+
+def test_another_backbone_is_refused(tmp_path):
+    save(tmp_path / "p", trained(), card())
+    own = fingerprint(backbone().frozen)[:12]
+    with pytest.raises(ValueError, match="for which the program was made") as caught:
+        load(tmp_path / "p", backbone("other", seed=1))
+    came = fingerprint(backbone(seed=1).frozen)[:12]
+    assert f"backbone 'other' with fingerprint {came} came" in str(caught.value)
+    assert f"expected 'toy' with {own}" in str(caught.value)
+    for other in (backbone(seed=1), backbone(dtype=jnp.bfloat16)):
+        with pytest.raises(ValueError, match="names agree, but not the weights"):
+            load(tmp_path / "p", other)
+    load(tmp_path / "p", backbone("renamed"))
+
+
+def test_leaves_that_do_not_fit_are_all_listed(tmp_path):
+    save(tmp_path / "p", trained(), card())
+    other = reprogram(forward, {"input": shift("p", "r"), "output": shift("s")})
+    with pytest.raises(ValueError, match="not those of the program") as caught:
+        x = jnp.ones((5, 4), jnp.bfloat16)
+        template = jax.eval_shape(other.init, jax.random.key(0), backbone().frozen, x)
+        fixed = {"input": (jax.ShapeDtypeStruct((2,), jnp.float32), ())}
+        load(tmp_path / "p").restore(template._replace(fixed=fixed))
+    for line in (
+        "learnable/input/r: came nothing, expected float32[4]",
+        "learnable/output/s: came nothing, expected float32[2]",
+        "learnable/block_0~1attn:in/q: came float32[4], expected nothing",
+        "fixed/input/0: came int32[3], expected float32[2]",
+        "build it as the card says: shift with {'keys': ['p', 'q']",
+    ):
+        assert line in str(caught.value)
+    assert "learnable/input/p" not in str(caught.value)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    path, bad = tmp_path / "p.safetensors", tmp_path / "bad.safetensors"
+    save(path, trained(), card())
+    whole = path.read_bytes()
+    for content in (whole[:-3], whole[:30], b"", b"PK\x03\x04 no"):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match="could not be read as safetensors"):
+            load(bad)
+    with pytest.raises(ValueError, match="could not be read as safetensors"):
+        load(tmp_path / "absent.safetensors")
+    with pytest.raises(ValueError, match="could not be read as safetensors"):
+        load(tmp_path)
+    for metadata in (None, {"format": "pt"}, {"format": "reprojax program 2"}):
+        save_file({"w": np.ones(3)}, bad, metadata)
+        with pytest.raises(ValueError, match="not a model's weights"):
+            load(bad)
+
+
+def test_a_card_of_another_version_is_refused(tmp_path, monkeypatch):
+    newer = json.dumps(card()._asdict() | {"mood": "good"})
+    monkeypatch.setattr(storage, "_text", lambda card: newer)
+    save(tmp_path / "p", Params(), card())
+    with pytest.raises(ValueError, match="differs from this reprojax's") as caught:
+        load(tmp_path / "p")
+    assert "'mood'" in str(caught.value)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    save(tmp_path / "p", trained(), card())
+    whole = (tmp_path / "p").read_bytes()
+    for at in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[at] ^= 1
+        (tmp_path / "p").write_bytes(data)
+        with pytest.raises(ValueError):
+            load(tmp_path / "p")
+
+
+def test_what_cannot_be_kept_is_named_before_anything_is_written(tmp_path):
+    path = tmp_path / "p"
+    params = Params({"a": jnp.ones(2, jnp.int4), "b": "text", "c": jnp.ones(2)}, ())
+    with pytest.raises(ValueError, match="safetensors cannot hold") as caught:
+        save(path, params, card())
+    assert "learnable/a: int4[2]" in str(caught.value)
+    assert "learnable/b: 'text'" in str(caught.value)
+    assert "learnable/c" not in str(caught.value)
+    with pytest.raises(ValueError, match="the card's arguments is not JSON"):
+        save(path, Params(), card(arguments={"init": jnp.sin}))
+    with pytest.raises(ValueError, match="two leaves came with the name 'fixed/1'"):
+        save(path, Params((), Same()), card())
+    assert not list(tmp_path.iterdir())
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Same:
+    """A tree of two leaves whose keys read alike."""
+
+    def tree_flatten_with_keys(self):
+        keys = (jax.tree_util.DictKey(1), jax.tree_util.DictKey("1"))
+        return tuple((key, jnp.ones(1)) for key in keys), None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls()
+
+
+def test_a_failed_write_leaves_the_file_before(tmp_path, monkeypatch):
+    path = Path(tmp_path / "p")
+    save(path, trained(), card())
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(path, Params(), card())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
