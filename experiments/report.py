@@ -1,0 +1,266 @@
+"""One offline page about a run: the table, the curves, the pictures, the label map."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import figures
+from experiments.pictures import Images, pictures
+
+__all__ = ["Report", "pictures", "write_report"]
+
+
+class Report(NamedTuple):
+    """What the page shows. Texts are plain; the page escapes them."""
+
+    title: str
+    command: str
+    """The command line that made the run."""
+    description: str
+    """The table of coordinates, as `str(describe(...))` prints it."""
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    """The program's own line first, its controls behind it."""
+    notes: list[str]
+    """Sentences below the table."""
+    curves: np.ndarray
+    """[seeds epochs 2]: mean training loss, validation accuracy."""
+    baselines: Mapping[str, float]
+    """{control: validation accuracy}."""
+    images: Images
+    """As `pictures` gives them."""
+    prompt: np.ndarray | None
+    """[H W 3] signed; or in [0, 1] with NaN where the image stands; or tokens [P D]."""
+    label_map: np.ndarray | None
+    """[S T]"""
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+def write_report(path: Path, report: Report) -> None:
+    """The page as one file, atomically: a reader sees the old one or the new one."""
+    style = Path(__file__).with_name("report.css").read_text()
+    body = "\n".join(part for part in _sections(report) if part)
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sections(report: Report) -> list[str]:
+    return [
+        f"<h1>{escape(report.title)}</h1>",
+        f'<pre class="command">{escape(report.command)}</pre>',
+        _table(report),
+        _curves(report.curves, report.baselines),
+        _examples(report.images, report.prompt),
+        _prompt(report.prompt),
+        _label_map(report),
+        "<h2>The program</h2>\n<p class='soft'>Its coordinates (format, location, "
+        "operator &rarr; alignment) were observed by running each part alone.</p>\n"
+        f"<pre>{escape(report.description)}</pre>",
+    ]
+
+
+def _table(report: Report) -> str:
+    columns = zip(*report.rows, strict=True)
+    kinds = [' class="number"' if _is_number(cells) else "" for cells in columns]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        found = zip(cells, kinds, strict=True)
+        inner = (f"<{tag}{kind}>{escape(c)}</{tag}>" for c, kind in found)
+        return f"<tr>{''.join(inner)}</tr>"
+
+    own = "".join(line(row, "td") for row in report.rows[:1])
+    rest = "\n".join(line(row, "td") for row in report.rows[1:])
+    controls = f'\n<tbody class="controls">\n{rest}\n</tbody>' if rest else ""
+    notes = "".join(f"\n<p>{escape(note)}</p>" for note in report.notes)
+    return (
+        '<h2>Result</h2>\n<div class="scroll"><table class="results">\n'
+        f"<thead>{line(report.header, 'th')}</thead>\n"
+        f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{notes}'
+    )
+
+
+def _is_number(cells: Sequence[str]) -> bool:
+    return all(c[:1] in "+-.0123456789" for c in cells) and any(cells)
+
+
+def _curves(curves: np.ndarray, baselines: Mapping[str, float]) -> str:
+    seeds, epochs, _ = curves.shape
+    loss, accuracy = curves[..., 0], curves[..., 1]
+    thin = f"{seeds} seeds thin, their mean thick" if seeds > 1 else "one seed"
+    ends = f"from {accuracy[:, 0].mean():.3f} to {accuracy[:, -1].mean():.3f}"
+    falls = f"from {loss[:, 0].mean():.3g} to {loss[:, -1].mean():.3g}"
+    over = f"over {epochs} epochs" if epochs > 1 else "in one epoch"
+    beside = "; dashed, the controls" if baselines else ""
+    plots = (
+        (
+            figures.curve(
+                accuracy,
+                "validation accuracy",
+                baselines,
+                f"Validation accuracy {over}, on average {ends}",
+            ),
+            f"Validation accuracy {over}: {thin}, {ends}{beside}.",
+        ),
+        (
+            figures.curve(loss, "training loss", {}, f"Training loss {over}, {falls}"),
+            f"Training loss, the mean over an epoch's steps: {thin}, {falls}.",
+        ),
+    )
+    return f'<h2>Training</h2>\n<div class="pair">{_figures(plots)}</div>'
+
+
+def _figures(pairs: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(
+        f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+        for image, caption in pairs
+    )
+
+
+def _examples(images: Images, prompt: np.ndarray | None) -> str:
+    if not images:
+        return ""
+    most = max(float(np.abs(difference).max()) for *_, difference in images)
+    framed = prompt is not None and bool(np.isnan(prompt).any())
+    moved = most > 1e-4 and not framed  # in a frame the image itself stands elsewhere
+    cards = []
+    for caption, target, network, difference in images:
+        parts = [
+            figures.picture(figures.rgb(target), f"Target image, {caption}"),
+            figures.picture(network, f"What the network gets, {caption}"),
+        ]
+        if moved:
+            grey = figures.grey_is_none(difference, most)
+            parts.append(figures.picture(grey, f"What the prompt changed, {caption}"))
+        cards.append((f'<div class="three">{"".join(parts)}</div>', caption))
+    rest = "which is the image alone: this program acts inside the network."
+    if framed:
+        rest = "in the learned frame."
+    if moved:
+        rest = (
+            "and what the prompt changed: grey is no change, black and full colour are "
+            f"&minus;{most:.2g} and +{most:.2g} of the range of a pixel."
+        )
+    return (
+        "<h2>What the network sees</h2>\n<p class='soft'>For each test image: as it "
+        f"comes, as the network gets it (resized, normalisation undone), {rest}</p>\n"
+        f'<div class="examples">{_figures(cards)}</div>'
+    )
+
+
+def _prompt(prompt: np.ndarray | None) -> str:
+    if prompt is None:
+        return ""
+    if prompt.ndim == 2:
+        shown = [_tokens(prompt)]
+    elif np.isnan(prompt).any():
+        shown = [_frame(prompt)]
+    else:
+        shown = _signed(prompt)
+    return (
+        f'<h2>The learned prompt</h2>\n<div class="pair prompt">{_figures(shown)}</div>'
+    )
+
+
+def _tokens(prompt: np.ndarray) -> tuple[str, str]:
+    rows, width = prompt.shape
+    alt = f"Heat map of {rows} learned tokens of width {width}"
+    text = f"The {rows} learned tokens, one a row, the first block's above."
+    return figures.heat(prompt, "dimension", "token", "value", alt), text
+
+
+def _frame(prompt: np.ndarray) -> tuple[str, str]:
+    alt = "The learned frame, in colour, with a chequered hole for the image"
+    image = figures.picture(figures.with_hole(prompt), alt)
+    text = "The learned frame as the network gets it. The image stands in the hole."
+    return f'<div class="hole">{image}</div>', text
+
+
+def _signed(prompt: np.ndarray) -> list[tuple[str, str]]:
+    most = float(np.abs(prompt).max())
+    grey = figures.grey_is_none(prompt, most)
+    text = (
+        f"In colour: grey is 0, black and full colour are −{most:.2g} and +{most:.2g} "
+        "of the range of a pixel."
+    )
+    alt = "The learned prompt, mean of its channels, with a scale"
+    mean, bar = prompt.mean(-1), "mean of the channels"
+    return [
+        (figures.picture(grey, "The learned prompt in colour"), text),
+        (
+            figures.heat(mean, "pixel", "pixel", bar, alt, square=True),
+            "The same, as the mean of the three channels.",
+        ),
+    ]
+
+
+def _label_map(report: Report) -> str:
+    if report.label_map is None:
+        return ""
+    weights = np.asarray(report.label_map)
+    chosen, which = _chosen(weights)
+    most = max(float(np.abs(weights[chosen]).max()), 1e-12)
+    annotate = len(chosen) * len(report.targets) <= 600
+    long = ' class="long"' if max(map(len, report.targets)) > 4 else ""
+    head = "".join(
+        f'<th scope="col"{long}><span>{escape(_short(name))}</span></th>'
+        for name in report.targets
+    )
+    lines = "\n".join(
+        f'<tr><th scope="row" title="{escape(report.sources[s])}">'
+        f"{escape(_short(report.sources[s]))}</th>"
+        + "".join(_cell(v, most, annotate) for v in weights[s])
+        + "</tr>"
+        for s in chosen
+    )
+    return (
+        "<h2>The label map</h2>\n<p class='soft'>How much each of the network's own "
+        f"classes (rows; {len(chosen)} of {len(weights)}, {which}) counts for each "
+        f"class of the task (columns). The largest weight is {most:.2g}.</p>\n"
+        '<div class="scroll"><table class="map">\n'
+        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n"
+        "</table></div>"
+    )
+
+
+def _chosen(weights: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which source classes are shown, in the order of the targets that they serve."""
+    sources, targets = weights.shape
+    size, rows, which = np.abs(weights), np.arange(sources), "all"
+    if sources > 24:
+        top = 3 if targets <= 20 else 1
+        which = f"the {top} largest" if top > 1 else "the largest"
+        which += " of each of these"
+        largest = np.argsort(-size, axis=0, kind="stable")[:top]
+        rows = np.unique([s for s in largest.ravel() if size[s].any()]).astype(int)
+    serves = size[rows].argmax(1)
+    return rows[np.lexsort((-size[rows].max(1), serves))], which
+
+
+def _cell(value: float, most: float, annotate: bool) -> str:
+    share = abs(value) / most
+    kinds = [k for k, on in (("minus", value < 0), ("strong", share > 0.6)) if on]
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    shown = annotate and abs(value) >= 0.005
+    text = re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}") if shown else ""
+    return f'<td{kind} style="--v:{share:.3f}" title="{value:.4g}">{text}</td>'
+
+
+def _short(name: str, most: int = 28) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,49 @@
+"""Tiny frozen backbones with random weights, of every kind that recipes care about."""
+
+from functools import cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import toys
+
+from reprojax.models import Backbone, cifar_resnet, images, resnet, vit
+
+# Other numbers in each channel, and none of them neutral: the order of a prompt and the
+# normalisation shows.
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+CLASSES = 12
+
+
+def _backbone(name: str, module: nn.Module, size: int, roles: Any) -> Backbone:
+    frozen = toys.weights(module, jnp.zeros((1, size, size, 3)))
+    frozen = jax.tree_util.tree_map_with_path(_positive, frozen)
+    forward = images(module, size, MEAN, STD)
+    classes = tuple(f"source {i}" for i in range(CLASSES))
+    return Backbone(name, forward, frozen, size, MEAN, STD, classes, roles)
+
+
+def _positive(path: Any, leaf: jax.Array) -> jax.Array:
+    return jnp.abs(leaf) + 0.5 if path[-1].key == "var" else leaf
+
+
+@cache
+def transformer(depth: int = 2) -> Backbone:
+    """16 x 16 pixels in four patches, 16 wide."""
+    module = vit.ViT(8, 16, depth, 2, 32, CLASSES)
+    return _backbone("tiny transformer", module, 16, vit.roles(depth))
+
+
+@cache
+def convolutional() -> Backbone:
+    """16 x 16 pixels, with batch statistics."""
+    module = cifar_resnet.CifarResNet((1, 1, 1), 4, CLASSES)
+    return _backbone("tiny residual net", module, 16, resnet.roles((1, 1, 1)))
+
+
+def photos(count: int, side: int = 10, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """uint8 [count side side channels]."""
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
