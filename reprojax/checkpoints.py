@@ -91,7 +91,9 @@ class Checkpoints:
             try:
                 self.wait()
             except OSError as late:
-                if error is None:
+                if not isinstance(
+                    error, Exception
+                ):  # none, or somebody is just leaving
                     raise
                 error.add_note(str(late))
             finally:

@@ -494,6 +494,10 @@ def test_a_full_disk_stops_and_loses_nothing(room):
             kept.save(3, noise(8, 3))
             raise ZeroDivisionError
     assert "disk full" in caught.value.__notes__[0]
+    with pytest.raises(OSError, match="disk full while saving step 3"):
+        with Checkpoints(folder, RUN, resume=True) as kept:
+            kept.save(3, noise(8, 3))
+            raise SystemExit("all is saved")
     make_room()
     with Checkpoints(folder, RUN, resume=True) as kept:
         kept.save(3, noise(8, 3))
