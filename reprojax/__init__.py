@@ -4,6 +4,9 @@ The vocabulary is here; the parts of the formula are in `formats` (lambda), `loc
 (ell), `operators` (tau) and `alignments` (omega), and the published methods in `recipes`.
 """
 
+import importlib
+from typing import Any
+
 from reprojax.core import (
     Format,
     Forward,
@@ -22,6 +25,16 @@ from reprojax.taps import given, informed, record, sites, until
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> Any:
+    # On demand: these need flax, and most programs that import us do not need them.
+    if name in ("save", "load"):
+        return getattr(importlib.import_module("reprojax.storage"), name)
+    if name == "describe":
+        return importlib.import_module("reprojax.taxonomy").describe
+    raise AttributeError(f"module 'reprojax' has no attribute {name!r}")
+
+
 __all__ = [
     "Format",
     "Forward",
@@ -31,11 +44,14 @@ __all__ = [
     "Scope",
     "Tokens",
     "chain",
+    "describe",
     "given",
     "informed",
+    "load",
     "passthrough",
     "record",
     "reprogram",
+    "save",
     "shared",
     "sites",
     "stateless",
