@@ -1,0 +1,102 @@
+"""contract(program, ...): the thirteen laws of a method, the library's or your own.
+
+    from reprojax.testing import contract
+    contract(program, frozen, x, labels, forward=forward)
+
+A broken law raises an AssertionError with its number, what was found and what usually
+causes it. Take a tiny frozen model: a program is compiled half a dozen times.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from reprojax.core import Key, Params, Program, PyTree
+from reprojax.losses import Loss, cross_entropy
+from reprojax.testing import laws
+from reprojax.testing.case import Case, mean_square
+
+
+class Report(NamedTuple):
+    """What was measured. Differences are relative; None is not measured."""
+
+    output: PyTree
+    """Shape and type of the answer."""
+    learnable: int
+    """How many numbers a search updates."""
+    fixed: int
+    """How many stay as they are."""
+    jit: float
+    """Difference of jit and the plain call."""
+    vmap: float
+    """Of vmap over programs and a loop."""
+    devices: float | None
+    """Of one SGD step on all devices and on one; None where there is one device."""
+    neutral: float | None
+    """Of the neutral params and the bare model."""
+    checkpoint: float
+    """Of the gradients with and without jax.checkpoint."""
+    work: float | None
+    """Compiled operations of a step, over those of the bare model and its gradient."""
+    row: float
+    """Of a batch of one and its row in the batch."""
+
+
+def contract(
+    program: Program,
+    frozen: PyTree,
+    x: PyTree,
+    labels: Any = None,
+    context: PyTree = None,
+    *,
+    forward: Callable[..., Any] | None = None,
+    shape: Sequence[int] | None = None,
+    key: Key | None = None,
+    loss: Loss | None = None,
+    sites: Collection[str] = (),
+    no_gradient: Collection[str] = (),
+    neutral: Callable[[Params], Params] | None = None,
+    bare: Callable[[PyTree, PyTree], Any] | None = None,
+    programs: int = 3,
+    work: float = 1.1,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> Report:
+    """Raise an AssertionError at the first law that a program breaks.
+
+    Args:
+        x: at least two rows, the leading axis of its first leaf. Leaves of x and of the
+            context that are as long are cut into rows with it.
+        labels: [B]. Without them the loss is the mean square of the answer.
+        forward: the model that the program edits, for the eighth and eleventh law.
+        shape: what the answer should have.
+        key: for the laws of a training step. None: as in evaluation.
+        loss, sites: as in training; sites are what the loss wants besides "output".
+        no_gradient: parts of names of learnable leaves that may be without gradient.
+        neutral: params -> params with which the answer is the bare model's.
+        bare: (frozen, x) -> that answer, where it is not forward(frozen, x).
+        programs: the K of the law about vmap.
+        work: the most that a step may cost, over the bare model and its gradient.
+        tolerance: of relative differences.
+    """
+    if loss is None:
+        loss = mean_square if labels is None else cross_entropy
+    x, labels, context = jax.tree.map(jnp.asarray, (x, labels, context))
+    case = Case(program, frozen, x, labels, context, key, loss, tuple(sites))
+    case, output = laws.shapes(case._replace(tolerance=tolerance), seed, shape)
+    laws.shown_sites(case)
+    step, first = laws.no_new_trace(case)
+    found: dict[str, Any] = {"jit": laws.jit(case, first)}
+    laws.gradient(first, no_gradient)
+    found["vmap"] = laws.vmap(case, step, seed, programs)
+    laws.round_trip(case)
+    found["devices"] = laws.devices(case, step)
+    found["neutral"] = laws.neutral(case, neutral, bare or forward)
+    laws.bfloat16(case)
+    found["checkpoint"] = laws.checkpoint(case, first)
+    found["work"] = laws.work(case, step, forward, work)
+    found["row"] = laws.row(case)
+    learnable, fixed = (sum(a.size for a in jax.tree.leaves(t)) for t in case.params)
+    return Report(output, learnable, fixed, **found)
