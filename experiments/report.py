@@ -1,6 +1,5 @@
 """One offline page about a run: the table, the curves, the pictures, the label map."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import figures
+from experiments.files import write_text
 from experiments.pictures import Images, pictures
 
 __all__ = ["Report", "pictures", "write_report"]
@@ -52,13 +52,7 @@ def write_report(path: Path, report: Report) -> None:
         f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 def _sections(report: Report) -> list[str]:

@@ -3,8 +3,9 @@
     card = Card.of(backbone, method="watermark", arguments={"mapping": "bayesian"}, ...)
     save("digits.safetensors", params, card)
 
-    saved = load("digits.safetensors", backbone)  # refuses another backbone
-    params = saved.params_for(program, backbone.frozen, images)
+    saved = load("digits.safetensors")
+    program, params = rebuild(saved, backbone)  # refuses another backbone
+    params = saved.params_for(own, backbone.frozen, images)  # of a program of one's own
 
 The tensors are the leaves of `Params`, named "learnable/<site>/..." and
 "fixed/<site>/..."; a "/" inside a key is written "~1" and a "~" "~0", as in a JSON
@@ -23,6 +24,7 @@ import numpy as np
 
 from reprojax.core import Params, Program, PyTree
 from reprojax.models.backbone import Backbone, fingerprint
+from reprojax.recipes import find_alignment, find_method
 
 FORMAT = "reprojax program 1"
 DTYPES = (
@@ -152,6 +154,31 @@ def check_backbone(card: Card, name: str, came: str) -> None:
         f"{card.backbone!r} with {card.fingerprint[:12]}, for which the program was "
         f"made; {same if name == card.backbone else ''}load that one"
     )
+
+
+def rebuild(saved: Saved, backbone: Backbone) -> tuple[Program, Params]:
+    """The program of a recipe that a file names, with its params.
+
+    `card.method` and `card.arguments` say which; among the arguments "alignment" is a
+    name of `recipes.ALIGNMENTS`, or None for the recipe's own. Refuses a backbone of
+    other weights, or one that treats pixels otherwise.
+    """
+    card = saved.card
+    check_backbone(card, backbone.name, fingerprint(backbone.frozen))
+    came = (backbone.size, tuple(backbone.mean), tuple(backbone.std))
+    expected = (card.size, tuple(card.mean), tuple(card.std))
+    if came != expected:
+        raise ValueError(
+            f"{backbone.name} came with (size, mean, std) = {came}, expected "
+            f"{expected}, with which the program was made; call models.load(..., "
+            "size=..., mean=..., std=...)"
+        )
+    arguments = dict(card.arguments)
+    name, targets = arguments.pop("alignment", None), len(card.classes)
+    align = None if name is None else find_alignment(name).build(targets)
+    program = find_method(card.method).build(backbone, targets, align, **arguments)
+    x = jax.ShapeDtypeStruct((1, *card.image), jnp.uint8)
+    return program, saved.params_for(program, backbone.frozen, x)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

@@ -13,6 +13,7 @@ from reprojax.core import (
     Manipulation,
     Params,
     Program,
+    PyTree,
     Scope,
     fold,
     inside,
@@ -59,7 +60,7 @@ def _patches(x: Array, side: int, shape: tuple[int, ...]) -> Array:
 def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
     """value + net(value) * prompt."""
 
-    def init(key: Key, value: Array, scope: Scope) -> Params:
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
         prompt = fmt.init(fold(key, "prompt"), value.shape[1:], inside(scope, "prompt"))
         mask = net.init(fold(key, "mask"), value, inside(scope, "mask"))
         return merge({"prompt": prompt, "mask": mask})

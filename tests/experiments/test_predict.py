@@ -1,0 +1,208 @@
+"""Predictions from a kept program equal the program itself; bad input is refused."""
+
+import csv
+import subprocess
+import sys
+
+import backbones
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import predict
+from experiments.predict import Config, main
+from reprojax import data, models, recipes, storage
+
+CLASSES = ("cat", 'a "dog", small', "größer")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with seven images, and the place of a backbone that `load` finds."""
+    known = {
+        "here": backbones.convolutional(),
+        "elsewhere": backbones.convolutional(),
+        "other": backbones.transformer(),
+    }
+
+    def load(name, **given):
+        if name not in known:
+            raise ValueError(f"no backbone {name!r}")
+        assert given == {"size": 16, "mean": backbones.MEAN, "std": backbones.STD}
+        return known[name]
+
+    monkeypatch.setattr(models, "load", load)
+    x = backbones.photos(7, side=12)
+    for i, image in enumerate(x):
+        place = tmp_path / "photos" / ("deep/er" if i % 2 else "")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{i}.png")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def kept(home, method="watermark", image=(12, 12, 3), **arguments):
+    """Random params of a recipe, saved as a run would, and the program."""
+    backbone = backbones.convolutional()
+    name = arguments.get("alignment")
+    align = None if name is None else recipes.find_alignment(name).build(3)
+    sizes = {k: v for k, v in arguments.items() if k != "alignment"}
+    program = recipes.find_method(method).build(backbone, 3, align, **sizes)
+    x = jnp.zeros((1, *image), jnp.uint8)
+    params = program.init(jax.random.key(0), backbone.frozen, x)
+    draw = lambda a: (
+        np.random.default_rng(a.size).normal(size=a.shape).astype("float32")
+    )
+    params = jax.tree.map(draw, params)
+    card = storage.Card.of(
+        backbone, method=method, arguments=arguments, image=image, classes=CLASSES
+    )
+    path = home / "program.safetensors"
+    storage.save(path, params, card._replace(backbone="here"))
+    return program, params, path
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "watermark", "alignment": "blm"},
+        {"method": "padding", "alignment": "linear", "inner": 6},
+        {"method": "vp", "alignment": None, "width": 3},
+        {"method": "smm"},
+    ],
+    ids=lambda how: how["method"],
+)
+def test_the_csv_is_what_the_program_says(home, how):
+    program, params, path = kept(home, **how)
+    out = main(Config(path, home / "photos", out=home / "new" / "out.csv", batch=3))
+    header, *lines = read_csv(out)
+    assert header == ["file", "label", "probability", *CLASSES]
+    order = [0, 2, 4, 6, 1, 3, 5]
+    names = [f"deep/er/{i}.png" if i % 2 else f"{i}.png" for i in order]
+    assert [line[0] for line in lines] == names
+    x = jnp.asarray(backbones.photos(7, side=12)[order])
+    logits = jax.jit(program.apply)(params, backbones.convolutional().frozen, x)
+    wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = np.array([line[3:] for line in lines], float)
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    assert [line[1] for line in lines] == [CLASSES[i] for i in wanted.argmax(1)]
+    best = [float(line[2]) for line in lines]
+    np.testing.assert_allclose(best, wanted.max(1), atol=2e-6)
+
+
+def test_one_compilation_whatever_the_last_batch(home):
+    _, _, path = kept(home)
+    before = predict._answer._cache_size()
+    main(Config(path, home / "photos", out=home / "out.csv", batch=4))
+    assert predict._answer._cache_size() == before + 1
+
+
+def test_grey_programs_get_grey_images(home):
+    program, params, path = kept(home, image=(12, 12, 1))
+    rows = read_csv(main(Config(path, home / "photos", out=home / "out.csv")))[1:]
+    grey = np.stack(
+        [np.asarray(Image.open(home / "photos" / r[0]).convert("L")) for r in rows]
+    )
+    x = jnp.asarray(grey[..., None])
+    logits = jax.jit(program.apply)(params, backbones.convolutional().frozen, x)
+    wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    # PIL's fixed-point grey may be one level off
+    np.testing.assert_allclose(
+        np.array([r[3:] for r in rows], float), wanted, atol=0.02
+    )
+
+
+def test_a_moved_backbone_is_found_and_another_refused(home):
+    _, _, path = kept(home)
+    config = Config(path, home / "photos", out=home / "out.csv")
+    first = main(config).read_text()
+    moved = Config(path, home / "photos", "elsewhere", out=home / "two.csv")
+    assert main(moved).read_text() == first
+    wrong = Config(path, home / "photos", "other", out=home / "three.csv")
+    with pytest.raises(ValueError, match="'tiny transformer' with fingerprint"):
+        main(wrong)
+    assert not (home / "three.csv").exists()
+
+
+def test_a_missing_backbone_says_how_to_name_it(home, monkeypatch):
+    _, _, path = kept(home)
+
+    def load(name, **given):
+        raise ValueError(f"no backbone {name!r}")
+
+    monkeypatch.setattr(models, "load", load)
+    with pytest.raises(ValueError, match="no backbone 'here'; say where .*--backbone"):
+        main(Config(path, home / "photos"))
+    with pytest.raises(ValueError, match="^no backbone 'there'$"):
+        main(Config(path, home / "photos", "there"))
+
+
+def test_unreadable_images_are_all_named_before_anything_else(home, monkeypatch):
+    _, _, path = kept(home)
+    for name in ("broken.png", "deep/torn.jpg"):
+        (home / "photos" / name).write_bytes(b"no image")
+
+    def never(*args, **given):
+        raise AssertionError("the model was loaded for a folder with broken images")
+
+    monkeypatch.setattr(models, "load", never)
+    with pytest.raises(ValueError, match="2 of 9 images cannot be read") as caught:
+        main(Config(path, home / "photos", out=home / "out.csv"))
+    assert "broken.png" in str(caught.value) and "torn.jpg" in str(caught.value)
+    assert not (home / "out.csv").exists()
+
+
+def test_bad_requests(home):
+    _, _, path = kept(home)
+    (home / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image below"):
+        main(Config(path, home / "empty"))
+    with pytest.raises(ValueError, match="no folder"):
+        main(Config(path, home / "absent"))
+    with pytest.raises(ValueError, match="could not be read as safetensors"):
+        main(Config(home / "absent.safetensors", home / "photos"))
+    with pytest.raises(ValueError, match="--batch 0"):
+        main(Config(path, home / "photos", batch=0))
+    _, _, wide = kept(home, image=(12, 14, 3))
+    with pytest.raises(ValueError, match="12 x 14 pixels"):
+        main(Config(wide, home / "photos"))
+
+
+def test_rebuild_refuses_other_preprocessing_and_names(home):
+    _, _, path = kept(home)
+    saved, backbone = storage.load(path), backbones.convolutional()
+    with pytest.raises(ValueError, match=r"\(0.4, 0.5, 0.6\).*std="):
+        storage.rebuild(saved, backbone._replace(mean=(0.5, 0.5, 0.5)))
+    with pytest.raises(ValueError, match="did you mean 'watermark'"):
+        card = saved.card._replace(method="watermarks")
+        storage.rebuild(saved._replace(card=card), backbone)
+    with pytest.raises(ValueError, match="other|not those of the program"):
+        card = saved.card._replace(classes=("a", "b"))
+        storage.rebuild(saved._replace(card=card), backbone)
+
+
+def test_read_images_as_training_did(home):
+    """The same files, through a task from a folder and through predict."""
+    _, _, path = kept(home)
+    files = data.image_files(home / "photos")
+    x = predict.read(files, storage.load(path).card, home / "photos")
+    np.testing.assert_array_equal(x, data.read_images(files, size=12))
+    assert x.dtype == np.uint8 and x.shape == (7, 12, 12, 3)
+
+
+def test_the_command_line_names_the_fault():
+    command = [sys.executable, "-m", "experiments.predict"]
+    run = subprocess.run(
+        [*command, "--program", "absent.safetensors", "--images", "absent"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ") and "absent.safetensors" in run.stderr
