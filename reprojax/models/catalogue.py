@@ -88,13 +88,13 @@ def load(
 
 
 def _glyphs(dtype: Any, own: dict[str, Any]) -> Backbone:
-    from reprojax.models.glyphs import glyphs
+    from reprojax.models import glyphs
 
     if given := [name for name, value in own.items() if value is not None]:
         raise ValueError(
             f"load('glyphs') came with {given}, expected none: its card is complete"
         )
-    backbone = glyphs()
+    backbone = glyphs.load()
     frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), backbone.frozen)
     return backbone._replace(frozen=frozen)
 
