@@ -1,9 +1,9 @@
 """One loop, made to be read and forked: train a program's learnable params on a task.
 
-The gradient is taken with respect to `params.learnable` alone, so the frozen weights get
-none. Label maps are refreshed from the outputs of the epoch's own steps, or exactly by a
-second pass. Images go to the device as uint8. Validation selects; the test split is read
-once, at the end, for the last and for the selected params.
+The gradient is taken with respect to `params.learnable` alone, so the frozen weights
+get none. Label maps are refreshed from the outputs of the epoch's own steps, or exactly
+by a second pass. Images go to the device as uint8. Validation selects; the test split
+is read once, at the end, for the selected and for the last params.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Fitted(NamedTuple):
     last: Params
     """After the last epoch."""
     accuracy: dict[str, float]
-    """"validation", "test" (of the selected params), "last" (test, of the last ones)."""
+    """"validation"; "test", of the selected params; "last", the same of the last."""
     curves: np.ndarray
     """[epochs 2]: mean training loss, validation accuracy."""
     seconds_per_step: float
@@ -68,24 +68,27 @@ def fit(
 
     Args:
         program: what `reprogram` gives; `frozen` is the model's tree.
-        batch: rows a step; a short last batch is filled with rows that count for nothing.
+        batch: rows a step; what fills a short last batch counts for nothing.
         seed: decides the initial params, the order of images and all randomness.
         loss: a function of the recorded values; `record_sites` names more of them.
         refresh: when label maps are estimated, beyond once before the first step: from
             each epoch's own steps, by an exact second pass, or not again.
-        out: a folder for checkpoints; `resume` continues the run there to the same bits.
-        identity: what else makes this run itself, as JSON; a resume with another is refused.
+        out: a folder for checkpoints; `resume` continues the run there to the same
+            bits.
+        identity: what else makes this run itself, as JSON; a resume with another is
+            refused.
     """
+    _check_settings(task, epochs, batch, refresh)
     size = min(batch, len(task.train.y))
-    steps = -(-len(task.train.y) // size)
+    steps = order.steps(task.train, size)
     images = jax.ShapeDtypeStruct((size, *task.train.x.shape[1:]), task.train.x.dtype)
-    _check(program, frozen, task, images, epochs, refresh)
+    _check_answer(program, frozen, task, images)
     frozen = jax.device_put(frozen)
 
     def begin() -> State:
         key = jax.random.key(seed)
         params = program.init(key, frozen, images)
-        return State(
+        state = State(
             params=params,
             opt=optimizer.init(params.learnable),
             key=key,
@@ -93,8 +96,12 @@ def fit(
             loss=jnp.zeros(()),
             sums=_no_sums(program, params, frozen, images),
             curves=jnp.full((epochs, 2), jnp.nan),
-            best=jax.tree.map(jnp.copy, params),
+            best=params,
         )
+        # Copies, because the step gives its state away: the caller's own arrays may be
+        # among the params, and some optimisers keep the params in their state. Of a
+        # plain type, because a weak one (jnp.full(n, .1)) has the second step compiled.
+        return jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a)), state)
 
     run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
     run |= {"data": digest(task), **(identity or {})}
@@ -108,14 +115,15 @@ def fit(
         first, total = int(state.step), epochs * steps
         with tqdm(total=total, initial=first, unit="step", disable=not progress) as bar:
             for step in range(first, total):
+                ends = (step + 1) % steps == 0
+                clock.start()
                 x, y = order.batch(task.train, size, seed, step)
                 state = train_step(
                     program, optimizer, loss, record_sites, state, frozen, x, y
                 )
-                clock.tick(state.step)
+                clock.tick(state.step, stop=ends)
                 bar.update()
-                if ends := (step + 1) % steps == 0:
-                    clock.stop(state.step)
+                if ends:
                     _check_loss(state, step // steps)
                     state = _end_epoch(
                         program, frozen, task, refresh, steps, size, state
@@ -125,14 +133,15 @@ def fit(
                     _check_loss(state, step // steps)
                     checkpoints.save(step + 1, state)
                     if checkpoints.stopping:
-                        raise SystemExit(f"stopped at step {step + 1}; saved: {out}")
+                        where = f"saved in {out}" if out else "nothing saved (no out=)"
+                        raise SystemExit(f"stopped at step {step + 1}; {where}")
     test = partial(evaluate, program, frozen=frozen, split=task.test, batch=size)
+    curves = np.asarray(state.curves)
     accuracy = {
-        "validation": float(jnp.nanmax(state.curves[:, 1])),
+        "validation": float(curves[:, 1].max()),
         "test": test(params=state.best),
         "last": test(params=state.params),
     }
-    curves = np.asarray(state.curves)
     return Fitted(state.best, state.params, accuracy, curves, clock.seconds_per_step())
 
 
@@ -172,20 +181,17 @@ def _no_sums(program: Program, params: Params, frozen: PyTree, images: Any) -> P
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
-def _check(
-    program: Program,
-    frozen: PyTree,
-    task: Task,
-    images: Any,
-    epochs: int,
-    refresh: str,
-) -> None:
-    if epochs < 1:
-        raise ValueError(f"fit got epochs={epochs}, expected at least 1")
+def _check_settings(task: Task, epochs: int, batch: int, refresh: str) -> None:
+    if min(epochs, batch) < 1:
+        raise ValueError(
+            f"fit got epochs={epochs} and batch={batch}, expected at least 1 of each"
+        )
     if refresh not in get_args(Refresh):
         raise ValueError(f"fit got refresh={refresh!r}, expected {get_args(Refresh)}")
     check(task)
 
+
+def _check_answer(program: Program, frozen: PyTree, task: Task, images: Any) -> None:
     def answer(frozen: PyTree, x: jax.Array) -> jax.Array:
         return program.apply(program.init(jax.random.key(0), frozen, x), frozen, x)
 
@@ -193,15 +199,17 @@ def _check(
     if y.shape != (images.shape[0], len(task.classes)):
         raise ValueError(
             f"the program answers {y.shape} to a batch of {images.shape[0]}, expected "
-            f"{(images.shape[0], len(task.classes))} for the {len(task.classes)} classes "
-            f'of {task.name}; give "output" an alignment to that number'
+            f"{(images.shape[0], len(task.classes))} for the {len(task.classes)} "
+            f'classes of {task.name}; give "output" an alignment to that number'
         )
 
 
 def _check_loss(state: State, epoch: int) -> None:
-    if not bool(jnp.isfinite(state.loss)):
+    # The params too: what the last step of all broke, no later loss would show.
+    numbers = [state.loss, *jax.tree.leaves(state.params.learnable)]
+    if not all(bool(jnp.isfinite(a).all()) for a in numbers):
         raise ValueError(
-            f"the loss diverged in epoch {epoch + 1} (step {int(state.step)}); nothing "
-            "was saved since the last epoch; lower the learning rate, or clip the "
+            f"the loss diverged in epoch {epoch + 1} (by step {int(state.step)}); "
+            "what was saved before stays; lower the learning rate, or clip the "
             "gradient with optax.clip_by_global_norm"
         )

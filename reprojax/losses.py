@@ -16,7 +16,7 @@ Loss = Callable[[Mapping[str, Any], jax.Array, PyTree], jax.Array]
 def cross_entropy(
     seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
 ) -> jax.Array:
-    """The mean over a batch's real rows, from the task's logits seen["output"] [B T]."""
+    """The mean over a batch's real rows, from the task's logits "output" [B T]."""
     logits = seen["output"].astype(jnp.float32)
     each = optax.softmax_cross_entropy_with_integer_labels(
         logits, jnp.maximum(labels, 0)

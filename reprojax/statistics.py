@@ -4,7 +4,7 @@ Label maps come from sums of what `"<site>/raw"` showed; running averages (the b
 statistics of a mask network) come by a tap named "fixed".
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -29,7 +29,7 @@ def raw_sites(program: Program) -> list[str]:
 def observe(
     program: Program, params: Params, seen: Mapping[str, Any], labels: jax.Array
 ) -> dict[str, PyTree]:
-    """{site: sums} of one batch; the sums of batches add up. Labels of -1 do not count."""
+    """{site: sums} of one batch, which add up over batches. A label of -1 is none."""
     sums = {}
     for site, m in estimated(program).items():
         assert m.observe is not None
@@ -52,14 +52,25 @@ def is_news(site: str) -> bool:
 
 
 def put_news(params: Params, seen: Mapping[str, Any]) -> Params:
-    """The params with every tap "<site>/<parts>/fixed" put into its place in `fixed`."""
+    """The params with every tap "<site>/<parts>/fixed" in its place in `fixed`."""
     fixed = params.fixed
     for name, value in seen.items():
         if is_news(name):
-            site = max((s for s in fixed if name.startswith(f"{s}/")), key=len)
+            site = _site(name, fixed)
             path = name[len(site) + 1 :].split("/")[:-1]
             fixed = _put(fixed, [site, *path], value)
     return params._replace(fixed=fixed)
+
+
+def _site(name: str, sites: Iterable[str]) -> str:
+    """Where a tap came from; of sites that share params, only the first has a place."""
+    found = max((s for s in sites if name.startswith(f"{s}/")), key=len, default="")
+    if not found:
+        raise ValueError(
+            f"new statistics came by {name!r}, expected a site with params of its own, "
+            f"one of {sorted(sites)}; give each site its own network"
+        )
+    return found
 
 
 def _put(tree: PyTree, path: list[str], value: PyTree) -> PyTree:

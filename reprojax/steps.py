@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from reprojax import statistics
@@ -20,7 +21,7 @@ from reprojax.taps import record
 
 
 class State(NamedTuple):
-    """All that a run is: a checkpoint holds it, and the next step depends on no more."""
+    """All that a run is: a checkpoint holds it, and a step depends on no more."""
 
     params: Params
     opt: optax.OptState
@@ -91,7 +92,7 @@ def evaluate(
     hits = [
         count_correct(program, params, frozen, x, y) for x, y in in_order(split, batch)
     ]
-    return float(sum(hits)) / len(split.y)
+    return float(np.sum(jax.device_get(hits))) / len(split.y)
 
 
 def estimate(
@@ -115,21 +116,21 @@ class Clock:
     """Seconds a step, without the first (it compiles) and without evaluation."""
 
     def __init__(self) -> None:
-        self.start, self.steps, self.total, self.warm = 0.0, 0, 0.0, False
+        self.steps, self.total, self.since = -1, 0.0, 0.0
 
-    def tick(self, step: jax.Array) -> None:
-        if not self.start:
-            jax.block_until_ready(step)
-            self.start, skip = time.perf_counter(), not self.warm
-            self.warm = True
-            if skip:
-                return
+    def start(self) -> None:
+        """Before a step; it may run already."""
+        self.since = self.since or time.perf_counter()
+
+    def tick(self, step: jax.Array, stop: bool) -> None:
+        """After a step; with `stop`, what follows is not counted."""
         self.steps += 1
-
-    def stop(self, step: jax.Array) -> None:
-        jax.block_until_ready(step)
-        self.total += time.perf_counter() - self.start
-        self.start = 0.0
+        first = self.steps == 0
+        if first or stop:
+            jax.block_until_ready(step)
+            self.total += 0.0 if first else time.perf_counter() - self.since
+            self.since = 0.0
 
     def seconds_per_step(self) -> float:
-        return self.total / self.steps if self.steps else float("nan")
+        """NaN where there was the first step alone."""
+        return self.total / self.steps if self.steps > 0 else float("nan")
