@@ -169,12 +169,14 @@ def _asset(name: str) -> Found:
 
 def _settings(plan: weights.Plan, found: Found, own: dict[str, Any]) -> dict[str, Any]:
     """The caller's word first, then that of the files, then the architecture's."""
-    inferred: dict[str, Any] = dict(size=plan.size, mean=plan.mean, std=plan.std)
-    inferred["classes"] = tuple(f"class {i}" for i in range(plan.classes))
-    out = inferred
+    out: dict[str, Any] = dict(size=plan.size, mean=plan.mean, std=plan.std)
+    out["classes"] = tuple(f"class {i}" for i in range(plan.classes))
     for source in (found.settings, own):
-        out = out | {k: value for k, value in source.items() if value is not None}
-    out = {k: v if k == "size" else tuple(v) for k, v in out.items()}
+        out |= {
+            name: value if name == "size" else tuple(value)
+            for name, value in source.items()
+            if value is not None
+        }
     if found.settings.get("classes") and not plan.classes and own["classes"] is None:
         out["classes"] = ()  # the config speaks of a head cut off
     if len(out["classes"]) != plan.classes:
