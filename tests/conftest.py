@@ -12,7 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("reprojax", "beartype.beartype")  # before any import of reprojax
+install_import_hook("reprojax", "checker.check")  # before any import of reprojax
 
 # Not our own: a torn entry of the cache is compiled anew.
 PASSING = ("ignore:Error (reading|writing) persistent compilation cache:UserWarning",)

@@ -61,7 +61,7 @@ def law(number: int) -> Iterator[None]:
     """Says which law an error breaks, and what usually causes it."""
     try:
         yield
-    except (AssertionError, TypeError, jax.errors.JAXTypeError) as error:
+    except (AssertionError, TypeError, ValueError) as error:
         if isinstance(error, jax.errors.JAXTypeError):  # what jit cannot trace
             number = 3
         text, cause = LAWS[number]

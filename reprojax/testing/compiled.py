@@ -1,13 +1,13 @@
 """What a compiled program holds and costs: copies of frozen leaves, operations."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from reprojax.core import Params, Program, PyTree, spec_of
 
@@ -68,54 +68,69 @@ def _fit(value: jax.Array, free: jax.Array) -> jax.Array:
 
 
 def copies(
-    programs: int, text: str, program: Program, params: Params, *given: PyTree
-) -> list[tuple[int, ...]]:
-    """Shapes of frozen leaves of which a compiled vmap over K programs holds K copies.
+    text: str, program: Program, many: Params, frozen: PyTree, *given: PyTree
+) -> list[str]:
+    """Which frozen leaves a compiled vmap over K programs holds K times.
 
-    A shape that other values have too tells nothing, and is left out.
+    A leaf is followed through what keeps its numbers in place; where it becomes K times
+    as large, and the compiled program stores a value of that size, there are K copies.
 
     Args:
         text: of the compiled program.
-        params: of one program; given: frozen, x and context.
+        many: the K params, stacked; given: x and context.
     """
-    held = _outside_fusions(text)
-    shown = {
-        shape: ",".join(map(str, (programs, *shape)))
-        for shape in _only_frozen(program.apply, params, *given)
-    }
-    return sorted(shape for shape, sizes in shown.items() if f"[{sizes}]" in held)
+    if not jax.tree.leaves(many):
+        return []  # without params there is nothing to vmap over
+    axes = (0, *(None for _ in (frozen, *given)))
+    jaxpr = jax.make_jaxpr(jax.vmap(program.apply, axes))(many, frozen, *given).jaxpr
+    start, programs = len(jax.tree.leaves(many)), jax.tree.leaves(many)[0].shape[0]
+    leaves = jax.tree_util.tree_leaves_with_path(frozen)
+    stored, found = _stored_sizes(text), []
+    for (path, leaf), var in zip(leaves, jaxpr.invars[start:], strict=False):
+        if leaf.ndim > 1 and _copy_sizes(jaxpr, {var}, leaf.size, programs) & stored:
+            found.append(jax.tree_util.keystr(path))
+    return found
 
 
-def _outside_fusions(text: str) -> str:
-    """The lines whose values have memory: what is inside a fusion is never stored."""
+def _stored_sizes(text: str) -> set[int]:
+    """Of the values that have memory: what is inside a fusion is never stored."""
     fused = set(re.findall(r"calls=%?([\w.-]+)", text))
-    lines, inside = [], False
+    sizes, inside = set(), False
     for line in text.splitlines():
         if head := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):
             inside = head[1] in fused
-        if not inside:
-            lines.append(line)
-    return "\n".join(lines)
+        elif (value := re.search(r" = \w+\[([\d,]+)\]", line)) and not inside:
+            sizes.add(prod(map(int, value[1].split(","))))
+    return sizes
 
 
-def _only_frozen(apply: Callable[..., Any], *args: PyTree) -> Collection[tuple]:
-    """Shapes of frozen leaves that nothing has which hangs on params, x or context."""
-    jaxpr = jax.make_jaxpr(apply)(*args).jaxpr
-    start, size = (len(jax.tree.leaves(tree)) for tree in args[:2])
-    moving = {*jaxpr.invars[:start], *jaxpr.invars[start + size :]}
-    shapes = {tuple(a.shape) for a in jax.tree.leaves(args[1])}
-    return {s for s in shapes if len(s) > 1 and np.prod(s) > 8} - _reach(jaxpr, moving)
+def _copy_sizes(jaxpr: Any, leaf: set, size: int, programs: int) -> set[int]:
+    """Sizes of what a leaf becomes, if it becomes `programs` times as large.
 
-
-def _reach(jaxpr: Any, moving: set) -> set[tuple[int, ...]]:
-    """Shapes of all that hangs on the moving variables."""
-    shapes = {tuple(v.aval.shape) for v in moving}
+    Args:
+        leaf: the variables that are the leaf, in its place; more are added to it.
+    """
+    found = set()
     for eqn in jaxpr.eqns:
-        if moving.intersection(v for v in eqn.invars if not hasattr(v, "val")):
-            moving.update(eqn.outvars)
-            shapes |= {tuple(v.aval.shape) for v in eqn.outvars}
-            for inner in jax.tree.leaves(list(eqn.params.values())):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    shapes |= _reach(inner, {*inner.invars})
-    return shapes
+        ours = [v for v in eqn.invars if not hasattr(v, "val") and v in leaf]
+        inner = getattr(eqn.params.get("jaxpr"), "jaxpr", eqn.params.get("jaxpr"))
+        if not ours or eqn.primitive.name in MIXING:
+            continue
+        if hasattr(inner, "eqns") and len(inner.invars) == len(eqn.invars):
+            pairs = zip(eqn.invars, inner.invars, strict=True)
+            within = {b for a, b in pairs if a in ours}
+            found |= _copy_sizes(inner, within, size, programs)
+            ends = zip(eqn.outvars, inner.outvars, strict=True)
+            leaf |= {a for a, b in ends if not hasattr(b, "val") and b in within}
+            continue
+        for out in eqn.outvars:
+            if eqn.primitive.name == "concatenate" and ours[0].aval.size > size:
+                found.add(out.aval.size)
+            elif out.aval.size in (size, programs * size):
+                leaf.add(out)
+                found |= {out.aval.size} - {size}
+    return found
+
+
+MIXING = {"dot_general", "conv_general_dilated", "gather", "dynamic_slice", "scatter"}
+"""Operations after which numbers are no longer a leaf's own."""

@@ -112,14 +112,16 @@ def vmap(case: Case, step: Callable[..., Answer], seed: int, programs: int) -> f
     with law(5):
         many = jax.vmap(lambda key: case.program.init(key, *case.given))(keys)
         each = [jax.tree.map(lambda a, i=i: a[i], many) for i in range(programs)]
-        together = jax.jit(jax.vmap(apply, (0, None, None, None)))
+        axes = (0, None, None, None)
+        together = jax.jit(jax.vmap(apply, axes, axis_size=programs))
         compiled = together.lower(many, *case.given).compile()
         loop = [call(step, case, params).output for params in each]
         expected = jax.tree.map(lambda *a: jnp.stack(a), *loop)
         gap = same(compiled(many, *case.given), expected, case.tolerance)
         text = compiled.as_text() or ""
-        if copied := copies(programs, text, case.program, each[0], *case.given):
-            raise AssertionError(f"{programs} copies of frozen leaves {copied}")
+        copied = copies(text, case.program, many, *case.given)
+        if copied:
+            raise AssertionError(f"{programs} copies of the frozen {copied}")
     return gap
 
 
@@ -246,17 +248,16 @@ def row(case: Case) -> float:
 
 def shown_sites(case: Case) -> None:
     """Law 13."""
-    nowhere = {"no/such/site": stateless(lambda value: value)}
-    forward = partial(case.program.apply, case.params)
+    nowhere: Any = {"no/such/site": stateless(lambda value: value)}
+
+    def forward(frozen: PyTree, x: PyTree, edit: Callable) -> PyTree:
+        return case.program.apply(case.params, frozen, x, case.context, edit=edit)
+
     with law(13):
+        look = record(case.program.apply, ["input", "output"])
+        jax.eval_shape(look, case.params, *case.given)
         try:
-            look = record(case.program.apply, ["input", "output"])
-            jax.eval_shape(look, case.params, *case.given)
-            wrong = reprogram(forward, {**nowhere})
-        except ValueError as error:
-            raise AssertionError(str(error)) from error
-        try:
-            wrong.init(jax.random.key(0), case.frozen, case.x)
+            reprogram(forward, nowhere).init(jax.random.key(0), case.frozen, case.x)
         except ValueError as error:
             if "sites(" in str(error):
                 return
