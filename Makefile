@@ -13,7 +13,8 @@ export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
 .PHONY: demo test verify lint
 
 demo: .venv/experiments
-	$(BIN)/python -m experiments.demo --out $(OUT)
+	$(BIN)/python -m experiments.visual_reprogramming --epochs 12 --batch 50 \
+		--learning-rate 0.05 --train 800 --validation 200 --out $(OUT)
 
 test: .venv/test
 	$(BIN)/python -m pytest -m "not verify and not slow"
