@@ -1,4 +1,4 @@
-"""A function as a forward. One with taps by hand needs no adapter: it calls `edit` itself."""
+"""A function as a forward. One that calls `edit` itself needs no adapter."""
 
 from collections.abc import Callable
 

@@ -1,0 +1,272 @@
+"""Any linen module as a forward: what its sites are called, and what is refused."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import IMAGES, VIT, VIT_FROZEN, Block, ViT, weights
+
+from reprojax import Params, record, reprogram, shared, sites, stateless
+from reprojax.formats import learnable
+from reprojax.locations import black_box, linen
+from reprojax.operators import add
+
+soft = learnable(jax.nn.initializers.normal(1.0))
+X = jnp.ones((2, 4, 8))
+
+
+class Tied(nn.Module):
+    """One embedding, called twice."""
+
+    @nn.compact
+    def __call__(self, ids):
+        embed, mix = nn.Embed(50, 8, name="embed"), nn.Dense(8, name="mix")
+        return nn.tanh(mix(embed(ids))).mean(1, keepdims=True) + 2 * embed(ids)
+
+
+class Keywords(nn.Module):
+    """Submodules with flags, and one that is called by keywords alone."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dropout(0.5, name="drop")(x, deterministic=True)
+        return nn.Dense(3, name="head")(inputs=x)
+
+
+def order(forward, frozen, x):
+    seen = []
+    forward(frozen, x, edit=lambda site, value: (seen.append(site), value)[1])
+    return seen
+
+
+def test_a_module_without_edits_is_the_module():
+    expected = ViT().apply(VIT_FROZEN, IMAGES)
+    np.testing.assert_array_equal(VIT(VIT_FROZEN, IMAGES), expected)
+
+
+def test_every_submodule_has_its_sites_in_the_order_of_calls():
+    seen = order(VIT, VIT_FROZEN, IMAGES)
+    assert seen[0] == "input" and seen[-1] == "output"
+    start = seen.index("block_1:call")
+    assert seen[start : start + 5] == [
+        "block_1:call",
+        "block_1:in",
+        "block_1/norm_1:call",
+        "block_1/norm_1:in",
+        "block_1/norm_1:out",
+    ]
+    assert len(seen) == len(set(seen))
+    listed = sites(VIT, VIT_FROZEN, IMAGES)
+    assert list(listed) == [site for site in seen if not site.endswith(":call")]
+    assert listed["block_1:in"] == (4, 5, 16) and listed["head:in"] == (4, 16)
+
+
+def test_an_edit_changes_the_value_that_goes_on():
+    """Scaling the head's input is scaling its kernel."""
+    doubled = lambda site, value: 2 * value if site == "head:in" else value
+    params = VIT_FROZEN["params"]
+    head = {**params["head"], "kernel": 2 * params["head"]["kernel"]}
+    expected = VIT({"params": {**params, "head": head}}, IMAGES)
+    np.testing.assert_allclose(VIT(VIT_FROZEN, IMAGES, doubled), expected, rtol=1e-5)
+
+
+def test_arguments_can_be_edited():
+    forward, frozen = linen(Keywords()), weights(Keywords(), jnp.ones((2, 5)))
+    noisy = {"drop:call": stateless(lambda call: (call[0], {"deterministic": True}))}
+    program = reprogram(forward, noisy)
+    params = program.init(jax.random.key(0), frozen, jnp.ones((2, 5)))
+    out = program.apply(params, frozen, jnp.ones((2, 5)))
+    np.testing.assert_array_equal(out, forward(frozen, jnp.ones((2, 5))))
+
+
+def test_a_call_by_keywords_has_no_first_argument():
+    forward, frozen = linen(Keywords()), weights(Keywords(), jnp.ones((2, 5)))
+    seen = order(forward, frozen, jnp.ones((2, 5)))
+    assert "head:call" in seen and "head:out" in seen and "head:in" not in seen
+
+
+def test_a_tied_module_is_numbered():
+    ids = jnp.arange(6).reshape(2, 3)
+    forward, frozen = linen(Tied()), weights(Tied(), ids)
+    seen = order(forward, frozen, ids)
+    assert seen.count("embed:out") == seen.count("embed#2:out") == 1
+    table = frozen["params"]["embed"]["embedding"]
+    mix = frozen["params"]["mix"]
+
+    def by_hand(first, second):
+        h = (table[ids] + first) @ mix["kernel"] + mix["bias"]
+        return jnp.tanh(h).mean(1, keepdims=True) + 2 * (table[ids] + second)
+
+    one = jnp.ones((3, 8))
+    for at, given in (
+        ({"embed:out": add(learnable(one))}, (1, 0)),
+        ({"embed#2:out": add(learnable(one))}, (0, 1)),
+        ({("embed:out", "embed#2:out"): shared(add(learnable(one)))}, (1, 1)),
+    ):
+        program = reprogram(forward, at)
+        params = program.init(jax.random.key(0), frozen, ids)
+        found = program.apply(params, frozen, ids)
+        np.testing.assert_allclose(found, by_hand(*given), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_start_anew_with_each_call():
+    ids = jnp.arange(6).reshape(2, 3)
+    forward, frozen = linen(Tied()), weights(Tied(), ids)
+    assert order(forward, frozen, ids) == order(forward, frozen, ids)
+    many = jax.vmap(lambda ids: forward(frozen, ids))(ids[None])
+    np.testing.assert_allclose(many[0], forward(frozen, ids), rtol=1e-6)
+
+
+# -- remat and scan
+
+
+def rematted():
+    return linen(ViT(block=nn.remat(Block)))
+
+
+def test_edits_work_inside_remat():
+    program = reprogram(VIT, {"block_1:in": add(soft)})
+    inside = reprogram(rematted(), {"block_1:in": add(soft)})
+    params = program.init(jax.random.key(0), VIT_FROZEN, IMAGES)
+    again = inside.init(jax.random.key(0), VIT_FROZEN, IMAGES)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+    def slope(program):
+        def cost(learnable):
+            own = params._replace(learnable=learnable)
+            return (program.apply(own, VIT_FROZEN, IMAGES) ** 2).sum()
+
+        return jax.jit(jax.grad(cost))(params.learnable)["block_1:in"]
+
+    np.testing.assert_allclose(slope(inside), slope(program), rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_is_recorded_inside_remat():
+    with pytest.raises(ValueError, match="inside remat.*without remat"):
+        record(rematted(), ["block_1/up:in"])(VIT_FROZEN, IMAGES)
+    _, seen = record(rematted(), ["head:in"])(VIT_FROZEN, IMAGES)
+    assert seen["head:in"].shape == (4, 16)
+
+
+class Scanned(nn.Module):
+    """Three blocks by nn.scan: one path for all of them."""
+
+    @nn.compact
+    def __call__(self, x):
+        class Step(nn.Module):
+            @nn.compact
+            def __call__(self, carry, _):
+                return Block(name="block")(carry), None
+
+        axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+        return nn.scan(Step, **axes, length=3)(name="blocks")(x, None)[0]
+
+
+def test_scanned_layers_have_one_path_and_are_all_edited():
+    forward, frozen = linen(Scanned()), weights(Scanned(), X)
+    seen = set(order(forward, frozen, X))
+    assert "blocks/block:in" in seen and not any("#" in site for site in seen)
+    value = jnp.ones((4, 8))
+    program = reprogram(forward, {"blocks/block:in": add(learnable(value))})
+    params = program.init(jax.random.key(0), frozen, X)
+    expected = X
+    for i in range(3):
+        own = jax.tree.map(lambda a, i=i: a[i], frozen["params"]["blocks"]["block"])
+        expected = Block().apply({"params": own}, expected + value)
+    found = program.apply(params, frozen, X)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+# -- nn.jit
+
+
+class Decorated(nn.Module):
+    @nn.jit
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8, name="inner")(x)
+
+
+class Helper(nn.Module):
+    """nn.jit on a method that the call uses."""
+
+    @nn.compact
+    def __call__(self, x):
+        return self.helper(x)
+
+    @nn.jit
+    def helper(self, x):
+        return nn.Dense(8, name="inner")(x)
+
+
+class Jitter(nn.Module):
+    """A name that says Jit, and no nn.jit."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8, name="inner")(x)
+
+
+class Holder(nn.Module):
+    kind: type
+
+    @nn.compact
+    def __call__(self, x):
+        return self.kind(name="part")(x)
+
+
+@pytest.mark.parametrize(
+    "kind", [nn.jit(Jitter), nn.remat(nn.jit(Jitter)), Decorated, Helper]
+)
+def test_nn_jit_is_refused(kind):
+    holder = Holder(kind)
+    frozen = weights(holder, X)
+    with pytest.raises(ValueError, match="'part' .* wrapped in nn.jit.*drop nn.jit"):
+        linen(holder)(frozen, X)
+    with pytest.raises(ValueError, match="wrapped in nn.jit"):
+        linen(kind())
+
+
+@pytest.mark.parametrize("kind", [Jitter, nn.remat(Jitter)])
+def test_what_is_no_jit_is_accepted(kind):
+    holder = Holder(kind)
+    frozen = weights(holder, X)
+    program = reprogram(linen(holder), {"part/inner:in": add(soft)})
+    params = program.init(jax.random.key(0), frozen, X)
+    moved = program.apply(params, frozen, X)
+    np.testing.assert_allclose(
+        moved, holder.apply(frozen, X + params.learnable["part/inner:in"]), rtol=1e-5
+    )
+
+
+def test_nn_jit_would_keep_the_first_edits():
+    """Why it is refused: without the check, a second program gets the first one's."""
+    module = nn.jit(Jitter)(parent=None)
+    frozen = weights(Jitter(), X)
+    shift = lambda by: (
+        lambda f, args, kwargs, context: (
+            f(args[0] + by, **kwargs)
+            if "inner" in context.module.path
+            else f(*args, **kwargs)
+        )
+    )
+    with nn.intercept_methods(shift(0.0)):
+        plain = module.apply(frozen, X)
+    with nn.intercept_methods(shift(1.0)):
+        moved = module.apply(frozen, X)
+    np.testing.assert_array_equal(plain, moved)
+
+
+# -- functions
+
+
+def test_a_black_box_has_two_sites():
+    forward = black_box(lambda frozen, x: x @ frozen)
+    frozen, x = jnp.eye(3), jnp.ones((2, 3))
+    assert order(forward, frozen, x) == ["input", "output"]
+    program = reprogram(forward, {"input": add(learnable(jnp.arange(3.0)))})
+    params = program.init(jax.random.key(0), frozen, x)
+    found = program.apply(params, frozen, x)
+    np.testing.assert_array_equal(found, x + jnp.arange(3.0))
+    assert isinstance(params, Params)
