@@ -31,6 +31,7 @@ from reprojax.steps import (
     refresh_maps,
     train_step,
 )
+from reprojax.taps import record
 
 
 class Fitted(NamedTuple):
@@ -82,7 +83,7 @@ def fit(
     size = min(batch, len(task.train.y))
     steps = order.steps(task.train, size)
     images = jax.ShapeDtypeStruct((size, *task.train.x.shape[1:]), task.train.x.dtype)
-    _check_answer(program, frozen, task, images)
+    _check_answer(program, frozen, task, images, record_sites)
     frozen = jax.device_put(frozen)
 
     def begin() -> State:
@@ -191,9 +192,12 @@ def _check_settings(task: Task, epochs: int, batch: int, refresh: str) -> None:
     check(task)
 
 
-def _check_answer(program: Program, frozen: PyTree, task: Task, images: Any) -> None:
+def _check_answer(
+    program: Program, frozen: PyTree, task: Task, images: Any, sites: tuple[str, ...]
+) -> None:
     def answer(frozen: PyTree, x: jax.Array) -> jax.Array:
-        return program.apply(program.init(jax.random.key(0), frozen, x), frozen, x)
+        params = program.init(jax.random.key(0), frozen, x)
+        return record(program.apply, sites)(params, frozen, x)[0]
 
     y = jax.eval_shape(answer, frozen, images)
     if y.shape != (images.shape[0], len(task.classes)):
