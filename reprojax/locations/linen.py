@@ -28,8 +28,7 @@ def linen(module: nn.Module, **kw: Any) -> Forward:
 
         def intercept(next_fun: Callable, args: tuple, kwargs: dict, ctx: Any) -> Any:
             path = "/".join(ctx.module.path)
-            if path:  # the root was looked at above
-                _refuse_jit(type(ctx.module), path)
+            _refuse_jit(type(ctx.module), path or str(ctx.module.name))
             if ctx.method_name != "__call__" or not path:
                 return next_fun(*args, **kwargs)
             if get_opaque_trace_state() == here:  # a scanned body may be traced more
