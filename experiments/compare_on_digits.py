@@ -76,11 +76,11 @@ def main(config: Config) -> dict:
         for rate in config.rates or (RATES[method],):
             found = scores(config, method, name, rate)
             results[f"{method} {name} {rate:g}"] = found
-            print(
-                f"{method:10} {name:5} rate {rate:<5g} test {mean(found['test'])}   "
-                f"last {mean(found['last'])}   validation {mean(found['validation'])}",
-                flush=True,
-            )
+            line = f"{method:10} {name:5} rate {rate:<5g} validation "
+            line += str(mean(found["validation"]))
+            if not config.rates:  # a choice does not look at the test split
+                line += f"   test {mean(found['test'])}   last {mean(found['last'])}"
+            print(line, flush=True)
             write_json(config.out / "results.json", results)
     if not config.rates:
         orders(results)

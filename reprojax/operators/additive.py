@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Shaped
 
 from reprojax.core import Format, Key, Manipulation, Params, PyTree, Scope
 from reprojax.sequence import Tokens, bare, on_value
@@ -16,8 +16,8 @@ from reprojax.sequence import Tokens, bare, on_value
 Width = int | tuple[int, int]
 
 
-def cast_like(prompt: Any, value: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """The prompt in the value's type: a float32 prompt leaves a bfloat16 model as it is."""
+def cast_like(prompt: Any, value: Shaped[ArrayLike, "..."]) -> Shaped[Array, "..."]:
+    """The prompt in the value's type: a float32 one leaves a bfloat16 model as it is."""
     prompt = jnp.asarray(prompt)
     floating = [jnp.issubdtype(a.dtype, jnp.floating) for a in (prompt, value)]
     if floating[0] and not floating[1]:
@@ -30,9 +30,9 @@ def cast_like(prompt: Any, value: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 
 
 def rows(
-    prompt: Shaped[Array, "..."], value: Shaped[Array, "B *value"]
+    prompt: Shaped[Array, "..."], value: Shaped[ArrayLike, "B *value"]
 ) -> Shaped[Array, "B ..."]:
-    """A prompt [P ...], or one for each row [B P ...], as one for each row of a value."""
+    """A prompt [P ...], or one for each row [B P ...], as one for each row."""
     each = prompt.shape[prompt.ndim - (value.ndim - 1) :]
     return jnp.broadcast_to(cast_like(prompt, value), (value.shape[0], *each))
 
@@ -49,12 +49,12 @@ def by_position(
 
 
 def check_rows(value: PyTree, needed: int, who: str) -> None:
-    """Raise if an array has fewer rows [B L ...] than an operator overwrites or passes."""
+    """Raise if an array has fewer rows [B L ...] than an operator needs."""
     if not isinstance(value, Tokens) and value.shape[1] < needed:
         raise ValueError(
             f"{who} needs {needed} rows, and the value has {value.shape[1]} (shape "
-            f"{tuple(value.shape)}); expected [B L ...] with L >= {needed}; use a shorter "
-            "prompt or a smaller at="
+            f"{tuple(value.shape)}); expected [B L ...] with L >= {needed}; use a "
+            "shorter prompt or a smaller at="
         )
 
 
@@ -65,14 +65,14 @@ def add(
 ) -> Manipulation:
     """value + mask(shape) * prompt.
 
-    A prompt has the size of one row of the batch: a watermark over an image [H W C]. Where
-    the value is Tokens it has the size of one token [D] and is added to each (steering).
-    With `length`, it is [length D] and is added to the first `length` tokens.
+    A prompt has the size of one row of the batch: a watermark over an image [H W C].
+    Where the value is Tokens it has the size of one token [D] and is added to each
+    (steering). With `length`, it is [length D] and is added to the first tokens.
 
     Args:
         mask: shape of the value -> anything that broadcasts to it, such as `frame(30)`.
-            It is a function of the shape because an array in a closure becomes text in the
-            compiled program.
+            It is a function of the shape because an array in a closure becomes text in
+            the compiled program.
     """
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
@@ -87,7 +87,7 @@ def add(
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         prompt = fmt.read(params, value, scope)
         if length is not None:
-            return _add_first(prompt, value, length)
+            return add_first(prompt, value)
         if isinstance(value, Tokens) and prompt.ndim == value.value.ndim - 1:
             prompt = prompt[:, None]  # one for each row
         weight = 1 if mask is None else mask(bare(value).shape)
@@ -96,10 +96,15 @@ def add(
     return Manipulation(init, apply)
 
 
-def _add_first(prompt: Any, value: PyTree, length: int) -> PyTree:
+def add_first(
+    prompt: Shaped[Array, "*P D"], value: Shaped[ArrayLike, "B L D"] | Tokens
+) -> Shaped[Array, "B L D"] | Tokens:
+    """A prompt [P D], or one for each row [B P D], added to the first P of L tokens."""
+    length = prompt.shape[-2]
     if isinstance(value, Tokens):
         found, hit = by_position(prompt, value, length)
         return value._replace(value=value.value + found * hit.astype(found.dtype))
+    value = jnp.asarray(value)
     return value.at[:, :length].add(cast_like(prompt, value))
 
 

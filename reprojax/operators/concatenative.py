@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Shaped
 
 from reprojax.core import Format, Key, Manipulation, Params, PyTree, Scope
 from reprojax.operators.additive import (
@@ -19,7 +20,7 @@ from reprojax.sequence import HEAD, Tokens, bare, last_position
 
 
 def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
-    """A prompt [length ...] before row `at` of a value [B L ...]; at=None: behind the end.
+    """A prompt [length ...] before row `at` of a value [B L ...]; None: behind the end.
 
     In Tokens, what comes behind moves on, and a part of the sequence without that place
     only moves. A prompt that is itself Tokens brings its own weights (rows with fewer
@@ -34,11 +35,18 @@ def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
         prompt = fmt.read(params, value, scope)
         if isinstance(value, Tokens):
             return _insert_tokens(value, prompt, length, at)
-        i = value.shape[1] if at is None else at
-        parts = [value[:, :i], rows(prompt, value), value[:, i:]]
-        return jnp.concatenate(parts, axis=1)
+        return insert_rows(rows(prompt, value), value, at)
 
     return Manipulation(init, apply)
+
+
+def insert_rows(
+    prompt: Shaped[Array, "B P *D"], value: Shaped[ArrayLike, "B L *D"], at: int | None
+) -> Shaped[Array, "B P+L *D"]:
+    """One prompt for each row of a value, before its row `at`; None: behind the end."""
+    value = jnp.asarray(value)
+    i = value.shape[1] if at is None else at
+    return jnp.concatenate([value[:, :i], prompt, value[:, i:]], axis=1)
 
 
 def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> Tokens:
@@ -55,8 +63,8 @@ def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> T
         return value._replace(position=moved)
     if at and value.span == HEAD and value.weight.shape[1] < at:
         raise ValueError(
-            f"insert(at={at}) got a head of {value.weight.shape[1]} tokens, expected the "
-            f"first {at} of every query in it; share them too, or insert at 0"
+            f"insert(at={at}) got a head of {value.weight.shape[1]} tokens, expected "
+            f"the first {at} of every query in it; share them too, or insert at 0"
         )
     new = start + jnp.maximum(jnp.cumsum(weight > 0, 1) - 1, 0)
 
@@ -68,7 +76,7 @@ def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> T
 
 
 def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
-    """A prompt [length ...] instead of rows (or of the tokens at positions) at..at+length.
+    """A prompt [length ...] in place of the rows, or of the tokens at positions, from at.
 
     VPT-deep drops the outputs of the previous layer's prompt in this way.
     """
@@ -82,9 +90,16 @@ def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
         if isinstance(value, Tokens):
             found, hit = by_position(prompt, value, length, at)
             return value._replace(value=jnp.where(hit, found, value.value))
-        return value.at[:, at : at + length].set(rows(prompt, value))
+        return replace_rows(rows(prompt, value), value, at)
 
     return Manipulation(init, apply)
+
+
+def replace_rows(
+    prompt: Shaped[Array, "B P *D"], value: Shaped[ArrayLike, "B L *D"], at: int
+) -> Shaped[Array, "B L *D"]:
+    """One prompt for each row of a value, in place of its rows from `at`."""
+    return jnp.asarray(value).at[:, at : at + prompt.shape[1]].set(prompt)
 
 
 def padding(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:

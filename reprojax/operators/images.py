@@ -1,10 +1,10 @@
-"""What is done to a target image before a prompt meets it: no prompt, nothing learned."""
+"""What is done to an image before a prompt meets it: no prompt, nothing learned."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope, stateless
 
@@ -28,13 +28,13 @@ def resize(size: int, method: str = "bilinear") -> Manipulation:
     Shrinking is antialiased.
     """
 
-    def to_size(x: Shaped[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
+    def to_size(x: Shaped[ArrayLike, "B h w C"]) -> Float[Array, "B H W 3"]:
         if x.ndim != 4 or x.shape[-1] not in (1, 3):
             raise ValueError(
                 f"resize got a value of shape {tuple(x.shape)}, expected images "
                 "[B h w C] with C = 1 or 3; add the axis, or pick the channels"
             )
-        x = pixels(x)
+        x = pixels(jnp.asarray(x))
         if x.shape[1:3] != (size, size):
             shape = (x.shape[0], size, size, x.shape[3])
             x = jnp.clip(jax.image.resize(x, shape, method), 0, 1)
@@ -54,7 +54,7 @@ def _augmentation(function: Callable[[Key | None, Array], Array]) -> Manipulatio
 
 
 def crop(size: int) -> Manipulation:
-    """A square [B size size C] from a random place of each image; the centre in evaluation."""
+    """A square [B size size C] from a random place of each image; else the centre."""
 
     def cut(key: Key | None, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         room = (x.shape[1] - size, x.shape[2] - size)
@@ -77,7 +77,7 @@ def crop(size: int) -> Manipulation:
 
 
 def flip() -> Manipulation:
-    """Each image mirrored left to right with probability one half; never in evaluation."""
+    """Each image mirrored left to right with probability .5; never in evaluation."""
 
     def mirror(key: Key | None, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         if key is None:

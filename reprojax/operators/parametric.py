@@ -1,10 +1,11 @@
-"""Parametric operators: the prompt says how the value, or another prompt, is changed."""
+"""Parametric operators: the prompt says how a value, or another prompt, changes."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope
 from reprojax.operators.additive import cast_like
@@ -12,28 +13,33 @@ from reprojax.sequence import bare, on_value
 
 
 def scale_and_shift() -> Manipulation:
-    """scale * value + shift for each channel [D] (SSF, Lian et al., arXiv 2210.08823)."""
+    """scale * value + shift by channel [D] (SSF, Lian et al., arXiv 2210.08823)."""
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         width = bare(value).shape[-1]
         return Params({"scale": jnp.ones(width), "shift": jnp.zeros(width)})
 
+    def affine(value: Shaped[Array, "*L D"], own: dict) -> Shaped[Array, "*L D"]:
+        scale, shift = cast_like(own["scale"], value), cast_like(own["shift"], value)
+        return scale * value + shift
+
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
-        scale, shift = params.learnable["scale"], params.learnable["shift"]
-        return on_value(lambda a: cast_like(scale, a) * a + cast_like(shift, a), value)
+        return on_value(lambda a: affine(a, params.learnable), value)
 
     return Manipulation(init, apply)
 
 
 def dropout(rate: float) -> Manipulation:
-    """Zeros at the given rate and the rest scaled up; nothing in evaluation (no key)."""
+    """Zeros at the given rate, the rest scaled up; nothing in evaluation (no key)."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout got a rate of {rate}, expected 0 <= rate < 1")
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         return Params()
 
-    def apply(params: Params, value: Any, scope: Scope) -> Any:
+    def apply(
+        params: Params, value: Float[Array, "*V"], scope: Scope
+    ) -> Float[Array, "*V"]:
         if scope.key is None or rate == 0:
             return value
         keep = jax.random.bernoulli(scope.key, 1 - rate, value.shape)
@@ -51,7 +57,9 @@ def mlp(width: int) -> Manipulation:
         up = jax.random.normal(keys[1], (width, size)) / width**0.5
         return Params({"down": down, "up": up})
 
-    def apply(params: Params, value: Any, scope: Scope) -> Any:
+    def apply(
+        params: Params, value: Float[Array, "*P D"], scope: Scope
+    ) -> Float[Array, "*P D"]:
         return jnp.tanh(value @ params.learnable["down"]) @ params.learnable["up"]
 
     return Manipulation(init, apply)

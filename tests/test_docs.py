@@ -1,0 +1,48 @@
+"""What the documents show runs, and says what describe says."""
+
+import re
+from pathlib import Path
+
+import backbones
+import pytest
+
+from reprojax import recipes
+from reprojax.taxonomy import describe
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/extending.md"])
+def test_the_python_blocks_run_one_after_the_other(name):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
+    assert len(blocks) >= 3
+    names = {}
+    for block in blocks:
+        exec(compile(block, name, "exec"), names)
+
+
+def rows() -> dict[str, list[str]]:
+    text = (ROOT / "docs/taxonomy.md").read_text()
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    return {row[0].strip("`"): row for row in cells if row and row[0].startswith("`")}
+
+
+def test_the_table_has_every_method():
+    assert set(rows()) == set(recipes.METHODS)
+
+
+@pytest.mark.parametrize("name", recipes.METHODS)
+def test_the_table_is_what_describe_observes(name):
+    method = recipes.METHODS[name]
+    backbone = backbones.transformer()
+    program = method.build(backbone, 3)
+    photos = backbones.photos(2)
+    seen = describe(program, backbone.frozen, photos, roles=backbone.roles)
+    assert rows()[name][2:] == [seen.coordinates, method.enters]
+
+
+def test_no_line_of_the_documents_speaks_of_a_file_that_is_not_there():
+    for name in ("README.md", "BUILD.md", "docs/taxonomy.md", "docs/extending.md"):
+        text = (ROOT / name).read_text()
+        for path in re.findall(r"\]\(([^):]+)\)|`((?:reprojax|docs|tests)/[\w/.]+)`", text):
+            assert (ROOT / (path[0] or path[1])).exists(), (name, path)
