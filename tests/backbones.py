@@ -29,18 +29,26 @@ def _positive(path: Any, leaf: jax.Array) -> jax.Array:
     return jnp.abs(leaf) + 0.5 if path[-1].key == "var" else leaf
 
 
+def vision_transformer(depth: int = 2, classes: int = CLASSES) -> nn.Module:
+    return vit.ViT(8, 16, depth, 2, 32, classes)
+
+
+def residual_net(classes: int = CLASSES) -> nn.Module:
+    return cifar_resnet.CifarResNet((1, 1, 1), 4, classes)
+
+
 @cache
 def transformer(depth: int = 2) -> Backbone:
     """16 x 16 pixels in four patches, 16 wide."""
-    module = vit.ViT(8, 16, depth, 2, 32, CLASSES)
-    return _backbone("tiny transformer", module, 16, vit.roles(depth))
+    return _backbone(
+        "tiny transformer", vision_transformer(depth), 16, vit.roles(depth)
+    )
 
 
 @cache
-def convolutional() -> Backbone:
-    """16 x 16 pixels, with batch statistics."""
-    module = cifar_resnet.CifarResNet((1, 1, 1), 4, CLASSES)
-    return _backbone("tiny residual net", module, 16, resnet.roles((1, 1, 1)))
+def convolutional(size: int = 16) -> Backbone:
+    """size x size pixels, with batch statistics, 16 features."""
+    return _backbone("tiny residual net", residual_net(), size, resnet.roles((1, 1, 1)))
 
 
 def photos(count: int, side: int = 10, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,102 @@
+"""The papers' settings, seen in the steps that their optimisers take."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reprojax import recipes
+from reprojax.losses import cross_entropy
+from reprojax.recipes import find_alignment, find_method
+
+STEPS = 2  # an epoch
+
+
+def rates(method, epochs, learning_rate=None):
+    """The length of each step along a gradient that is always 1."""
+    preset = find_method(method).preset
+    rate = preset.learning_rate if learning_rate is None else learning_rate
+    optimizer = preset.optimizer(rate, STEPS, epochs)
+    params, one = jnp.zeros(()), jnp.ones(())
+    state, lengths = optimizer.init(params), []
+    for _ in range(STEPS * epochs):
+        update, state = optimizer.update(one, state, params)
+        lengths.append(-float(update))
+    return np.array(lengths)
+
+
+def settings(method):
+    preset = find_method(method).preset
+    return preset.learning_rate, preset.epochs, preset.batch
+
+
+def test_published_settings():
+    assert {name: settings(name) for name in recipes.METHODS} == {
+        "ar": (0.05, 300, 50),
+        "vp": (40.0, 1000, 128),
+        "padding": (0.01, 200, 256),
+        "watermark": (0.01, 200, 256),
+        "smm": (0.01, 200, 256),
+        "vpt-shallow": (2.5, 100, 128),
+        "vpt-deep": (2.5, 100, 128),
+    }
+
+
+@pytest.mark.parametrize("method", ["padding", "watermark", "smm"])
+def test_adam_in_two_steps(method):
+    # Along a constant gradient Adam moves by its rate.
+    found = rates(method, 40).reshape(40, STEPS)
+    last = 0.72 if method != "smm" else 0.725
+    wanted = [1.0] * 20 + [0.1] * (int(40 * last) - 20)
+    wanted += [0.01] * (40 - len(wanted))
+    np.testing.assert_allclose(found, np.outer(wanted, [0.01] * STEPS), rtol=1e-3)
+
+
+def test_adam_that_decays():
+    found = rates("ar", 6).reshape(3, 2 * STEPS)  # a stair every two epochs
+    wanted = 0.05 * 0.96 ** np.arange(3)[:, None]
+    np.testing.assert_allclose(found, np.broadcast_to(wanted, found.shape), rtol=1e-3)
+
+
+@pytest.mark.parametrize("method, percent", [("vp", 2), ("vpt-shallow", 10)])
+def test_sgd_with_a_warm_up_and_a_cosine(method, percent):
+    epochs = 100
+    total = STEPS * epochs
+    warm = total * percent // 100
+    t = np.arange(total)
+    up = t / warm
+    down = (1 + np.cos(np.pi * (t - warm) / (total - warm))) / 2
+    rate = np.where(t < warm, up, down)
+    velocity, wanted = 0.0, []
+    for r in rate:
+        velocity = 0.9 * velocity + 1
+        wanted.append(r * velocity)
+    found = rates(method, epochs, learning_rate=1.0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_only_ar_has_a_loss_of_its_own():
+    learnable = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(2.0)}
+    seen, labels = {"output": jnp.array([[2.0, 0.0], [1.0, 5.0]])}, jnp.array([0, -1])
+    plain = cross_entropy(seen, labels, learnable)
+    np.testing.assert_allclose(plain, np.log(1 + np.exp(-2.0)), rtol=1e-6)
+    for name, method in recipes.METHODS.items():
+        loss = method.preset.loss(seen, labels, learnable)
+        extra = 5e-7 * 29.0 if name == "ar" else 0.0
+        np.testing.assert_allclose(loss, plain + extra, rtol=1e-6)
+
+
+def test_names():
+    assert find_method("vp") is recipes.METHODS["vp"]
+    with pytest.raises(ValueError, match="no method 'vpt_deep'; did you mean 'vpt-de"):
+        find_method("vpt_deep")
+    with pytest.raises(ValueError, match="no alignment 'bml'.*expected one of first"):
+        find_alignment("bml")
+
+
+def test_every_method_says_what_it_needs():
+    for method in recipes.METHODS.values():
+        assert method.enters
+        if method.alignment is not None:
+            assert method.alignment in recipes.ALIGNMENTS
+    own = [n for n, method in recipes.METHODS.items() if method.alignment is None]
+    assert own == ["vpt-shallow", "vpt-deep"]

@@ -1,0 +1,149 @@
+"""The alignments that the command line names, estimated by a pass over a split.
+
+The wrong variants: rows normalised instead of columns; no smoothing; probabilities
+instead of logits; a class of the model given to two targets; k of zero.
+"""
+
+import backbones
+import by_hand
+import jax
+import numpy as np
+import pytest
+
+from reprojax import steps
+from reprojax.data import Split
+from reprojax.recipes import ALIGNMENTS, find_alignment, no_prompt
+
+TARGETS = 3
+BACKBONE = backbones.convolutional()
+RANDOM = np.random.default_rng(0)
+SHADES = RANDOM.integers(0, 256, (23, 1, 1, 3))  # so that the net's answers differ
+GRAIN = RANDOM.integers(-60, 60, (23, 16, 16, 3))
+X = np.clip(SHADES + GRAIN, 0, 255).astype(np.uint8)
+Y = np.array([0, 1, 2] * 7 + [0, 0], np.int32)
+SPLIT = Split(X, Y)
+NORMAL = by_hand.normalised(by_hand.resized(X, 16))
+
+
+def estimated(name, batch=6):
+    """The map [12 3] after one pass; 23 images in batches of 6 leave a short one."""
+    program = no_prompt(BACKBONE, TARGETS, find_alignment(name).build(TARGETS))
+    params = program.init(jax.random.key(3), BACKBONE.frozen, X)
+    params = steps.estimate(program, params, BACKBONE.frozen, SPLIT, batch)
+    _, y = by_hand.run(program, params, BACKBONE.frozen, X)
+    return params.fixed["output"], y
+
+
+def counts(logits):
+    out = np.zeros((logits.shape[1], TARGETS))
+    for answer, label in zip(logits.argmax(1), Y, strict=True):
+        out[answer, label] += 1
+    return out
+
+
+def softmax(a):
+    a = np.exp(a - a.max(1, keepdims=True))
+    return a / a.sum(1, keepdims=True)
+
+
+def bayesian(table, smoothing=1.0):
+    """p(target | source), then columns that sum to one."""
+    rows = table / (table.sum(1, keepdims=True) + smoothing)
+    return rows / rows.sum(0, keepdims=True)
+
+
+def greedy(table):
+    """The largest count first; neither its row nor its column comes again."""
+    left, out = table.copy(), np.zeros_like(table)
+    for _ in range(TARGETS):
+        s, t = np.unravel_index(left.argmax(), left.shape)
+        out[s, t], left[s], left[:, t] = 1, -1, -1
+    return out
+
+
+@pytest.mark.parametrize("name", ["flm", "ilm"])
+def test_frequent_answers_one_to_one(name):
+    logits = by_hand.logits(NORMAL)
+    table = counts(logits)
+    found, y = estimated(name)
+    np.testing.assert_array_equal(found, greedy(table))
+    assert by_hand.close(y, logits @ greedy(table))
+    assert (found.sum(0) == 1).all() and (found.sum(1) <= 1).all()
+    # Each target's own favourite, which two of them share, is another map.
+    favourites = np.eye(len(table))[table.argmax(0)].T
+    assert (favourites.sum(1) > 1).any() and not by_hand.close(found, favourites)
+
+
+def test_bayesian_columns():
+    logits = by_hand.logits(NORMAL)
+    table = counts(logits)
+    found, y = estimated("blm")
+    assert by_hand.close(found, bayesian(table))
+    assert by_hand.close(y, logits @ bayesian(table))
+    np.testing.assert_allclose(found.sum(0), 1, rtol=1e-5)
+
+    rows = table / np.maximum(table.sum(1, keepdims=True), 1)
+    assert not by_hand.close(found, rows)
+    with np.errstate(invalid="ignore"):
+        plain = np.nan_to_num(table / table.sum(1, keepdims=True))
+    assert not by_hand.close(found, plain / plain.sum(0))
+    assert not by_hand.close(y, softmax(logits) @ bayesian(table))
+
+
+def test_bayesian_plus_sums_probabilities():
+    logits = by_hand.logits(NORMAL)
+    p = softmax(logits)
+    kept = np.where(p == p.max(1, keepdims=True), p, 0)  # k = max(1, floor(.15 T)) = 1
+    table = kept.T @ np.eye(TARGETS)[Y]
+    found, y = estimated("blm+")
+    assert by_hand.close(found, bayesian(table))
+    assert by_hand.close(y, logits @ bayesian(table))
+    assert not by_hand.close(found, bayesian(counts(logits)))
+    assert not by_hand.close(found, bayesian(p.T @ np.eye(TARGETS)[Y]))
+    assert found.any()  # int(.15 T) of the published code is 0, and its map empty
+
+
+def test_a_random_map_is_one_to_one_and_stays():
+    found, y = estimated("rlm")
+    assert sorted(found.ravel()) == [0.0] * (12 * 3 - 3) + [1.0] * 3
+    assert (found.sum(0) == 1).all() and (found.sum(1) <= 1).all()
+    program = no_prompt(BACKBONE, TARGETS, find_alignment("rlm").build(TARGETS))
+    keys = map(jax.random.key, range(6))
+    maps = [program.init(k, BACKBONE.frozen, X).fixed["output"] for k in keys]
+    assert any(not by_hand.close(a, maps[0]) for a in maps[1:])
+    assert by_hand.close(y, by_hand.logits(NORMAL) @ found)
+
+
+def test_first_classes_and_a_linear_map():
+    program = no_prompt(BACKBONE, TARGETS, find_alignment("linear").build(TARGETS))
+    params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
+    kernel = params.learnable["output"]
+    assert list(kernel) == ["kernel"]  # published without a bias
+    _, y = by_hand.run(program, params, BACKBONE.frozen, X)
+    assert by_hand.close(y, by_hand.logits(NORMAL) @ kernel["kernel"])
+    assert by_hand.close(estimated_first(), by_hand.logits(NORMAL)[:, :TARGETS])
+
+
+def estimated_first():
+    program = no_prompt(BACKBONE, TARGETS, find_alignment("first").build(TARGETS))
+    params = program.init(jax.random.key(0), BACKBONE.frozen, X)
+    return by_hand.run(program, params, BACKBONE.frozen, X)[1]
+
+
+@pytest.mark.parametrize("name", ["ilm", "blm", "blm+"])
+def test_rows_that_fill_a_batch_count_for_nothing(name):
+    in_sixes, in_one = estimated(name)[0], estimated(name, batch=23)[0]
+    assert by_hand.close(in_sixes, in_one)
+
+
+def test_when_maps_are_estimated():
+    when = {name: alignment.refresh for name, alignment in ALIGNMENTS.items()}
+    assert when == {
+        "first": "once",
+        "rlm": "once",
+        "flm": "once",
+        "ilm": "epoch",
+        "blm": "epoch",
+        "blm+": "epoch",
+        "linear": "once",
+    }

@@ -1,0 +1,139 @@
+"""SMM (arXiv 2406.03150): x + mask(x) * prompt, after normalisation.
+
+The wrong variants: masks that see pixels before normalisation; masks that a sigmoid
+bounds; batch statistics of the batch in evaluation.
+"""
+
+import backbones
+import by_hand
+import jax
+import numpy as np
+import pytest
+
+from reprojax import statistics
+from reprojax.recipes import sample_specific_masks as smm
+from reprojax.recipes.model_reprogramming.sample_specific_masks import MaskGenerator
+from reprojax.taps import record
+
+SIZE = 20  # three halvings reach 16 of 20 pixels: the rest is zero
+BACKBONE, X = backbones.convolutional(SIZE), backbones.photos(3)
+
+
+def convolved(x, kernel, bias):
+    """3 x 3 with zeros around."""
+    height, width = x.shape[1:3]
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out = bias + np.zeros((len(x), height, width, kernel.shape[-1]))
+    for i in range(3):
+        for j in range(3):
+            out = out + x[:, i : i + height, j : j + width] @ kernel[i, j]
+    return out
+
+
+def pooled(x):
+    """The maximum over 2 x 2, a last odd row or column dropped."""
+    height, width = (n // 2 * 2 for n in x.shape[1:3])
+    x = x[:, :height, :width]
+    corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    return np.max(corners, axis=0)
+
+
+def masks(learnable, stored, x, pools, own_batch=False):
+    """The published network; `own_batch`: normalised by what the batch shows."""
+    layers = sum(name.startswith("Conv") for name in learnable)
+    v, shown = x, {}
+    for i in range(layers - 1):
+        conv, norm = learnable[f"Conv_{i}"], learnable[f"BatchNorm_{i}"]
+        v = convolved(v, conv["kernel"], conv["bias"])
+        mean, var = stored[f"BatchNorm_{i}"]["mean"], stored[f"BatchNorm_{i}"]["var"]
+        if own_batch:
+            mean, var = v.mean((0, 1, 2)), v.var((0, 1, 2))
+        shown[f"BatchNorm_{i}"] = mean, var
+        v = (v - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+        v = np.maximum(v, 0)
+        v = pooled(v) if i < pools else v
+    last = learnable[f"Conv_{layers - 1}"]
+    v, side = convolved(v, last["kernel"], last["bias"]), 2**pools
+    out = np.zeros(x.shape)
+    reach = v.shape[1] * side
+    out[:, :reach, :reach] = np.kron(v, np.ones((1, side, side, 1)))
+    return out, shown
+
+
+def fitted(**sizes):
+    program = smm(BACKBONE, 3, **sizes)
+    params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
+    stats = params.fixed["normalized"]["mask"]["batch_stats"]
+    for norm in stats.values():
+        norm["var"] = np.abs(norm["var"]) + 0.5
+    return program, params, params.learnable["normalized"], stats
+
+
+@pytest.mark.parametrize("layers, pools", [(5, 3), (6, 2)])
+def test_the_network_gets_masked_prompts(layers, pools):
+    program, params, own, stats = fitted(layers=layers, pools=pools)
+    seen, y = by_hand.run(program, params, BACKBONE.frozen, X)
+    image = by_hand.resized(X, SIZE)
+    normal = by_hand.normalised(image)
+    mask, _ = masks(own["mask"], stats, normal, pools)
+    wanted = normal + mask * own["prompt"]
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(seen, wanted, atol=1e-5 * scale, rtol=1e-4)
+    assert by_hand.close(y, by_hand.logits(seen) @ params.fixed["output"])
+
+    early, _ = masks(own["mask"], stats, image, pools)
+    assert not by_hand.close(seen, normal + early * own["prompt"])
+    bounded = (1 + np.tanh(mask / 2)) / 2
+    assert not by_hand.close(seen, normal + bounded * own["prompt"])
+    batch, _ = masks(own["mask"], stats, normal, pools, own_batch=True)
+    assert not by_hand.close(seen, normal + batch * own["prompt"])
+
+
+def test_masks_are_constant_over_patches_and_zero_beyond():
+    program, params, own, _ = fitted()
+    one = params._replace(
+        learnable=params.learnable
+        | {"normalized": own | {"prompt": np.ones_like(own["prompt"])}}
+    )
+    seen, _ = by_hand.run(program, one, BACKBONE.frozen, X)
+    mask = seen - by_hand.normalised(by_hand.resized(X, SIZE))
+    scale = np.abs(mask).max()
+    tiles = mask[:, :16, :16].reshape(3, 2, 8, 2, 8, 3)
+    assert np.ptp(tiles, axis=(2, 4)).max() < 1e-5 * scale
+    assert np.abs(mask[:, 16:]).max() < 1e-5 and np.abs(mask[:, :, 16:]).max() < 1e-5
+    assert np.ptp(tiles[:, :, 0, :, 0], axis=0).min() > 0  # each sample its own
+
+
+def test_training_normalises_by_the_batch_and_moves_the_stored_statistics():
+    program, params, own, stats = fitted()
+    call = record(program.apply, ["normalized"], also=statistics.is_news)
+    key = jax.random.key(0)
+    _, seen = jax.jit(lambda p, x: call(p, BACKBONE.frozen, x, key=key))(params, X)
+    normal = by_hand.normalised(by_hand.resized(X, SIZE))
+    mask, shown = masks(own["mask"], stats, normal, 3, own_batch=True)
+    wanted = normal + mask * own["prompt"]
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(seen["normalized"], wanted, atol=1e-4 * scale)
+    news = statistics.put_news(params, seen).fixed["normalized"]["mask"]["batch_stats"]
+    for name, (mean, var) in shown.items():
+        for found, old, batch in (
+            (news[name]["mean"], stats[name]["mean"], mean),
+            (news[name]["var"], stats[name]["var"], var),
+        ):
+            np.testing.assert_allclose(found, 0.9 * old + 0.1 * batch, rtol=1e-3)
+
+
+def test_the_published_numbers_of_weights():
+    large = backbones.convolutional(224)
+    for sizes, count in (({}, 26_499), ({"layers": 6, "pools": 4}, 102_339)):
+        own = by_hand.planned(smm(large, 3, **sizes)).learnable["normalized"]
+        assert by_hand.numbers(own["mask"]) == count
+        assert by_hand.numbers(own["prompt"]) == 224 * 224 * 3
+        assert MaskGenerator(**sizes).layers == sizes.get("layers", 5)
+
+
+def test_it_starts_at_rest():
+    program = smm(BACKBONE, 3)
+    params = program.init(jax.random.key(0), BACKBONE.frozen, X)
+    seen, _ = by_hand.run(program, params, BACKBONE.frozen, X)
+    assert by_hand.close(seen, by_hand.normalised(by_hand.resized(X, SIZE)))
