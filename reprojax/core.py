@@ -1,16 +1,16 @@
 """The whole library in one formula: y = O_omega . f . I_{lambda, tau, ell}(x, c).
 
-f is a frozen model, seen as a *forward*: `forward(frozen, x, edit) -> y`. At every named
-place it calls `edit(site, value) -> value`, at "input" first and at "output" last, so a
-location (ell) is a key. A `Manipulation` is an operator (tau) bound to a `Format`
-(lambda), and the alignment (omega) is the manipulation of "output". `reprogram` puts
-manipulations at sites and gives a `Program`; applied to its params, a program is a
-forward again, so programs nest.
+f is a frozen model, seen as a *forward*: `forward(frozen, x, edit) -> y`. At every
+named place it calls `edit(site, value) -> value`, at "input" first and at "output"
+last, so a location (ell) is a key. A `Manipulation` is an operator (tau) bound to a
+`Format` (lambda), and the alignment (omega) is the manipulation of "output".
+`reprogram` puts manipulations at sites and gives a `Program`; applied to its params, a
+program is a forward again, so programs nest.
 
-One rule of order: **a program edits first, then hands on.** `edit(site, v)` sees the value
-with which the model goes on. Where a manipulation stands, `edit("<site>/raw", v)` came
-before it and saw what the manipulation was given. Of nested programs the one nearest to
-the model acts first.
+One rule of order: **a program edits first, then hands on.** `edit(site, v)` sees the
+value with which the model goes on. Where a manipulation stands, `edit("<site>/raw", v)`
+came before it and saw what the manipulation was given. Of nested programs the one
+nearest to the model acts first.
 
 Source: Ye et al., Neural Network Reprogrammability, arXiv 2506.04650.
 """
@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 PyTree = Any
+Given = jax.Array | np.ndarray  # a caller's NumPy arrays are taken as they come
 Key = jax.Array
 Forward = Callable[..., Any]  # (frozen, x, edit=passthrough) -> y
 Sites = tuple[str, ...]
@@ -73,9 +75,10 @@ class Format(NamedTuple):
 class Manipulation(NamedTuple):
     """Tau bound to a lambda; at the site "output" it is the alignment omega.
 
-    `observe` and `refresh` are for manipulations that are estimated rather than searched,
-    such as label maps: the sums of two batches add up, and a refresh turns the sums of an
-    epoch into new `fixed` params. A label of -1 marks a row that only fills a batch.
+    `observe` and `refresh` are for manipulations that are estimated rather than
+    searched, such as label maps: the sums of two batches add up, and a refresh turns
+    the sums of an epoch into new `fixed` params. A label of -1 marks a row that only
+    fills a batch.
     """
 
     init: Callable[[Key, Any, Scope], Params]
@@ -88,15 +91,23 @@ class Manipulation(NamedTuple):
     """(params, sums) -> params"""
 
 
+At = (
+    Mapping[str, Manipulation]
+    | Mapping[Sites, Manipulation]
+    | Mapping[str | Sites, Manipulation]
+)
+"""{site, or sites that share it: manipulation}. Keys of a mapping are invariant."""
+
+
 class Program(NamedTuple):
-    """A forward with manipulations at its sites; `partial(apply, params)` is a forward."""
+    """A forward with manipulations; `partial(apply, params)` is a forward again."""
 
     init: Callable[..., Params]
     """(key, frozen, x, context=None) -> params"""
     apply: Callable[..., Any]
     """(params, frozen, x, context=None, *, key=None, edit=passthrough) -> y"""
     at: tuple[tuple[Sites, Manipulation], ...]
-    """What stands where. Hashable, so that a program can be a static argument of jit."""
+    """What stands where. Hashable: a program can be a static argument of jit."""
 
 
 def merge(parts: Mapping[str, Params]) -> Params:
@@ -148,7 +159,9 @@ def check_sites(
     reached = set(reached)
     if missing := sorted(set(wanted) - reached):
         near = nearest(missing[0], reached)
-        raise ValueError(f"no such site: {missing}, expected the model's own{near}; {how}")
+        raise ValueError(
+            f"no such site: {missing}, expected the model's own{near}; {how}"
+        )
 
 
 def stateless(function: Callable[[PyTree], Any]) -> Manipulation:
@@ -211,7 +224,7 @@ def shared(manipulation: Manipulation) -> Manipulation:
 
 
 def _grouped(
-    at: Mapping[str | Sites, Manipulation],
+    at: At,
 ) -> tuple[dict[Sites, Manipulation], dict[str, tuple[Sites, int]]]:
     """{site or sites: Manipulation} -> that by tuples, and {site: (sites, index)}."""
     by_sites = {(k,) if isinstance(k, str) else tuple(k): m for k, m in at.items()}
@@ -230,9 +243,7 @@ def _grouped(
     return by_sites, place
 
 
-def reprogram(
-    forward: Forward, at: Mapping[str | Sites, Manipulation]
-) -> Program:
+def reprogram(forward: Forward, at: At) -> Program:
     """A frozen forward with manipulations `at` its sites.
 
     A key is a site, or a tuple of sites that share one manipulation and its params. The

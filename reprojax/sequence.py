@@ -1,4 +1,4 @@
-"""What the sites of a decoder hold. The core never looks at a value, and needs none of it."""
+"""What the sites of a decoder hold. The core never looks at values, and needs none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
 
 from reprojax.core import PyTree
 
@@ -31,8 +31,8 @@ STEP = Span(False, False)  # what is generated behind the end
 class Tokens(NamedTuple):
     """A sequence whose order is `position`, not the index: padding may be anywhere.
 
-    The span rides in the value as a static node, so it reaches nested programs and needs
-    no argument. Operators treat arrays by index and Tokens by position.
+    The span rides in the value as a static node, so it reaches nested programs and
+    needs no argument. Operators treat arrays by index and Tokens by position.
     """
 
     value: PyTree
@@ -46,12 +46,13 @@ class Tokens(NamedTuple):
 
 def tokens(
     ids: Int[Array, "B L"],
-    weight: Any = None,
+    weight: Shaped[Array, "B L"] | None = None,
     start: int | Int[Array, "B"] = 0,
     span: Span = WHOLE,
 ) -> Tokens:
     """Ids and weights [B L] as Tokens; positions count the real tokens from `start`."""
-    weight = jnp.ones(ids.shape) if weight is None else weight.astype(jnp.float32)
+    weight = jnp.ones(ids.shape) if weight is None else weight
+    weight = weight.astype(jnp.float32)
     count = jnp.maximum(jnp.cumsum(weight > 0, 1) - 1, 0)
     return Tokens(ids, count + jnp.reshape(jnp.asarray(start), (-1, 1)), weight, span)
 

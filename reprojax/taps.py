@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.extend.core import get_opaque_trace_state
 
-from reprojax.core import Forward, Program, Params, PyTree, check_sites, passthrough
+from reprojax.core import Forward, Params, Program, PyTree, check_sites, passthrough
 
 
 def record(
@@ -14,7 +14,7 @@ def record(
     sites: Iterable[str],
     also: Callable[[str], bool] = lambda site: False,
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """The same call, giving (y, {site: value}): the values with which the model went on.
+    """The same call, giving (y, {site: value}): values with which the model went on.
 
     "<site>/raw" is the value before the outermost program's manipulation of it, so
     "output/raw" are the source logits; "<site>/<name>" is a part's tap. `also` adds any
@@ -30,9 +30,9 @@ def record(
             if site in sites or also(site):
                 if get_opaque_trace_state() != here:
                     raise ValueError(
-                        f"{site!r} lies inside remat, scan or vmap, and its value cannot "
-                        "leave; expected a site outside; record another one, or call "
-                        "the module without remat (the same frozen tree fits)"
+                        f"{site!r} lies inside remat, scan or vmap, and its value "
+                        "cannot leave; expected a site outside; record another one, or "
+                        "call the module without remat (the same frozen tree fits)"
                     )
                 seen[site] = value
             return value
@@ -47,8 +47,8 @@ def record(
 def given(apply: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
     """The same call with the values of some sites replaced.
 
-    XLA drops whatever only they needed. `given(apply, {"output/raw": logits})` fits a head
-    or a label map on cached source logits, without the model.
+    XLA drops whatever only they needed. `given(apply, {"output/raw": logits})` fits a
+    head or a label map on cached source logits, without the model.
     """
 
     def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
@@ -66,7 +66,7 @@ def given(apply: Callable[..., Any], values: Mapping[str, Any]) -> Callable[...,
 
 
 def until(forward: Forward, site: str) -> Forward:
-    """The model cut at `site`: the value there is its output, and XLA drops the rest."""
+    """The model cut at `site`: the value there is its output; XLA drops the rest."""
 
     def cut(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
         def inner(name: str, value: PyTree) -> PyTree:
@@ -93,7 +93,7 @@ def sites(forward: Forward, frozen: PyTree, x: PyTree) -> dict[str, Any]:
 
 
 def informed(program: Program, look: Callable[[PyTree, PyTree], PyTree]) -> Program:
-    """The context, where none is given, is look(frozen, x): the model's own features."""
+    """Where no context is given, it is look(frozen, x): the model's own features."""
 
     def init(key: jax.Array, frozen: PyTree, x: PyTree, context: Any = None) -> Params:
         if context is None:

@@ -26,7 +26,8 @@ def columns(ids: Sequence[int] | range) -> Manipulation:
     """One source class for each target class: y [B S] -> y[:, ids] [B T].
 
     `columns(range(T))`, the first T classes, is the map of Elsayed et al. (arXiv
-    1806.11146) and of Bahng et al. (arXiv 2203.17274); over a vocabulary it is a verbaliser.
+    1806.11146) and of Bahng et al. (arXiv 2203.17274); over a vocabulary it is a
+    verbaliser.
     """
     chosen = np.asarray(ids, np.int32)
 

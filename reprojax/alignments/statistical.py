@@ -1,9 +1,10 @@
 """Label maps, estimated from what the model answers to the target's training images.
 
-A map is a matrix [S T] in `params.fixed`; the task's logits are the *logits* of the model
-times that matrix, as in the published code. Each map is two pure functions. `observe` sums
-what a batch shows in a matrix of counts [S T], so that sums of batches and of devices add
-up; `refresh` turns the counts into a map. A row with the label -1 counts for nothing.
+A map is a matrix [S T] in `params.fixed`; the task's logits are the *logits* of the
+model times that matrix, as in the published code. Each map is two pure functions.
+`observe` sums what a batch shows in a matrix of counts [S T], so that sums of batches
+and of devices add up; `refresh` turns the counts into a map. A row with the label -1
+counts for nothing.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def count(y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int) -> Coun
 def soft_count(
     y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int, k: int
 ) -> Counts:
-    """The sums of the k largest probabilities of each row, instead of its one answer."""
+    """The sums of each row's k largest probabilities, instead of its one answer."""
     top, at = jax.lax.top_k(jax.nn.softmax(y.astype(jnp.float32)), k)
     row = jnp.arange(len(y))[:, None]
     kept = jnp.zeros(y.shape, jnp.float32).at[row, at].set(top)
@@ -64,15 +65,16 @@ def bayesian_map(counts: Counts, smoothing: float = 1.0) -> Map:
     seen = counts.sum(1, keepdims=True) + smoothing
     weight = jnp.where(counts > 0, counts / jnp.where(seen > 0, seen, 1), 0)
     total = weight.sum(0, keepdims=True)
-    return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 1 / len(counts))
+    share = weight / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, share, 1 / len(counts))
 
 
 def _check_enough(y: PyTree, targets: int, several: int, who: str) -> None:
     if y.shape[-1] < targets * several:
         raise ValueError(
-            f"{who} maps {targets} target classes to {several} source class(es) each, and "
-            f"the model has {y.shape[-1]}; expected at least {targets * several}; use a "
-            "model with more classes, or bayesian(...) or linear(...)"
+            f"{who} maps {targets} target classes to {several} source class(es) each, "
+            f"and the model has {y.shape[-1]}; expected at least {targets * several}; "
+            "use a model with more classes, or bayesian(...) or linear(...)"
         )
 
 
@@ -158,8 +160,8 @@ def bayesian_plus(
     def initial(key: Key, y: PyTree) -> Map:
         if not 1 <= k <= y.shape[-1]:
             raise ValueError(
-                f"bayesian_plus got k={k}, expected 1 <= k <= {y.shape[-1]}, the number "
-                "of source classes"
+                f"bayesian_plus got k={k}, expected 1 <= k <= {y.shape[-1]}, the "
+                "number of source classes"
             )
         return jnp.eye(y.shape[-1], targets)
 

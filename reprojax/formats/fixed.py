@@ -13,8 +13,9 @@ def check_shape(value: Any, shape: tuple[int, ...], who: str) -> Any:
     """The array itself, if it has the shape that the operator wants."""
     if hasattr(value, "shape") and tuple(value.shape) != tuple(shape):
         raise ValueError(
-            f"{who} got an array of shape {tuple(value.shape)}, expected {tuple(shape)}; "
-            "give an array of the prompt's shape, or change the operator's sizes"
+            f"{who} got an array of shape {tuple(value.shape)}, expected "
+            f"{tuple(shape)}; give an array of the prompt's shape, or change the "
+            "operator's sizes"
         )
     return value
 

@@ -25,8 +25,8 @@ def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
     """A trained prompt.
 
     Args:
-        initial: any `jax.nn.initializers` initialiser, `(key, shape, dtype) -> array`, or
-            the first value itself (a text's embeddings, trained rows).
+        initial: any `jax.nn.initializers` initialiser, `(key, shape, dtype) -> array`,
+            or the first value itself (a text's embeddings, trained rows).
     """
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
@@ -90,8 +90,8 @@ def border(fmt: Format, width: int) -> Format:
         height, wide, channels = shape
         if not 0 < 2 * width < min(height, wide):
             raise ValueError(
-                f"border got a width of {width} for a prompt of {tuple(shape)}, expected "
-                f"less than half of {min(height, wide)}"
+                f"border got a width of {width} for a prompt of {tuple(shape)}, "
+                f"expected 1 to {(min(height, wide) - 1) // 2}; take a smaller width"
             )
         row, column = (width, wide, channels), (height - 2 * width, width, channels)
         return {"top": row, "bottom": row, "left": column, "right": column}

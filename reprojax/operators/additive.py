@@ -8,16 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Shaped
+from jaxtyping import Array, Bool, Shaped
 
-from reprojax.core import Format, Key, Manipulation, Params, PyTree, Scope
+from reprojax.core import Format, Given, Key, Manipulation, Params, PyTree, Scope
 from reprojax.sequence import Tokens, bare, on_value
 
 Width = int | tuple[int, int]
 
 
-def cast_like(prompt: Any, value: Shaped[ArrayLike, "..."]) -> Shaped[Array, "..."]:
-    """The prompt in the value's type: a float32 one leaves a bfloat16 model as it is."""
+def cast_like(prompt: Any, value: Shaped[Given, "..."]) -> Shaped[Array, "..."]:
+    """The prompt in the value's type, so that float32 leaves bfloat16 as it is."""
     prompt = jnp.asarray(prompt)
     floating = [jnp.issubdtype(a.dtype, jnp.floating) for a in (prompt, value)]
     if floating[0] and not floating[1]:
@@ -30,7 +30,7 @@ def cast_like(prompt: Any, value: Shaped[ArrayLike, "..."]) -> Shaped[Array, "..
 
 
 def rows(
-    prompt: Shaped[Array, "..."], value: Shaped[ArrayLike, "B *value"]
+    prompt: Shaped[Array, "..."], value: Shaped[Given, "B *value"]
 ) -> Shaped[Array, "B ..."]:
     """A prompt [P ...], or one for each row [B P ...], as one for each row."""
     each = prompt.shape[prompt.ndim - (value.ndim - 1) :]
@@ -97,7 +97,7 @@ def add(
 
 
 def add_first(
-    prompt: Shaped[Array, "*P D"], value: Shaped[ArrayLike, "B L D"] | Tokens
+    prompt: Shaped[Array, "*P D"], value: Shaped[Given, "B L D"] | Tokens
 ) -> Shaped[Array, "B L D"] | Tokens:
     """A prompt [P D], or one for each row [B P D], added to the first P of L tokens."""
     length = prompt.shape[-2]

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Shaped
+from jaxtyping import Array, Shaped
 
-from reprojax.core import Format, Key, Manipulation, Params, PyTree, Scope
+from reprojax.core import Format, Given, Key, Manipulation, Params, PyTree, Scope
 from reprojax.operators.additive import (
     Width,
     both_sides,
@@ -41,7 +41,7 @@ def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
 
 
 def insert_rows(
-    prompt: Shaped[Array, "B P *D"], value: Shaped[ArrayLike, "B L *D"], at: int | None
+    prompt: Shaped[Array, "B P *D"], value: Shaped[Given, "B L *D"], at: int | None
 ) -> Shaped[Array, "B P+L *D"]:
     """One prompt for each row of a value, before its row `at`; None: behind the end."""
     value = jnp.asarray(value)
@@ -76,7 +76,7 @@ def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> T
 
 
 def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
-    """A prompt [length ...] in place of the rows, or of the tokens at positions, from at.
+    """A prompt [length ...] in place of rows, or of tokens at positions, from `at`.
 
     VPT-deep drops the outputs of the previous layer's prompt in this way.
     """
@@ -96,7 +96,7 @@ def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
 
 
 def replace_rows(
-    prompt: Shaped[Array, "B P *D"], value: Shaped[ArrayLike, "B L *D"], at: int
+    prompt: Shaped[Array, "B P *D"], value: Shaped[Given, "B L *D"], at: int
 ) -> Shaped[Array, "B L *D"]:
     """One prompt for each row of a value, in place of its rows from `at`."""
     return jnp.asarray(value).at[:, at : at + prompt.shape[1]].set(prompt)

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
-from reprojax.core import Key, Manipulation, Params, PyTree, Scope, stateless
+from reprojax.core import Given, Key, Manipulation, Params, PyTree, Scope, stateless
 
 
 def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -28,7 +28,7 @@ def resize(size: int, method: str = "bilinear") -> Manipulation:
     Shrinking is antialiased.
     """
 
-    def to_size(x: Shaped[ArrayLike, "B h w C"]) -> Float[Array, "B H W 3"]:
+    def to_size(x: Shaped[Given, "B h w C"]) -> Float[Array, "B H W 3"]:
         if x.ndim != 4 or x.shape[-1] not in (1, 3):
             raise ValueError(
                 f"resize got a value of shape {tuple(x.shape)}, expected images "
