@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fitting import FORWARD, FROZEN, SOURCES, TARGETS, TASK
+from fitting import FORWARD, FROZEN, SOURCES, TARGETS, TASK, Average
 from jax.nn.initializers import normal, zeros
 
 from reprojax import Params, record, reprogram, shared, statistics
@@ -114,17 +114,6 @@ def test_absent_classes_give_a_whole_map(name, labels):
 
 
 # -- running averages
-
-
-class Average(nn.Module):
-    """Adds a learned number; keeps half of the old mean and half of the batch's."""
-
-    @nn.compact
-    def __call__(self, x, train: bool):
-        mean = self.variable("statistics", "mean", jnp.zeros, (3,))
-        if train:
-            mean.value = (mean.value + x.mean((0, 1, 2))) / 2
-        return x + self.param("shift", nn.initializers.zeros, ())
 
 
 def news(program: Any, params: Params, key: Any) -> dict[str, Any]:
