@@ -23,10 +23,11 @@ def record(
     sites = frozenset(sites)
 
     def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
-        seen, here = {}, get_opaque_trace_state()
+        seen, reached, here = {}, set(), get_opaque_trace_state()
 
         def spy(site: str, value: PyTree) -> PyTree:
             value = edit(site, value)
+            reached.add(site)
             if site in sites or also(site):
                 if get_opaque_trace_state() != here:
                     raise ValueError(
@@ -38,7 +39,7 @@ def record(
             return value
 
         y = apply(*args, edit=spy, **kw)
-        check_sites(sites, seen)
+        check_sites(sites, reached)
         return y, seen
 
     return run

@@ -10,12 +10,22 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from jaxtyping import install_import_hook  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
-install_import_hook("reprojax", "checker.check")  # before any import of reprojax
+# Before any import of reprojax.
+jaxtyping.install_import_hook("reprojax", "checker.check")
 
 # Not our own: a torn entry of the cache is compiled anew.
 PASSING = ("ignore:Error (reading|writing) persistent compilation cache:UserWarning",)
+
+
+@pytest.fixture
+def unchecked():
+    """What a caller sees whose types nobody checks: the library's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_configure(config):
