@@ -301,6 +301,15 @@ def test_a_seed_decides_the_order_of_images():
     assert outcome(train(seed=0)) != outcome(train(seed=1))  # the prompt starts at zero
 
 
+def test_randomness_is_new_in_every_step_and_absent_from_evaluation():
+    drop = {"normalized": dropout(0.5), "output": linear(3)}
+    still = {"program": reprogram(fitting.FORWARD, drop), "batch": 10}
+    still["optimizer"] = optax.sgd(0.0)
+    losses, accuracy = train(**still, epochs=4).curves.T
+    assert len({*losses.tolist()}) == 4 and np.ptp(losses) > 1e-3
+    assert len({*accuracy.tolist()}) == 1
+
+
 # -- losses
 
 
