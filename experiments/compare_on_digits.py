@@ -2,11 +2,11 @@
 
     python -m experiments.compare_on_digits --out runs/compare
 
-Ten seeds each, on one test split: RLM, FLM, ILM, BLM and BLM+ under a watermark and under
-padding (published on ImageNet models: RLM < FLM < ILM < BLM < BLM+), and then SMM against
-watermark and padding with ILM (published: padding < watermark < SMM). Prints selected test
-accuracies with 95 % intervals and each step of the order as a paired difference. A run
-that was stopped goes on with --resume. About half an hour on two cores.
+Ten seeds each, on one test split: RLM, FLM, ILM, BLM and BLM+ under a watermark and
+under padding (published on ImageNet models: RLM < FLM < ILM < BLM < BLM+), and then SMM
+against watermark and padding with ILM (published: padding < watermark < SMM). Prints
+selected test accuracies with 95 % intervals and each step of the order as a paired
+difference. A run that was stopped goes on with --resume. About half an hour on 2 cores.
 """
 
 import sys
@@ -28,7 +28,7 @@ INNER = 24
 
 @dataclass(frozen=True)
 class Config:
-    """The published orders of label maps and prompts, on the embedded net and digits."""
+    """The published orders of maps and prompts, on the embedded net and digits."""
 
     seeds: int = 10
     first_seed: int = 0
@@ -37,7 +37,7 @@ class Config:
     maps: tuple[str, ...] = MAPS
     smm: bool = True
     rates: tuple[float, ...] = ()
-    """Instead of the chosen learning rates: each of these, for a choice on validation."""
+    """Instead of the chosen rates: each of these, for a choice on validation."""
     out: Path = Path("runs/compare_on_digits")
     resume: bool = False
 

@@ -1,4 +1,4 @@
-"""What a learned prompt has to beat, all on outputs of the frozen model computed once."""
+"""What a learned prompt has to beat, on outputs of the frozen model computed once."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax import Params, Program, record, reprogram, statistics
-from reprojax.alignments import identity
+from reprojax.alignments import bayesian_plus, identity
 from reprojax.data import Split, Task, in_order
 from reprojax.locations import black_box
 from reprojax.models import Backbone, random
@@ -21,7 +21,7 @@ MAPS = ("rlm", "flm", "blm", "blm+")
 
 
 class Outputs(NamedTuple):
-    """Of the frozen model, without a prompt: logits [N S], features [N D], labels [N]."""
+    """Of the frozen model alone: logits [N S], features [N D], labels [N]."""
 
     logits: np.ndarray
     features: np.ndarray
@@ -46,7 +46,7 @@ def outputs(backbone: Backbone, split: Split, batch: int = 50) -> Outputs:
     ]
     n = len(split.y)
     logits, features = (
-        np.concatenate([np.asarray(a) for a in c])[:n] for c in zip(*rows)
+        np.concatenate([np.asarray(a) for a in c])[:n] for c in zip(*rows, strict=True)
     )
     return Outputs(logits, features, split.y)
 
@@ -60,7 +60,7 @@ def task_outputs(backbone: Backbone, task: Task) -> dict[str, Outputs]:
 def map_alone(
     program: Program, seen: Mapping[str, Outputs], seed: int = 0
 ) -> dict[str, float]:
-    """Accuracies of a map estimated on the training outputs; `program` is `head(map)`."""
+    """Accuracies of a map, one of `heads`, estimated on the training outputs."""
     train = seen["train"]
     params = program.init(jax.random.key(seed), (), jnp.asarray(train.logits))
     if statistics.estimated(program):
@@ -81,17 +81,24 @@ def _answer(program: Program, params: Params, logits: jax.Array) -> jax.Array:
     return program.apply(params, (), logits).argmax(-1)
 
 
-def head(alignment: str, targets: int) -> Program:
-    """An alignment alone, as a program on cached logits."""
-    given = black_box(lambda frozen, logits: logits)
-    return reprogram(given, {"output": ALIGNMENTS[alignment].build(targets)})
+def heads(targets: int, sources: int) -> dict[str, Program]:
+    """Alignments alone, as programs on cached logits [N S].
+
+    The published maps, and BLM+ with more probabilities than its authors use, because
+    without a prompt that is often the best of them.
+    """
+    maps = {name: ALIGNMENTS[name].build(targets) for name in MAPS}
+    wide = [k for k in (5, 15, 50) if k <= sources]
+    maps |= {f"blm+ k={k}": bayesian_plus(targets, k) for k in wide}
+    cached = black_box(lambda frozen, logits: logits)
+    return {name: reprogram(cached, {"output": align}) for name, align in maps.items()}
 
 
 def best_map(
-    heads: Mapping[str, Program], seen: Mapping[str, Outputs], seed: int = 0
+    alone: Mapping[str, Program], seen: Mapping[str, Outputs], seed: int = 0
 ) -> tuple[str, dict[str, dict[str, float]]]:
     """The map that validation chooses, and the accuracies of all of them."""
-    all_of = {name: map_alone(p, seen, seed) for name, p in heads.items()}
+    all_of = {name: map_alone(p, seen, seed) for name, p in alone.items()}
     return max(all_of, key=lambda name: all_of[name]["validation"]), all_of
 
 

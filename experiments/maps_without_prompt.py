@@ -1,10 +1,10 @@
-"""How far label maps go without any prompt: the floor that a learned prompt has to beat.
+"""How far label maps go without a prompt: the floor that a learned one has to beat.
 
     python -m experiments.maps_without_prompt --out runs/maps
 
-The frozen model sees every image once; then each map is estimated on the training part of
-each of 20 random resplits and read on the rest, in seconds. Needs the assets (ViT-Ti and
-four sets of images). Also asks *why*: the same Bayesian weights on centred logits and on
+The frozen model sees every image once; then each map is estimated on the training part
+of each of 20 random resplits and read on the rest, in seconds. Needs the assets (ViT-Ti
+and four sets of images). Also asks *why*: the same Bayesian weights on centred logits and on
 probabilities, and the published smoothing against none.
 """
 
@@ -50,7 +50,7 @@ Rule = Callable[[jax.Array, jax.Array, jax.Array, int], jax.Array]
 
 
 def mapped(to_map: Callable, logits: jax.Array, y: jax.Array, test: jax.Array, t: int):
-    """Test logits times a map that is estimated from the counts of the training part."""
+    """Test logits times a map from the counts of the training part."""
     return test @ to_map(count(logits, y, t))
 
 
@@ -70,7 +70,7 @@ def centred(
 def probabilities(
     logits: jax.Array, y: jax.Array, test: jax.Array, t: int
 ) -> jax.Array:
-    """The formula of BLM as written: sum over s of p(t | s) p(s | x), rows normalised."""
+    """BLM as its formula is written: sum over s of p(t | s) p(s | x), by rows."""
     n = count(logits, y, t)
     return jax.nn.softmax(test) @ (n / (n.sum(1, keepdims=True) + 1))
 
@@ -98,7 +98,7 @@ def answers(
 
 
 def pool(name: str, images: int) -> tuple[Split, int]:
-    """That many images of a set, whatever split they came in, and its number of classes."""
+    """That many images of a set, from all its splits, and its number of classes."""
     task = data.load(name)
     splits = (task.train, task.validation, task.test)
     x, y = (np.concatenate(part) for part in zip(*splits, strict=True))

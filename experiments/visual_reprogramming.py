@@ -7,8 +7,8 @@
         --target my/photos --method vpt-deep --out runs/photos
 
 Prints a table with the controls below, and leaves in the run's folder `report.html`,
-`results.json` and a program a seed, `seed-0.safetensors`, for `experiments.predict`. A run
-that was stopped goes on with --resume.
+`results.json` and a program a seed, `seed-0.safetensors`, for `experiments.predict`. A
+run that was stopped goes on with --resume.
 """
 
 import shlex
@@ -58,7 +58,7 @@ class Config:
         ),
     ] = "digits"
     seeds: int = 3
-    """Runs: each draws its own training and validation images, on the same test split."""
+    """Runs: each draws its own training and validation images, on one test split."""
     train: int | None = None
     """Training images; by default all that are left."""
     validation: int | None = None
@@ -81,7 +81,7 @@ class Config:
     controls: bool = True
     """Also maps without prompt, a linear probe, random weights, nearest pixels."""
     random_weights: int | None = None
-    """For how many seeds the same program is trained on random weights; default: all."""
+    """For how many seeds the program is trained on random weights too; default: all."""
     out: Path = Path("runs/visual_reprogramming")
     resume: bool = False
 
@@ -125,11 +125,11 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def alignment_name(config: Config) -> str | None:
-    """The map that was asked for, or the paper's own; None for a head on the features."""
+    """The map that was asked for, or the paper's own; None for a head on features."""
     own = recipes.find_method(config.method).alignment
     if config.map is not None and own is None:
         raise ValueError(
-            f"{config.method} has a linear head of its own on the features, and came with "
+            f"{config.method} has a linear head of its own on features, and came with "
             f"--map {config.map}; leave --map out"
         )
     return config.map or own
@@ -219,7 +219,7 @@ def run_controls(
 ) -> dict[str, dict[str, list[float]]]:
     """{name: accuracies by seed} of what the learned prompt has to beat."""
     print("controls", flush=True)
-    heads = {m: controls.head(m, len(tasks[0].classes)) for m in controls.MAPS}
+    alone = controls.heads(len(tasks[0].classes), len(backbone.classes))
     found: dict[str, dict[str, list[float]]] = {}
 
     def add(name: str, scores: Mapping[str, float]) -> None:
@@ -229,7 +229,7 @@ def run_controls(
 
     for seed, task in enumerate(tasks):
         seen = controls.task_outputs(backbone, task)
-        best, scores = controls.best_map(heads, seen, seed)
+        best, scores = controls.best_map(alone, seen, seed)
         add("best map without prompt", scores[best])
         add("random map without prompt", scores["rlm"])
         add("linear probe", controls.linear_probe(seen))
@@ -276,7 +276,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned, controls below a rule."""
     every = [header, *rows]
     widths = [max(len(line[i]) for line in every) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths)) for line in every]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True))
+        for line in every
+    ]
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, lines[1], rule, *lines[2:]])
 
@@ -301,7 +304,7 @@ def keep(
     seen: Description,
 ) -> None:
     """One file a seed, for `experiments.predict`."""
-    for seed, (task, fitted) in enumerate(zip(tasks, fits)):
+    for seed, (task, fitted) in enumerate(zip(tasks, fits, strict=True)):
         card = storage.Card.of(
             backbone,
             method=config.method,

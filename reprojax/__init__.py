@@ -1,7 +1,7 @@
 """reprojax: y = O_omega . f . I_{lambda, tau, ell}(x, c), with f frozen.
 
 The vocabulary is here; the parts of the formula are in `formats` (lambda), `locations`
-(ell), `operators` (tau) and `alignments` (omega), and the published methods in `recipes`.
+(ell), `operators` (tau) and `alignments` (omega), the published methods in `recipes`.
 """
 
 import importlib

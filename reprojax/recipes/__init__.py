@@ -1,7 +1,7 @@
 """Published methods, one short function each, with their papers' own settings.
 
-`METHODS` and `ALIGNMENTS` are what the command line offers; both are plain dictionaries,
-and a method of one's own needs neither.
+`METHODS` and `ALIGNMENTS` are what the command line offers; both are plain
+dictionaries, and a method of one's own needs neither.
 """
 
 from reprojax.alignments import (

@@ -10,7 +10,7 @@ from reprojax.taps import until
 def no_prompt(
     backbone: Backbone, targets: int, align: Manipulation | None = None
 ) -> Program:
-    """The image resized, and an alignment: a map without a prompt (arXiv 2211.11635)."""
+    """The image resized, and an alignment: no prompt (arXiv 2211.11635)."""
     align = bayesian(targets) if align is None else align
     return reprogram(
         backbone.forward, {"input": resize(backbone.size), "output": align}

@@ -58,7 +58,7 @@ def adam_decayed(
 
 
 def sgd_cosine(warmup: int) -> Callable[..., optax.GradientTransformation]:
-    """SGD with momentum .9 and a cosine to zero behind `warmup` percent of the steps."""
+    """SGD, momentum .9, a cosine to zero behind `warmup` percent of the steps."""
 
     def optimizer(
         learning_rate: float, steps: int, epochs: int

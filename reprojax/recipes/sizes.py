@@ -27,7 +27,7 @@ def transformer_blocks(backbone: Backbone) -> tuple[str, ...]:
     """The sites of a transformer's blocks, or an error for another architecture."""
     if not backbone.roles.get("keys"):
         raise ValueError(
-            f"{backbone.name} is no transformer, expected one, with tokens [B L D] at its "
+            f"{backbone.name} is no transformer, expected one: tokens [B L D] at its "
             "blocks; take a ViT, or a pixel prompt such as padding or watermark"
         )
     return backbone.roles["blocks"]

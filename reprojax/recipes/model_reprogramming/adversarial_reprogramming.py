@@ -22,8 +22,8 @@ def adversarial_reprogramming(
 ) -> Program:
     """The image in the middle of a learned frame, answered by the first classes.
 
-    X = image + tanh(W) around it, in the units of the paper, whose networks take [-1, 1].
-    Here it enters before normalisation, in [0, 1], as (1 + tanh(W)) / 2: W = 0 is grey.
+    X = image + tanh(W) around it, in the paper's units: its networks take [-1, 1]. Here
+    it enters before normalisation, in [0, 1], as (1 + tanh(W)) / 2: W = 0 is grey.
 
     Args:
         inner: side of the image in pixels; by default 28 in 224, MNIST's own size.
@@ -37,8 +37,8 @@ def adversarial_reprogramming(
     return reprogram(backbone.forward, {"input": place, "output": align})
 
 
-# The weight of |W|^2 depends on how a program sums it; 5e-7 on the plain sum is the value
-# of a public re-implementation (Prinsphield/Adversarial_Reprogramming), which also shows
+# The weight of |W|^2 depends on how a program sums it; 5e-7 on the plain sum is that of
+# a public re-implementation (Prinsphield/Adversarial_Reprogramming), which also shows
 # the rate .05 and its decay.
 METHOD = Method(
     adversarial_reprogramming,

@@ -1,7 +1,7 @@
 """Padding and watermark prompts, for any label map.
 
-Padding as in the papers of the one-to-one maps (Chen et al., arXiv 2211.11635) and of the
-Bayesian maps (Cai et al., arXiv 2410.24018), watermark as in the second.
+Padding as in the papers of the one-to-one maps (Chen et al., arXiv 2211.11635) and of
+the Bayesian maps (Cai et al., arXiv 2410.24018), watermark as in the second.
 """
 
 import jax
@@ -45,7 +45,7 @@ def watermark(
     *,
     augment: bool = False,
 ) -> Program:
-    """A prompt over the whole image, from zero, *after* normalisation (arXiv 2410.24018).
+    """A prompt over the image, from zero, *after* normalisation (arXiv 2410.24018).
 
     Args:
         augment: a random crop from 228 in 224 and a mirror, in training, as published.

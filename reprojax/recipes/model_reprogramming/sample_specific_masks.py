@@ -98,7 +98,7 @@ def sample_specific_masks(
 def _optimizer(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adam with the published steps at 100 and 145 of 200 epochs, for prompt and masks."""
+    """Adam, its rate times .1 after 50 % and after 72.5 % of the epochs."""
     at = {int(0.5 * epochs) * steps: 0.1, int(0.725 * epochs) * steps: 0.1}
     return optax.adam(optax.piecewise_constant_schedule(learning_rate, at))
 
