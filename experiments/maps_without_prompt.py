@@ -4,8 +4,8 @@
 
 The frozen model sees every image once; then each map is estimated on the training part
 of each of 20 random resplits and read on the rest, in seconds. Needs the assets (ViT-Ti
-and four sets of images). Also asks *why*: the same Bayesian weights on centred logits and on
-probabilities, and the published smoothing against none.
+and four sets of images). Also asks *why*: Bayesian weights on centred logits, on
+probabilities, and without smoothing.
 """
 
 import sys

@@ -124,14 +124,14 @@ def fit(
                 )
                 clock.tick(state.step, stop=ends)
                 bar.update()
-                if ends:
+                if saves := ends or checkpoints.due():
                     _check_loss(state, step // steps)
+                if ends:
                     state = _end_epoch(
                         program, frozen, task, refresh, steps, size, state
                     )
                     bar.set_postfix(validation=f"{state.curves[step // steps, 1]:.3f}")
-                if ends or checkpoints.due():
-                    _check_loss(state, step // steps)
+                if saves:
                     checkpoints.save(step + 1, state)
                     if checkpoints.stopping:
                         where = f"saved in {out}" if out else "nothing saved (no out=)"
