@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from reprojax.core import Manipulation, stateless
 
@@ -22,7 +22,7 @@ def _check(ids: np.ndarray, y: Array, who: str) -> None:
         )
 
 
-def columns(ids: Sequence[int] | range) -> Manipulation:
+def columns(ids: Sequence[int] | range | Int[np.ndarray, "T"]) -> Manipulation:
     """One source class for each target class: y [B S] -> y[:, ids] [B T].
 
     `columns(range(T))`, the first T classes, is the map of Elsayed et al. (arXiv
