@@ -16,11 +16,13 @@ from toys import (
     IDS,
     IMAGES,
     LABELS,
+    MIXER_FROZEN,
     ROWS,
     VIT,
     VIT_FROZEN,
     decoder,
     dense,
+    mixer,
 )
 
 from reprojax import Manipulation, Params, chain, informed, reprogram, stateless
@@ -63,9 +65,10 @@ def test_a_prompt_and_a_head():
 def test_an_image_in_a_border_with_a_label_map():
     small = jnp.asarray(np.arange(4 * 6 * 6).reshape(4, 6, 6, 1) % 256, jnp.uint8)
     border = chain(size=resize(8), border=padding(learnable(zeros), 4))
-    program = reprogram(VIT, {"input": border, "output": bayesian(3)})
-    report = contract(program, VIT_FROZEN, small, LABELS, forward=VIT)
-    assert report.fixed == 30 and report.work < 1.1
+    program = reprogram(mixer, {"input": border, "output": bayesian(3)})
+    given = (MIXER_FROZEN, small, LABELS)  # resizing costs much beside so small a model
+    report = contract(program, *given, forward=mixer, work=1.5)
+    assert report.fixed == 30
 
 
 def test_a_prompt_in_front_of_tokens():
@@ -92,7 +95,7 @@ def test_a_neutral_element():
     program = reprogram(VIT, {"block_0:out": scale_and_shift()})
     given = (VIT_FROZEN, IMAGES, LABELS)
     report = contract(program, *given, forward=VIT, neutral=lambda params: params)
-    assert report.neutral < 1e-6
+    assert report.neutral < 1e-6 and report.work < 1.1
 
 
 # -- broken ones
