@@ -19,7 +19,7 @@ import reprojax.fit as loop
 from reprojax import reprogram, steps
 from reprojax.alignments import bayesian, linear, one_to_one
 from reprojax.checkpoints import Checkpoints
-from reprojax.core import chain
+from reprojax.core import Manipulation, Params, chain
 from reprojax.data import Split
 from reprojax.formats import fixed, learnable
 from reprojax.losses import cross_entropy
@@ -185,13 +185,22 @@ def test_the_gradient_is_of_the_learnable_params_alone(monkeypatch):
 
 
 def test_the_arrays_given_to_formats_survive():
-    start = jnp.full((8, 8, 3), 0.1)  # of a weak type, too
+    start = jnp.full((8, 8, 3), 0.1)
     steady = jnp.ones((8, 8, 3))
     parts = chain(a=add(fixed(steady)), b=add(learnable(start)))
     program = reprogram(fitting.FORWARD, {"normalized": parts, "output": linear(3)})
     assert outcome(train(program=program)) == outcome(train(program=program))
     near(start, 0.1)
     near(steady, 1.0)
+
+
+def test_a_start_of_a_weak_type_compiles_the_step_once():
+    start = jnp.full((8, 8, 3), 0.1)
+    assert start.weak_type
+    at = {"normalized": add(learnable(start)), "output": linear(3)}
+    size = steps.train_step._cache_size()
+    train(program=reprogram(fitting.FORWARD, at), epochs=1)
+    assert steps.train_step._cache_size() == size + 1
 
 
 def test_optimisers_that_keep_the_params_in_their_state():
@@ -301,13 +310,35 @@ def test_a_seed_decides_the_order_of_images():
     assert outcome(train(seed=0)) != outcome(train(seed=1))  # the prompt starts at zero
 
 
-def test_randomness_is_new_in_every_step_and_absent_from_evaluation():
-    drop = {"normalized": dropout(0.5), "output": linear(3)}
-    still = {"program": reprogram(fitting.FORWARD, drop), "batch": 10}
-    still["optimizer"] = optax.sgd(0.0)
-    losses, accuracy = train(**still, epochs=4).curves.T
-    assert len({*losses.tolist()}) == 4 and np.ptp(losses) > 1e-3
-    assert len({*accuracy.tolist()}) == 1
+def noisy(noise: Callable[[jax.Array], Any]) -> Any:
+    """A program whose value has noise(key) in training, and nothing in evaluation."""
+
+    def apply(params, value, scope):
+        return value if scope.key is None else value + noise(scope.key)
+
+    shake = Manipulation(lambda *given: Params(), apply)
+    return reprogram(fitting.FORWARD, {"normalized": shake, "output": bayesian(3)})
+
+
+def test_randomness_is_new_in_every_step():
+    def loss(seen, labels, learnable):
+        return seen["normalized"].mean()  # of all images, so the same but for the noise
+
+    program = noisy(lambda key: jax.random.normal(key, ()))
+    settings = {"program": program, "batch": 10, "epochs": 4, "loss": loss}
+    losses = train(**settings, record_sites=("normalized",)).curves[:, 0]
+    noise = losses - normalized(TASK.train.x).mean()
+    assert min(abs(a - b) for i, a in enumerate(noise) for b in noise[:i]) > 1e-3
+
+
+def test_evaluation_has_no_randomness():
+    # Its first map is what evaluation must see; the noise would leave no answer whole.
+    program = noisy(lambda key: jnp.nan)
+    fitted = train(program=program, loss=lambda *seen: jnp.zeros(()), refresh="exact")
+    still = reprogram(fitting.FORWARD, {"output": bayesian(3)})
+    expected = train(program=still, refresh="once")
+    near(fitted.last.fixed["output"], expected.last.fixed["output"])
+    assert fitted.accuracy == expected.accuracy
 
 
 # -- losses
