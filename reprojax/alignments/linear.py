@@ -1,27 +1,65 @@
 """A learned linear alignment."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope
 
 
 def linear(
-    targets: int, *, bias: bool = True, initial: Initializer | None = None
+    targets: int,
+    *,
+    bias: bool = True,
+    standardised: bool = False,
+    initial: Initializer | None = None,
 ) -> Manipulation:
-    """y [B S] -> y @ kernel [S T] + bias [T]; on features it is a linear probe."""
+    """y [B S] -> y @ kernel [S T] + bias [T]; on features it is a linear probe.
+
+    Args:
+        standardised: y is first shifted and scaled to mean 0 and variance 1 a column, by
+            what the training images show before the first step. It is the same family of
+            maps; the features' scale no longer decides which learning rate diverges.
+        initial: of the kernel; by default `lecun_normal()`.
+    """
     initial = lecun_normal() if initial is None else initial
 
     def init(key: Key, y: PyTree, scope: Scope) -> Params:
-        kernel = initial(key, (y.shape[-1], targets), jnp.float32)
+        size = y.shape[-1]
+        weights = {"kernel": initial(key, (size, targets), jnp.float32)}
         if bias:
-            return Params({"kernel": kernel, "bias": jnp.zeros(targets)})
-        return Params({"kernel": kernel})
+            weights["bias"] = jnp.zeros(targets)
+        middle = {"mean": jnp.zeros(size), "deviation": jnp.ones(size)}
+        return Params(weights, middle if standardised else ())
 
     def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
         weights = params.learnable
+        if standardised:
+            middle = params.fixed
+            y = ((y - middle["mean"]) / middle["deviation"]).astype(y.dtype)
         out = y @ weights["kernel"].astype(y.dtype)
         return out + weights["bias"].astype(y.dtype) if bias else out
 
+    if standardised:
+        return Manipulation(init, apply, _moments, _standardise)
     return Manipulation(init, apply)
+
+
+def _moments(
+    params: Params, y: Float[Array, "B S"], labels: Int[Array, "B"]
+) -> dict[str, Any]:
+    real = (labels >= 0).astype(jnp.float32)
+    wide = y.astype(jnp.float32)
+    return {"count": real.sum(), "sum": real @ wide, "squares": real @ wide**2}
+
+
+def _standardise(params: Params, sums: dict[str, Any]) -> Params:
+    mean = sums["sum"] / sums["count"]
+    variance = sums["squares"] / sums["count"] - mean**2
+    deviation = jnp.sqrt(jnp.maximum(variance, 0))
+    deviation = jnp.where(
+        deviation > 1e-6, deviation, 1.0
+    )  # a feature that is constant
+    return params._replace(fixed={"mean": mean, "deviation": deviation})

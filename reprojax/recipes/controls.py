@@ -21,5 +21,6 @@ def linear_probe(backbone: Backbone, targets: int) -> Program:
     """A linear head on the frozen features [D] (arXiv 2211.11635 reports it beside)."""
     features = until(backbone.forward, backbone.roles["features"][0])
     return reprogram(
-        features, {"input": resize(backbone.size), "output": linear(targets)}
+        features,
+        {"input": resize(backbone.size), "output": linear(targets, standardised=True)},
     )

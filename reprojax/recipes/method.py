@@ -57,8 +57,14 @@ def adam_decayed(
     return optax.adam(schedule)
 
 
-def sgd_cosine(warmup: int) -> Callable[..., optax.GradientTransformation]:
-    """SGD, momentum .9, a cosine to zero behind `warmup` percent of the steps."""
+def sgd_cosine(
+    warmup: int, clip: float | None = None
+) -> Callable[..., optax.GradientTransformation]:
+    """SGD, momentum .9, a cosine to zero behind `warmup` percent of the steps.
+
+    Args:
+        clip: the largest norm of a gradient.
+    """
 
     def optimizer(
         learning_rate: float, steps: int, epochs: int
@@ -67,6 +73,7 @@ def sgd_cosine(warmup: int) -> Callable[..., optax.GradientTransformation]:
         schedule = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, total * warmup // 100, total
         )
-        return optax.sgd(schedule, momentum=0.9)
+        sgd = optax.sgd(schedule, momentum=0.9)
+        return optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd
 
     return optimizer
