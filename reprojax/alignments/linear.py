@@ -19,9 +19,9 @@ def linear(
     """y [B S] -> y @ kernel [S T] + bias [T]; on features it is a linear probe.
 
     Args:
-        standardised: y is first shifted and scaled to mean 0 and variance 1 a column, by
-            what the training images show before the first step. It is the same family of
-            maps; the features' scale no longer decides which learning rate diverges.
+        standardised: y is first shifted and scaled to mean 0 and variance 1 a column,
+            by what the training images show. It is the same family of maps; the scale
+            of the features no longer decides which learning rate diverges.
         initial: of the kernel; by default `lecun_normal()`.
     """
     initial = lecun_normal() if initial is None else initial
