@@ -409,3 +409,23 @@ def test_wrong_shapes_are_caught():
         one_to_one_map(LOGITS[0])
     with pytest.raises(jaxtyping.TypeCheckError):
         bayesian_map(jnp.zeros((3, 2), jnp.int32))
+
+
+def test_a_standardised_head_is_an_affine_map_of_standardised_columns():
+    rng = np.random.default_rng(0)
+    y = (rng.normal(size=(40, 5)) * [1, 10, 100, 0, 3] + 7).astype(np.float32)
+    labels = np.where(np.arange(40) < 33, 1, -1).astype(np.int32)
+    m = linear(3, standardised=True)
+    assert m.observe is not None and m.refresh is not None
+    params = m.init(jax.random.key(0), jax.ShapeDtypeStruct(y.shape, y.dtype), Scope())
+    parts = [slice(0, 20), slice(20, 40)]  # sums of batches add up
+    sums = [m.observe(params, jnp.asarray(y[i]), jnp.asarray(labels[i])) for i in parts]
+    params = m.refresh(params, jax.tree.map(jnp.add, *sums))
+    real = y[:33].astype(np.float64)
+    deviation = np.where(real.std(0) > 1e-6, real.std(0), 1)  # a constant column stays
+    expected = (y - real.mean(0)) / deviation @ np.asarray(params.learnable["kernel"])
+    found = m.apply(params, jnp.asarray(y), Scope())
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    unmasked = (y - y.mean(0)) / np.maximum(y.std(0), 1e-6)  # filled rows counted
+    wrong = unmasked @ np.asarray(params.learnable["kernel"])
+    assert np.abs(found - wrong).max() > 1e-2
