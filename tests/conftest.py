@@ -16,8 +16,13 @@ import pytest  # noqa: E402
 # Before any import of reprojax.
 jaxtyping.install_import_hook("reprojax", "checker.check")
 
-# Not our own: a torn entry of the cache is compiled anew.
-PASSING = ("ignore:Error (reading|writing) persistent compilation cache:UserWarning",)
+# Not our own: a torn entry of the cache is compiled anew; orbax leaves other reads open
+# when one of them finds a damaged checkpoint.
+PASSING = (
+    "ignore:Error (reading|writing) persistent compilation cache:UserWarning",
+    "ignore:Exception ignored in. <coroutine object _"
+    ":pytest.PytestUnraisableExceptionWarning",
+)
 
 
 @pytest.fixture
