@@ -164,7 +164,7 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
         for slope in slopes:
             hit |= slope(at, random)
         still = still + 1 if hit.sum() == before else 0
-        if still == patience:
+        if still == patience or hit.all():
             break
         scale = 0.1 if i % 2 else 1.0  # small ones pass a clip, large ones reach far
         at = jax.tree.map(lambda a, s=scale: s * a, draw(random, spec_of(learnable)))
