@@ -36,3 +36,17 @@ def unchecked():
 def pytest_configure(config):
     for line in ("error", *PASSING):
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--no-skips", action="store_true", help="a skipped test fails the run"
+    )
+
+
+def pytest_sessionfinish(session, exitstatus):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if session.config.getoption("--no-skips") and skipped and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"{len(skipped)} tests were skipped", red=True)

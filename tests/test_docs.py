@@ -44,5 +44,7 @@ def test_the_table_is_what_describe_observes(name):
 def test_no_line_of_the_documents_speaks_of_a_file_that_is_not_there():
     for name in ("README.md", "BUILD.md", "docs/taxonomy.md", "docs/extending.md"):
         text = (ROOT / name).read_text()
-        for path in re.findall(r"\]\(([^):]+)\)|`((?:reprojax|docs|tests)/[\w/.]+)`", text):
-            assert (ROOT / (path[0] or path[1])).exists(), (name, path)
+        links = [(ROOT / name).parent / p for p in re.findall(r"\]\(([^):]+)\)", text)]
+        named = [ROOT / p for p in re.findall(r"`((?:reprojax|docs|tests)/[\w/.]+)`", text)]
+        for path in links + named:
+            assert path.exists(), (name, path)
