@@ -45,6 +45,7 @@ def test_no_line_of_the_documents_speaks_of_a_file_that_is_not_there():
     for name in ("README.md", "BUILD.md", "docs/taxonomy.md", "docs/extending.md"):
         text = (ROOT / name).read_text()
         links = [(ROOT / name).parent / p for p in re.findall(r"\]\(([^):]+)\)", text)]
-        named = [ROOT / p for p in re.findall(r"`((?:reprojax|docs|tests)/[\w/.]+)`", text)]
+        inside = r"`((?:reprojax|docs|tests)/[\w/.]+)`"
+        named = [ROOT / p for p in re.findall(inside, text)]
         for path in links + named:
             assert path.exists(), (name, path)
