@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax import Params, Program, record, reprogram, statistics
+from reprojax import Params, Program, Scope, record, reprogram, statistics
 from reprojax.alignments import bayesian_plus, identity
 from reprojax.data import Split, Task, in_order
 from reprojax.locations import black_box
@@ -134,6 +134,8 @@ def random_weights(
     backbone: Backbone, task: Task, seed: int, images: int = 64
 ) -> Backbone:
     """The architecture untrained, its batch statistics set on the task's own images."""
-    x = resize(backbone.size).apply(Params(), jnp.asarray(task.train.x[:images]), None)
+    x = resize(backbone.size).apply(
+        Params(), jnp.asarray(task.train.x[:images]), Scope()
+    )
     x = jnp.round(x * 255).astype(jnp.uint8)
     return random(backbone, jax.random.key(seed), x)

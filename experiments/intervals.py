@@ -24,7 +24,7 @@ class Mean(NamedTuple):
         return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def mean(values: Sequence[float]) -> Mean:
+def mean(values: Sequence[float] | np.ndarray) -> Mean:
     """The mean of runs that differ by their seeds."""
     from scipy import stats
 

@@ -5,7 +5,7 @@ The vocabulary is here; the parts of the formula are in `formats` (lambda), `loc
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reprojax.core import (
     Format,
@@ -22,6 +22,10 @@ from reprojax.core import (
 )
 from reprojax.sequence import Tokens
 from reprojax.taps import given, informed, record, sites, until
+
+if TYPE_CHECKING:
+    from reprojax.storage import load, save
+    from reprojax.taxonomy import describe
 
 __version__ = "0.1.0"
 

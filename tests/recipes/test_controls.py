@@ -35,7 +35,9 @@ def test_the_probe_is_linear_on_features():
     head = params.learnable["output"]
     assert head["kernel"].shape == (16, 3)
     normal = by_hand.normalised(by_hand.resized(x, 16))
-    wanted = by_hand.features(normal) @ head["kernel"] + head["bias"]
+    middle = params.fixed["output"]
+    scaled = (by_hand.features(normal) - middle["mean"]) / middle["deviation"]
+    wanted = scaled @ head["kernel"] + head["bias"]
     assert by_hand.close(y, wanted)
     frozen = BACKBONE.frozen["params"]["head"]
     logits = by_hand.features(normal) @ frozen["kernel"] + frozen["bias"]

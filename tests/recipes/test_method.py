@@ -36,8 +36,8 @@ def test_published_settings():
         "padding": (0.01, 200, 256),
         "watermark": (0.01, 200, 256),
         "smm": (0.01, 200, 256),
-        "vpt-shallow": (2.5, 100, 128),
-        "vpt-deep": (2.5, 100, 128),
+        "vpt-shallow": (0.025, 100, 128),
+        "vpt-deep": (0.025, 100, 128),
     }
 
 

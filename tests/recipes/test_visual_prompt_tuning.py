@@ -67,14 +67,15 @@ def put(tokens, prompt, at=1, drop=0):
 def fitted(recipe, **sizes):
     program = recipe(BACKBONE, 3, **sizes)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
-    head = params.learnable["output"]
+    head, middle = params.learnable["output"], params.fixed["output"]
     y = np.asarray(jax.jit(program.apply)(params, BACKBONE.frozen, X))
     prompts = [
         np.asarray(params.learnable[f"block_{i}:in"])
         for i in range(3)
         if f"block_{i}:in" in params.learnable
     ]
-    return y, prompts, lambda token: dense(token, head)
+    scaled = lambda token: (token - middle["mean"]) / middle["deviation"]
+    return y, prompts, lambda token: dense(scaled(token), head)
 
 
 def pixels():
