@@ -74,20 +74,20 @@ def test_sgd_with_a_warm_up_and_a_cosine(method, percent):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method, most", [("vp", 50.0), ("vpt-deep", 1.0)])
-def test_gradients_of_tokens_are_clipped_and_those_of_pixels_not(method, most):
+@pytest.mark.parametrize("method, ratio", [("vp", 50.0), ("vpt-deep", 1.0)])
+def test_gradients_of_tokens_are_clipped_and_those_of_pixels_not(method, ratio):
     optimizer = find_method(method).preset.optimizer(1.0, STEPS, 10)
-    params = jnp.zeros(2)
-    state = optimizer.init(params)
-    for _ in range(3):  # until the warm-up is over
-        before = optimizer.update(jnp.zeros(2), state, params)[1]
-        update, state = optimizer.update(jnp.array([30.0, 40.0]), before, params)
-    last = optimizer.update(jnp.zeros(2), state, params)[0]  # momentum alone: x .9
-    velocity = most * (0.9**5 + 0.9**3 + 0.9)
-    direction = np.asarray(last) / np.linalg.norm(last)
-    np.testing.assert_allclose(direction, [-0.6, -0.8], rtol=1e-5)
-    rate = np.linalg.norm(last) / velocity
-    assert 0.5 < rate <= 1.0
+
+    def third_update(gradient):
+        params = jnp.zeros(2)
+        state, update = optimizer.init(params), params
+        for _ in range(3):  # the first of a warm-up is zero
+            update, state = optimizer.update(gradient, state, params)
+        return np.asarray(update)
+
+    small, large = map(third_update, (jnp.array([0.6, 0.8]), jnp.array([30.0, 40.0])))
+    assert np.abs(small).max() > 0.1
+    np.testing.assert_allclose(large, ratio * small, rtol=1e-5)
 
 
 def test_only_ar_has_a_loss_of_its_own():
