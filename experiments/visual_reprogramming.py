@@ -62,13 +62,17 @@ class Config:
     train: int | None = None
     """Training images; by default all that are left."""
     validation: int | None = None
+    """Validation images; by default a fifth of the others, or the set's own."""
     test: int | None = None
+    """Test images; by default a fifth of all, or the set's own."""
     resplit: bool = False
     """Draw the test split anew for each seed too."""
     learning_rate: float | None = None
-    """By default the paper's; so are the next two."""
+    """By default the paper's."""
     epochs: int | None = None
+    """By default the paper's."""
     batch: int | None = None
+    """Images a step; by default the paper's."""
     refresh: Annotated[
         str | None, tyro.conf.arg(help="label maps: epoch, exact or once")
     ] = None
@@ -83,7 +87,9 @@ class Config:
     random_weights: int | None = None
     """For how many seeds the program is trained on random weights too; default: all."""
     out: Path = Path("runs/visual_reprogramming")
+    """A folder for checkpoints, programs, results.json and report.html."""
     resume: bool = False
+    """Go on with the run in that folder, to the same bits."""
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -91,6 +97,8 @@ def main(config: Config) -> dict[str, Any]:
     method = recipes.find_method(config.method)
     name = alignment_name(config)
     alignment = None if name is None else recipes.find_alignment(name)
+    if config.seeds < 1:
+        raise ValueError(f"--seeds {config.seeds}, expected at least 1")
     backbone = models.load(config.backbone)
     tasks = [load_task(config, seed) for seed in range(config.seeds)]
     targets = len(tasks[0].classes)
