@@ -4,6 +4,9 @@
 dictionaries, and a method of one's own needs neither.
 """
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from reprojax.alignments import (
     bayesian,
     bayesian_plus,
@@ -29,6 +32,8 @@ from reprojax.recipes.model_reprogramming.visual_prompting import METHOD as _VP
 from reprojax.recipes.prompt_tuning import vpt_deep, vpt_shallow
 from reprojax.recipes.prompt_tuning.visual_prompt_tuning import DEEP, SHALLOW
 
+T = TypeVar("T")
+
 METHODS: dict[str, Method] = {
     "ar": _AR,
     "vp": _VP,
@@ -50,24 +55,23 @@ ALIGNMENTS: dict[str, Alignment] = {
 }
 
 
+def _find(kind: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        raise ValueError(
+            f"no {kind} {name!r}{nearest(name, table)}; expected one of "
+            f"{', '.join(table)}"
+        )
+    return table[name]
+
+
 def find_method(name: str) -> Method:
     """The method of a name, or an error with the nearest names."""
-    if name not in METHODS:
-        raise ValueError(
-            f"no method {name!r}{nearest(name, METHODS)}; expected one of "
-            f"{', '.join(METHODS)}"
-        )
-    return METHODS[name]
+    return _find("method", name, METHODS)
 
 
 def find_alignment(name: str) -> Alignment:
     """The alignment of a name, or an error with the nearest names."""
-    if name not in ALIGNMENTS:
-        raise ValueError(
-            f"no alignment {name!r}{nearest(name, ALIGNMENTS)}; expected one of "
-            f"{', '.join(ALIGNMENTS)}"
-        )
-    return ALIGNMENTS[name]
+    return _find("alignment", name, ALIGNMENTS)
 
 
 __all__ = [

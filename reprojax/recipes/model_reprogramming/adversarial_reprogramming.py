@@ -20,7 +20,7 @@ def adversarial_reprogramming(
     *,
     inner: int | None = None,
 ) -> Program:
-    """The image in the middle of a learned frame, answered by the first classes.
+    """The image in a learned frame, the first classes as answers (arXiv 1806.11146).
 
     X = image + tanh(W) around it, in the paper's units: its networks take [-1, 1]. Here
     it enters before normalisation, in [0, 1], as (1 + tanh(W)) / 2: W = 0 is grey.

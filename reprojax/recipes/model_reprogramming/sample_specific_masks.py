@@ -81,7 +81,7 @@ def sample_specific_masks(
     layers: int = 5,
     pools: int = 3,
 ) -> Program:
-    """x + mask(x) * prompt over the whole image, *after* normalisation.
+    """x + mask(x) * prompt, *after* normalisation (arXiv 2406.03150).
 
     The prompt starts at zero, so at the first step no gradient reaches the masks.
 

@@ -18,7 +18,7 @@ def visual_prompting(
     *,
     width: int | None = None,
 ) -> Program:
-    """Four learned strips on the edges of the whole image, added *after* normalisation.
+    """Four learned strips on the edges, *after* normalisation (arXiv 2203.17274).
 
     Args:
         width: of the strips in pixels; by default 30 in 224, which are 69,840 numbers.

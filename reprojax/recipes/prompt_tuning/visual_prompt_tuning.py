@@ -33,7 +33,7 @@ def vpt_deep(
     length: int = 5,
     depth: int | None = None,
 ) -> Program:
-    """Learned tokens behind the class token at the first block; new ones at each later.
+    """Learned tokens behind the class token, new ones at each block (arXiv 2203.12119).
 
     A later block's tokens *replace* what came out of the earlier ones. They get no
     position. The head is linear on the class token's feature [D], standardised so that
