@@ -204,7 +204,6 @@ def train(
         out=config.out / folder,
         resume=config.resume,
         identity=identity,
-        progress=sys.stderr.isatty(),
     )
 
 

@@ -6,6 +6,7 @@ by a second pass. Images go to the device as uint8. Validation selects; the test
 is read once, at the end, for the selected and for the last params.
 """
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,7 @@ def fit(
             params = estimate(program, state.params, frozen, task.train, size)
             state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
         first, total = int(state.step), epochs * steps
-        with tqdm(total=total, initial=first, unit="step", disable=not progress) as bar:
+        with _bar(first, total, progress) as bar:
             for step in range(first, total):
                 ends = (step + 1) % steps == 0
                 clock.start()
@@ -144,6 +145,14 @@ def fit(
         "last": test(params=state.params),
     }
     return Fitted(state.best, state.params, accuracy, curves, clock.seconds_per_step())
+
+
+def _bar(first: int, total: int, progress: bool) -> tqdm:
+    """Steps done and the time left; in a log file a line every half minute."""
+    often = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total, initial=first, unit="step", disable=not progress, mininterval=often
+    )
 
 
 def _end_epoch(
