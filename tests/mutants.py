@@ -1,0 +1,524 @@
+"""Wrong variants that are easily written, each with the test that must notice it.
+
+    python tests/mutants.py             all of them, in a copy of the repository
+    python tests/mutants.py smm vpt     those with one of these words
+
+Each is a snippet of the right code and a wrong one in its place. The tests are run on
+the right code first. The exit status is 1 if a test stays green on wrong code, and 2 if
+a snippet is no longer where it was, or a test cannot be run.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("reprojax", "experiments", "tests", "pyproject.toml")
+SECONDS = 120  # a test that takes longer hangs
+
+
+class Mutant(NamedTuple):
+    """A wrong variant."""
+
+    what: str
+    file: str
+    """Below reprojax/."""
+    right: str
+    """Stands once in the file."""
+    wrong: str
+    test: str
+    """Below tests/, as pytest names it."""
+
+
+PADDING = "recipes/model_reprogramming/label_mapping.py"
+AR = "recipes/model_reprogramming/adversarial_reprogramming.py"
+VP = "recipes/model_reprogramming/visual_prompting.py"
+SMM = "recipes/model_reprogramming/sample_specific_masks.py"
+VPT = "recipes/prompt_tuning/visual_prompt_tuning.py"
+CONTROLS = "recipes/controls.py"
+MAPS = "alignments/statistical.py"
+IMAGES = "operators/images.py"
+CHAIN = '__import__("reprojax").chain'
+
+MUTANTS = (
+    Mutant(
+        "ar: the frame enters after normalisation",
+        AR,
+        '{"input": place, "output": align}',
+        '{"input": resize(backbone.size), "normalized": place, "output": align}',
+        "recipes/test_adversarial_reprogramming.py",
+    ),
+    Mutant(
+        "ar: tanh as it is, outside of [0, 1]",
+        AR,
+        "(1 + jnp.tanh(w)) / 2",
+        "jnp.tanh(w)",
+        "recipes/test_adversarial_reprogramming.py",
+    ),
+    Mutant(
+        "ar: the program lies on the image too",
+        AR,
+        "*border(inner, backbone))",
+        "*border(inner, backbone), overlap=True)",
+        "recipes/test_adversarial_reprogramming.py",
+    ),
+    Mutant(
+        "padding: the border enters after normalisation",
+        PADDING,
+        '{"input": chain(resize=operators.resize(inner), border=place)}',
+        '{"input": operators.resize(backbone.size), '
+        '"normalized": chain(resize=operators.resize(inner), border=place)}',
+        "recipes/test_label_mapping.py",
+    ),
+    Mutant(
+        "padding: the border starts at zero",
+        PADDING,
+        "stateless(jax.nn.sigmoid)",
+        "stateless(jax.numpy.tanh)",
+        "recipes/test_label_mapping.py",
+    ),
+    Mutant(
+        "watermark: added before normalisation",
+        PADDING,
+        '{"input": whole, "normalized": operators.add(learnable(zeros))}',
+        '{"input": chain(whole=whole, prompt=operators.add(learnable(zeros)))}',
+        "recipes/test_label_mapping.py",
+    ),
+    Mutant(
+        "watermark: no mirror in training",
+        PADDING,
+        "            flip=operators.flip(),\n",
+        "",
+        "recipes/test_label_mapping.py",
+    ),
+    Mutant(
+        "vp: strips added before normalisation",
+        VP,
+        '{"input": resize(backbone.size), "normalized": add(strips)}',
+        f'{{"input": {CHAIN}(a=resize(backbone.size), b=add(strips))}}',
+        "recipes/test_visual_prompting.py",
+    ),
+    Mutant(
+        "vp: a prompt over the whole image",
+        VP,
+        "add(strips)}",
+        "add(learnable(normal(1.0)))}",
+        "recipes/test_visual_prompting.py",
+    ),
+    Mutant(
+        "vp: strips that start small",
+        VP,
+        "normal(1.0)",
+        "normal(0.1)",
+        "recipes/test_visual_prompting.py",
+    ),
+    Mutant(
+        "smm: masks and prompt before normalisation",
+        SMM,
+        '{"input": resize(backbone.size), "normalized": pattern}',
+        f'{{"input": {CHAIN}(a=resize(backbone.size), b=pattern)}}',
+        "recipes/test_sample_specific_masks.py",
+    ),
+    Mutant(
+        "smm: masks bounded by a sigmoid",
+        SMM,
+        "(mask * prompt)",
+        "(nn.sigmoid(mask) * prompt)",
+        "recipes/test_sample_specific_masks.py",
+    ),
+    Mutant(
+        "smm: masks tiled instead of enlarged",
+        SMM,
+        "jnp.repeat(jnp.repeat(x, side, axis=1), side, axis=2)",
+        "jnp.tile(x, (1, side, side, 1))",
+        "recipes/test_sample_specific_masks.py",
+    ),
+    Mutant(
+        "smm: stored statistics in training",
+        SMM,
+        "nn.BatchNorm(not train,",
+        "nn.BatchNorm(True,",
+        "recipes/test_sample_specific_masks.py",
+    ),
+    Mutant(
+        "smm: one layer too wide",
+        SMM,
+        "8 * 2**i",
+        "(8 * 2**i + (i == 2))",
+        "recipes/test_sample_specific_masks.py",
+    ),
+    Mutant(
+        "vpt: tokens before the class token",
+        VPT,
+        "insert(prompt, length, at=1)",
+        "insert(prompt, length, at=0)",
+        "recipes/test_visual_prompt_tuning.py",
+    ),
+    Mutant(
+        "vpt: deep tokens inserted, not replaced",
+        VPT,
+        "replace(prompt, length, at=1) for",
+        "insert(prompt, length, at=1) for",
+        "recipes/test_visual_prompt_tuning.py",
+    ),
+    Mutant(
+        "vpt: Xavier's bound of the tokens themselves",
+        VPT,
+        "(6 / (3 * side**2 + shape[-1]))",
+        "(6 / (shape[0] + shape[-1]))",
+        "recipes/test_visual_prompt_tuning.py",
+    ),
+    Mutant(
+        "vpt: shallow is two blocks deep",
+        VPT,
+        "length=length, depth=1)",
+        "length=length, depth=2)",
+        "recipes/test_visual_prompt_tuning.py",
+    ),
+    Mutant(
+        "vpt: gradients are not clipped",
+        "recipes/method.py",
+        "optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd",
+        "sgd",
+        "recipes/test_method.py",
+    ),
+    Mutant(
+        "controls: no prompt, and the image resized without smoothing",
+        CONTROLS,
+        '{"input": resize(backbone.size), "output": align}',
+        '{"input": resize(backbone.size, "nearest"), "output": align}',
+        "recipes/test_controls.py",
+    ),
+    Mutant(
+        "controls: a probe on logits",
+        CONTROLS,
+        'until(backbone.forward, backbone.roles["features"][0])',
+        "backbone.forward",
+        "recipes/test_controls.py",
+    ),
+    Mutant(
+        "preset: the rate of Adam falls too late",
+        "recipes/method.py",
+        "int(0.72 * epochs)",
+        "int(0.8 * epochs)",
+        "recipes/test_method.py",
+    ),
+    Mutant(
+        "map: rows normalised instead of columns",
+        MAPS,
+        "total = weight.sum(0, keepdims=True)",
+        "total = weight.sum(1, keepdims=True)",
+        "recipes/test_named_alignments.py::test_bayesian_columns",
+    ),
+    Mutant(
+        "map: no smoothing",
+        MAPS,
+        "seen = counts.sum(1, keepdims=True) + smoothing",
+        "seen = counts.sum(1, keepdims=True)",
+        "recipes/test_named_alignments.py::test_bayesian_columns",
+    ),
+    Mutant(
+        "map: weights on probabilities, not on logits",
+        MAPS,
+        "return y @ params.fixed.astype(y.dtype)",
+        "return jax.nn.softmax(y) @ params.fixed.astype(y.dtype)",
+        "recipes/test_named_alignments.py::test_bayesian_columns",
+    ),
+    Mutant(
+        "map: a source class serves two targets",
+        MAPS,
+        "left = left.at[s].set(-1.0)",
+        "left = left.at[s, t].set(-1.0)",
+        "recipes/test_named_alignments.py::test_frequent_answers_one_to_one",
+    ),
+    Mutant(
+        "map: k = int(.15 T), which is 0 for few classes",
+        MAPS,
+        "max(1, int(0.15 * targets))",
+        "int(0.15 * targets)",
+        "recipes/test_named_alignments.py::test_bayesian_plus_sums_probabilities",
+    ),
+    Mutant(
+        "map: logits summed instead of probabilities",
+        MAPS,
+        "jax.nn.softmax(y.astype(jnp.float32)), k)",
+        "y.astype(jnp.float32), k)",
+        "recipes/test_named_alignments.py::test_bayesian_plus_sums_probabilities",
+    ),
+    Mutant(
+        "map: a class that is absent makes NaN",
+        MAPS,
+        "return jnp.where(total > 0, share, 1 / len(counts))",
+        "return weight / total",
+        "test_statistics.py::test_absent_classes_give_a_whole_map",
+    ),
+    Mutant(
+        "map: rows that fill a batch are counted",
+        MAPS,
+        "answers.T @ jax.nn.one_hot(labels, targets)",
+        "answers.T @ jax.nn.one_hot(labels % targets, targets)",
+        "recipes/test_named_alignments.py"
+        "::test_rows_that_fill_a_batch_count_for_nothing",
+    ),
+    Mutant(
+        "map: estimated from the task's logits, not the model's",
+        "statistics.py",
+        'return [f"{site}/raw" for site in estimated(program)]',
+        'return [f"{site}" for site in estimated(program)]',
+        "test_statistics.py::test_what_is_counted_is_the_answer_of_the_model_and_not_of"
+        "_the_map",
+    ),
+    Mutant(
+        "resize: no antialiasing",
+        IMAGES,
+        "jax.image.resize(x, shape, method)",
+        "jax.image.resize(x, shape, method, antialias=False)",
+        "recipes/test_controls.py",
+    ),
+    Mutant(
+        "resize: bytes over 256",
+        IMAGES,
+        "x.astype(jnp.float32) / 255",
+        "x.astype(jnp.float32) / 256",
+        "recipes/test_controls.py",
+    ),
+    Mutant(
+        "crop: the corner instead of the centre",
+        IMAGES,
+        "top, left = room[0] // 2, room[1] // 2",
+        "top, left = 0, 0",
+        "test_operators.py::test_crop_in_evaluation_is_the_centre",
+    ),
+    Mutant(
+        "crop: one window for the whole batch",
+        IMAGES,
+        "jax.random.randint(key, (x.shape[0], 2), 0, limits)",
+        "jnp.tile(jax.random.randint(key, (2,), 0, limits), (x.shape[0], 1))",
+        "recipes/test_label_mapping.py::test_augmentation_crops_and_mirrors_in_training"
+        "_alone",
+    ),
+    Mutant(
+        "crop: the last row and column are never reached",
+        IMAGES,
+        "limits = jnp.array(room) + 1",
+        "limits = jnp.maximum(jnp.array(room), 1)",
+        "recipes/test_label_mapping.py::test_augmentation_crops_and_mirrors_in_training"
+        "_alone",
+    ),
+    Mutant(
+        "flip: upside down",
+        IMAGES,
+        "x[:, :, ::-1]",
+        "x[:, ::-1]",
+        "recipes/test_label_mapping.py::test_augmentation_crops_and_mirrors_in_training"
+        "_alone",
+    ),
+    Mutant(
+        "padding: the prompt moves pixels inside",
+        "operators/concatenative.py",
+        "jnp.where(frame(*sides)(canvas.shape), prompt, canvas)",
+        "canvas + prompt",
+        "recipes/test_label_mapping.py::test_pixels_inside_the_border_never_move",
+    ),
+    Mutant(
+        "frame: a pixel short on the far sides",
+        "operators/additive.py",
+        "(i >= shape[axis] - after)",
+        "(i > shape[axis] - after)",
+        "recipes/test_label_mapping.py::test_a_padded_image_stands_in_a_sigmoid_border",
+    ),
+    Mutant(
+        "border: top and bottom exchanged",
+        "formats/learnable.py",
+        "jnp.concatenate([top, middle, bottom], axis=0)",
+        "jnp.concatenate([bottom, middle, top], axis=0)",
+        "recipes/test_visual_prompting.py",
+    ),
+    Mutant(
+        "model: scaled before it is centred",
+        "models/backbone.py",
+        '(_pixels(edit("input", x), size) - center) / spread',
+        '_pixels(edit("input", x), size) / spread - center',
+        "recipes/test_controls.py",
+    ),
+    Mutant(
+        "batches: what fills the last one keeps its labels",
+        "data/order.py",
+        "np.where(np.arange(size) < real, split.y[chosen], -1)",
+        "split.y[chosen]",
+        "data/test_order.py",
+    ),
+    Mutant(
+        "loss: rows that fill a batch are examples",
+        "losses.py",
+        "real = labels >= 0",
+        "real = labels >= -1",
+        "test_losses.py::test_rows_that_fill_a_batch_have_no_influence_whatever_is_in_them",
+    ),
+    Mutant(
+        "loss: divided by the batch's size, not by its real rows",
+        "losses.py",
+        "jnp.maximum(real.sum(), 1)",
+        "len(labels)",
+        "test_losses.py::test_cross_entropy_is_the_mean_over_real_rows",
+    ),
+    Mutant(
+        "fit: only the last batch of an epoch is counted for maps",
+        "steps.py",
+        "sums=jax.tree.map(jnp.add, state.sums, sums),",
+        "sums=sums,",
+        "test_fit.py::test_three_epochs_equal_a_loop_by_hand",
+    ),
+    Mutant(
+        "fit: counts of earlier epochs stay",
+        "fit.py",
+        "sums=jax.tree.map(jnp.zeros_like, state.sums),",
+        "sums=state.sums,",
+        "test_fit.py::test_three_epochs_equal_a_loop_by_hand",
+    ),
+    Mutant(
+        "fit: the last of equally good epochs is selected",
+        "fit.py",
+        "(before < accuracy)",
+        "(before <= accuracy)",
+        "test_fit.py::test_the_first_of_the_best_epochs_is_selected",
+    ),
+    Mutant(
+        "fit: accuracy over the rows that were filled up",
+        "steps.py",
+        "/ len(split.y)",
+        "/ (len(hits) * batch)",
+        "test_fit.py::test_accuracy_is_of_the_real_rows",
+    ),
+    Mutant(
+        "core: an outer program sees a value before it is edited",
+        "core.py",
+        "            return top.tap(site, value)\n",
+        "            return value\n",
+        "test_core.py::test_the_order_of_events",
+    ),
+    Mutant(
+        "core: parts draw by their order, not by their names",
+        "core.py",
+        "jax.random.fold_in(key, zlib.crc32(name.encode()))",
+        "key",
+        "test_core.py::test_keys_by_name",
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only mutants with one of these")
+    parser.add_argument("--jobs", type=int, default=2, help="tests at a time")
+    given = parser.parse_args()
+    chosen = [m for m in MUTANTS if not given.words or _has(m, given.words)]
+    if moved := [m for m in chosen if _places(m) != 1]:
+        for m in moved:
+            print(f"{m.file} holds {m.right!r} {_places(m)} times, not once: {m.what}")
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        copies = SimpleQueue()
+        for i in range(given.jobs):
+            copies.put(_copy(Path(folder) / str(i)))
+        here = copies.get()
+        if not _green(here, sorted({m.test for m in chosen})):
+            return 2
+        copies.put(here)
+
+        def judge(mutant: Mutant) -> str:
+            copy = copies.get()
+            try:
+                return _judge(copy, mutant)
+            finally:
+                copies.put(copy)
+
+        with ThreadPoolExecutor(given.jobs) as pool:
+            verdicts = list(pool.map(judge, chosen))
+    wrong = [v for v in ("SURVIVED", "BROKEN") if v in verdicts]
+    print(f"{verdicts.count('red')} of {len(chosen)} wrong variants turn a test red")
+    return {"SURVIVED": 1, "BROKEN": 2}[wrong[0]] if wrong else 0
+
+
+def _has(mutant: Mutant, words: Sequence[str]) -> bool:
+    return any(word in f"{mutant.what} {mutant.file}" for word in words)
+
+
+def _places(mutant: Mutant) -> int:
+    path = ROOT / "reprojax" / mutant.file
+    return path.read_text().count(mutant.right) if path.exists() else 0
+
+
+def _copy(folder: Path) -> Path:
+    skip = shutil.ignore_patterns("__pycache__")
+    folder.mkdir()
+    for name in PARTS:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=skip)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def _run(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """Python in a copy, which comes before what is installed; and what it printed."""
+    env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    env.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS * 10,
+    )
+
+
+def _pytest(folder: Path, *tests: str) -> subprocess.CompletedProcess:
+    quiet = ("-q", "-x", "--no-header", "--tb=line", "-p", "no:cacheprovider")
+    return _run(folder, "-m", "pytest", *quiet, *(f"tests/{test}" for test in tests))
+
+
+def _green(folder: Path, tests: Sequence[str]) -> bool:
+    """Whether the tests pass on the right code, and look at the copy at all."""
+    place = _run(folder, "-c", "import reprojax; print(reprojax.__file__)").stdout
+    if not place.startswith(str(folder)):
+        print(f"the tests would look at {place.strip()}, not at the copy")
+        return False
+    start, run = time.perf_counter(), _pytest(folder, *tests)
+    if run.returncode:
+        print(f"not green on the right code:\n{run.stdout}")
+        return False
+    print(f"green on the right code ({time.perf_counter() - start:.0f} s)", flush=True)
+    return True
+
+
+def _judge(folder: Path, mutant: Mutant) -> str:
+    path = folder / "reprojax" / mutant.file
+    right = path.read_text()
+    path.write_text(right.replace(mutant.right, mutant.wrong))
+    start = time.perf_counter()
+    try:
+        run = _pytest(folder, mutant.test)
+    finally:
+        path.write_text(right)
+    verdict = {0: "SURVIVED", 1: "red"}.get(run.returncode, "BROKEN")
+    seconds = time.perf_counter() - start
+    print(f"{verdict:8}  {seconds:5.1f} s  {mutant.what}", flush=True)
+    if verdict == "BROKEN":
+        print(run.stdout, flush=True)
+    return verdict
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""`python tests/mutants.py` takes minutes; that it still can run is seen in a moment."""
+
+from pathlib import Path
+
+import mutants
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.what)
+def test_snippets_and_tests_are_where_they_were(mutant):
+    code = (HERE.parent / "reprojax" / mutant.file).read_text()
+    assert code.count(mutant.right) == 1
+    compile(code.replace(mutant.right, mutant.wrong), mutant.file, "exec")
+    file, *names = mutant.test.split("::")
+    for name in names:
+        assert f"def {name}(" in (HERE / file).read_text()
+
+
+def test_a_moved_snippet_is_told_before_anything_runs(monkeypatch, capsys):
+    moved = mutants.MUTANTS[0]._replace(right="no such code")
+    monkeypatch.setattr(mutants, "MUTANTS", (moved,))
+    monkeypatch.setattr("sys.argv", ["mutants.py"])
+    assert mutants.main() == 2
+    assert "holds 'no such code' 0 times, not once" in capsys.readouterr().out
