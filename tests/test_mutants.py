@@ -1,4 +1,4 @@
-"""`python tests/mutants.py` takes minutes; that it still can run is seen in a moment."""
+"""`python tests/mutants.py` takes minutes; that it still can run is seen at once."""
 
 from pathlib import Path
 
