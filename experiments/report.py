@@ -240,7 +240,7 @@ def _chosen(weights: np.ndarray) -> tuple[np.ndarray, str]:
     if sources > 24:
         top = 3 if targets <= 20 else 1
         which = f"the {top} largest" if top > 1 else "the largest"
-        which += " of each of these"
+        which += " of each column"
         largest = np.argsort(-size, axis=0, kind="stable")[:top]
         rows = np.unique([s for s in largest.ravel() if size[s].any()]).astype(int)
     serves = size[rows].argmax(1)
