@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax import Params, Program, Scope, record, reprogram, statistics
-from reprojax.alignments import bayesian_plus, identity
+from reprojax.alignments import identity
 from reprojax.data import Split, Task, in_order
 from reprojax.locations import black_box
 from reprojax.models import Backbone, random
 from reprojax.operators import resize
-from reprojax.recipes import ALIGNMENTS, no_prompt
+from reprojax.recipes import find_alignment, no_prompt
 
 MAPS = ("rlm", "flm", "blm", "blm+")
 """Without a prompt nothing changes between epochs, so ILM is FLM."""
@@ -87,9 +87,8 @@ def heads(targets: int, sources: int) -> dict[str, Program]:
     The published maps, and BLM+ with more probabilities than its authors use, because
     without a prompt that is often the best of them.
     """
-    maps = {name: ALIGNMENTS[name].build(targets) for name in MAPS}
-    wide = [k for k in (5, 15, 50) if k <= sources]
-    maps |= {f"blm+ k={k}": bayesian_plus(targets, k) for k in wide}
+    names = [*MAPS, *(f"blm+{k}" for k in (5, 15, 50) if k <= sources)]
+    maps = {name: find_alignment(name).build(targets) for name in names}
     cached = black_box(lambda frozen, logits: logits)
     return {name: reprogram(cached, {"output": align}) for name, align in maps.items()}
 

@@ -41,7 +41,10 @@ class Config:
 
     method: Annotated[str, tyro.conf.arg(help=f"one of: {METHODS}")] = "watermark"
     map: Annotated[
-        str | None, tyro.conf.arg(help=f"one of: {MAPS}; by default the method's own")
+        str | None,
+        tyro.conf.arg(
+            help=f"one of: {MAPS}, blm+K (K probabilities); by default the method's"
+        ),
     ] = None
     backbone: Annotated[
         str,
@@ -173,7 +176,7 @@ def train(
     method = recipes.METHODS[config.method]
     preset, name = method.preset, alignment_name(config)
     refresh: Any = config.refresh or (
-        recipes.ALIGNMENTS[name].refresh if name else "once"
+        recipes.find_alignment(name).refresh if name else "once"
     )
     epochs, batch = config.epochs or preset.epochs, config.batch or preset.batch
     steps = -(-len(task.train.y) // min(batch, len(task.train.y)))

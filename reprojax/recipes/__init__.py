@@ -70,7 +70,13 @@ def find_method(name: str) -> Method:
 
 
 def find_alignment(name: str) -> Alignment:
-    """The alignment of a name, or an error with the nearest names."""
+    """The alignment of a name, or an error with the nearest names.
+
+    "blm+15" is BLM+ that counts the 15 largest probabilities of each answer.
+    """
+    if name.startswith("blm+") and name[4:].isdecimal():
+        k = int(name[4:])
+        return Alignment(lambda targets: bayesian_plus(targets, k), "epoch")
     return _find("alignment", name, ALIGNMENTS)
 
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from reprojax import steps
+from reprojax import Scope, steps
+from reprojax.alignments import bayesian_plus
 from reprojax.data import Split
 from reprojax.recipes import ALIGNMENTS, find_alignment, no_prompt
 
@@ -147,3 +148,20 @@ def test_when_maps_are_estimated():
         "blm+": "epoch",
         "linear": "once",
     }
+
+
+def test_a_number_behind_blm_plus_is_how_many_probabilities_count():
+    by_name = find_alignment("blm+4").build(TARGETS)
+    own, default = bayesian_plus(TARGETS, 4), find_alignment("blm+").build(TARGETS)
+    y = jax.random.normal(jax.random.key(0), (30, 12))
+    labels = jax.numpy.arange(30) % TARGETS
+
+    def counts(align):
+        params = align.init(jax.random.key(0), y, Scope())
+        return np.asarray(align.observe(params, y, labels))
+
+    assert find_alignment("blm+4").refresh == "epoch"
+    np.testing.assert_array_equal(counts(by_name), counts(own))
+    assert not np.allclose(counts(by_name), counts(default))
+    with pytest.raises(ValueError, match="no alignment 'blm-4'"):
+        find_alignment("blm-4")
