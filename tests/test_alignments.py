@@ -429,3 +429,5 @@ def test_a_standardised_head_is_an_affine_map_of_standardised_columns():
     unmasked = (y - y.mean(0)) / np.maximum(y.std(0), 1e-6)  # filled rows counted
     wrong = unmasked @ np.asarray(params.learnable["kernel"])
     assert np.abs(found - wrong).max() > 1e-2
+    later = m.refresh(params, jax.tree.map(lambda a: 2 * a + 1, sums[0]))
+    jax.tree.map(np.testing.assert_array_equal, later.fixed, params.fixed)  # once

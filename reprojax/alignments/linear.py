@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal
 from jaxtyping import Array, Float, Int
@@ -20,8 +21,9 @@ def linear(
 
     Args:
         standardised: y is first shifted and scaled to mean 0 and variance 1 a column,
-            by what the training images show. It is the same family of maps; the scale
-            of the features no longer decides which learning rate diverges.
+            by what the training images show before the first step. It is the same
+            family of maps; the scale of the features no longer decides which learning
+            rate diverges.
         initial: of the kernel; by default `lecun_normal()`.
     """
     initial = lecun_normal() if initial is None else initial
@@ -32,6 +34,7 @@ def linear(
         if bias:
             weights["bias"] = jnp.zeros(targets)
         middle = {"mean": jnp.zeros(size), "deviation": jnp.ones(size)}
+        middle["known"] = jnp.zeros((), bool)
         return Params(weights, middle if standardised else ())
 
     def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
@@ -62,4 +65,7 @@ def _standardise(params: Params, sums: dict[str, Any]) -> Params:
     deviation = jnp.where(
         deviation > 1e-6, deviation, 1.0
     )  # a feature that is constant
-    return params._replace(fixed={"mean": mean, "deviation": deviation})
+    new = {"mean": mean, "deviation": deviation, "known": jnp.ones((), bool)}
+    # Once: moved later, they would change what the trained kernel means.
+    keep = lambda old, new: jnp.where(params.fixed["known"], old, new)
+    return params._replace(fixed=jax.tree.map(keep, params.fixed, new))
