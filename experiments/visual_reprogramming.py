@@ -343,7 +343,7 @@ def report(
     from experiments.report import Report, pictures, write_report
 
     params = fits[0].params
-    x, y = task.test.x[:8], task.test.y[:8]
+    x, y = task.test.x[:100], task.test.y[:100]
     images, prompt = pictures(program, params, backbone, x, y, task.classes)
     label_map = params.fixed["output"]
     baselines = {
