@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax import Params, Program, Scope, record, reprogram, statistics
-from reprojax.alignments import identity
+from reprojax import Forward, Params, Program, Scope, record, reprogram, statistics
+from reprojax.core import PyTree
 from reprojax.data import Split, Task, in_order
 from reprojax.locations import black_box
 from reprojax.models import Backbone, random
 from reprojax.operators import resize
-from reprojax.recipes import find_alignment, no_prompt
+from reprojax.recipes import find_alignment
+from reprojax.steps import refresh_maps
 
 MAPS = ("rlm", "flm", "blm", "blm+")
 """Without a prompt nothing changes between epochs, so ILM is FLM."""
@@ -28,33 +29,27 @@ class Outputs(NamedTuple):
     labels: np.ndarray
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _look(program: Program, features: str, frozen: dict, x: jax.Array) -> tuple:
-    y, seen = record(program.apply, [features])(
-        Params({"input": (), "output": ()}, {"input": (), "output": ()}), frozen, x
-    )
-    return y, seen[features].reshape(len(y), -1)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _look(
+    forward: Forward, site: str, size: int, frozen: PyTree, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x = resize(size).apply(Params(), x, Scope())
+    y, seen = record(forward, [site])(frozen, x)
+    return y, seen[site].reshape(len(y), -1)
 
 
 def outputs(backbone: Backbone, split: Split, batch: int = 50) -> Outputs:
-    """One pass over a split, as the no-prompt control sees it."""
-    program = no_prompt(backbone, 0, identity())
+    """One pass over a split, resized as the no-prompt control does."""
     site = backbone.roles["features"][0]
     rows = [
-        _look(program, site, backbone.frozen, x)
+        _look(backbone.forward, site, backbone.size, backbone.frozen, x)
         for x, _ in in_order(split, min(batch, len(split.y)))
     ]
     n = len(split.y)
     logits, features = (
-        np.concatenate([np.asarray(a) for a in c])[:n] for c in zip(*rows, strict=True)
+        np.concatenate(jax.device_get(c))[:n] for c in zip(*rows, strict=True)
     )
     return Outputs(logits, features, split.y)
-
-
-def task_outputs(backbone: Backbone, task: Task) -> dict[str, Outputs]:
-    """{"train": ..., "validation": ..., "test": ...}"""
-    names = ("train", "validation", "test")
-    return {name: outputs(backbone, getattr(task, name)) for name in names}
 
 
 def map_alone(
@@ -66,14 +61,11 @@ def map_alone(
     if statistics.estimated(program):
         raw = {"output/raw": jnp.asarray(train.logits)}
         sums = statistics.observe(program, params, raw, jnp.asarray(train.labels))
-        params = _refresh(program, params, sums)
+        params = refresh_maps(program, params, sums)
     return {
         name: float((_answer(program, params, s.logits) == s.labels).mean())
         for name, s in seen.items()
     }
-
-
-_refresh = jax.jit(statistics.refresh, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)

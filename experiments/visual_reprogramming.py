@@ -250,8 +250,15 @@ def run_controls(
         for split in slot:
             slot[split].append(scores[split])
 
+    test = None
     for seed, task in enumerate(tasks):
-        seen = controls.task_outputs(backbone, task)
+        if test is None or config.resplit:  # else all seeds have the same test images
+            test = controls.outputs(backbone, task.test)
+        seen = {
+            "train": controls.outputs(backbone, task.train),
+            "validation": controls.outputs(backbone, task.validation),
+            "test": test,
+        }
         best, scores = controls.best_map(alone, seen, seed)
         add("best map without prompt", scores[best])
         add("random map without prompt", scores["rlm"])

@@ -139,11 +139,10 @@ def fit(
                         raise SystemExit(f"stopped at step {step + 1}; {where}")
     test = partial(evaluate, program, frozen=frozen, split=task.test, batch=size)
     curves = np.asarray(state.curves)
-    accuracy = {
-        "validation": float(curves[:, 1].max()),
-        "test": test(params=state.best),
-        "last": test(params=state.params),
-    }
+    accuracy = {"validation": float(curves[:, 1].max())}
+    accuracy["last"] = accuracy["test"] = test(params=state.params)
+    if curves[:, 1].argmax() < epochs - 1:  # another epoch was selected than the last
+        accuracy["test"] = test(params=state.best)
     return Fitted(state.best, state.params, accuracy, curves, clock.seconds_per_step())
 
 

@@ -85,6 +85,9 @@ def observe_batch(
     return statistics.observe(program, params, call(params, frozen, x)[1], labels)
 
 
+refresh_maps = jax.jit(statistics.refresh, static_argnums=0)
+
+
 def evaluate(
     program: Program, params: Params, frozen: PyTree, split: Split, batch: int
 ) -> float:
@@ -106,10 +109,7 @@ def estimate(
         sums = observe_batch(program, params, frozen, x, y)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     assert total is not None
-    return statistics.refresh(program, params, total)
-
-
-refresh_maps = jax.jit(statistics.refresh, static_argnums=0)
+    return refresh_maps(program, params, total)
 
 
 class Clock:

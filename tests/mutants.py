@@ -130,9 +130,9 @@ MUTANTS = (
     ),
     Mutant(
         "smm: masks bounded by a sigmoid",
-        SMM,
-        "(mask * prompt)",
-        "(nn.sigmoid(mask) * prompt)",
+        "operators/parametric.py",
+        "cast_like(mask * prompt, value)",
+        "cast_like(jax.nn.sigmoid(mask) * prompt, value)",
         "recipes/test_sample_specific_masks.py",
     ),
     Mutant(

@@ -95,6 +95,7 @@ def test_a_step_does_little_more_than_the_model_and_its_input_gradient(name, met
     card = BACKBONES[name]
     program = METHODS[method](card, 10)
     ratio = flops(lowered(program, card, card.size // 2)) / bare(name)[1]
+    print(f"{name}, {method}: {ratio:.3f} of forward and input gradient")
     assert 0.98 < ratio < 1.1
 
 

@@ -226,10 +226,19 @@ def test_the_first_of_the_best_epochs_is_selected(monkeypatch):
 
     monkeypatch.setattr("reprojax.fit.evaluate", scripted)
     fitted = train(epochs=4)
-    assert bits(fitted.params) == shown[1] == shown[4] != shown[2]
-    assert bits(fitted.last) == shown[3] == shown[5]
+    assert bits(fitted.params) == shown[1] == shown[5] != shown[2]
+    assert bits(fitted.last) == shown[3] == shown[4]
     near(fitted.curves[:, 1], [0.2, 0.7, 0.7, 0.4])
-    expected = {"validation": 0.7, "test": 0.25, "last": 0.75}
+    expected = {"validation": 0.7, "test": 0.75, "last": 0.25}
+    assert fitted.accuracy == pytest.approx(expected)
+
+
+def test_a_last_epoch_that_is_the_best_is_tested_once(monkeypatch):
+    scores = iter([0.2, 0.7, 0.6])  # a fourth reading would end the test
+    monkeypatch.setattr("reprojax.fit.evaluate", lambda *a, **k: next(scores))
+    fitted = train(epochs=2)
+    assert bits(fitted.params) == bits(fitted.last)
+    expected = {"validation": 0.7, "test": 0.6, "last": 0.6}
     assert fitted.accuracy == pytest.approx(expected)
 
 

@@ -3,7 +3,13 @@
 from reprojax.operators.additive import add, frame
 from reprojax.operators.concatenative import insert, padding, replace
 from reprojax.operators.images import crop, flip, resize
-from reprojax.operators.parametric import dropout, mlp, network, scale_and_shift
+from reprojax.operators.parametric import (
+    dropout,
+    masked_add,
+    mlp,
+    network,
+    scale_and_shift,
+)
 
 __all__ = [
     "add",
@@ -12,6 +18,7 @@ __all__ = [
     "flip",
     "frame",
     "insert",
+    "masked_add",
     "mlp",
     "network",
     "padding",

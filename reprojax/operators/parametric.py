@@ -7,7 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from reprojax.core import Key, Manipulation, Params, PyTree, Scope
+from reprojax.core import (
+    Format,
+    Key,
+    Manipulation,
+    Params,
+    PyTree,
+    Scope,
+    fold,
+    inside,
+    merge,
+    part,
+)
 from reprojax.operators.additive import cast_like
 from reprojax.sequence import bare, on_value
 
@@ -84,5 +95,24 @@ def network(module: nn.Module) -> Manipulation:
         y, news = module.apply(tree, value, True, rngs=rngs, mutable=mutable)
         scope.tap("fixed", dict(news))
         return y
+
+    return Manipulation(init, apply)
+
+
+def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
+    """value [B ...] + net(value) * prompt: each row weighs the prompt by its own mask.
+
+    Sample-specific masks (Cai et al., arXiv 2406.03150), with a `network` as `net`.
+    """
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        prompt = fmt.init(fold(key, "prompt"), value.shape[1:], inside(scope, "prompt"))
+        mask = net.init(fold(key, "mask"), value, inside(scope, "mask"))
+        return merge({"prompt": prompt, "mask": mask})
+
+    def apply(params: Params, value: Array, scope: Scope) -> Array:
+        prompt = fmt.read(part(params, "prompt"), value, inside(scope, "prompt"))
+        mask = net.apply(part(params, "mask"), value, inside(scope, "mask"))
+        return value + cast_like(mask * prompt, value)
 
     return Manipulation(init, apply)

@@ -40,6 +40,7 @@ def outputs(name):
 def test_outputs_are_the_references(name):
     ours, theirs = outputs(name)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    print(f"{name}: largest difference {np.abs(ours - theirs).max():.1e}")
     model, (count, index, word) = load(name), CLASSES[name]
     assert len(model.classes) == count == theirs.shape[1]
     assert model.classes[index] == word

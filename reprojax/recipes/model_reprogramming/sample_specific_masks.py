@@ -7,23 +7,10 @@ from jax.nn.initializers import zeros
 from jaxtyping import Array, Float
 
 from reprojax.alignments import one_to_one
-from reprojax.core import (
-    Format,
-    Key,
-    Manipulation,
-    Params,
-    Program,
-    PyTree,
-    Scope,
-    fold,
-    inside,
-    merge,
-    part,
-    reprogram,
-)
+from reprojax.core import Manipulation, Program, reprogram
 from reprojax.formats import learnable
 from reprojax.models import Backbone
-from reprojax.operators import network, resize
+from reprojax.operators import masked_add, network, resize
 from reprojax.recipes.method import Method, Preset
 
 
@@ -55,22 +42,6 @@ def _patches(x: Array, side: int, shape: tuple[int, ...]) -> Array:
     x = jnp.repeat(jnp.repeat(x, side, axis=1), side, axis=2)
     rest = [(0, 0), *((0, shape[i] - x.shape[i]) for i in (1, 2)), (0, 0)]
     return jnp.pad(x, rest)
-
-
-def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
-    """value + net(value) * prompt."""
-
-    def init(key: Key, value: PyTree, scope: Scope) -> Params:
-        prompt = fmt.init(fold(key, "prompt"), value.shape[1:], inside(scope, "prompt"))
-        mask = net.init(fold(key, "mask"), value, inside(scope, "mask"))
-        return merge({"prompt": prompt, "mask": mask})
-
-    def apply(params: Params, value: Array, scope: Scope) -> Array:
-        prompt = fmt.read(part(params, "prompt"), value, inside(scope, "prompt"))
-        mask = net.apply(part(params, "mask"), value, inside(scope, "mask"))
-        return value + (mask * prompt).astype(value.dtype)
-
-    return Manipulation(init, apply)
 
 
 def sample_specific_masks(
