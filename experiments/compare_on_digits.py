@@ -6,7 +6,8 @@ Ten seeds each, on one test split: RLM, FLM, ILM, BLM and BLM+ under a watermark
 under padding (published on ImageNet models: RLM < FLM < ILM < BLM < BLM+), and then SMM
 against watermark and padding with ILM (published: padding < watermark < SMM). Prints
 selected test accuracies with 95 % intervals and each step of the order as a paired
-difference. A run that was stopped goes on with --resume. Half an hour on 2 cores.
+difference. A run that was stopped goes on with --resume. Half an hour on two
+cores.
 Expected with a watermark: .849, .927, .946, .945, .952; intervals in docs/results.md.
 """
 

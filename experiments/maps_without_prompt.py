@@ -8,7 +8,7 @@ and four sets of images). Also asks *why*: Bayesian weights on centred logits, o
 probabilities, and without smoothing.
 
 Expected on clothing: FLM .486 ± .013, BLM .403 ± .022, BLM+ .582 ± .020 at its best k;
-the other sets are in docs/results.md. Five minutes on two cores.
+the other sets are in docs/results.md. Under ten minutes on two cores.
 """
 
 import sys
