@@ -21,13 +21,16 @@ FLOORS = (
 )
 HEAVY = {
     "PIL",
+    "cmaes",
     "chex",
+    "grain",
     "huggingface_hub",
     "matplotlib",
     "orbax",
     "sklearn",
     "tensorflow_datasets",
     "torch",
+    "torchax",
     "transformers",
 }
 
