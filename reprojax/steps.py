@@ -4,6 +4,7 @@ Each takes the program as a static argument, so that runs of one program (its se
 evaluation, its controls) share what was compiled.
 """
 
+import sys
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
 
 from reprojax import statistics
 from reprojax.core import Key, Params, Program, PyTree
-from reprojax.data import Split, in_order
+from reprojax.data import Split, Task, in_order
 from reprojax.losses import Loss
 from reprojax.taps import record
 
@@ -31,6 +33,45 @@ class State(NamedTuple):
     sums: PyTree  # what the epoch's steps showed to label maps
     curves: jax.Array  # [epochs 2]: mean training loss, validation accuracy
     best: Params  # selected by validation, the earliest of equals
+
+
+def begin(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    frozen: PyTree,
+    images: Any,
+    seed: int,
+    epochs: int,
+) -> State:
+    """A first state; label maps are not estimated yet.
+
+    Args:
+        images: a batch, or its shape and type.
+    """
+    key = jax.random.key(seed)
+    params = program.init(key, frozen, images)
+    state = State(
+        params=params,
+        opt=optimizer.init(params.learnable),
+        key=key,
+        step=jnp.zeros((), jnp.int32),
+        loss=jnp.zeros(()),
+        sums=_no_sums(program, params, frozen, images),
+        curves=jnp.full((epochs, 2), jnp.nan),
+        best=params,
+    )
+    # Copies, because the step gives its state away: the caller's own arrays may be
+    # among the params, and some optimisers keep the params in their state. Of a
+    # plain type, because a weak one (jnp.full(n, .1)) has the second step compiled.
+    return jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a)), state)
+
+
+def _no_sums(program: Program, params: Params, frozen: PyTree, images: Any) -> PyTree:
+    labels = jax.ShapeDtypeStruct(images.shape[:1], jnp.int32)
+    shapes = jax.eval_shape(
+        partial(observe_batch, program), params, frozen, images, labels
+    )
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -110,6 +151,59 @@ def estimate(
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     assert total is not None
     return refresh_maps(program, params, total)
+
+
+def close_epoch(state: State, params: Params, accuracy: float, steps: int) -> State:
+    """The state after an epoch of so many steps, whose params reached an accuracy."""
+    before = state.curves[:, 1]
+    better = bool(jnp.all(jnp.isnan(before) | (before < accuracy)))
+    epoch = state.step // steps - 1
+    return state._replace(
+        params=params,
+        # a copy: the step gives its own params away
+        best=jax.tree.map(jnp.copy, params) if better else state.best,
+        curves=state.curves.at[epoch].set(jnp.array([state.loss / steps, accuracy])),
+        loss=jnp.zeros(()),
+        sums=jax.tree.map(jnp.zeros_like, state.sums),
+    )
+
+
+def check_answer(
+    program: Program, frozen: PyTree, task: Task, images: Any, sites: tuple[str, ...]
+) -> None:
+    """Raise, before anything is compiled, if a program does not answer a task."""
+
+    def answer(frozen: PyTree, x: jax.Array) -> jax.Array:
+        params = program.init(jax.random.key(0), frozen, x)
+        return record(program.apply, sites)(params, frozen, x)[0]
+
+    y = jax.eval_shape(answer, frozen, images)
+    if y.shape != (images.shape[0], len(task.classes)):
+        raise ValueError(
+            f"the program answers {y.shape} to a batch of {images.shape[0]}, expected "
+            f"{(images.shape[0], len(task.classes))} for the {len(task.classes)} "
+            f'classes of {task.name}; give "output" an alignment to that number'
+        )
+
+
+def check_loss(state: State, epoch: int) -> None:
+    """Raise if a run diverged."""
+    # The params too: what the last step of all broke, no later loss would show.
+    numbers = [state.loss, *jax.tree.leaves(state.params.learnable)]
+    if not all(bool(jnp.isfinite(a).all()) for a in numbers):
+        raise ValueError(
+            f"the loss diverged in epoch {epoch + 1} (by step {int(state.step)}); "
+            "what was saved before stays; lower the learning rate, or clip the "
+            "gradient with optax.clip_by_global_norm"
+        )
+
+
+def bar(first: int, total: int, progress: bool) -> tqdm:
+    """Steps done and the time left; in a log file a line every half minute."""
+    often = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total, initial=first, unit="step", disable=not progress, mininterval=often
+    )
 
 
 class Clock:

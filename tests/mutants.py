@@ -380,14 +380,14 @@ MUTANTS = (
     ),
     Mutant(
         "fit: counts of earlier epochs stay",
-        "fit.py",
+        "steps.py",
         "sums=jax.tree.map(jnp.zeros_like, state.sums),",
         "sums=state.sums,",
         "test_fit.py::test_three_epochs_equal_a_loop_by_hand",
     ),
     Mutant(
         "fit: the last of equally good epochs is selected",
-        "fit.py",
+        "steps.py",
         "(before < accuracy)",
         "(before <= accuracy)",
         "test_fit.py::test_the_first_of_the_best_epochs_is_selected",
