@@ -80,7 +80,7 @@ class Checkpoints:
             stack.enter_context(self._listening())
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(_only_writer(self.folder))
+                stack.enter_context(only_writer(self.folder))
                 _claim(self.folder, self._identity, self._resume)
                 self._orbax = _manager(self.folder, self._keep)
             self._leave = stack.pop_all()
@@ -133,7 +133,7 @@ class Checkpoints:
             return state
         if damaged:
             raise ValueError(
-                f"no checkpoint in {self.folder} is whole:{_listed(damaged.values())}\n"
+                f"no checkpoint in {self.folder} is whole:{listed(damaged.values())}\n"
                 "nothing was removed; restore one from a copy, or use another folder"
             )
         return None
@@ -204,10 +204,10 @@ class Checkpoints:
             raise _Damaged("its checksums were changed")
         specs = {name: line.rpartition(" ")[0] for name, line in sums.items()}
         expected = {name: _spec(leaf) for name, leaf in _named(like).items()}
-        if lines := _differences(specs, expected):
+        if lines := differences(specs, expected):
             raise ValueError(
                 f"the checkpoint of step {step} in {self.folder} is of another state:"
-                f"{_listed(lines)}\nbuild the program and the optimiser as the run in "
+                f"{listed(lines)}\nbuild the program and the optimiser as the run in "
                 "the folder did, or choose another folder"
             )
         try:
@@ -229,7 +229,7 @@ class Checkpoints:
         self._orbax = _manager(self.folder, self._keep)
         warnings.warn(
             f"going on from step {used}, since newer checkpoints are damaged; they are "
-            f"now in {aside}:{_listed(damaged.values())}",
+            f"now in {aside}:{listed(damaged.values())}",
             stacklevel=3,
         )
 
@@ -255,8 +255,11 @@ class _Damaged(Exception):
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """The system frees the lock when the process ends, however it ends."""
+def only_writer(folder: Path) -> Iterator[None]:
+    """ValueError if another process holds the folder.
+
+    The system frees the lock when the process ends, however it ends.
+    """
     import fcntl
 
     with open(folder / "lock", "a") as file:
@@ -293,9 +296,9 @@ def _claim(folder: Path, identity: Mapping[str, Any], resume: bool) -> None:
             f"{path} came damaged ({error}), expected a run's identity; restore it "
             "from a copy, or choose another folder"
         ) from error
-    if lines := _differences(identity, there):
+    if lines := differences(identity, there):
         raise ValueError(
-            f"{folder} holds another run:{_listed(lines)}\nchoose another folder, or "
+            f"{folder} holds another run:{listed(lines)}\nchoose another folder, or "
             "resume with the configuration of the run that is there"
         )
     if not resume:
@@ -331,7 +334,8 @@ def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+def differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """A line for each key that differs: what came, what was expected."""
     return [
         f"{key}: came {came.get(key, 'nothing')}, "
         f"expected {expected.get(key, 'nothing')}"
@@ -340,7 +344,8 @@ def _differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[s
     ]
 
 
-def _listed(lines: Iterable[str]) -> str:
+def listed(lines: Iterable[str]) -> str:
+    """Lines of their own, below what an error says."""
     return "".join(f"\n  {line}" for line in lines)
 
 
@@ -361,7 +366,7 @@ def _check_leaves(state: PyTree) -> None:
     ]
     if lines:
         raise ValueError(
-            f"leaves came that orbax cannot save:{_listed(lines)}\nexpected arrays of "
+            f"leaves came that orbax cannot save:{listed(lines)}\nexpected arrays of "
             "at least one element; call jnp.asarray on numbers, leave out empty arrays"
         )
 
