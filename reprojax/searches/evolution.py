@@ -1,0 +1,96 @@
+"""Evolution: antithetic strategies, and CMA-ES by the library `cmaes`."""
+
+import copy
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from reprojax.core import Key, PyTree
+from reprojax.searches.search import Search
+from reprojax.searches.zeroth_order import Schedule, gaussian, zeroth_order
+
+
+def centred_ranks(values: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Ranks in [-.5, .5]; equal values share theirs, so that ties pull nowhere."""
+    below = (values[:, None] > values).sum(1)
+    equal = (values[:, None] == values).sum(1) - 1
+    return (below + equal / 2) / max(len(values) - 1, 1) - 0.5
+
+
+def evolution_strategy(
+    optimizer: optax.GradientTransformation,
+    *,
+    pairs: int,
+    sigma: float | Schedule,
+    ranks: bool = True,
+) -> Search:
+    """Antithetic evolution strategy (Salimans et al., arXiv 1703.03864).
+
+    Args:
+        pairs: a step asks for the points mean + sigma e and mean - sigma e of each.
+        ranks: use the ranks of all values instead of the values.
+    """
+    weigh = centred_ranks if ranks else lambda values: values
+    return zeroth_order(optimizer, gaussian(), count=pairs, radius=sigma, weigh=weigh)
+
+
+class HostState(NamedTuple):
+    """Of CMA-ES: an object of the host, never changed once it is here."""
+
+    cma: Any
+    like: PyTree
+
+
+def cma_es(sigma: float, population: int | None = None) -> Search:
+    """CMA-ES (Hansen and Ostermeier 2001), for up to some hundred numbers.
+
+    The library's optimiser is a mutable object on the host. Ask and tell copy it
+    first, which keeps them pure, costs O(d^2), and rules out jit. Such a state has no
+    checkpoint: a run resumes by replaying its log of answers. Search in a
+    `formats.subspace` where a prompt is larger.
+
+    Args:
+        sigma: the first step size.
+        population: points a step; by default 4 + 3 log d.
+    """
+
+    def init(key: Key, learnable: PyTree) -> HostState:
+        from cmaes import CMA
+
+        mean = np.asarray(ravel_pytree(learnable)[0], np.float64)
+        if not 1 < mean.size <= 2000:
+            raise ValueError(
+                f"cma_es got {mean.size} learnable numbers, expected 2 to 2000 (its "
+                "covariance is a square matrix); put the prompt into a subspace(...), "
+                "or take evolution_strategy(...)"
+            )
+        # numbers as the library takes them
+        cma = CMA(mean, sigma, seed=_seed(key), population_size=population)
+        return HostState(cma, jax.tree.map(jnp.asarray, learnable))
+
+    def ask(key: Key, state: HostState) -> PyTree:
+        cma = copy.deepcopy(state.cma)
+        cma.reseed_rng(_seed(key))
+        points = np.stack([cma.ask() for _ in range(cma.population_size)])
+        return jax.vmap(ravel_pytree(state.like)[1])(jnp.asarray(points, jnp.float32))
+
+    def tell(state: HostState, points: PyTree, values: Any) -> HostState:
+        cma = copy.deepcopy(state.cma)
+        flat = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
+        rows = np.asarray(flat, np.float64)
+        cma.tell(list(zip(rows, map(float, np.asarray(values)), strict=True)))
+        return state._replace(cma=cma)
+
+    def read(state: HostState) -> PyTree:
+        return ravel_pytree(state.like)[1](jnp.asarray(state.cma.mean, jnp.float32))
+
+    return Search(init, ask, tell, read)
+
+
+def _seed(key: Key) -> int:
+    return int(jax.random.bits(key, dtype=jnp.uint32))

@@ -1,0 +1,297 @@
+"""A model that only answers: its budget, its retries, and a log of what was paid.
+
+A query is one image sent to the model. The budget counts the images that were answered;
+a request that would pass it is not made.
+
+The log makes a run resumable without any other state: the same run asks the same
+queries in the same order, and what was answered is read instead of asked. The n-th
+query has the n-th answer, so a noisy model that is asked twice answers twice. A request
+is one record, written and synced before its answers are used: at most the request that
+is under way when the process is killed can be paid twice, and with `Oracle.keyed` not
+even that, if the service knows the keys.
+"""
+
+import hashlib
+import http.client
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from reprojax.searches.replay import SIZE, Log, Request
+
+Kind = Literal["logits", "probabilities", "top-k", "labels"]
+Images = Any  # float32 [n h w 3] in [0, 1], NumPy's or JAX's
+Answers = Float[np.ndarray, "n w"]  # as they came, in one float32 matrix
+
+LEAST = 1e-6  # a probability's floor, before the logarithm
+SURE = 0.9  # what a label alone is taken to say of its class
+FAILED = (OSError, http.client.HTTPException)  # the request, not the program
+
+
+class Oracle(NamedTuple):
+    """A model behind a function."""
+
+    answer: Callable[..., Any]
+    """images [n h w 3], float32 in [0, 1] -> what `kind` says"""
+    classes: int
+    """S, of the model"""
+    kind: Kind = "logits"
+    """"logits", "probabilities": [n S]. "top-k": two arrays [n k], classes and their
+    probabilities. "labels": whole numbers [n]."""
+    name: str = "oracle"
+    """Says in the log which model this is: a name with its version."""
+    chunk: int = 256
+    """The most images a request."""
+    retries: int = 5
+    """How often a request is made again that failed with an OSError (a lost connection,
+    a timeout) or an HTTPException. Other errors end the run."""
+    wait: float = 0.5
+    """Seconds before the first retry; twice as long before each further one."""
+    keyed: bool = False
+    """answer(images, key): a text that is the same when a request is made again, for
+    services that take an idempotency key."""
+    deterministic: bool = False
+    """Equal images are asked, and paid, once."""
+
+
+class BudgetSpent(ValueError):
+    """More queries came than are left; none of them was sent."""
+
+
+def logits(kind: Kind, answers: Float[Array, "*n w"], classes: int) -> Array:
+    """Answers as logits [n S] whose softmax is what the model said.
+
+    The probability that the top k leave goes to the other classes in equal shares. A
+    label alone has .9, so the cross entropy of labels counts errors, smoothed.
+    """
+    if kind == "logits":
+        return answers
+    if kind == "probabilities":
+        return jnp.log(jnp.maximum(answers, LEAST))
+    if kind == "labels":
+        rest = (1 - SURE) / (classes - 1)
+        hit = answers == jnp.arange(classes)
+        return jnp.log(jnp.where(hit, SURE, rest))
+    k = answers.shape[-1] // 2
+    found, share = answers[..., :k], answers[..., k:]
+    hit = found[..., None] == jnp.arange(classes)
+    rest = (1 - share.sum(-1, keepdims=True)) / max(classes - k, 1)
+    said = (hit * share[..., None]).sum(-2)
+    return jnp.log(jnp.maximum(jnp.where(hit.any(-2), said, rest), LEAST))
+
+
+class Account:
+    """A budget and a log around an oracle, inside a `with`.
+
+    Args:
+        budget: queries that may be paid, those in the log counted.
+        log: a file. One of the same identity is gone on with; another one's, or one in
+            use, is refused. Without a file, nothing is kept.
+        identity: what makes the run itself, as JSON.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        budget: int,
+        log: str | Path | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check_oracle(oracle, budget)
+        self.oracle, self.budget, self.paid = oracle, budget, 0
+        identity = {"oracle": [oracle.name, oracle.kind, oracle.classes]} | dict(
+            identity or {}
+        )
+        self._identity = json.loads(json.dumps(identity))
+        self._log = None if log is None else Log(Path(log))
+        self._next = 0  # the number of the next query
+        self._spoilt = 0  # paid for answers of no use
+        self._known: dict[Any, tuple[bytes, np.ndarray | None]] = {}
+
+    def __enter__(self) -> "Account":
+        if self._log is not None:
+            for request in self._log.open(self._identity):
+                self._remember(request)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    @property
+    def asked(self) -> int:
+        """The queries of this run so far, answered by the model or by the log."""
+        return self._next
+
+    @property
+    def left(self) -> int:
+        """How many more queries the budget holds. It does not hang on what the log has,
+        so that a run that is replayed plans as it did."""
+        return self.budget - self._next - self._spoilt
+
+    def ask(self, images: Images) -> Answers:
+        """The answers to images [n h w 3]: from the log, or else from the model.
+
+        Raises BudgetSpent before anything is sent, and ValueError for answers that are
+        missing, of the wrong shape or no numbers. What the same request answered well
+        is kept, and not paid again.
+        """
+        numbers = range(self._next, self._next + len(images))
+        digests = self._digests(images)
+        keys = digests if self.oracle.deterministic else list(numbers)
+        todo = self._unanswered(keys, digests)
+        if len(todo) > self.budget - self.paid:
+            raise BudgetSpent(
+                f"{len(todo)} queries came and {self.budget - self.paid} of "
+                f"{self.budget} are left; "
+                "none was sent; give a larger budget, or smaller batches"
+            )
+        for at in range(0, len(todo), self.oracle.chunk):
+            rows = todo[at : at + self.oracle.chunk]
+            asked = [numbers[i] for i in rows], [digests[i] for i in rows]
+            self._pay(_take(images, rows), *asked)
+        self._next += len(images)
+        take = self._known.get if self.oracle.deterministic else self._known.pop
+        found: Any = [take(key) for key in keys]
+        return np.stack([answer for _, answer in found])
+
+    def _digests(self, images: Images) -> list[bytes]:
+        if self._log is None and not self.oracle.deterministic:
+            return [b""] * len(images)  # nobody will ask
+        rows = np.ascontiguousarray(images, np.float32)
+        return [hashlib.blake2b(row.data, digest_size=SIZE).digest() for row in rows]
+
+    def _unanswered(self, keys: list[Any], digests: list[bytes]) -> list[int]:
+        """Rows to be sent: of equal keys the first."""
+        todo: dict[Any, int] = {}
+        for i, key in enumerate(keys):
+            digest, answer = self._known.get(key, (digests[i], None))
+            if digest != digests[i]:
+                raise ValueError(
+                    f"query {key} is another one than the log has at that place, "
+                    "expected the same run (program, data, seed, devices and jax of "
+                    "one version); nothing was sent; go on with what the log was made "
+                    "by, or give another log"
+                )
+            if answer is None:
+                todo.setdefault(key, i)
+        return list(todo.values())
+
+    def _pay(self, images: Images, numbers: list[int], digests: list[bytes]) -> None:
+        """One request: make it, write it down, and only then look for faults."""
+        first = f"{self._identity} {self.paid} {numbers}".encode()
+        answer = self._request(images, hashlib.blake2b(first, digest_size=SIZE))
+        answers, fault = _matrix(self.oracle, answer, len(images))
+        if answers is None:
+            raise ValueError(f"{self.oracle.name} answered nothing; {fault}")
+        fine = _fine(self.oracle, answers)
+        digest = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+        request = Request(np.asarray(numbers), digest, fine, answers)
+        if self._log is not None:
+            self._log.append(request)
+        self._remember(request)
+        if fault or not fine.all():
+            row = int(np.argmin(fine))
+            said = fault or f"{answers[row].tolist()} to row {row}"
+            raise ValueError(
+                f"{self.oracle.name} answered {said}, expected "
+                f"{_expected(self.oracle, len(images))}; {fine.sum()} answers of that "
+                "request are fine and kept; mend the function that asks, and start "
+                "again with the same log"
+            )
+
+    def _request(self, images: Images, key: Any) -> Any:
+        given = (images, key.hexdigest()) if self.oracle.keyed else (images,)
+        for attempt in range(self.oracle.retries + 1):
+            try:
+                return self.oracle.answer(*given)
+            except FAILED as error:
+                if attempt == self.oracle.retries:
+                    error.add_note(
+                        f"{self.oracle.name} failed {attempt + 1} times; {self.paid} "
+                        "answers are in the log; start again with the same log"
+                    )
+                    raise
+                time.sleep(self.oracle.wait * 2**attempt)
+
+    def _remember(self, request: Request) -> None:
+        self.paid += len(request.fine)
+        self._spoilt += int((~request.fine).sum())
+        rows = zip(*request, strict=True)
+        for number, digest, fine, answer in rows:
+            name = digest.tobytes()
+            key = name if self.oracle.deterministic else int(number)
+            self._known[key] = name, answer if fine else None
+
+
+def _take(images: Images, rows: list[int]) -> Images:
+    if len(rows) == len(images):
+        return images
+    low, high = rows[0], rows[-1] + 1
+    return images[low:high] if high - low == len(rows) else images[np.asarray(rows)]
+
+
+def _check_oracle(oracle: Oracle, budget: int) -> None:
+    if budget < 1:
+        raise ValueError(
+            f"a budget of {budget} queries came, expected at least 1; a query is one "
+            "image that the model answers"
+        )
+    if oracle.kind not in get_args(Kind):
+        raise ValueError(
+            f"an oracle of kind {oracle.kind!r} came, expected one of {get_args(Kind)}"
+        )
+    if oracle.classes < 2 or oracle.chunk < 1 or oracle.retries < 0:
+        raise ValueError(
+            f"an oracle with classes={oracle.classes}, chunk={oracle.chunk} and "
+            f"retries={oracle.retries} came, expected at least 2, 1 and 0"
+        )
+
+
+def _expected(oracle: Oracle, n: int) -> str:
+    each = {
+        "logits": f"finite numbers [{n} {oracle.classes}]",
+        "probabilities": f"[{n} {oracle.classes}] that sum to one",
+        "top-k": f"classes [{n} k] below {oracle.classes} and their probabilities",
+        "labels": f"[{n}] whole numbers below {oracle.classes}",
+    }
+    return each[oracle.kind]
+
+
+def _matrix(oracle: Oracle, answer: Any, n: int) -> tuple[Any, str]:
+    """(the answers as a matrix, what is wrong with its shape); None: no answers."""
+    if answer is None or np.size(answer if oracle.kind != "top-k" else answer[0]) == 0:
+        return None, f"expected {_expected(oracle, n)}; does the function return it?"
+    if oracle.kind == "top-k":
+        parts = [np.asarray(a, np.float32) for a in answer]
+        good = len(parts) == 2 and parts[0].shape == parts[1].shape
+        good = good and parts[0].ndim == 2 and parts[0].shape[1] <= oracle.classes
+        found = np.concatenate(parts, 1) if good else parts[0]
+        good = good and len(found) == n
+    else:
+        found = np.asarray(answer, np.float32)
+        labels = oracle.kind == "labels"
+        good = found.shape == ((n,) if labels else (n, oracle.classes))
+        found = found[:, None] if labels and good else found
+    if good:
+        return found, ""
+    return np.full((n, 1), np.nan, np.float32), f"the shape {found.shape}"
+
+
+def _fine(oracle: Oracle, answers: Answers) -> np.ndarray:
+    """Which rows are what the kind says."""
+    fine: Any = np.isfinite(answers).all(1)
+    if oracle.kind == "probabilities":
+        fine &= (answers >= 0).all(1) & (abs(answers.sum(1) - 1) < 0.02)
+    elif oracle.kind != "logits":
+        k = answers.shape[1] // 2 if oracle.kind == "top-k" else 1
+        ids, share = answers[:, :k], answers[:, k:]
+        fine &= ((ids >= 0) & (ids < oracle.classes) & (ids == np.floor(ids))).all(1)
+        fine &= (share >= 0).all(1) & (share.sum(1) < 1.02)
+    return fine
