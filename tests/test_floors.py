@@ -14,10 +14,12 @@ FLOORS = (
     ("sequence", "taps"),
     ("formats", "locations", "operators", "alignments"),
     ("losses", "statistics", "observation"),
-    ("models", "data", "searches"),
+    ("models", "data", "searches", "dependence"),
     ("recipes",),
     ("taxonomy", "checkpoints", "steps", "parallel"),
-    # Above: what a user calls (fit, storage, testing, ...).
+    ("caches",),
+    ("fit",),
+    # Above: what a user calls (population, storage, testing, ...).
 )
 HEAVY = {
     "PIL",
