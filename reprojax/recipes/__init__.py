@@ -20,16 +20,22 @@ from reprojax.recipes.controls import linear_probe, no_prompt
 from reprojax.recipes.method import Alignment, Method, Preset
 from reprojax.recipes.model_reprogramming import (
     adversarial_reprogramming,
+    black_box_reprogramming,
     padding,
     sample_specific_masks,
     visual_prompting,
     watermark,
 )
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import METHOD as _AR
+from reprojax.recipes.model_reprogramming.black_box_reprogramming import METHOD as _BAR
+from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
+    mean_probability,
+)
 from reprojax.recipes.model_reprogramming.label_mapping import PADDING, WATERMARK
 from reprojax.recipes.model_reprogramming.sample_specific_masks import METHOD as _SMM
 from reprojax.recipes.model_reprogramming.visual_prompting import METHOD as _VP
-from reprojax.recipes.prompt_tuning import vpt_deep, vpt_shallow
+from reprojax.recipes.prompt_tuning import black_vip, vpt_deep, vpt_shallow
+from reprojax.recipes.prompt_tuning.black_box_visual_prompting import METHOD as _VIP
 from reprojax.recipes.prompt_tuning.visual_prompt_tuning import DEEP, SHALLOW
 
 T = TypeVar("T")
@@ -42,6 +48,8 @@ METHODS: dict[str, Method] = {
     "smm": _SMM,
     "vpt-shallow": SHALLOW,
     "vpt-deep": DEEP,
+    "bar": _BAR,
+    "blackvip": _VIP,
 }
 
 ALIGNMENTS: dict[str, Alignment] = {
@@ -51,6 +59,7 @@ ALIGNMENTS: dict[str, Alignment] = {
     "ilm": Alignment(one_to_one, "epoch"),
     "blm": Alignment(bayesian, "epoch"),
     "blm+": Alignment(bayesian_plus, "epoch"),
+    "bar": Alignment(mean_probability, "once"),
     "linear": Alignment(lambda targets: linear(targets, bias=False), "once"),
 }
 
@@ -87,6 +96,8 @@ __all__ = [
     "Method",
     "Preset",
     "adversarial_reprogramming",
+    "black_box_reprogramming",
+    "black_vip",
     "find_alignment",
     "find_method",
     "linear_probe",

@@ -3,6 +3,9 @@
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
+from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
+    black_box_reprogramming,
+)
 from reprojax.recipes.model_reprogramming.label_mapping import padding, watermark
 from reprojax.recipes.model_reprogramming.sample_specific_masks import (
     sample_specific_masks,
@@ -11,6 +14,7 @@ from reprojax.recipes.model_reprogramming.visual_prompting import visual_prompti
 
 __all__ = [
     "adversarial_reprogramming",
+    "black_box_reprogramming",
     "padding",
     "sample_specific_masks",
     "visual_prompting",
