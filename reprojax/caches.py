@@ -92,7 +92,7 @@ def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> P
     def apply(
         params: Params,
         frozen: PyTree,
-        x: jax.Array,
+        x: Any,
         context: PyTree = None,
         *,
         key: Any = None,
@@ -134,7 +134,7 @@ class _Plan(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _values(
-    program: Program, site: str, params: Params, frozen: PyTree, x: jax.Array
+    program: Program, site: str, params: Params, frozen: PyTree, x: Any
 ) -> jax.Array:
     return record(program.apply, [site])(params, frozen, x)[1][site]
 
