@@ -119,7 +119,7 @@ def _find(source: str | os.PathLike, revision: str | None) -> Found:
     if path.suffix == ".safetensors" or text.startswith((".", "/", "~")):
         raise ValueError(f"no file or folder {text}, expected weights there")
     if text.count("/") == 1:
-        return _folder(text, hub.fetch(text, revision))
+        return _folder(text, hub.fetch(text, revision, ("preprocessor_config.json",)))
     near = difflib.get_close_matches(text, names(), n=3, cutoff=0.3) or names()
     raise ValueError(
         f"no backbone {text!r}; the nearest names are {', '.join(near)}; load() also "

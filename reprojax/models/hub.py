@@ -1,13 +1,14 @@
 """Weights from the Hugging Face hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-WANTED = ["model*.safetensors", "model.safetensors.index.json"]
-WANTED += ["config.json", "preprocessor_config.json"]
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json")
 
 
-def fetch(name: str, revision: str | None = None) -> Path:
-    """The folder of a hub model, fetched once; safetensors and JSON files alone."""
+def fetch(name: str, revision: str | None = None, beside: Sequence[str] = ()) -> Path:
+    """The folder of a hub model, fetched once: safetensors, config.json and the files
+    that `beside` names."""
     try:
         import huggingface_hub as hub
     except ImportError as error:
@@ -20,7 +21,9 @@ def fetch(name: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            hub.snapshot_download(name, revision=revision, allow_patterns=WANTED)
+            hub.snapshot_download(
+                name, revision=revision, allow_patterns=[*WEIGHTS, *beside]
+            )
         )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         at = f" at revision {revision}" if revision else ""
@@ -34,5 +37,5 @@ def fetch(name: str, revision: str | None = None) -> Path:
         raise ValueError(
             f"{name!r} is no local file or folder and could not be fetched from the "
             f"hub ({type(error).__name__}); with no network, give load() a folder that "
-            "holds model.safetensors, config.json and preprocessor_config.json"
+            f"holds {', '.join(('model.safetensors', 'config.json', *beside))}"
         ) from error

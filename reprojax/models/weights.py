@@ -146,15 +146,28 @@ def frozen(layout: Layout, plan: Plan, tensors: Mapping[str, np.ndarray], dtype)
     """The tree of `plan.module`, filled; every tensor that does not fit is listed."""
     tensors = layout.prepare(dict(tensors), plan)
     x = jax.ShapeDtypeStruct((1, plan.size, plan.size, 3), jnp.float32)
-    spec: Any = jax.eval_shape(plan.module.init, jax.random.key(0), x)
+    return filled(plan.module, x, layout.label, layout.rules, tensors, dtype)
+
+
+def filled(
+    module: nn.Module,
+    x: Any,
+    label: str,
+    rules: Rules,
+    tensors: Mapping[str, np.ndarray],
+    dtype: Any,
+) -> Any:
+    """The tree of `module` for inputs like `x`, each leaf from the tensor that a rule
+    names."""
+    spec: Any = jax.eval_shape(module.init, jax.random.key(0), x)
     flat: dict[str, Any] = flatten_dict(spec["params"], sep="/")
     spec = {path: leaf.shape for path, leaf in flat.items()}
-    origins = {path: origin(layout.rules, path) for path in spec}
+    origins = {path: origin(rules, path) for path in spec}
     expected = {}
     for path, (name, third) in origins.items():
         shape = _stored_shape(path, spec[path])
         expected[name] = (3 * shape[0], *shape[1:]) if third else shape
-    _refuse_misfits(layout, tensors, expected)
+    _refuse_misfits(label, tensors, expected)
     leaves = {}
     for path, (name, third) in origins.items():
         value = tensors[name]
@@ -192,7 +205,7 @@ def _converted(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
 
 
 def _refuse_misfits(
-    layout: Layout, tensors: Mapping[str, np.ndarray], expected: Shapes
+    label: str, tensors: Mapping[str, np.ndarray], expected: Shapes
 ) -> None:
     lists = {
         "missing": sorted(set(expected) - set(tensors)),
@@ -208,7 +221,7 @@ def _refuse_misfits(
             f"\n  {kind}: {', '.join(some)}" for kind, some in lists.items() if some
         ]
         raise ValueError(
-            f"the tensors do not make a {layout.label}, of the size that they suggest"
+            f"the tensors do not make a {label}, of the size that they suggest"
             + "".join(lines)
             + "\nexpected exactly the model's; fetch the file again, or rename them"
         )
