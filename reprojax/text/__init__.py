@@ -1,0 +1,100 @@
+"""Texts: a frozen language model, how it is asked, and what edits the question."""
+
+from reprojax.text.answers import (
+    Answer,
+    Score,
+    choice,
+    likeliest,
+    majority,
+    number,
+    parsed,
+    score,
+    table,
+    words,
+)
+from reprojax.text.dialogues import ask, choose, reason_then_answer
+from reprojax.text.estimation import estimate, looked, realigned
+from reprojax.text.labels import (
+    check_labels,
+    label_tokens,
+    one_token_each,
+    verbaliser,
+)
+from reprojax.text.language import (
+    Completion,
+    Continuation,
+    Language,
+    Reply,
+    Request,
+    Scored,
+    Usage,
+    count,
+    metered,
+)
+from reprojax.text.parts import demonstrations, insert, phrase
+from reprojax.text.procedure import (
+    Dialogue,
+    drive,
+    in_turn,
+    informed,
+    instruct,
+    record,
+)
+from reprojax.text.rows import (
+    flipped_labels,
+    labelled,
+    nearest,
+    random_labels,
+    shuffled,
+)
+from reprojax.text.template import asked, ending, fields, fill
+
+__all__ = [
+    "Answer",
+    "Completion",
+    "Continuation",
+    "Dialogue",
+    "Language",
+    "Reply",
+    "Request",
+    "Score",
+    "Scored",
+    "Usage",
+    "ask",
+    "asked",
+    "check_labels",
+    "choice",
+    "choose",
+    "count",
+    "demonstrations",
+    "drive",
+    "ending",
+    "estimate",
+    "fields",
+    "fill",
+    "flipped_labels",
+    "in_turn",
+    "informed",
+    "insert",
+    "instruct",
+    "label_tokens",
+    "labelled",
+    "likeliest",
+    "looked",
+    "majority",
+    "metered",
+    "nearest",
+    "number",
+    "one_token_each",
+    "parsed",
+    "phrase",
+    "random_labels",
+    "realigned",
+    "reason_then_answer",
+    "record",
+    "score",
+    "shuffled",
+    "table",
+    "verbaliser",
+    "words",
+]

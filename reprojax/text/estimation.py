@@ -1,0 +1,61 @@
+"""Alignments of procedures that are estimated: `statistics`, for texts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from reprojax.core import Params, Program, Scope, part
+from reprojax.statistics import estimated, observe, raw_sites, refresh
+from reprojax.text.language import Language
+from reprojax.text.procedure import Row, record
+
+Seen = Sequence[Mapping[str, Any]]
+"""{site: value} of each query, as `record` gives them."""
+
+
+def looked(
+    procedure: Program,
+    params: Params,
+    language: Language,
+    xs: Sequence[Row],
+    contexts: Sequence[Any] | None = None,
+) -> tuple[list, Seen]:
+    """(answers, the raw values of estimated sites) of each query."""
+    _check_estimated(procedure)
+    return record(procedure.apply, raw_sites(procedure))(params, language, xs, contexts)
+
+
+def estimate(procedure: Program, params: Params, seen: Seen) -> Params:
+    """The params with their statistics renewed by what `looked` saw. No label is used.
+
+    The statistics are of these queries alone; what was estimated before is replaced.
+    """
+    _check_estimated(procedure)
+    if not len(seen):
+        raise ValueError("nothing was seen, expected the answers to at least one query")
+    stacked = {
+        site: jnp.stack([jnp.asarray(own[site]) for own in seen])
+        for site in raw_sites(procedure)
+    }
+    sums = observe(procedure, params, stacked, jnp.zeros(len(seen), int))
+    return refresh(procedure, params, sums)
+
+
+def realigned(procedure: Program, params: Params, seen: Seen) -> list:
+    """The answers of the same queries under other params of "output": nothing is asked.
+
+    What they were asked with must be as it was.
+    """
+    align = dict(procedure.at)[("output",)]
+    own, scope = part(params, "output"), Scope("output")
+    return [align.apply(own, np.asarray(one["output/raw"]), scope) for one in seen]
+
+
+def _check_estimated(procedure: Program) -> None:
+    if not estimated(procedure):
+        raise ValueError(
+            "the procedure has nothing that is estimated, expected an alignment such "
+            "as calibrated(targets) at 'output'"
+        )

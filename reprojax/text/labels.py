@@ -1,0 +1,120 @@
+"""Label words: what the tokeniser makes of them behind a prompt."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from reprojax.core import Key, Manipulation, Params, Scope
+from reprojax.text.language import Language
+
+Encode = Callable[[str], Sequence[int]]
+
+
+def label_tokens(
+    encode: Encode, prompt: str, labels: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """The tokens of each label behind a prompt: those of both less the prompt's.
+
+    A label whose first letters join a token with the prompt's end has none of its own,
+    and is refused.
+    """
+    start, found = tuple(encode(prompt)), []
+    for label in labels:
+        whole = tuple(encode(prompt + label))
+        if not label or whole[: len(start)] != start or len(whole) == len(start):
+            raise ValueError(
+                f"the label {label!r} does not begin at a token's border behind "
+                f"{prompt[-20:]!r}, expected one that does; put the blank between them "
+                "into the label, not at the prompt's end"
+            )
+        found.append(whole[len(start) :])
+    return found
+
+
+def one_token_each(encode: Encode, prompt: str, labels: Sequence[str]) -> list[int]:
+    """The token of each label, where a single one decides."""
+    found = label_tokens(encode, prompt, labels)
+    firsts = [tokens[0] for tokens in found]
+    if same := _twice(labels, firsts):
+        raise ValueError(
+            f"the labels {same[0]!r} and {same[1]!r} begin with one token, and a "
+            "single token cannot tell them apart; give other words, or score the whole "
+            "labels"
+        )
+    if long := [
+        f"{w!r} ({len(t)})" for w, t in zip(labels, found, strict=True) if len(t) > 1
+    ]:
+        raise ValueError(
+            f"labels of several tokens came: {', '.join(long)}; expected one each; "
+            "give other words, or score the whole labels"
+        )
+    return firsts
+
+
+def _twice(labels: Sequence[str], keys: Sequence[Any]) -> tuple[str, str] | None:
+    seen: dict[Any, str] = {}
+    for label, key in zip(labels, keys, strict=True):
+        if key in seen:
+            return seen[key], label
+        seen[key] = label
+    return None
+
+
+def check_labels(
+    language: Language,
+    prompt: str,
+    labels: Sequence[str],
+    *,
+    one_token: bool = False,
+    by: Literal["sum", "mean"] = "sum",
+) -> None:
+    """Raise unless scores of these labels behind such a prompt can be compared."""
+    if len(labels) < 2 or _twice(labels, labels):
+        raise ValueError(
+            f"the labels {list(labels)} came, expected at least two, each once"
+        )
+    if language.encode is None:
+        if one_token:
+            raise ValueError(
+                "one-token labels need the language's tokens, and it has no encode(); "
+                "give it encode=tokenizer.encode, or score the whole labels"
+            )
+        return
+    if one_token:
+        one_token_each(language.encode, prompt, labels)
+        return
+    found = label_tokens(language.encode, prompt, labels)
+    if by == "sum":
+        _check_beginnings(labels, found)
+
+
+def _check_beginnings(labels: Sequence[str], found: Sequence[tuple[int, ...]]) -> None:
+    for short, a in zip(labels, found, strict=True):
+        for long, b in zip(labels, found, strict=True):
+            if len(a) < len(b) and b[: len(a)] == a:
+                raise ValueError(
+                    f"the label {short!r} is the beginning of {long!r}, so that it "
+                    "can never be the less likely one; give both an end, such as '.'"
+                )
+
+
+def verbaliser(
+    prompt: str,
+    labels: Sequence[str],
+    *,
+    one_token: bool = False,
+    by: Literal["sum", "mean"] = "sum",
+) -> Manipulation:
+    """Scores [T] as they are; its init checks the labels with the language's tokens.
+
+    Args:
+        prompt: how the prompts end, such as "Sentiment:".
+    """
+
+    def init(key: Key, spec: Any, scope: Scope) -> Params:
+        check_labels(scope.frozen, prompt, labels, one_token=one_token, by=by)
+        return Params()
+
+    def apply(params: Params, y: Any, scope: Scope) -> Any:
+        return y
+
+    return Manipulation(init, apply)

@@ -1,0 +1,193 @@
+"""The border between strings and a model: what is asked, what comes back.
+
+Below `Language` everything is arrays, or somebody else's server; above it everything is
+text. A frozen language model is a `Language`, whatever it runs on.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+Finish = Literal["stop", "length", "refused"]
+"""It ended by itself or at a stop string; it was cut; the service withheld it."""
+
+
+class Request(NamedTuple):
+    """What one completion is asked for. Hashable: equal requests are equal."""
+
+    prompt: str
+    samples: int = 1
+    length: int = 64
+    """The most tokens of an answer."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 is all."""
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ("\n",)
+    """Strings that end an answer, and are not in it."""
+    seed: int = 0
+    """A sampled answer hangs on the prompt and on this, not on its place in a batch."""
+
+
+class Completion(NamedTuple):
+    """One answer, and why it ended."""
+
+    text: str
+    finish: Finish = "stop"
+
+
+class Reply(NamedTuple):
+    """The answers to a request, with what they cost."""
+
+    completions: tuple[Completion, ...]
+    """As many as `samples`."""
+    prompt_tokens: int = 0
+    tokens: int = 0
+    """Generated, of all completions together."""
+
+
+class Continuation(NamedTuple):
+    """What is scored: `text` behind `prompt`."""
+
+    prompt: str
+    text: str
+
+
+class Scored(NamedTuple):
+    """log p(text | prompt), summed over the text's tokens, and their number."""
+
+    logp: float
+    tokens: int = 1
+
+
+class Language(NamedTuple):
+    """A frozen model from text to text. What it cannot do is None."""
+
+    complete: Callable[[Sequence[Request]], Sequence[Reply]] | None = None
+    """Of different requests, a reply each."""
+    score: Callable[[Sequence[Continuation]], Sequence[Scored]] | None = None
+    """Of different continuations; those of one prompt come one after the other, so that
+    a prompt is read once."""
+    encode: Callable[[str], Sequence[int]] | None = None
+    """A text's token ids as the model gets them at the start of a prompt. It counts
+    what a budget holds, and says which label words are one token."""
+    context: int | None = None
+    """The most tokens of a prompt and its answer together."""
+
+
+class Usage:
+    """What was asked of a `metered` language so far."""
+
+    def __init__(self) -> None:
+        self.requests = self.scored = self.prompt_tokens = self.tokens = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.requests} requests, {self.scored} continuations scored, "
+            f"{self.prompt_tokens} tokens of prompts, {self.tokens} of answers"
+        )
+
+
+def metered(language: Language) -> tuple[Language, Usage]:
+    """The same language, with a count of what it is asked and of what that takes."""
+    usage = Usage()
+
+    def complete(requests: Sequence[Request]) -> Sequence[Reply]:
+        replies = _able(language, "complete")(requests)
+        usage.requests += len(requests)
+        usage.prompt_tokens += sum(reply.prompt_tokens for reply in replies)
+        usage.tokens += sum(reply.tokens for reply in replies)
+        return replies
+
+    def score(items: Sequence[Continuation]) -> Sequence[Scored]:
+        usage.scored += len(items)
+        return _able(language, "score")(items)
+
+    return language._replace(
+        complete=complete if language.complete else None,
+        score=score if language.score else None,
+    ), usage
+
+
+def count(language: Language, text: str) -> int:
+    """How many tokens a prompt is."""
+    return len(_able(language, "encode")(text))
+
+
+def completed(language: Language, requests: Sequence[Request]) -> list[Reply]:
+    """A reply to each of different requests; all are checked before any is sent."""
+    for request in requests:
+        _check_request(request)
+        if language.context is not None:
+            _check_room(language, request.prompt, request.length)
+    replies = list(_able(language, "complete")(requests))
+    if [len(r.completions) for r in replies] != [r.samples for r in requests]:
+        raise ValueError(
+            f"the language answered {len(requests)} requests with "
+            f"{[len(r.completions) for r in replies]} completions, expected "
+            f"{[r.samples for r in requests]}; mend its complete()"
+        )
+    return replies
+
+
+def scored(language: Language, items: Sequence[Continuation]) -> list[Scored]:
+    """The log-probability of each of different continuations."""
+    for item in items:
+        if not item.text:
+            raise ValueError(
+                f"an empty continuation of {item.prompt[-40:]!r} came, expected a "
+                "text; give each label a word"
+            )
+        if language.context is not None:
+            _check_room(language, item.prompt + item.text, 0)
+    found = list(_able(language, "score")(items))
+    wrong = [i for i, one in enumerate(found) if math.isnan(one.logp)]
+    if len(found) != len(items) or wrong:
+        raise ValueError(
+            f"the language scored {len(items)} continuations with {len(found)} "
+            f"numbers, {len(wrong)} of them NaN; expected one log-probability each; "
+            "mend its score()"
+        )
+    return found
+
+
+def _able(language: Language, what: str) -> Callable[..., Any]:
+    able = getattr(language, what)
+    if able is None:
+        why = {
+            "complete": "write answers",
+            "score": "score continuations; ask it to write the label (ask), or take "
+            "one that can",
+            "encode": "count tokens; give it encode=tokenizer.encode, or no budget",
+        }
+        raise ValueError(
+            f"this language has no {what}(), expected one that can {why[what]}"
+        )
+    return able
+
+
+def _check_request(request: Request) -> None:
+    if request.samples < 1 or request.length < 1 or request.temperature < 0:
+        raise ValueError(
+            f"a request with samples={request.samples}, length={request.length} and "
+            f"temperature={request.temperature} came, expected at least 1, 1 and 0"
+        )
+    if request.samples > 1 and request.temperature == 0:
+        raise ValueError(
+            f"{request.samples} samples at temperature 0 are all the same, expected a "
+            "temperature above 0, or one sample"
+        )
+    if "" in request.stop:
+        raise ValueError("an empty stop string came, expected texts; give stop=()")
+
+
+def _check_room(language: Language, text: str, length: int) -> None:
+    tokens, room = count(language, text), language.context or 0
+    if tokens + length > room:
+        raise ValueError(
+            f"a prompt of {tokens} tokens and {length} for the answer came, expected "
+            f"at most {room} together, the model's context; nothing was sent; give "
+            "fewer demonstrations, a budget, or a smaller length. It begins "
+            f"{text[:60]!r}"
+        )

@@ -1,0 +1,99 @@
+"""Texts as prompts (lambda), and how they meet the text that is there (tau)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from reprojax.core import Format, Key, Manipulation, Params, Scope
+from reprojax.text.language import Language, count
+from reprojax.text.template import fill
+
+
+def phrase(text: str, *, learnable: bool = False) -> Format:
+    """A text: an instruction, a trigger. Searches over texts change a learnable one."""
+
+    def init(key: Key, shape: Any, scope: Scope) -> Params:
+        return Params(learnable=text) if learnable else Params(fixed=text)
+
+    def read(params: Params, value: str, scope: Scope) -> str:
+        return params.learnable if learnable else params.fixed
+
+    return Format(init, read)
+
+
+def insert(fmt: Format, at: int | None = 0) -> Manipulation:
+    """The prompt before the text; at=None: behind it."""
+
+    def init(key: Key, spec: Any, scope: Scope) -> Params:
+        return fmt.init(key, (), scope)
+
+    def apply(params: Params, value: str, scope: Scope) -> str:
+        prompt = fmt.read(params, value, scope)
+        return value + prompt if at is None else value[:at] + prompt + value[at:]
+
+    return Manipulation(init, apply)
+
+
+def demonstrations(
+    template: str,
+    rows: Sequence[Any] | None = None,
+    *,
+    between: str = "\n",
+    budget: int | None = None,
+    reserve: int = 0,
+    drop: str = "first",
+) -> Format:
+    """Rows in a template, one behind the other, in front of the query.
+
+    What does not fit is never cut: whole demonstrations are left out, and their number
+    is shown by the tap "dropped".
+
+    Args:
+        rows: None takes each query's own, from its context.
+        between: stands behind each.
+        budget: the most tokens of demonstrations and query together, counted by the
+            language's own `encode`; by default its context, where it has one.
+        reserve: tokens of the budget that are left for the answer.
+        drop: "first" leaves the first ones out (those farthest from the query), "last"
+            the last ones, "refuse" is an error.
+    """
+    if drop not in ("first", "last", "refuse"):
+        raise ValueError(f"drop={drop!r} came, expected 'first', 'last' or 'refuse'")
+
+    def init(key: Key, shape: Any, scope: Scope) -> Params:
+        for row in rows or ():
+            fill(template, row)  # a row that lacks a field is told at once
+        return Params(fixed=() if rows is None else tuple(map(dict, rows)))
+
+    def read(params: Params, value: str, scope: Scope) -> str:
+        if rows is None and scope.context is None:
+            raise ValueError(
+                "demonstrations without rows got no context, expected each query's "
+                "own; call apply(params, language, xs, contexts)"
+            )
+        chosen = scope.context if rows is None else params.fixed
+        texts = [fill(template, row) + between for row in chosen]
+        limit = scope.frozen.context if budget is None else budget
+        kept = texts
+        if limit is not None:
+            kept = _fitting(texts, value, limit - reserve, scope.frozen, drop)
+        scope.tap("dropped", len(texts) - len(kept))
+        return "".join(kept)
+
+    return Format(init, read)
+
+
+def _fitting(
+    texts: Sequence[str], value: str, room: int, language: Language, drop: str
+) -> Sequence[str]:
+    """As many of the texts as fit in front of the value."""
+    kept = texts
+    while (tokens := count(language, "".join(kept) + value)) > room:
+        if not kept or drop == "refuse":
+            what = f"{len(kept)} demonstrations and the query" if kept else "the query"
+            raise ValueError(
+                f"{what} are {tokens} tokens, expected at most {room}; nothing is cut: "
+                "give a larger budget, fewer demonstrations, or shorter ones. The "
+                f"query begins {value[:60]!r}"
+            )
+        kept = kept[1:] if drop == "first" else kept[:-1]
+    return kept

@@ -1,0 +1,256 @@
+"""Programs whose values are texts, and whose frozen model is a `Language`.
+
+A `Dialogue` is to text what a forward is to arrays: `run(x, edit)` is a generator that
+yields what it asks (a `Request`, a `Continuation`, or a list of one kind) and is sent
+the answers; it calls `edit(site, value)` at every named place. `instruct` puts
+manipulations at its sites. The order of edits is the core's: a procedure edits first,
+then hands on.
+
+`drive` advances all queries in step, so a round of all of them is one batched call.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from reprojax.core import (
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    Scope,
+    chain,
+    check_sites,
+    fold,
+    inside,
+    merge,
+    part,
+    passthrough,
+)
+from reprojax.text.language import (
+    Continuation,
+    Language,
+    Reply,
+    Request,
+    Scored,
+    completed,
+    scored,
+)
+
+Row = Mapping[str, Any]
+"""The fields of a query or of a demonstration."""
+Run = Generator[Any, Any, Any]
+Ask = Request | Continuation
+Edit = Callable[[str, Any], Any]
+
+
+class Dialogue(NamedTuple):
+    """How a language is asked."""
+
+    run: Callable[[Row, Edit], Run]
+    """(x, edit) -> a generator that yields what it asks, and returns its answer"""
+    sites: tuple[str, ...]
+    """Where it calls edit; "input" and "output" are there by themselves."""
+
+
+def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Program:
+    """A dialogue with manipulations of texts `at` its sites: `reprogram` for strings.
+
+    A site that the dialogue does not have is an error at once, before anything is paid.
+    The program's frozen model is a `Language`, its input a list of rows:
+
+        init(key, language, xs=(), contexts=None) -> params
+        apply(params, language, xs, contexts=None, *, seed=0, edits=None) -> answers
+
+    contexts and edits are one a row. So may params be: a list of them, as many as rows,
+    asks about several prompts in the same rounds.
+    """
+    known = ("input", *dialogue.sites, "output")
+    check_sites(at, known, f"the dialogue has {', '.join(known)}")
+
+    def init(
+        key: Key, language: Language, xs: Sequence[Row] = (), contexts: Any = None
+    ) -> Params:
+        parts = {}
+        for site, m in at.items():
+            scope = Scope(site, 0, language, xs, contexts)
+            parts[site] = m.init(fold(key, site), None, scope)
+        return merge(parts)
+
+    def run(
+        params: Params, language: Language, x: Row, context: Any, edit: Edit
+    ) -> Run:
+        top = Scope("", 0, language, x, context, None, edit)
+
+        def tap(site: str, value: Any) -> Any:
+            check_sites([site], known, "add it to the dialogue's sites")
+            if site in at:
+                scope = inside(top, site)._replace(site=site)
+                raw = edit(f"{site}/raw", value)
+                value = at[site].apply(part(params, site), raw, scope)
+            return edit(site, value)
+
+        answer = yield from dialogue.run(tap("input", x), tap)
+        return tap("output", answer)
+
+    def apply(
+        params: Params | Sequence[Params],
+        language: Language,
+        xs: Sequence[Row],
+        contexts: Sequence[Any] | None = None,
+        *,
+        seed: int = 0,
+        edits: Sequence[Edit] | None = None,
+    ) -> list:
+        each = {
+            "params": [params] * len(xs) if isinstance(params, Params) else params,
+            "contexts": [None] * len(xs) if contexts is None else contexts,
+            "edits": [passthrough] * len(xs) if edits is None else edits,
+        }
+        _check_lengths(xs, each)
+        runs = [
+            run(own, language, x, context, edit)
+            for x, own, context, edit in zip(xs, *each.values(), strict=True)
+        ]
+        return drive(runs, language, seed)
+
+    return Program(init, apply, tuple(((site,), m) for site, m in at.items()))
+
+
+def _check_lengths(xs: Any, each: Mapping[str, Sequence[Any]]) -> None:
+    if isinstance(xs, Mapping | str):
+        raise ValueError(
+            f"xs came as one {type(xs).__name__}, expected a list of rows; give [x]"
+        )
+    for name, values in each.items():
+        if len(values) != len(xs):
+            raise ValueError(
+                f"{len(values)} {name} came with {len(xs)} rows, expected one each"
+            )
+
+
+def drive(runs: Sequence[Run], language: Language, seed: int = 0) -> list:
+    """All runs in step -> their results, in order.
+
+    A round is one call of `complete` and one of `score` at most, whatever the number of
+    runs. Equal requests are sent once. Sampled ones are told apart by their seeds, to
+    which `seed` is added; those of greedy requests do not matter. Sending starts when
+    every run has asked its first question, so a row with a fault costs nothing.
+    """
+    results: list[Any] = [None] * len(runs)
+    waiting: dict[int, Any] = {}
+
+    def advance(i: int, answer: Any) -> None:
+        waiting.pop(i, None)
+        try:
+            waiting[i] = runs[i].send(answer)
+        except StopIteration as done:
+            results[i] = done.value
+
+    for i in range(len(runs)):
+        advance(i, None)
+    while waiting:
+        questions = {i: _asked(item, seed) for i, item in waiting.items()}
+        answers = _round([q for own in questions.values() for q in own], language)
+        for i, item in list(waiting.items()):
+            own = [answers[question] for question in questions[i]]
+            advance(i, own if isinstance(item, list) else own[0])
+    return results
+
+
+def _asked(item: Any, seed: int) -> list[Ask]:
+    """What a run yielded, as a list of questions in their plainest form."""
+    questions = item if isinstance(item, list) else [item]
+    if bad := [q for q in questions if not isinstance(q, Request | Continuation)]:
+        raise ValueError(
+            f"a dialogue yielded {type(bad[0]).__name__}, expected a Request, a "
+            "Continuation, or a list of them"
+        )
+    return [_plain(q, seed) if isinstance(q, Request) else q for q in questions]
+
+
+def _plain(request: Request, seed: int) -> Request:
+    if request.temperature == 0:
+        return request._replace(seed=0, top_k=0, top_p=1.0)
+    return request._replace(seed=request.seed + seed)
+
+
+def _round(questions: Sequence[Ask], language: Language) -> dict[Ask, Reply | Scored]:
+    different = list(dict.fromkeys(questions))
+    requests = [q for q in different if isinstance(q, Request)]
+    by_prompt: dict[str, list[Continuation]] = {}
+    for question in different:
+        if isinstance(question, Continuation):
+            by_prompt.setdefault(question.prompt, []).append(question)
+    items = [item for own in by_prompt.values() for item in own]
+    answers: dict[Ask, Reply | Scored] = {}
+    if requests:
+        answers |= zip(requests, completed(language, requests), strict=True)
+    if items:
+        answers |= zip(items, scored(language, items), strict=True)
+    return answers
+
+
+def record(
+    apply: Callable[..., list], sites: Iterable[str]
+) -> Callable[..., tuple[list, list[dict[str, Any]]]]:
+    """The same call, giving (answers, {site: value} of each query).
+
+    "<site>/raw" is the value before the manipulation, "<site>/<name>" a part's tap,
+    such as "ask:in/dropped". Of a site that came several times the last value is kept.
+    """
+    wanted = frozenset(sites)
+
+    def spy(own: dict[str, Any]) -> Callable[[str, Any], Any]:
+        def look(site: str, value: Any) -> Any:
+            own[site] = value
+            return value
+
+        return look
+
+    def run(
+        params: Params, language: Language, xs: Sequence[Row], *args: Any, **kw: Any
+    ) -> tuple[list, list[dict[str, Any]]]:
+        seen: list[dict[str, Any]] = [{} for _ in xs]
+        answers = apply(params, language, xs, *args, edits=[*map(spy, seen)], **kw)
+        reached = {site for own in seen for site in own}
+        check_sites(wanted if seen else (), reached, f"these came: {sorted(reached)}")
+        return answers, [{s: own[s] for s in wanted & own.keys()} for own in seen]
+
+    return run
+
+
+def informed(
+    procedure: Program, look: Callable[[Params, Sequence[Row]], Sequence[Any]]
+) -> Program:
+    """Where no contexts are given, they are look(params, xs): of all queries at once.
+
+    Each query's own demonstrations come this way, so that they are embedded in one
+    batch.
+    """
+
+    def apply(
+        params: Params,
+        language: Language,
+        xs: Sequence[Row],
+        contexts: Sequence[Any] | None = None,
+        **kw: Any,
+    ) -> list:
+        contexts = look(params, xs) if contexts is None else contexts
+        return procedure.apply(params, language, xs, contexts, **kw)
+
+    return procedure._replace(apply=apply)
+
+
+def in_turn(**parts: Manipulation) -> Manipulation:
+    """`chain` for texts: their length is known only when they come, so init gets none.
+
+    `in_turn(demonstrations=..., instruction=...)`
+    """
+    whole = chain(**parts)
+
+    def init(key: Key, spec: Any, scope: Scope) -> Params:
+        return merge(
+            {n: m.init(fold(key, n), None, inside(scope, n)) for n, m in parts.items()}
+        )
+
+    return whole._replace(init=init)

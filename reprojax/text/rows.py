@@ -1,0 +1,108 @@
+"""Rows of demonstrations: made from labelled texts, ordered, controlled, chosen."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from reprojax.core import Params
+from reprojax.text.procedure import Row
+from reprojax.text.template import fill
+
+Embed = Callable[[Sequence[str]], Any]
+"""Texts -> their vectors [N D]; only their directions count."""
+
+
+def labelled(
+    texts: Sequence[str],
+    y: Sequence[int],
+    labels: Sequence[str],
+    *,
+    text: str = "text",
+    label: str = "label",
+) -> list[dict[str, str]]:
+    """Rows {text, label} of texts and classes; labels[c] is the word of class c."""
+    classes = [int(c) for c in y]
+    if len(texts) != len(classes) or any(not 0 <= c < len(labels) for c in classes):
+        raise ValueError(
+            f"{len(texts)} texts with classes {sorted(set(classes))} came for the "
+            f"labels {list(labels)}, expected a class each, from 0 to "
+            f"{len(labels) - 1}"
+        )
+    pairs = zip(texts, classes, strict=True)
+    return [{text: str(t), label: labels[c]} for t, c in pairs]
+
+
+def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The same rows in an order drawn by seed (Lu et al., arXiv 2104.08786)."""
+    return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+
+
+def random_labels(
+    rows: Sequence[Row], labels: Sequence[str], seed: int, *, label: str = "label"
+) -> list[dict[str, Any]]:
+    """Each row with a label drawn from all, its own among them.
+
+    Source: Min et al. (arXiv 2202.12837). What demonstrations with them still give is
+    not learned from labels.
+    """
+    _check_known(rows, labels, label)
+    drawn = np.random.default_rng(seed).integers(len(labels), size=len(rows))
+    return [{**row, label: labels[i]} for row, i in zip(rows, drawn, strict=True)]
+
+
+def flipped_labels(
+    rows: Sequence[Row], labels: Sequence[str], *, label: str = "label"
+) -> list[dict[str, Any]]:
+    """Each row with the label behind its own, the first behind the last: all wrong.
+
+    Source: Wei et al. (arXiv 2303.03846), there with two labels. Who follows the
+    demonstrations is now right as often as it was wrong.
+    """
+    _check_known(rows, labels, label)
+    behind = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
+    return [{**row, label: behind[row[label]]} for row in rows]
+
+
+def _check_known(rows: Sequence[Row], labels: Sequence[str], label: str) -> None:
+    unknown = {str(row.get(label)) for row in rows} - set(labels)
+    if unknown or len(set(labels)) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(
+            f"rows have {sorted(unknown)} as {label!r} and the labels are "
+            f"{list(labels)}; expected rows with these alone, at least two, each once"
+        )
+
+
+def nearest(
+    rows: Sequence[Row], k: int, embed: Embed, key: str, *, last: bool = True
+) -> Callable[[Params, Sequence[Row]], list[list[Row]]]:
+    """look(params, xs) -> each query's k rows of the largest cosine, for `informed`.
+
+    Args:
+        embed: called once for all rows, now, and once for all queries of a call.
+        key: the template of what is embedded, such as "{text}".
+        last: the nearest stands last, next to the query; otherwise first.
+    """
+    if not 1 <= k <= len(rows):
+        raise ValueError(f"k={k} came, expected 1 to {len(rows)}, the number of rows")
+
+    def directions(texts: Sequence[Row]) -> np.ndarray:
+        found = np.asarray(embed([fill(key, row) for row in texts]), np.float32)
+        if found.ndim != 2 or len(found) != len(texts) or not np.isfinite(found).all():
+            raise ValueError(
+                f"embed gave {found.shape} for {len(texts)} texts, expected a finite "
+                "vector each, [N D]"
+            )
+        length = np.linalg.norm(found, axis=1, keepdims=True)
+        return found / np.maximum(length, 1e-12)
+
+    known = directions(rows)
+
+    def look(params: Params, xs: Sequence[Row]) -> list[list[Row]]:
+        if not len(xs):
+            return []
+        order = np.argsort(-(directions(xs) @ known.T), axis=1, kind="stable")[:, :k]
+        order = order[:, ::-1] if last else order
+        return [[rows[i] for i in own] for own in order]
+
+    return look

@@ -1,0 +1,77 @@
+"""Templates with named fields."""
+
+import string
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from reprojax.core import nearest
+
+
+@lru_cache(maxsize=256)
+def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
+    """(text, the field behind it or None), ..."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(
+            f"the template {template!r} cannot be read ({error}), expected fields such "
+            "as {text}; write {{ and }} for braces"
+        ) from None
+    for _, name, spec, conversion in parsed:
+        if name is not None and (spec or conversion or not name.isidentifier()):
+            raise ValueError(
+                f"the template {template!r} has a field {name!r}, expected plain names "
+                "such as {text}; write {{ and }} for braces"
+            )
+    return tuple((text, name) for text, name, _, _ in parsed)
+
+
+def fields(template: str) -> tuple[str, ...]:
+    """The names of a template's fields, in order, each once."""
+    return tuple(dict.fromkeys(name for _, name in _pieces(template) if name))
+
+
+def fill(template: str, row: Mapping[str, Any]) -> str:
+    """The template with a row's values. Braces in values stay as they are."""
+    if missing := [name for name in fields(template) if name not in row]:
+        raise ValueError(
+            f"the template wants the fields {list(fields(template))} and the row has "
+            f"{sorted(row)}; {missing} are missing{nearest(missing[0], row)}; rename "
+            "them, or change the template"
+        )
+    return "".join(
+        text + ("" if name is None else str(row[name]))
+        for text, name in _pieces(template)
+    )
+
+
+def ending(template: str) -> str:
+    """The text behind the last field: how everything made from a template ends."""
+    text, name = _pieces(template)[-1]
+    return text if name is None else ""
+
+
+def asked(template: str) -> tuple[str, str, str]:
+    """(the question's template, the gap, the answer's field) of a template.
+
+    A template ends with the field that the model is to write, so that questions and
+    demonstrations cannot differ in form. The blanks before it, the gap, belong to the
+    answer: tokens begin with their space.
+    """
+    pieces = _pieces(template)
+    if not pieces or pieces[-1][1] is None or len(fields(template)) < 2:
+        raise ValueError(
+            f"the template {template!r} came, expected one with a field for the "
+            "question that ends with the answer's, such as "
+            "'Review: {text}\\nSentiment: {label}'"
+        )
+    name = str(pieces[-1][1])
+    whole = template[: -len(name) - 2]
+    question = whole.rstrip()
+    if name in fields(whole):
+        raise ValueError(
+            f"the template {template!r} shows its answer {name!r} in the question, "
+            "expected it at the end alone"
+        )
+    return question, whole[len(question) :], name
