@@ -113,8 +113,13 @@ def train_step(
 def count_correct(
     program: Program, params: Params, frozen: PyTree, x: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """How many rows of a batch are right; a label of -1 never is."""
-    return (program.apply(params, frozen, x).argmax(-1) == labels).sum()
+    """How many rows of a batch are right; a label of -1 never is.
+
+    One number, or [K] of a program that answers [B K T].
+    """
+    answers = program.apply(params, frozen, x).argmax(-1)
+    labels = labels.reshape(-1, *(1,) * (answers.ndim - 1))
+    return (answers == labels).sum(0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -131,12 +136,16 @@ refresh_maps = jax.jit(statistics.refresh, static_argnums=0)
 
 def evaluate(
     program: Program, params: Params, frozen: PyTree, split: Split, batch: int
-) -> float:
-    """The accuracy on a split, in its order."""
+) -> Any:
+    """The accuracy on a split, in its order: a float, or [K] where there are K answers.
+
+    K answers come from `alignments.several`.
+    """
     hits = [
         count_correct(program, params, frozen, x, y) for x, y in in_order(split, batch)
     ]
-    return float(np.sum(jax.device_get(hits))) / len(split.y)
+    accuracy = np.sum(jax.device_get(hits), axis=0) / len(split.y)
+    return accuracy if accuracy.ndim else float(accuracy)
 
 
 def estimate(

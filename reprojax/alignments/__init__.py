@@ -2,6 +2,7 @@
 
 from reprojax.alignments.linear import linear
 from reprojax.alignments.rule import columns, groups, identity
+from reprojax.alignments.several import several
 from reprojax.alignments.statistical import (
     bayesian,
     bayesian_map,
@@ -25,5 +26,6 @@ __all__ = [
     "one_to_one",
     "one_to_one_map",
     "random_map",
+    "several",
     "soft_count",
 ]
