@@ -28,12 +28,12 @@ import numpy as np
 from reprojax.checkpoints import differences, listed, only_writer
 from reprojax.core import Params, Program, PyTree, check_sites, passthrough
 from reprojax.data import Split, Task, digest, in_order, steps
+from reprojax.data.task import SPLITS
 from reprojax.dependence import cache_site
 from reprojax.models import fingerprint
 from reprojax.steps import bar
 from reprojax.taps import record
 
-SPLITS = ("train", "validation", "test")
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
 
 

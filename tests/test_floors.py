@@ -14,10 +14,10 @@ FLOORS = (
     ("sequence", "taps"),
     ("formats", "locations", "operators", "alignments"),
     ("losses", "statistics", "observation"),
-    ("models", "data", "searches", "dependence"),
+    ("models", "data", "searches", "dependence", "text"),
     ("recipes",),
     ("taxonomy", "checkpoints", "steps", "parallel"),
-    ("caches",),
+    ("caches", "members"),
     ("fit",),
     # Above: what a user calls (population, storage, testing, ...).
 )
