@@ -15,8 +15,9 @@ from reprojax.testing import contract
 LABELS = jnp.array([0, 1, 2, 1])
 # Pixels of the side that the model, or a frame, has room for: nothing is resized, which
 # would be work that the bare model has not.
-SIDES = {"ar": 2, "padding": 9}
+SIDES = {"ar": 2, "bar": 2, "padding": 9}
 PIXELS = [("convolutional", m) for m in ("ar", "vp", "padding", "watermark", "smm")]
+PIXELS += [("convolutional", m) for m in ("bar", "blackvip")]
 PIXELS += [("transformer", m) for m in ("padding", "watermark")]
 AT_REST = ("vp", "watermark", "smm")
 MASKS = {"smm": ("mask",)}  # behind a prompt that starts at zero
@@ -63,7 +64,8 @@ def test_prompts_in_pixels(backbone, method):
         no_gradient=MASKS.get(method, ()),
         neutral=still if method in AT_REST else None,
         bare=bare(model, find_method(method).alignment),
-        work=1.1 if method != "smm" else 100,  # here the masks outweigh the model
+        # here masks and drawn prompts outweigh the model
+        work=1.1 if method not in ("smm", "blackvip") else 1000,
     )
     assert (
         found.learnable
@@ -73,6 +75,9 @@ def test_prompts_in_pixels(backbone, method):
             "watermark": 16 * 16 * 3,
             "vp": 2 * 2 * 16 * 3 + 2 * 12 * 2 * 3,  # strips of 2 pixels
             "smm": 16 * 16 * 3 + 26_499,
+            "bar": 16 * 16 * 3,
+            # a trigger beside 192 features; 32 -> 16 -> 3 channels, doubled twice
+            "blackvip": 512 - 192 + 160 + 512 + 32 + 192,
         }[method]
     )
 

@@ -38,6 +38,8 @@ def test_published_settings():
         "smm": (0.01, 200, 256),
         "vpt-shallow": (0.025, 100, 128),
         "vpt-deep": (0.025, 100, 128),
+        "bar": (0.05, 300, 50),
+        "blackvip": (0.01, 1000, 128),
     }
 
 
@@ -90,15 +92,16 @@ def test_gradients_of_tokens_are_clipped_and_those_of_pixels_not(method, ratio):
     np.testing.assert_allclose(large, ratio * small, rtol=1e-5)
 
 
-def test_only_ar_has_a_loss_of_its_own():
+def test_only_ar_and_bar_have_losses_of_their_own():
     learnable = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(2.0)}
     seen, labels = {"output": jnp.array([[2.0, 0.0], [1.0, 5.0]])}, jnp.array([0, -1])
     plain = cross_entropy(seen, labels, learnable)
     np.testing.assert_allclose(plain, np.log(1 + np.exp(-2.0)), rtol=1e-6)
+    focal = -((1 - np.exp(2.0)) ** 2) * 2.0  # of log h = 2, which no map would give
+    wanted = {"ar": plain + 5e-7 * 29.0, "bar": focal}
     for name, method in recipes.METHODS.items():
         loss = method.preset.loss(seen, labels, learnable)
-        extra = 5e-7 * 29.0 if name == "ar" else 0.0
-        np.testing.assert_allclose(loss, plain + extra, rtol=1e-6)
+        np.testing.assert_allclose(loss, wanted.get(name, plain), rtol=1e-6)
 
 
 def test_names():

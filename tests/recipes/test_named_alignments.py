@@ -146,6 +146,7 @@ def test_when_maps_are_estimated():
         "ilm": "epoch",
         "blm": "epoch",
         "blm+": "epoch",
+        "bar": "once",
         "linear": "once",
     }
 

@@ -52,7 +52,7 @@ def mean_probability(targets: int, several: int = 6) -> Manipulation:
 
     def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
         mean = jax.nn.softmax(y) @ params.fixed.astype(y.dtype)
-        return jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
+        return jnp.log(jnp.maximum(mean, 1e-30))
 
     def observe(params: Params, y: Array, labels: Array) -> Array:
         return count(y, labels, targets)
