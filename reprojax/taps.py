@@ -31,9 +31,10 @@ def record(
             if site in sites or also(site):
                 if get_opaque_trace_state() != here:
                     raise ValueError(
-                        f"{site!r} lies inside remat, scan or vmap, and its value "
-                        "cannot leave; expected a site outside; record another one, or "
-                        "call the module without remat (the same frozen tree fits)"
+                        f"{site!r} lies inside remat, scan or vmap, or a jit within "
+                        "the model, and its value cannot leave; expected a site "
+                        "outside; record another one, or call the module without "
+                        "remat (the same frozen tree fits)"
                     )
                 seen[site] = value
             return value

@@ -2,5 +2,6 @@
 
 from reprojax.locations.function import black_box
 from reprojax.locations.linen import linen
+from reprojax.locations.nnx import nnx
 
-__all__ = ["black_box", "linen"]
+__all__ = ["black_box", "linen", "nnx"]

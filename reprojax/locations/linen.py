@@ -1,48 +1,47 @@
 """Any flax.linen module as a forward, by method interception."""
 
-from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
 from flax.core import lift
-from jax.extend.core import get_opaque_trace_state
 
 from reprojax.core import Forward, PyTree, passthrough
+from reprojax.locations.visits import Visits, plain
 
 
-def linen(module: nn.Module, **kw: Any) -> Forward:
+def linen(
+    module: nn.Module,
+    call: Callable[[Callable, PyTree], PyTree] = plain,
+    **kw: Any,
+) -> Forward:
     """`module.apply(frozen, x, **kw)` with a name for every submodule.
 
-    A submodule has the sites "<path>:call" (its arguments, a tuple and a dict),
-    "<path>:in" (the first of the tuple) and "<path>:out". One that is called again in
-    the same pass (a tied embedding) has "<path>#2:in" and so on. `nn.jit` is refused:
-    its one compiled body serves all layers of a class, and later programs too, with the
-    first one's edits.
+    Its sites are those of `Visits`: "<path>:call", "<path>:in" and "<path>:out", the
+    second call's "<path>#2:in". `nn.scan` has one path, so an edit there serves all
+    layers. `nn.jit` is refused: its one compiled body serves all layers of a class, and
+    later programs too, with the first one's edits.
+
+    Args:
+        call: how the module is called, such as
+            lambda m, x: m(pixel_values=x.transpose(0, 3, 1, 2)).logits
     """
     _refuse_jit(type(module), "<root>")
 
     def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
-        visits, here = Counter(), get_opaque_trace_state()
+        visits = Visits(edit)
 
         def intercept(next_fun: Callable, args: tuple, kwargs: dict, ctx: Any) -> Any:
             path = "/".join(ctx.module.path)
             _refuse_jit(type(ctx.module), path or str(ctx.module.name))
             if ctx.method_name != "__call__" or not path:
                 return next_fun(*args, **kwargs)
-            if get_opaque_trace_state() == here:  # a scanned body may be traced more
-                visits[path] += 1  # than once: never number it
-                if visits[path] > 1:
-                    path = f"{path}#{visits[path]}"
-            args, kwargs = edit(f"{path}:call", (args, kwargs))
-            if args:  # a module may be called by keywords alone
-                args = (edit(f"{path}:in", args[0]), *args[1:])
-            return edit(f"{path}:out", next_fun(*args, **kwargs))
+            return visits(path, next_fun, args, kwargs)
 
         x = edit("input", x)
         with nn.intercept_methods(intercept):
-            y = module.apply(frozen, x, **kw)
+            y = call(partial(module.apply, frozen, **kw), x)
         return edit("output", y)
 
     return forward

@@ -1,5 +1,6 @@
 """Any linen module as a forward: what its sites are called, and what is refused."""
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,41 @@ def test_scanned_layers_have_one_path_and_are_all_edited():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_an_edit_of_one_scanned_layer_is_refused():
+    """The layers have one site; a recipe that names each finds no such site."""
+    forward, frozen = linen(Scanned()), weights(Scanned(), X)
+    program = reprogram(forward, {"blocks/1/block:in": add(soft)})
+    with pytest.raises(ValueError, match="did you mean 'blocks/block:in'"):
+        program.init(jax.random.key(0), frozen, X)
+    with pytest.raises(ValueError, match="lies inside remat, scan"):
+        record(forward, ["blocks/block:in"])(frozen, X)
+
+
+class Twice(nn.Module):
+    """One dense layer, called twice in a row."""
+
+    @nn.compact
+    def __call__(self, x):
+        dense = nn.Dense(8, name="dense")
+        return dense(jnp.tanh(dense(x)))
+
+
+def test_a_module_called_twice_inside_remat_is_numbered_too():
+    forward = linen(Holder(nn.remat(Twice)))
+    frozen = weights(Holder(Twice), X)
+    own = frozen["params"]["part"]["dense"]
+    dense = lambda x: x @ own["kernel"] + own["bias"]
+    for site, (first, second) in (
+        ("part/dense:in", (1, 0)),
+        ("part/dense#2:in", (0, 1)),
+    ):
+        program = reprogram(forward, {site: add(learnable(jnp.ones((4, 8))))})
+        params = program.init(jax.random.key(0), frozen, X)
+        expected = dense(jnp.tanh(dense(X + first)) + second)
+        found = program.apply(params, frozen, X)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 # -- nn.jit
 
 
@@ -256,6 +292,43 @@ def test_nn_jit_would_keep_the_first_edits():
     with nn.intercept_methods(shift(1.0)):
         moved = module.apply(frozen, X)
     np.testing.assert_array_equal(plain, moved)
+
+
+# -- how a module is called
+
+
+@flax.struct.dataclass
+class Answer:
+    """What a transformers-style model returns."""
+
+    logits: jax.Array
+    pooled: jax.Array
+
+
+class Classifier(nn.Module):
+    """Transformers-style: keywords alone, channels first, an object as the answer."""
+
+    @nn.compact
+    def __call__(self, pixel_values=None, deterministic=True, return_dict=True):
+        x = pixel_values.transpose(0, 2, 3, 1).reshape(len(pixel_values), -1)
+        pooled = nn.Dropout(0.5)(nn.Dense(8, name="body")(x), deterministic)
+        answer = Answer(nn.Dense(3, name="classifier")(pooled), pooled)
+        return answer if return_dict else (answer.logits,)
+
+
+def test_a_transformers_style_module():
+    call = lambda m, x: m(pixel_values=x.transpose(0, 3, 1, 2)).logits
+    forward, images = linen(Classifier(), call), IMAGES[:, :2, :2]
+    channels_first = images.transpose(0, 3, 1, 2)
+    shapes = jax.eval_shape(Classifier().init, jax.random.key(0), channels_first)
+    frozen = jax.tree.map(lambda a: jnp.full(a.shape, 0.1), shapes)
+    expected = Classifier().apply(frozen, channels_first).logits
+    np.testing.assert_array_equal(forward(frozen, images), expected)
+    assert sites(forward, frozen, images)["input"] == (4, 2, 2, 3)
+    program = reprogram(forward, {"classifier:in": add(learnable(jnp.ones(8)))})
+    params = program.init(jax.random.key(0), frozen, images)
+    found = program.apply(params, frozen, images)
+    np.testing.assert_allclose(found, expected + 0.8, rtol=1e-5)
 
 
 # -- functions

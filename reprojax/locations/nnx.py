@@ -1,0 +1,99 @@
+"""Any flax.nnx module as a forward over a plain tree of its arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from reprojax.core import Forward, PyTree, passthrough
+from reprojax.locations.visits import Visits, plain
+
+if TYPE_CHECKING:
+    from flax import nnx as flax_nnx
+
+
+def nnx(
+    module: "flax_nnx.Module", call: Callable[[Callable, PyTree], PyTree] = plain
+) -> tuple[Forward, PyTree]:
+    """(forward, frozen) of a module in evaluation: no dropout, stored statistics.
+
+    `frozen` is a dictionary by attribute names, as a linen module's "params" are (the
+    places of a list as strings), without random streams. The module itself is not
+    touched, now or later. Sites are named as `linen` names them, by a shared module's
+    first path; a module inside nnx.scan or nnx.vmap has one site for all its layers.
+    Graph mode and tree mode, nnx.jit and nnx.remat are all handled; what lies inside
+    them can be edited but not recorded.
+
+    Args:
+        call: how it is called, such as
+            lambda m, x: m(pixel_values=x.transpose(0, 3, 1, 2)).logits
+    """
+    from flax import nnx
+
+    if not isinstance(module, nnx.Module):
+        raise ValueError(
+            f"nnx got {type(module).__name__}, expected a flax.nnx module; call "
+            "linen(module) for flax.linen, or write forward(frozen, x, edit)"
+        )
+    # in graph mode whatever flax's setting: it knows shared modules, and takes both
+    graphdef, streams, state = nnx.split(module, nnx.RngState, ..., graph=True)
+    flat = nnx.to_flat_state(state)
+    variables = {tuple(map(str, path)): (path, v) for path, v in flat}
+    if len(variables) < len(flat):
+        raise ValueError(
+            f"{type(module).__name__} has a key both as a number and as a string; "
+            "expected names that differ as strings; rename one"
+        )
+    frozen = unflatten_dict({path: v[...] for path, (_, v) in variables.items()})
+
+    def merge(frozen: PyTree) -> Any:
+        values = flatten_dict(frozen)
+        if differ := sorted(map("/".join, variables.keys() ^ values.keys())):
+            raise ValueError(
+                f"the frozen tree and {type(module).__name__} differ in {differ[:3]}, "
+                "expected the tree that nnx(module) gave, or one of its structure"
+            )
+        flat = [(p, v.replace(values[k])) for k, (p, v) in variables.items()]
+        model = nnx.merge(graphdef, streams, nnx.from_flat_state(flat), copy=True)
+        evaluation = {"deterministic": True, "use_running_average": True}
+        model.set_attributes(**evaluation, raise_if_not_found=False, graph=True)
+        return model
+
+    def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+        model, visits = merge(frozen), Visits(edit)
+        for path, part in list(nnx.iter_modules(model, graph=True)):
+            if path and callable(part):
+                _tap(part, _Tap("/".join(map(str, path)), visits))
+        return edit("output", call(model, edit("input", x)))
+
+    return forward, frozen
+
+
+@dataclass(frozen=True, eq=False)
+class _Tap:
+    """Static in a module, and equal to no other pass's: nnx.jit and nnx.remat keep what
+    they traced by the module's static part, and must not meet another pass's edits."""
+
+    path: str
+    visits: Visits
+
+
+def _tap(module: Any, tap: _Tap) -> None:
+    object.__setattr__(module, "__class__", _tapped(type(module)))
+    module._reprojax_tap = tap
+
+
+@cache  # one a class: flax and jax register each for good
+def _tapped(kind: type) -> type:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tap = self._reprojax_tap
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return kind.__call__(self, *args, **kwargs)
+
+        return tap.visits(tap.path, function, args, kwargs)
+
+    own = {"__call__": __call__, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    return type(kind)(kind.__name__, (kind,), own)

@@ -1,0 +1,50 @@
+"""How the adapters name what passes through a submodule."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jax.extend.core import get_opaque_trace_state
+
+
+class Visits:
+    """One pass through a model.
+
+    A submodule has the sites "<path>:call" (its arguments, a tuple and a dict),
+    "<path>:in" (the first of the tuple) and "<path>:out". One that is called again (a
+    tied embedding) has "<path>#2:in" and so on.
+
+    A body of scan may be traced more than once, and one trace serves all its layers. So
+    each trace numbers anew, and a site inside scan, vmap or remat has one name for all
+    layers and all calls from outside: an edit there serves them all.
+    """
+
+    def __init__(self, edit: Callable[[str, Any], Any]) -> None:
+        self.edit = edit
+        self.counts: list[tuple[Any, Counter]] = []
+
+    def __call__(
+        self, path: str, function: Callable, args: tuple, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """function(*args, **kwargs) with its sites."""
+        visits = self._count()
+        visits[path] += 1
+        if visits[path] > 1:
+            path = f"{path}#{visits[path]}"
+        args, kwargs = self.edit(f"{path}:call", (args, kwargs))
+        if args:  # a module may be called by keywords alone
+            args = (self.edit(f"{path}:in", args[0]), *args[1:])
+        return self.edit(f"{path}:out", function(*args, **kwargs))
+
+    def _count(self) -> Counter:
+        here = get_opaque_trace_state()
+        for trace, count in self.counts:
+            if trace == here:
+                return count
+        self.counts.append((here, Counter()))
+        return self.counts[-1][1]
+
+
+def plain(module: Callable, x: Any) -> Any:
+    """How a model is called if nothing else is said."""
+    return module(x)
