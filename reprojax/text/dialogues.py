@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
+import jax.numpy as jnp
 
 from reprojax.text.language import Continuation, Request
 from reprojax.text.procedure import Dialogue, Edit, Row, Run
@@ -52,7 +52,7 @@ def choose(
         prompt = edit("ask:in", fill(question, x))
         found = yield [Continuation(prompt, gap + label) for label in labels]
         each = [s.logp / (s.tokens if by == "mean" else 1) for s in found]
-        return edit("ask:out", np.asarray(each, np.float32))
+        return edit("ask:out", jnp.asarray(each, jnp.float32))
 
     return Dialogue(run, ("ask:in", "ask:out"))
 

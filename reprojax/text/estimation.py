@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from reprojax.core import Params, Program, Scope, part
 from reprojax.statistics import estimated, observe, raw_sites, refresh
@@ -36,8 +35,7 @@ def estimate(procedure: Program, params: Params, seen: Seen) -> Params:
     if not len(seen):
         raise ValueError("nothing was seen, expected the answers to at least one query")
     stacked = {
-        site: jnp.stack([jnp.asarray(own[site]) for own in seen])
-        for site in raw_sites(procedure)
+        site: jnp.stack([own[site] for own in seen]) for site in raw_sites(procedure)
     }
     sums = observe(procedure, params, stacked, jnp.zeros(len(seen), int))
     return refresh(procedure, params, sums)
@@ -50,7 +48,7 @@ def realigned(procedure: Program, params: Params, seen: Seen) -> list:
     """
     align = dict(procedure.at)[("output",)]
     own, scope = part(params, "output"), Scope("output")
-    return [align.apply(own, np.asarray(one["output/raw"]), scope) for one in seen]
+    return [align.apply(own, one["output/raw"], scope) for one in seen]
 
 
 def _check_estimated(procedure: Program) -> None:

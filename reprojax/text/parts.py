@@ -40,6 +40,7 @@ def demonstrations(
     between: str = "\n",
     budget: int | None = None,
     reserve: int = 0,
+    around: tuple[str, str] = ("", ""),
     drop: str = "first",
 ) -> Format:
     """Rows in a template, one behind the other, in front of the query.
@@ -50,9 +51,10 @@ def demonstrations(
     Args:
         rows: None takes each query's own, from its context.
         between: stands behind each.
-        budget: the most tokens of demonstrations and query together, counted by the
-            language's own `encode`; by default its context, where it has one.
-        reserve: tokens of the budget that are left for the answer.
+        budget: the most tokens of demonstrations, query and what is `around` them,
+            counted by the language's own `encode`; by default its context, where it
+            has one, less the `reserve` for the answer.
+        around: texts that others put in front and behind, which are only counted here.
         drop: "first" leaves the first ones out (those farthest from the query), "last"
             the last ones, "refuse" is an error.
     """
@@ -72,10 +74,12 @@ def demonstrations(
             )
         chosen = scope.context if rows is None else params.fixed
         texts = [fill(template, row) + between for row in chosen]
-        limit = scope.frozen.context if budget is None else budget
-        kept = texts
-        if limit is not None:
-            kept = _fitting(texts, value, limit - reserve, scope.frozen, drop)
+        room, kept = budget, texts
+        if budget is None and scope.frozen.context is not None:
+            room = scope.frozen.context - reserve
+        if room is not None:
+            whole = around[0], value + around[1]
+            kept = _fitting(texts, whole, room, scope.frozen, drop)
         scope.tap("dropped", len(texts) - len(kept))
         return "".join(kept)
 
@@ -83,17 +87,22 @@ def demonstrations(
 
 
 def _fitting(
-    texts: Sequence[str], value: str, room: int, language: Language, drop: str
+    texts: Sequence[str],
+    around: tuple[str, str],
+    room: int,
+    language: Language,
+    drop: str,
 ) -> Sequence[str]:
-    """As many of the texts as fit in front of the value."""
+    """As many of the texts as fit between what is around them."""
+    front, behind = around
     kept = texts
-    while (tokens := count(language, "".join(kept) + value)) > room:
+    while (tokens := count(language, front + "".join(kept) + behind)) > room:
         if not kept or drop == "refuse":
             what = f"{len(kept)} demonstrations and the query" if kept else "the query"
             raise ValueError(
                 f"{what} are {tokens} tokens, expected at most {room}; nothing is cut: "
                 "give a larger budget, fewer demonstrations, or shorter ones. The "
-                f"query begins {value[:60]!r}"
+                f"query begins {behind[:60]!r}"
             )
         kept = kept[1:] if drop == "first" else kept[:-1]
     return kept

@@ -12,6 +12,8 @@ then hands on.
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from reprojax.core import (
     Key,
     Manipulation,
@@ -61,15 +63,20 @@ def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Program:
         init(key, language, xs=(), contexts=None) -> params
         apply(params, language, xs, contexts=None, *, seed=0, edits=None) -> answers
 
-    contexts and edits are one a row. So may params be: a list of them, as many as rows,
-    asks about several prompts in the same rounds.
+    Texts draw nothing, so the key may be None. Contexts and edits are one a row. So may
+    params be: a list of them, as long as xs, asks about several prompts in the same
+    rounds.
     """
     known = ("input", *dialogue.sites, "output")
     check_sites(at, known, f"the dialogue has {', '.join(known)}")
 
     def init(
-        key: Key, language: Language, xs: Sequence[Row] = (), contexts: Any = None
+        key: Key | None,
+        language: Language,
+        xs: Sequence[Row] = (),
+        contexts: Any = None,
     ) -> Params:
+        key = jax.random.key(0) if key is None else key
         parts = {}
         for site, m in at.items():
             scope = Scope(site, 0, language, xs, contexts)
@@ -220,9 +227,9 @@ def record(
 
 
 def informed(
-    procedure: Program, look: Callable[[Params, Sequence[Row]], Sequence[Any]]
+    procedure: Program, look: Callable[[Sequence[Row]], Sequence[Any]]
 ) -> Program:
-    """Where no contexts are given, they are look(params, xs): of all queries at once.
+    """Where no contexts are given, they are look(xs): of all queries at once.
 
     Each query's own demonstrations come this way, so that they are embedded in one
     batch.
@@ -235,7 +242,7 @@ def informed(
         contexts: Sequence[Any] | None = None,
         **kw: Any,
     ) -> list:
-        contexts = look(params, xs) if contexts is None else contexts
+        contexts = look(xs) if contexts is None else contexts
         return procedure.apply(params, language, xs, contexts, **kw)
 
     return procedure._replace(apply=apply)

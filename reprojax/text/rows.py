@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from reprojax.core import Params
 from reprojax.text.procedure import Row
 from reprojax.text.template import fill
 
@@ -15,7 +14,7 @@ Embed = Callable[[Sequence[str]], Any]
 
 def labelled(
     texts: Sequence[str],
-    y: Sequence[int],
+    y: Sequence[int] | np.ndarray,
     labels: Sequence[str],
     *,
     text: str = "text",
@@ -75,8 +74,8 @@ def _check_known(rows: Sequence[Row], labels: Sequence[str], label: str) -> None
 
 def nearest(
     rows: Sequence[Row], k: int, embed: Embed, key: str, *, last: bool = True
-) -> Callable[[Params, Sequence[Row]], list[list[Row]]]:
-    """look(params, xs) -> each query's k rows of the largest cosine, for `informed`.
+) -> Callable[[Sequence[Row]], list[list[Row]]]:
+    """look(xs) -> each query's k rows of the largest cosine, for `informed`.
 
     Args:
         embed: called once for all rows, now, and once for all queries of a call.
@@ -98,7 +97,7 @@ def nearest(
 
     known = directions(rows)
 
-    def look(params: Params, xs: Sequence[Row]) -> list[list[Row]]:
+    def look(xs: Sequence[Row]) -> list[list[Row]]:
         if not len(xs):
             return []
         order = np.argsort(-(directions(xs) @ known.T), axis=1, kind="stable")[:, :k]

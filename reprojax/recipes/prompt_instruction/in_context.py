@@ -1,0 +1,147 @@
+"""Labels chosen by a frozen language model, told by words and by demonstrations.
+
+A template such as "Review: {text}\\nSentiment: {label}" ends with the label's field.
+Demonstrations are rows of its fields, queries rows without the label. Every recipe
+scores the whole label words; with `one_token=True` it insists on labels of one token
+each, told apart by it, as a model needs that answers with one token's scores.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from reprojax.alignments.calibration import calibrated
+from reprojax.core import Manipulation, Program
+from reprojax.text import (
+    asked,
+    choose,
+    demonstrations,
+    ending,
+    in_turn,
+    informed,
+    insert,
+    instruct,
+    likeliest,
+    nearest,
+    phrase,
+    verbaliser,
+)
+from reprojax.text.procedure import Row
+from reprojax.text.rows import Embed
+
+By = Literal["sum", "mean"]
+
+
+def _align(
+    template: str,
+    labels: Sequence[str],
+    one_token: bool,
+    by: By,
+    calibration: Manipulation | None,
+) -> Manipulation:
+    question, gap, _ = asked(template)
+    spelled = [gap + label for label in labels]
+    return in_turn(
+        words=verbaliser(ending(question), spelled, one_token=one_token, by=by),
+        calibrated=calibrated(len(labels)) if calibration is None else calibration,
+        likeliest=likeliest(),
+    )
+
+
+def zero_shot(
+    template: str,
+    labels: Sequence[str],
+    *,
+    instruction: str = "",
+    one_token: bool = False,
+    by: By = "sum",
+    calibration: Manipulation | None = None,
+) -> Program:
+    """The likeliest label word behind the query (Brown et al., arXiv 2005.14165).
+
+    Args:
+        instruction: a text in front of the query, with the blank behind it.
+        by: "sum" of a label's log-probabilities, or their "mean".
+        calibration: by default `calibrated(T)`, which changes nothing until a
+            calibration recipe has estimated it.
+    """
+    align = _align(template, labels, one_token, by, calibration)
+    at = {"ask:in": insert(phrase(instruction)), "output": align}
+    return instruct(choose(template, labels, by), at)
+
+
+def few_shot(
+    template: str,
+    labels: Sequence[str],
+    rows: Sequence[Row] | None,
+    *,
+    instruction: str = "",
+    between: str = "\n",
+    budget: int | None = None,
+    drop: str = "first",
+    one_token: bool = False,
+    by: By = "sum",
+    calibration: Manipulation | None = None,
+) -> Program:
+    """Demonstrations in front of the query (Brown et al., arXiv 2005.14165).
+
+    Controls are other rows: `random_labels` (Min et al., arXiv 2202.12837),
+    `flipped_labels` (Wei et al., arXiv 2303.03846), `shuffled` (Lu et al., arXiv
+    2104.08786).
+
+    Args:
+        rows: in the order in which they will stand; None takes each query's context.
+        instruction: a text in front of them, with the blank behind it.
+        budget, drop: the most tokens, instruction and label counted, and what is left
+            out for it, as in `demonstrations`.
+    """
+    _, gap, _ = asked(template)
+    shown = demonstrations(
+        template,
+        rows,
+        between=between,
+        budget=budget,
+        around=(instruction, gap + max(labels, key=len)),
+        drop=drop,
+    )
+    front = in_turn(rows=insert(shown), instruction=insert(phrase(instruction)))
+    align = _align(template, labels, one_token, by, calibration)
+    return instruct(choose(template, labels, by), {"ask:in": front, "output": align})
+
+
+def kate(
+    template: str,
+    labels: Sequence[str],
+    rows: Sequence[Row],
+    embed: Embed,
+    *,
+    k: int = 8,
+    last: bool = True,
+    instruction: str = "",
+    between: str = "\n",
+    budget: int | None = None,
+    one_token: bool = False,
+    by: By = "sum",
+    calibration: Manipulation | None = None,
+) -> Program:
+    """Each query's k nearest rows as its demonstrations (Liu et al., arXiv 2101.06804).
+
+    Args:
+        embed: texts -> vectors; of rows and queries what stands in the template's
+            question is embedded.
+        last: the nearest stands last, next to the query. Over a budget the farthest
+            are left out.
+    """
+    program = few_shot(
+        template,
+        labels,
+        None,
+        instruction=instruction,
+        between=between,
+        budget=budget,
+        drop="first" if last else "last",
+        one_token=one_token,
+        by=by,
+        calibration=calibration,
+    )
+    question, _, _ = asked(template)
+    return informed(program, nearest(rows, k, embed, question, last=last))

@@ -1,0 +1,66 @@
+import pytest
+
+from reprojax.text import asked, ending, fields, fill
+
+
+def test_fields_in_their_order_each_once():
+    assert fields("{b} and {a}, {b}: {{c}}") == ("b", "a")
+    assert fields("no field") == ()
+
+
+def test_fill_puts_values_in_as_they_are():
+    row = {"text": "a {brace} and {{two}}", "n": 3, "more": "unused"}
+    assert fill("<{text}|{n}|{{x}}>", row) == "<a {brace} and {{two}}|3|{x}>"
+
+
+def test_a_missing_field_is_named_with_both_sides_and_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"\['question', 'hint'\].*\['questions'\]"
+    ) as e:
+        fill("{question} {hint}", {"questions": "?"})
+    assert "['question', 'hint'] are missing; did you mean 'questions'" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "template", ["{a b}", "{}", "{0}", "{a!r}", "{a:>3}", "{a", "a}", "{a.b}", "{a[0]}"]
+)
+def test_anything_but_a_plain_name_is_refused(template):
+    with pytest.raises(
+        ValueError, match="expected (plain names|fields) such as {text}"
+    ):
+        fields(template)
+
+
+@pytest.mark.parametrize(
+    "template, expected",
+    [
+        ("Review: {text}\nSentiment: {label}", ("Review: {text}\nSentiment:", " ")),
+        ("Q: {question}\nA:{answer}", ("Q: {question}\nA:", "")),
+        ("{text}\n\n{label}", ("{text}", "\n\n")),
+    ],
+)
+def test_the_blank_before_the_answer_belongs_to_it(template, expected):
+    question, gap, name = asked(template)
+    assert (question, gap) == expected
+    assert question + gap + "{" + name + "}" == template
+
+
+@pytest.mark.parametrize(
+    "template, fault",
+    [
+        ("{text} -> {label}.", "ends with the answer's"),
+        ("{label}", "ends with the answer's"),
+        ("no field", "ends with the answer's"),
+        ("", "ends with the answer's"),
+        ("{label}: {text} {label}", "shows its answer 'label' in the question"),
+    ],
+)
+def test_a_template_that_does_not_end_with_the_answer_is_refused(template, fault):
+    with pytest.raises(ValueError, match=fault):
+        asked(template)
+
+
+def test_ending():
+    assert ending("Review: {text}\nSentiment:") == "\nSentiment:"
+    assert ending("Review: {text}") == ""
+    assert ending("plain") == "plain"
