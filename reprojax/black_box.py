@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
 from tqdm import tqdm
 
 from reprojax import statistics
@@ -74,24 +75,22 @@ def only_answers(
 def in_process(
     backbone: Backbone, *, chunk: int = 256, mesh: Mesh | None = None
 ) -> Oracle:
-    """A model of our own as an oracle, for studies: one compiled call of `chunk` rows.
+    """A model of our own as an oracle, for studies: one compiled call a chunk.
 
     Args:
         mesh: the rows of a call are spread over its devices, the weights on each.
     """
-    spec = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes)) if mesh else None
-    by_row, everywhere = spec(mesh.axis_names if mesh else None), spec()
-    if mesh and chunk % mesh.size:
-        raise ValueError(
-            f"in_process got chunk={chunk} for {mesh.size} devices, expected a multiple"
-        )
+    parts = 1 if mesh is None else mesh.size
+    spec = lambda *axes: None if mesh is None else NamedSharding(mesh, Spec(*axes))
+    by_row, everywhere = spec(None if mesh is None else mesh.axis_names), spec()
     frozen = jax.device_put(backbone.frozen, everywhere)
     forward = jax.jit(backbone.forward)
 
     def answer(images: Any) -> Any:
-        rest = [(0, chunk - len(images)), *((0, 0) for _ in images.shape[1:])]
-        whole = jnp.pad(jnp.asarray(images), rest) if rest[0][1] else images
-        return forward(frozen, jax.device_put(whole, by_row))[: len(images)]
+        n = len(images)
+        if short := -n % parts:  # each device needs as many rows
+            images = jnp.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)])
+        return forward(frozen, jax.device_put(images, by_row))[:n]
 
     return Oracle(answer, len(backbone.classes), name=backbone.name, chunk=chunk)
 
