@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import jax
@@ -73,12 +74,9 @@ def _mapped(function: Callable, axes: Axes, donate: tuple[int, ...] = ()) -> Cal
 
 def _looped(function: Callable, axes: Axes, donate: tuple[int, ...] = ()) -> Callable:
     def run(*args: Any) -> list[PyTree]:
-        pairs = [*zip(args, axes, strict=True)]
-        count = next(len(a) for a, axis in pairs if axis == 0)
-        return [
-            function(*(a[k] if axis == 0 else a for a, axis in pairs))
-            for k in range(count)
-        ]
+        pairs = zip(args, axes, strict=True)
+        columns = [a if axis == 0 else repeat(a) for a, axis in pairs]
+        return [function(*own) for own in zip(*columns, strict=False)]
 
     return run
 

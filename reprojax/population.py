@@ -113,7 +113,7 @@ def fit_population(
     first = partial(members.first_states, run, epochs, settings, inits)
     if how == "measured":
         measured = _costs(run, first(), memory)
-        how = _fastest(measured)
+        how = fastest(measured, memory)
         if progress:
             print(_told(measured, how, len(seeds)), file=sys.stderr)
     plan = {"seeds": [*seeds], "epochs": epochs, "batch": batch, "refresh": refresh}
@@ -253,10 +253,14 @@ def _costs(
     while len(seconds["alone"]) < at_least or (
         time.perf_counter() - start < 0.5 and len(seconds["alone"]) < 100
     ):
-        for name, call in calls.items():
-            seconds[name].append(call())
-    medians = {name: float(np.median(each)) for name, each in seconds.items()}
-    return {name: Cost(medians.get(name, float("nan")), held[name]) for name in held}
+        turn = -1 if len(seconds["alone"]) % 2 else 1  # none always follows the same
+        for name in [*calls][::turn]:
+            seconds[name].append(calls[name]())
+    # As the medians of the rounds' own ratios, which are steadier than the durations.
+    alone = np.array(seconds["alone"])
+    ratios = {name: float(np.median(each / alone)) for name, each in seconds.items()}
+    middle = float(np.median(alone))
+    return {n: Cost(middle * ratios.get(n, np.nan), held[n]) for n in held}
 
 
 class _Repeated:
@@ -294,11 +298,12 @@ class _Repeated:
         )
 
 
-def _fastest(measured: Mapping[str, Cost]) -> How:
-    """The host loop, unless another form is faster by more than noise."""
-    seconds = {name: measured[name].seconds for name in FORMS}
-    seconds["loop"] *= 0.97
-    tried = [name for name in get_args(How) if not np.isnan(seconds.get(name, np.nan))]
+def fastest(measured: Mapping[str, Cost], memory: float = 1.5) -> How:
+    """The host loop, unless another form within the memory is faster beyond noise."""
+    most = memory * measured["alone"].bytes
+    seconds = {n: measured[n].seconds for n in FORMS if measured[n].bytes <= most}
+    seconds["loop"] = 0.97 * measured["loop"].seconds
+    tried = [n for n in get_args(How) if not np.isnan(seconds.get(n, np.nan))]
     return min(tried, key=seconds.__getitem__)
 
 

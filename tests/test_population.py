@@ -21,7 +21,7 @@ from reprojax.formats import learnable
 from reprojax.losses import cross_entropy
 from reprojax.members import FORMS, Members
 from reprojax.operators import add, dropout
-from reprojax.population import Cost, costs, fit_population
+from reprojax.population import Cost, costs, fastest, fit_population
 from reprojax.testing.compiled import operations
 
 PARTS = chain(prompt=add(learnable(normal(0.1))), drop=dropout(0.3))
@@ -163,11 +163,12 @@ def test_the_fastest_form_within_the_memory_is_taken(monkeypatch, capsys):
     )
     assert np.isnan([tight["vmap"].seconds, tight["map"].seconds]).all()
     assert not np.isnan([tight["alone"].seconds, tight["loop"].seconds]).any()
-    assert population._fastest(tight) == "loop"
-    table = {"alone": Cost(1.0, 1), "loop": Cost(1.0, 1), "map": Cost(0.98, 1)}
-    assert population._fastest(table | {"vmap": Cost(1.2, 1)}) == "loop"  # noise
-    assert population._fastest(table | {"vmap": Cost(0.7, 1)}) == "vmap"
-    assert population._fastest(table | {"vmap": Cost(float("nan"), 9)}) == "loop"
+    assert fastest(tight, 1.0) == "loop"
+    table = {"alone": Cost(1.0, 10), "loop": Cost(1.0, 99), "map": Cost(0.98, 15)}
+    assert fastest(table | {"vmap": Cost(1.2, 10)}) == "loop"  # noise
+    assert fastest(table | {"vmap": Cost(0.7, 15)}) == "vmap"
+    assert fastest(table | {"vmap": Cost(0.7, 16)}) == "loop"
+    assert fastest(table | {"vmap": Cost(float("nan"), 16)}) == "loop"
     monkeypatch.setattr(population, "_costs", lambda *given: tight)
     many(HEAD, "measured", progress=True)
     told = capsys.readouterr().err
