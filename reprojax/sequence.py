@@ -1,11 +1,12 @@
 """What the sites of a decoder hold. The core never looks at values, and needs none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Shaped
 
 from reprojax.core import PyTree
@@ -55,6 +56,30 @@ def tokens(
     weight = weight.astype(jnp.float32)
     count = jnp.maximum(jnp.cumsum(weight > 0, 1) - 1, 0)
     return Tokens(ids, count + jnp.reshape(jnp.asarray(start), (-1, 1)), weight, span)
+
+
+def padded(
+    rows: Sequence[Sequence[int]],
+    side: Literal["left", "right"] = "right",
+    length: int | None = None,
+    fill: int = 0,
+) -> Tokens:
+    """Rows of ids as one Tokens, each with padding on a side up to `length`, which is
+    the longest row's where none is given."""
+    longest = max(map(len, rows), default=0)
+    length = longest if length is None else length
+    if longest > length:
+        raise ValueError(
+            f"a row of {longest} ids came, expected at most {length}; shorten it, or "
+            "pad to more"
+        )
+    ids = np.full((len(rows), length), fill, np.int32)
+    weight = np.zeros((len(rows), length), np.float32)
+    for i, row in enumerate(rows):
+        first = 0 if side == "right" else length - len(row)
+        ids[i, first : first + len(row)] = row
+        weight[i, first : first + len(row)] = 1
+    return tokens(jnp.asarray(ids), jnp.asarray(weight))
 
 
 def bare(value: PyTree) -> Any:

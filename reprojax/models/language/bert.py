@@ -1,0 +1,182 @@
+"""BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692), encoders of masked words."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from reprojax.models.language.family import (
+    Family,
+    Tensors,
+    activation,
+    headless,
+    need,
+    refuse,
+)
+from reprojax.models.language.layers import (
+    ACTIVATIONS,
+    MLP,
+    Attention,
+    Embed,
+    Heads,
+    Place,
+    Positions,
+    check_positions,
+    norm,
+)
+from reprojax.models.weights import Config
+from reprojax.sequence import Tokens, on_value
+
+
+class Segments(nn.Module):
+    """The vector of the first segment, for every token.
+
+    A model that was told a second one by its type takes it as an `add` behind "embed".
+    """
+
+    types: int
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        init = nn.initializers.normal(0.02)
+        table = self.param("embedding", init, (self.types, x.value.shape[-1]))
+        return on_value(lambda h: h + table[0], x)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to what came and normed behind it."""
+
+    heads: Heads
+    hidden: int
+    activation: str
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        mixed = Attention(self.heads, name="attention")(x)
+        first, second = (norm(self.epsilon, f"norm_{i}") for i in (1, 2))
+        mlp = MLP(self.hidden, self.activation, name="mlp")
+        x = on_value(lambda h: first(h + mixed), x)
+        return on_value(lambda h: second(h + mlp(h)), x)
+
+
+class MaskedHead(nn.Module):
+    """A layer, then words by the table of the embedding; "words:in" is between them."""
+
+    activation: str
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Tokens, table: Float[Array, "V D"]) -> Tokens:
+        bias = self.param("bias", nn.initializers.zeros, table.shape[:1])
+        dense, after = (
+            nn.Dense(table.shape[1], name="dense"),
+            norm(self.epsilon, "norm"),
+        )
+        act = ACTIVATIONS[self.activation]
+        x = Place(name="words")(on_value(lambda h: after(act(dense(h))), x))
+        return on_value(lambda h: h @ table.T + bias, x)
+
+
+class Bert(nn.Module):
+    """Tokens of ids to Tokens of logits [B L V]; without a head, of vectors.
+
+    Every token sees every other. RoBERTa's table of positions begins at `offset`.
+    """
+
+    vocabulary: int
+    positions: int
+    width: int
+    depth: int
+    hidden: int
+    heads: Heads
+    types: int = 2
+    activation: str = "gelu"
+    epsilon: float = 1e-12
+    offset: int = 0
+    headless: bool = False
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        embed = Embed(self.vocabulary, self.width, name="embed")
+        x = check_positions(embed(x), self.positions)
+        x = Positions(self.positions, self.offset, name="positions")(x)
+        x = Segments(self.types, name="segments")(x)
+        x = on_value(norm(self.epsilon, "norm"), x)
+        for i in range(self.depth):
+            x = Block(
+                self.heads,
+                self.hidden,
+                self.activation,
+                self.epsilon,
+                name=f"block_{i}",
+            )(x)
+        if self.headless:
+            return Place(name="head")(x)
+        return MaskedHead(self.activation, self.epsilon, name="head")(
+            x, embed.embedding
+        )
+
+
+def plan(config: Config, tensors: Tensors) -> Bert:
+    """The module of a config."""
+    refuse(
+        config,
+        position_embedding_type="absolute",
+        is_decoder=False,
+        add_cross_attention=False,
+        tie_word_embeddings=True,
+    )
+    width, heads = need(config, "hidden_size"), need(config, "num_attention_heads")
+    # RoBERTa counts positions from the one behind its padding
+    roberta = config.get("model_type") == "roberta"
+    offset = need(config, "pad_token_id") + 1 if roberta else 0
+    return Bert(
+        vocabulary=need(config, "vocab_size"),
+        positions=need(config, "max_position_embeddings") - offset,
+        width=width,
+        depth=need(config, "num_hidden_layers"),
+        hidden=need(config, "intermediate_size"),
+        heads=Heads(heads, heads, width // heads, causal=False),
+        types=need(config, "type_vocab_size"),
+        activation=activation(config, "hidden_act"),
+        epsilon=need(config, "layer_norm_eps"),
+        offset=offset,
+        headless=headless(config),
+    )
+
+
+def _no_head(tensors: Tensors, module: Bert) -> Tensors:
+    heads = ("cls.predictions.", "lm_head.")
+    return {
+        name: value
+        for name, value in tensors.items()
+        if not (module.headless and name.startswith(heads))
+    }
+
+
+BLOCK = r"block_(\d+)/"
+ENCODER = (
+    ("embed/embedding", "embeddings.word_embeddings.weight"),
+    ("positions/embedding", "embeddings.position_embeddings.weight"),
+    ("segments/embedding", "embeddings.token_type_embeddings.weight"),
+    ("norm", "embeddings.LayerNorm"),
+    (BLOCK + "attention/(query|key|value)", "encoder.layer.{}.attention.self.{}"),
+    (BLOCK + "attention/out", "encoder.layer.{}.attention.output.dense"),
+    (BLOCK + "norm_1", "encoder.layer.{}.attention.output.LayerNorm"),
+    (BLOCK + "norm_2", "encoder.layer.{}.output.LayerNorm"),
+    (BLOCK + "mlp/up", "encoder.layer.{}.intermediate.dense"),
+    (BLOCK + "mlp/down", "encoder.layer.{}.output.dense"),
+)
+BERT = (
+    ("head/dense", "cls.predictions.transform.dense"),
+    ("head/norm", "cls.predictions.transform.LayerNorm"),
+    ("head/bias", "cls.predictions.bias"),
+)
+ROBERTA = (
+    ("head/dense", "lm_head.dense"),
+    ("head/norm", "lm_head.layer_norm"),
+    ("head/bias", "lm_head.bias"),
+)
+FAMILIES = {
+    "bert": Family("BERT", plan, (*ENCODER, *BERT), _no_head),
+    "roberta": Family("RoBERTa", plan, (*ENCODER, *ROBERTA), _no_head),
+}

@@ -1,0 +1,245 @@
+"""`load`: a language model from a folder, the hub, a GGUF file, or by its name."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reprojax.models import hub, weights
+from reprojax.models.language import bert, gguf_files, gpt2, llama
+from reprojax.models.language import tokenizer as tokenizers
+from reprojax.models.language.card import Kind, Language, Special, roles, texts
+from reprojax.models.language.family import Family, clean
+from reprojax.models.language.tokenizer import Tokenizer
+from reprojax.sequence import tokens
+
+FAMILIES: dict[str, Family] = {**bert.FAMILIES, **gpt2.FAMILIES, **llama.FAMILIES}
+ASSETS = ("all_MiniLM_L6_v2", "stories260K")
+OWN = "own"
+
+
+class Found(NamedTuple):
+    """What lies where a model was asked for."""
+
+    name: str
+    family: Family
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+    tokenizer: Tokenizer | None
+    special: Special
+
+
+def names() -> tuple[str, ...]:
+    """The registered names that `load` takes."""
+    return ASSETS
+
+
+def load(
+    source: str | os.PathLike,
+    *,
+    dtype: Any = jnp.float32,
+    tokenizer: str | os.PathLike | Tokenizer | None = OWN,
+    revision: str | None = None,
+) -> Language:
+    """A frozen language model: a folder as transformers writes it, "org/name" on the
+    Hugging Face hub, a .gguf file, or one of `names()`.
+
+    The architecture and its sizes come from config.json or the GGUF file's metadata.
+
+    Args:
+        dtype: of the weights, and so of the whole pass; quantised ones are read into it
+            too. jnp.float32 or jnp.bfloat16.
+        tokenizer: a folder that holds one, a `Tokenizer`, or None for a model of ids.
+    """
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"dtype {dtype} came, expected jnp.float32 or jnp.bfloat16")
+    found = _find(source, tokenizer, revision)
+    module = found.family.plan(found.config, found.tensors)
+    _fits(found.tokenizer, module.vocabulary, found.name)
+    tensors = found.family.prepare(found.tensors, module)
+    ids = jax.eval_shape(lambda: tokens(jnp.zeros((1, 1), jnp.int32)))
+    label, rules = found.family.label, found.family.rules
+    return Language(
+        found.name,
+        texts(module),
+        weights.filled(module, ids, label, rules, tensors, dtype),
+        _kind(module),
+        module.vocabulary,
+        module.positions,
+        module.width,
+        roles(module.depth),
+        found.tokenizer,
+        found.special,
+    )
+
+
+def _kind(module: Any) -> Kind:
+    if module.headless:
+        return "bare"
+    return "causal" if module.heads.causal else "masked"
+
+
+def _fits(tokenizer: Tokenizer | None, vocabulary: int, name: str) -> None:
+    if tokenizer is not None and tokenizer.size > vocabulary:
+        raise ValueError(
+            f"the tokeniser has ids up to {tokenizer.size - 1} and {name} a vocabulary "
+            f"of {vocabulary}, expected ids below that; take the tokeniser that came "
+            "with the model: load(..., tokenizer=folder)"
+        )
+
+
+def _find(source: str | os.PathLike, tokenizer: Any, revision: str | None) -> Found:
+    path, text = Path(source), str(source)
+    if path.is_file() and gguf_files.is_gguf(path):
+        return _gguf(path, tokenizer)
+    if path.is_dir():
+        return _folder(path.resolve().name, path, tokenizer)
+    if path.is_file():
+        raise ValueError(
+            f"the file {text} came, expected a .gguf file or a folder: safetensors do "
+            "not say how a language model is built, config.json beside them does"
+        )
+    if text in ASSETS:
+        return _asset(text, tokenizer)
+    if path.suffix in (".gguf", ".safetensors") or text.startswith((".", "/", "~")):
+        raise ValueError(f"no file or folder {text}, expected a language model there")
+    if text.count("/") == 1:
+        beside = ("generation_config.json", *tokenizers.FILES)
+        return _folder(text, hub.fetch(text, revision, beside), tokenizer)
+    near = difflib.get_close_matches(text, names(), n=3, cutoff=0.3) or names()
+    raise ValueError(
+        f"no language model {text!r}; the nearest names are {', '.join(near)}; load() "
+        'also takes a folder, a .gguf file, or "org/name" on the Hugging Face hub'
+    )
+
+
+def _known(kind: Any, families: Mapping[str, Family], name: str) -> Family:
+    if kind not in families:
+        raise ValueError(
+            f"{name} is a {kind!r}, expected one of {', '.join(sorted(families))}; for "
+            "another, write a linen module from Tokens to Tokens, with its weights as "
+            "`frozen`: language.texts(module) is its forward"
+        )
+    return families[kind]
+
+
+def _folder(name: str, folder: Path, tokenizer: Any) -> Found:
+    """A folder as transformers writes it."""
+    config = weights.document(folder / "config.json")
+    if not config:
+        raise ValueError(
+            f"{folder} holds no config.json, expected one beside the weights, as "
+            "model.save_pretrained(folder) writes it"
+        )
+    family = _known(config.get("model_type"), FAMILIES, name)
+    if how := config.get("quantization_config"):
+        raise ValueError(
+            f"the weights of {name} are quantised by "
+            f"{how.get('quant_method', 'an unnamed method')}, expected plain "
+            "safetensors in 16 or 32 bits, or a .gguf file"
+        )
+    tensors = clean(weights.read(weights.files(folder)))
+    looks = weights.document(folder / "tokenizer_config.json")
+    text = _tokenizer(tokenizer, folder, looks)
+    more = weights.document(folder / "generation_config.json")
+    special = _special(config, more, looks, text)
+    return Found(name, family, config, tensors, text, special)
+
+
+def _tokenizer(given: Any, folder: Path, looks: Mapping[str, Any]) -> Tokenizer | None:
+    """The caller's, or what the folder holds."""
+    if given is None or isinstance(given, Tokenizer):
+        return given
+    if given == OWN:
+        return tokenizers.from_folder(folder, looks)
+    place = Path(given)
+    text = tokenizers.from_folder(place, weights.document(place / tokenizers.FILES[1]))
+    if text is None:
+        raise ValueError(
+            f"{place} holds no tokeniser, expected tokenizer.json, vocab.txt, or "
+            "vocab.json and merges.txt"
+        )
+    return text
+
+
+def _special(
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    looks: Mapping[str, Any],
+    text: Tokenizer | None,
+) -> Special:
+    """The ids that the files name, else those of the tokens that they name."""
+
+    def find(role: str, *spelt: str) -> Any:
+        for where in (generation, config):
+            if where.get(f"{role}_token_id") is not None:
+                return where[f"{role}_token_id"]
+        token = looks.get(f"{role}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        known = (text.id(word) for word in (token, *spelt) if text and word)
+        return next((i for i in known if i is not None), None)
+
+    eos, pad = find("eos"), find("pad")
+    several = tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
+    several = tuple(i for i in several if i is not None)
+    if pad is None:
+        pad = several[0] if several else 0
+    return Special(find("bos"), several, pad, find("mask", "[MASK]", "<mask>"))
+
+
+def _gguf(path: Path, tokenizer: Any) -> Found:
+    config, tensors, data = gguf_files.read(path)
+    family = _known(config["model_type"], llama.GGUF_FAMILIES, path.name)
+    own = tokenizer == OWN
+    text = tokenizers.from_gguf(data) if own else _tokenizer(tokenizer, path.parent, {})
+    special = _special(config, {}, {}, text)
+    return Found(path.stem, family, config, tensors, text, special)
+
+
+def _asset(name: str, tokenizer: Any) -> Found:
+    here = Path(__file__).resolve().parents[4] / "shared" / "assets"
+    folder = Path(os.environ.get("REPROJAX_ASSETS", here)) / "weights" / name
+    if not folder.is_dir():
+        raise ValueError(
+            f"the weights of {name!r} are not in {folder}, expected them there; set "
+            "REPROJAX_ASSETS to the folder that holds weights/, or give load() a folder"
+        )
+    if name == "stories260K":
+        return _stories(name, folder, tokenizer)
+    return _folder(name, folder, tokenizer)
+
+
+def _stories(name: str, folder: Path, tokenizer: Any) -> Found:
+    """Meta's names and settings, and pieces with scores."""
+    its = weights.document(folder / "config.json")
+    config = {
+        "model_type": "llama",
+        "architectures": ["LM"],
+        "hidden_size": its["dim"],
+        "intermediate_size": its["hidden_dim"],
+        "num_hidden_layers": its["n_layers"],
+        "num_attention_heads": its["n_heads"],
+        "num_key_value_heads": its["n_kv_heads"],
+        "vocab_size": its["vocab_size"],
+        "max_position_embeddings": its["max_seq_len"],
+        "tie_word_embeddings": its["shared"],
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    rows = json.loads((folder / "tok512.json").read_text("utf8"))
+    pieces = [row[0].encode("latin-1").decode("utf8") for row in rows]
+    pieces = [(piece.strip("\n") or piece).replace(" ", "\u2581") for piece in pieces]
+    text = tokenizers.sentencepiece(pieces, [row[1] for row in rows], (0, 1, 2), bos=1)
+    text = text if tokenizer == OWN else _tokenizer(tokenizer, folder, {})
+    tensors = weights.read(weights.files(folder))
+    special = _special(config, {}, {}, text)
+    return Found(name, llama.META_FAMILY, config, tensors, text, special)

@@ -1,0 +1,185 @@
+"""Layers over `Tokens`: position and weight say who sees whom, never the index."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from reprojax.sequence import Tokens, on_value
+
+ACTIVATIONS: dict[str, Callable] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+HIDDEN = -1e9  # not -inf: a row that sees nothing stays finite
+
+
+def attend(
+    query: Float[Array, "B L H d"],
+    kv: Tokens,
+    position: Int[Array, "B L"],
+    causal: bool = True,
+    window: int | None = None,
+) -> Float[Array, "B L H d"]:
+    """Attention to keys and values [B M h d], where h divides H (grouped queries).
+
+    Args:
+        kv: a pair. A key of weight 0 is not seen, one of weight w counts w times.
+        position: of the queries; a causal one sees keys up to its own.
+        window: the farthest that a query sees back, itself included.
+    """
+    seen = (kv.weight > 0)[:, None, :]
+    if causal:
+        back = position[:, :, None] - kv.position[:, None, :]
+        seen = seen & (back >= 0)
+        if window is not None:
+            seen = seen & (back < window)
+    log = jnp.log(jnp.where(kv.weight > 0, kv.weight, 1.0))[:, None, :]
+    bias = jnp.where(seen, log, HIDDEN)[:, None]
+    bias = jnp.broadcast_to(bias, (*bias.shape[:2], query.shape[1], bias.shape[3]))
+    key, value = kv.value
+    return jax.nn.dot_product_attention(query, key, value, bias)
+
+
+def rotated(
+    x: Float[Array, "B L H d"],
+    position: Int[Array, "B L"],
+    frequencies: tuple[float, ...],
+) -> Float[Array, "B L H d"]:
+    """Rotary embedding (arXiv 2104.09864) of the pairs (i, i + d / 2)."""
+    angle = position[..., None, None] * jnp.asarray(frequencies, jnp.float32)
+    cos, sin = (f(angle).astype(x.dtype) for f in (jnp.cos, jnp.sin))
+    left, right = jnp.split(x, 2, axis=-1)
+    turned = [left * cos - right * sin, right * cos + left * sin]
+    return jnp.concatenate(turned, axis=-1)
+
+
+class Place(nn.Module):
+    """Nothing but a name for a value."""
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+class Embed(nn.Module):
+    """Ids to vectors. An id beyond the table gives NaN, never a neighbour."""
+
+    size: int
+    width: int
+
+    def setup(self):
+        init = nn.initializers.normal(0.02)
+        self.embedding = self.param("embedding", init, (self.size, self.width))
+
+    def __call__(self, x: Tokens) -> Tokens:
+        return on_value(lambda ids: jnp.take(self.embedding, ids, axis=0), x)
+
+
+class Positions(nn.Module):
+    """A learned vector for each position; beyond the table NaN, as in `Embed`."""
+
+    size: int
+    offset: int = 0
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        init = nn.initializers.normal(0.02)
+        shape = (self.size + self.offset, x.value.shape[-1])
+        table = self.param("embedding", init, shape)
+        return on_value(lambda h: h + jnp.take(table, x.position + self.offset, 0), x)
+
+
+class Heads(NamedTuple):
+    """How attention is made."""
+
+    heads: int
+    kv_heads: int
+    """Fewer than `heads` where queries are grouped."""
+    size: int
+    bias: bool = True
+    """Of queries, keys and values."""
+    out_bias: bool = True
+    causal: bool = True
+    frequencies: tuple[float, ...] = ()
+    """Of the rotation; none where positions are learned."""
+    norm: float | None = None
+    """The epsilon of an RMS norm of each query and key (Qwen3)."""
+    window: int | None = None
+
+
+class Attention(nn.Module):
+    """Attention of a value with itself; "kv" is what it attends to.
+
+    Keys pass "kv" behind their rotation: a cache holds them as they come.
+    """
+
+    of: Heads
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Float[Array, "B L D"]:
+        of = self.of
+
+        def heads(name: str, count: int) -> Array:
+            shape = (count, of.size)
+            return nn.DenseGeneral(shape, use_bias=of.bias, name=name)(x.value)
+
+        query = heads("query", of.heads)
+        key, value = heads("key", of.kv_heads), heads("value", of.kv_heads)
+        if of.norm is not None:
+            query = nn.RMSNorm(of.norm, name="query_norm")(query)
+            key = nn.RMSNorm(of.norm, name="key_norm")(key)
+        if of.frequencies:
+            query = rotated(query, x.position, of.frequencies)
+            key = rotated(key, x.position, of.frequencies)
+        kv = Place(name="kv")(x._replace(value=(key, value)))
+        mixed = attend(query, kv, x.position, of.causal, of.window)
+        out = nn.Dense(x.value.shape[-1], use_bias=of.out_bias, name="out")
+        return out(mixed.reshape(*x.value.shape[:2], -1))
+
+
+class MLP(nn.Module):
+    """Two dense layers around an activation."""
+
+    hidden: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        up = ACTIVATIONS[self.activation](nn.Dense(self.hidden, name="up")(x))
+        return nn.Dense(x.shape[-1], name="down")(up)
+
+
+class Head(nn.Module):
+    """Vectors to logits, by the table of the embedding where one is given."""
+
+    vocabulary: int
+
+    @nn.compact
+    def __call__(self, x: Tokens, table: Float[Array, "V D"] | None = None) -> Tokens:
+        if table is not None:
+            return on_value(lambda h: h @ table.T, x)
+        dense = nn.Dense(self.vocabulary, use_bias=False, name="words")
+        return on_value(dense, x)
+
+
+def norm(epsilon: float, name: str) -> nn.LayerNorm:
+    """Layer norm; its variance is the exact one, as real activations have outliers."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
+
+
+def check_positions(x: Tokens, size: int) -> Tokens:
+    """Refuses more tokens, padding among them, than the model has positions."""
+    length = x.weight.shape[1]
+    if length > size:
+        raise ValueError(
+            f"{length} tokens came to the model, which has {size} positions, expected "
+            "no more, prompts and padding included; shorten the text or the prompt, or "
+            "pad less"
+        )
+    return x

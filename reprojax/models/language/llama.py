@@ -1,0 +1,239 @@
+"""Llama and its kin: Llama (arXiv 2302.13971), Mistral (arXiv 2310.06825), Qwen2 (arXiv
+2407.10671), Qwen3 (arXiv 2505.09388), SmolLM2 (arXiv 2502.02737)."""
+
+import math
+import re
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Array, Float
+
+from reprojax.models.language.family import (
+    Family,
+    Tensors,
+    activation,
+    headless,
+    need,
+    refuse,
+)
+from reprojax.models.language.layers import (
+    ACTIVATIONS,
+    Attention,
+    Embed,
+    Head,
+    Heads,
+    Place,
+    check_positions,
+)
+from reprojax.models.weights import Config
+from reprojax.sequence import Tokens, on_value
+
+
+class Gated(nn.Module):
+    """An MLP whose hidden values are gated (SwiGLU, arXiv 2002.05202)."""
+
+    hidden: int
+    activation: str
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        gate, up = (
+            nn.Dense(self.hidden, use_bias=self.bias, name=name)(x)
+            for name in ("gate", "up")
+        )
+        down = nn.Dense(x.shape[-1], use_bias=self.bias, name="down")
+        return down(ACTIVATIONS[self.activation](gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each added to what came."""
+
+    heads: Heads
+    hidden: int
+    activation: str
+    mlp_bias: bool
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        normed = on_value(nn.RMSNorm(self.epsilon, name="norm_1"), x)
+        mixed = Attention(self.heads, name="attention")(normed)
+        x = on_value(lambda h: h + mixed, x)
+        mlp = Gated(self.hidden, self.activation, self.mlp_bias, name="mlp")
+        norm = nn.RMSNorm(self.epsilon, name="norm_2")
+        return on_value(lambda h: h + mlp(norm(h)), x)
+
+
+class Llama(nn.Module):
+    """Tokens of ids to Tokens of logits [B L V]; without a head, of vectors."""
+
+    vocabulary: int
+    positions: int
+    width: int
+    depth: int
+    hidden: int
+    heads: Heads
+    activation: str = "silu"
+    mlp_bias: bool = False
+    epsilon: float = 1e-6
+    tied: bool = True
+    headless: bool = False
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        embed = Embed(self.vocabulary, self.width, name="embed")
+        x = check_positions(embed(x), self.positions)
+        for i in range(self.depth):
+            x = Block(
+                self.heads,
+                self.hidden,
+                self.activation,
+                self.mlp_bias,
+                self.epsilon,
+                name=f"block_{i}",
+            )(x)
+        x = on_value(nn.RMSNorm(self.epsilon, name="norm"), x)
+        if self.headless:
+            return Place(name="head")(x)
+        table = embed.embedding if self.tied else None
+        return Head(self.vocabulary, name="head")(x, table)
+
+
+def plan(config: Config, tensors: Tensors) -> Llama:
+    """The module of a config; which layers have biases is what the tensors say."""
+    refuse(config, use_sliding_window=False, partial_rotary_factor=1.0)
+    width, heads = need(config, "hidden_size"), need(config, "num_attention_heads")
+    size = config.get("head_dim") or width // heads
+    epsilon = need(config, "rms_norm_eps")
+    has = lambda pattern: any(re.fullmatch(pattern, name) for name in tensors)
+    # Qwen2 writes a window that its flag use_sliding_window leaves off
+    windowed = config.get("model_type") == "mistral"
+    return Llama(
+        vocabulary=need(config, "vocab_size"),
+        positions=need(config, "max_position_embeddings"),
+        width=width,
+        depth=need(config, "num_hidden_layers"),
+        hidden=need(config, "intermediate_size"),
+        heads=Heads(
+            heads,
+            config.get("num_key_value_heads") or heads,
+            size,
+            bias=has(r".*(q_proj|attn_q)\.bias"),
+            out_bias=has(r".*(o_proj|attn_output)\.bias"),
+            frequencies=frequencies(config, size),
+            norm=epsilon if has(r".*(q_norm|attn_q_norm)\.weight") else None,
+            window=config.get("sliding_window") if windowed else None,
+        ),
+        activation=activation(config, "hidden_act"),
+        mlp_bias=has(r".*(down_proj|ffn_down)\.bias"),
+        epsilon=epsilon,
+        tied=bool(config.get("tie_word_embeddings", False)),
+        headless=headless(config),
+    )
+
+
+def frequencies(config: Config, size: int) -> tuple[float, ...]:
+    """Radians a position of each rotated pair, scaled as `rope_scaling` says."""
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = scaling.get("rope_theta") or config.get("rope_theta") or 1e4
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    plain = [theta ** (-i / size) for i in range(0, size, 2)]
+    if kind == "default":
+        return tuple(plain)
+    if kind == "linear":
+        return tuple(f / scaling["factor"] for f in plain)
+    if kind == "factors":  # one of each pair, as a GGUF file holds them
+        return tuple(f / k for f, k in zip(plain, scaling["factors"], strict=True))
+    if kind == "llama3":
+        return tuple(_llama3(f, scaling) for f in plain)
+    raise ValueError(
+        f"rotary scaling {kind!r} came, expected default, linear or llama3; write a "
+        "module with Heads(frequencies=...) of your own"
+    )
+
+
+def _llama3(frequency: float, scaling: Config) -> float:
+    """Low frequencies divided by a factor, high ones kept, a ramp between."""
+    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+    return (1 - kept) * frequency / scaling["factor"] + kept * frequency
+
+
+def _own_head(tensors: Tensors, module: Llama) -> Tensors:
+    """Without the copy of the table that some checkpoints of tied models hold."""
+    spare = module.tied or module.headless
+    return {n: t for n, t in tensors.items() if not (spare and n == "lm_head.weight")}
+
+
+def in_halves(tensors: Tensors, module: Llama) -> Tensors:
+    """Queries and keys whose rotated pairs are neighbours (2 i, 2 i + 1), as Meta and
+    llama.cpp store them, with the pairs (i, i + d / 2) that `rotated` wants."""
+
+    def reordered(name: str, value: np.ndarray) -> np.ndarray:
+        if not re.fullmatch(r".*(\.attn_[qk]|\.w[qk])\.(weight|bias)", name):
+            return value
+        pairs = value.reshape(-1, module.heads.size // 2, 2, *value.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(value.shape)
+
+    return {name: reordered(name, value) for name, value in tensors.items()}
+
+
+BLOCK = r"block_(\d+)/"
+TRANSFORMERS = (
+    ("embed/embedding", "embed_tokens.weight"),
+    (BLOCK + "norm_1", "layers.{}.input_layernorm"),
+    (BLOCK + "norm_2", "layers.{}.post_attention_layernorm"),
+    (BLOCK + "attention/query", "layers.{}.self_attn.q_proj"),
+    (BLOCK + "attention/key", "layers.{}.self_attn.k_proj"),
+    (BLOCK + "attention/value", "layers.{}.self_attn.v_proj"),
+    (BLOCK + "attention/out", "layers.{}.self_attn.o_proj"),
+    (BLOCK + "attention/query_norm", "layers.{}.self_attn.q_norm"),
+    (BLOCK + "attention/key_norm", "layers.{}.self_attn.k_norm"),
+    (BLOCK + "mlp/(gate|up|down)", "layers.{}.mlp.{}_proj"),
+    ("norm", "norm"),
+    ("head/words", "lm_head"),
+)
+GGUF = (
+    ("embed/embedding", "token_embd.weight"),
+    (BLOCK + "norm_1", "blk.{}.attn_norm"),
+    (BLOCK + "norm_2", "blk.{}.ffn_norm"),
+    (BLOCK + "attention/query", "blk.{}.attn_q"),
+    (BLOCK + "attention/key", "blk.{}.attn_k"),
+    (BLOCK + "attention/value", "blk.{}.attn_v"),
+    (BLOCK + "attention/out", "blk.{}.attn_output"),
+    (BLOCK + "attention/query_norm", "blk.{}.attn_q_norm"),
+    (BLOCK + "attention/key_norm", "blk.{}.attn_k_norm"),
+    (BLOCK + "mlp/(gate|up|down)", "blk.{}.ffn_{}"),
+    ("norm", "output_norm"),
+    ("head/words", "output"),
+)
+META = (
+    ("embed/embedding", "tok_embeddings.weight"),
+    (BLOCK + "norm_1", "layers.{}.attention_norm"),
+    (BLOCK + "norm_2", "layers.{}.ffn_norm"),
+    (BLOCK + "attention/query", "layers.{}.attention.wq"),
+    (BLOCK + "attention/key", "layers.{}.attention.wk"),
+    (BLOCK + "attention/value", "layers.{}.attention.wv"),
+    (BLOCK + "attention/out", "layers.{}.attention.wo"),
+    (BLOCK + "mlp/gate", "layers.{}.feed_forward.w1"),
+    (BLOCK + "mlp/down", "layers.{}.feed_forward.w2"),
+    (BLOCK + "mlp/up", "layers.{}.feed_forward.w3"),
+    ("norm", "norm"),
+    ("head/words", "output"),
+)
+
+FAMILIES = {
+    "llama": Family("Llama", plan, TRANSFORMERS, _own_head),
+    "mistral": Family("Mistral", plan, TRANSFORMERS, _own_head),
+    "qwen2": Family("Qwen2", plan, TRANSFORMERS, _own_head),
+    "qwen3": Family("Qwen3", plan, TRANSFORMERS, _own_head),
+}
+GGUF_FAMILIES = {
+    # llama.cpp turns pairs for Llama's names alone
+    "llama": Family("Llama, GGUF names", plan, GGUF, in_halves),
+    "qwen2": Family("Qwen2, GGUF names", plan, GGUF),
+    "qwen3": Family("Qwen3, GGUF names", plan, GGUF),
+}
+META_FAMILY = Family("Llama, Meta's names", plan, META, in_halves)
