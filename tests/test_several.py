@@ -71,6 +71,13 @@ def test_answers_stand_in_the_order_of_the_names():
     np.testing.assert_array_equal(both.apply(params, y, Scope()), expected)
 
 
+def test_alignments_of_one_kind_draw_by_name():
+    y = jnp.ones((2, 50))
+    both = several(a=random_map(4), b=random_map(4))
+    maps = both.init(jax.random.key(0), y, Scope()).fixed
+    assert not np.array_equal(maps["a"], maps["b"])
+
+
 def test_eight_maps_cost_one_forward():
     maps = {f"k{k}": bayesian_plus(3, k=1 + k % 5) for k in range(8)}
     programs = [reprogram(fitting.FORWARD, {"output": m}) for m in maps.values()]
