@@ -1,6 +1,7 @@
 """Backbone cards: a frozen image model and what a recipe must know about it."""
 
 import hashlib
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,8 +15,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, UInt8
 
-from reprojax.core import passthrough
+from reprojax.core import Forward, nearest, passthrough
 from reprojax.locations import linen
+from reprojax.taps import sites
 
 PyTree = Any
 
@@ -41,19 +43,23 @@ class Backbone(NamedTuple):
 
 
 def images(
-    module: nn.Module, size: int, mean: Sequence[float], std: Sequence[float]
-) -> Callable:
-    """A linen classifier as forward(frozen, pixels, edit), pixels [B size size 3].
+    network: nn.Module | Forward,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Forward:
+    """A classifier as forward(frozen, pixels, edit), pixels [B size size 3].
 
-    Pixels are uint8, or floats in [0, 1]; the network runs in the dtype of `frozen`.
-    Site "input" is the pixels as they came, "normalized" what the network gets.
+    Pixels are uint8, or floats in [0, 1]; the network, a linen module or a forward,
+    runs in the dtype of `frozen`. Site "input" is the pixels as they came, "normalized"
+    what the network gets.
     """
-    network = linen(module)
+    network = linen(network) if isinstance(network, nn.Module) else network
     center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def forward(frozen, x, edit=passthrough):
         x = (_pixels(edit("input", x), size) - center) / spread
-        x = x.astype(jax.tree.leaves(frozen)[0].dtype)
+        x = x.astype(_dtype(frozen))
 
         def renamed(site, value):
             return edit("normalized" if site == "input" else site, value)
@@ -61,6 +67,80 @@ def images(
         return network(frozen, x, edit=renamed)
 
     return forward
+
+
+def _dtype(frozen: PyTree) -> Any:
+    """Of the weights; a buffer of indices is none."""
+    dtypes = (leaf.dtype for leaf in jax.tree.leaves(frozen))
+    return next((d for d in dtypes if jnp.issubdtype(d, jnp.floating)), jnp.float32)
+
+
+def card(
+    network: nn.Module | Forward,
+    frozen: PyTree,
+    *,
+    name: str,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    features: str,
+    classes: Sequence[str] | None = None,
+    **roles: str | Sequence[str],
+) -> Backbone:
+    """The card of one's own image classifier, checked without running it.
+
+    Args:
+        network: a linen module, or a forward from normalised [B size size 3] to logits;
+            its own "input" is the card's "normalized".
+        mean, std: of the pixels in [0, 1] that the model was trained with.
+        classes: its class names in order; numbers unless given.
+        features: the site of what the classifier reads, [B D].
+        roles: sites by role: "blocks", "keys", "values", as in `Backbone`. A star
+            stands for any part of one name: "block_*:in", in the order of calls.
+    """
+    center, spread = tuple(map(float, mean)), tuple(map(float, std))
+    forward = images(network, size, center, spread)
+    x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.uint8)
+    shapes = sites(forward, frozen, x)
+    count = shapes["output"][-1] if len(shapes["output"]) == 2 else None
+    names = tuple(map(str, range(count or 0) if classes is None else classes))
+    if len(names) != count:
+        raise ValueError(
+            f"{name} answers {shapes['output']} to two images, expected (2, S) for "
+            f"{len(names) or 'S'} classes; give as many names, or a forward that "
+            "returns the logits alone: linen(module, lambda m, x: m(x).logits)"
+        )
+    found = {
+        role: _matching(given, shapes, role)
+        for role, given in {"features": features, **roles}.items()
+    }
+    if len(shapes[found["features"][0]]) != 2 or len(found["features"]) > 1:
+        raise ValueError(
+            f"features={features!r} gives {[(s, shapes[s]) for s in found['features']]}"
+            ", expected one site of [B D]; sites(forward, frozen, x) lists them"
+        )
+    found |= {"input": ("input", "normalized")}
+    if "blocks" in found:
+        found.setdefault("embedding", found["blocks"][:1])
+    return Backbone(name, forward, frozen, size, center, spread, names, found)
+
+
+def _matching(
+    given: str | Sequence[str], shapes: Mapping[str, Any], role: str
+) -> tuple[str, ...]:
+    """The sites that a role's pattern, or each of its names, stands for."""
+    patterns = [given] if isinstance(given, str) else list(given)
+    out = []
+    for pattern in patterns:
+        form = re.escape(pattern).replace(r"\*", "[^/:]*")
+        hits = [site for site in shapes if re.fullmatch(form, site)]
+        if not hits:
+            raise ValueError(
+                f"{role} is {pattern!r}, but the model has no such site"
+                f"{nearest(pattern, shapes)}; sites(forward, frozen, x) lists them"
+            )
+        out += hits
+    return tuple(out)
 
 
 def _pixels(x: ArrayLike, size: int) -> Float[Array, "B H W 3"]:

@@ -1,6 +1,9 @@
 """Sizes of papers, which are given for 224 pixels, on a backbone of another size."""
 
 import math
+from typing import Any
+
+import jax
 
 from reprojax.models import Backbone
 from reprojax.taps import sites
@@ -25,20 +28,25 @@ def border(inner: int, backbone: Backbone) -> tuple[tuple[int, int], tuple[int, 
 
 def transformer_blocks(backbone: Backbone) -> tuple[str, ...]:
     """The sites of a transformer's blocks, or an error for another architecture."""
-    if not backbone.roles.get("keys"):
+    blocks = backbone.roles.get("blocks", ())
+    if not backbone.roles.get("keys") and not (blocks and _tokens(backbone, blocks[0])):
         raise ValueError(
             f"{backbone.name} is no transformer, expected one: tokens [B L D] at its "
             "blocks; take a ViT, or a pixel prompt such as padding or watermark"
         )
-    return backbone.roles["blocks"]
+    return blocks
+
+
+def _tokens(backbone: Backbone, site: str) -> bool:
+    return len(_shapes(backbone)[site]) == 3
+
+
+def _shapes(backbone: Backbone) -> dict[str, Any]:
+    x = jax.ShapeDtypeStruct((1, backbone.size, backbone.size, 3), "float32")
+    return sites(backbone.forward, backbone.frozen, x)
 
 
 def patch(backbone: Backbone) -> int:
     """The side of a vision transformer's patches in pixels, from its token count."""
-    import jax
-
-    x = jax.ShapeDtypeStruct((1, backbone.size, backbone.size, 3), "float32")
-    tokens = sites(backbone.forward, backbone.frozen, x)[
-        transformer_blocks(backbone)[0]
-    ]
+    tokens = _shapes(backbone)[transformer_blocks(backbone)[0]]
     return backbone.size // math.isqrt(tokens[1] - 1)
