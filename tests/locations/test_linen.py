@@ -214,6 +214,29 @@ def test_a_module_called_twice_inside_remat_is_numbered_too():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+class Again(nn.Module):
+    """A module that is called twice from outside."""
+
+    kind: type
+
+    @nn.compact
+    def __call__(self, x):
+        part = self.kind(name="part")
+        return part(jnp.tanh(part(x)))
+
+
+def test_a_rematted_module_called_twice_has_one_site_that_serves_both():
+    forward, frozen = linen(Again(nn.remat(Jitter))), weights(Again(Jitter), X)
+    assert "part#2:in" not in sites(forward, frozen, X)
+    assert "part#2:in" in sites(linen(Again(Jitter)), frozen, X)
+    own = frozen["params"]["part"]["inner"]
+    call = lambda x: (x + 1) @ own["kernel"] + own["bias"]
+    program = reprogram(forward, {"part:in": add(learnable(jnp.ones((4, 8))))})
+    params = program.init(jax.random.key(0), frozen, X)
+    found = program.apply(params, frozen, X)
+    np.testing.assert_allclose(found, call(jnp.tanh(call(X))), rtol=1e-5, atol=1e-6)
+
+
 # -- nn.jit
 
 
