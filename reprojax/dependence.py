@@ -33,17 +33,17 @@ def cache_site(program: Program, frozen: PyTree, x: Any) -> str:
             " expected a site outside; call the module without remat (the same frozen "
             "tree fits), or train without a cache"
         )
-    weights = bool(jax.tree.leaves(frozen))
-    for site in reversed(seen.order[: seen.order.index(f"{lowest}/raw") + 1]):
-        if site not in seen.top:
-            continue
-        if not ("frozen" in seen.reads(site) if weights else site[:5] != "input"):
-            break  # from here down there is nothing of the model
-        if _is_rows(seen.top[site], x):
-            rest = _trace(program, frozen, x, site, seen.top[site])
-            if not any("x" in rest.reads(name) for name in _wanted(program, rest)):
-                return site
-    raise ValueError(_why_not(program, frozen, x, lowest, seen))
+    below = seen.order[: seen.order.index(f"{lowest}/raw") + 1]
+    weights, wanted = bool(jax.tree.leaves(frozen)), _wanted(program, seen)
+    for site in reversed(below):
+        inside = site in seen.top and _is_rows(seen.top[site], x)
+        if inside and weights:
+            inside = "frozen" in seen.reads(site)  # some of the model lies below
+        elif site.startswith("input"):
+            inside = False
+        if inside and not any("x" in seen.reads(name, site) for name in wanted):
+            return site
+    raise ValueError(_why_not(program, x, lowest, seen))
 
 
 class _Trace(NamedTuple):
@@ -53,29 +53,27 @@ class _Trace(NamedTuple):
     """The sites as they come."""
     top: dict[str, Any]
     """{site: spec} of those outside of remat and scan."""
-    reads: Callable[[str], set[str]]
-    """What the value at a site hangs on: "first" (the key of init), "learnable", "key",
-    "frozen", "x"."""
+    reads: Callable[..., set[str]]
+    """(site, given="") -> what the value there hangs on: "first" (the key of init),
+    "learnable", "key", "frozen", "x". Not by way of the value at `given`."""
 
 
-def _trace(
-    program: Program, frozen: PyTree, x: Any, site: str = "", value: Any = ()
-) -> _Trace:
-    """Trace the call, with an independent value at `site` if there is one."""
+def _trace(program: Program, frozen: PyTree, x: Any) -> _Trace:
     order, top = [], {}
 
-    def look(first: Any, learnable: Any, key: Any, frozen: Any, x: Any, value: Any):
+    def look(first: Any, learnable: Any, key: Any, frozen: Any, x: Any) -> Any:
         params = program.init(first, frozen, spec)._replace(learnable=learnable)
         order.clear()
         here, seen = get_opaque_trace_state(), {}
 
-        def spy(name: str, old: PyTree) -> PyTree:
-            new = value if name == site else old
+        def spy(name: str, value: PyTree) -> PyTree:
             order.append(name)
             if get_opaque_trace_state() == here:
-                top[name] = spec_of(new)
-                seen[name] = [a for a in jax.tree.leaves(new) if hasattr(a, "dtype")]
-            return new
+                top[name] = spec_of(value)
+                # Apart from the same value where it was not handed on from here.
+                value = jax.tree.map(_apart, value)
+                seen[name] = [a for a in jax.tree.leaves(value) if hasattr(a, "dtype")]
+            return value
 
         program.apply(params, frozen, x, key=key, edit=spy)
         return seen
@@ -83,16 +81,24 @@ def _trace(
     spec, key = x, jax.eval_shape(jax.random.key, 0)
     learnable = jax.eval_shape(program.init, key, frozen, spec).learnable
     args = {"first": key, "learnable": learnable, "key": key}
-    args |= {"frozen": spec_of(frozen), "x": x, "value": value}
+    args |= {"frozen": spec_of(frozen), "x": x}
     closed, out = jax.make_jaxpr(look, return_shape=True)(*args.values())
+    whole = closed.jaxpr
     owners = [name for name, tree in args.items() for _ in jax.tree.leaves(tree)]
     names = [name for name in sorted(out) for _ in jax.tree.leaves(out[name])]
 
-    def reads(name: str) -> set[str]:
-        used = dce_jaxpr(closed.jaxpr, [name == other for other in names])[1]
+    def reads(name: str, given: str = "") -> set[str]:
+        known = {v for v, n in zip(whole.outvars, names, strict=True) if n == given}
+        left = [eqn for eqn in whole.eqns if known.isdisjoint(eqn.outvars)]
+        jaxpr = whole.replace(eqns=left, constvars=[*whole.constvars, *known])
+        used = dce_jaxpr(jaxpr, [name == other for other in names])[1]
         return {owner for owner, live in zip(owners, used, strict=True) if live}
 
     return _Trace(order, top, reads)
+
+
+def _apart(a: Any) -> Any:
+    return jax.lax.optimization_barrier(a) if isinstance(a, jax.Array) else a
 
 
 def _lowest(program: Program, seen: _Trace) -> str:
@@ -131,13 +137,10 @@ def _wanted(program: Program, seen: _Trace) -> list[str]:
     return ["output", *statistics.raw_sites(program), *news]
 
 
-def _why_not(
-    program: Program, frozen: PyTree, x: Any, lowest: str, seen: _Trace
-) -> str:
+def _why_not(program: Program, x: Any, lowest: str, seen: _Trace) -> str:
     start = "input/raw" if "input/raw" in seen.order else "input"
-    rest = _trace(program, frozen, x, start, seen.top[start])
-    places = {site for sites, _ in program.at for site in sites} & set(rest.top)
-    readers = [s for s in rest.order if s in places and "x" in rest.reads(s)]
+    places = {site for sites, _ in program.at for site in sites} & set(seen.top)
+    readers = [s for s in seen.order if s in places and "x" in seen.reads(s, start)]
     spec = seen.top[f"{lowest}/raw"]
     if readers:
         found = (

@@ -402,8 +402,8 @@ MUTANTS = (
     Mutant(
         "cache: a value that does not decide the answer alone is kept",
         "dependence.py",
-        'if not any("x" in rest.reads(name) for name in _wanted(program, rest)):',
-        "if rest:",
+        'if inside and not any("x" in seen.reads(name, site) for name in wanted):',
+        "if inside:",
         "test_dependence.py::test_of_a_value_that_others_pass_by_the_one_before_is_kept",
     ),
     Mutant(

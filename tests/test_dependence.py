@@ -68,6 +68,15 @@ def test_of_a_value_that_others_pass_by_the_one_before_is_kept():
     assert site_of({"key": PROMPT}) == "first"
 
 
+def test_a_value_that_is_also_used_as_it_was_does_not_decide():
+    def twice(frozen: Any, x: Any, edit: Any = passthrough) -> Any:
+        h = edit("input", x) @ frozen["a"]
+        return edit("output", edit("first", h) @ frozen["b"] + h)
+
+    with pytest.raises(ValueError, match="lowest edit is at 'first', and no layer"):
+        site_of({"first": PROMPT}, twice)
+
+
 def test_what_init_draws_counts_as_an_edit():
     drawn = Manipulation(
         lambda key, spec, scope: Params(fixed=jax.random.normal(key, (6,))),

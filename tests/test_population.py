@@ -14,6 +14,7 @@ from jax.nn.initializers import normal, zeros
 
 from reprojax import members, population, reprogram
 from reprojax.alignments import bayesian, linear
+from reprojax.caches import cached
 from reprojax.core import chain
 from reprojax.data import Split, Task
 from reprojax.fit import Fitted, fit
@@ -112,6 +113,13 @@ def test_tasks_of_their_own(how, order):
     found = many(HEAD, how, task=tasks, seeds=[2, 2, 2], order=order)
     for task, fitted in zip(tasks, found, strict=True):
         near(fitted, alone(HEAD, task=task, seed=2))
+
+
+def test_heads_on_cached_features():
+    above, values = cached(HEAD, FROZEN, TASK, progress=False)
+    found, expected = many(above, "vmap", task=values), many(HEAD)
+    for a, b in zip(found, expected, strict=True):
+        near(a, b)
 
 
 def test_a_shared_order_is_that_of_the_first_seed():
