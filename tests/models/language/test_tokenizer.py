@@ -1,0 +1,90 @@
+"""Tokenisers from the files beside a model."""
+
+import json
+import sys
+
+import language_files as files
+import pytest
+import tokenizers
+
+from reprojax.models import language
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] hello wor ##ld , caf ##e".split()
+
+
+def wordpiece(tmp_path, name="bert", **looks):
+    folder = files.write(tmp_path, name)
+    (folder / "vocab.txt").write_text("\n".join(WORDS), "utf8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(looks))
+    return language.load(folder)
+
+
+def test_vocabulary_of_wordpieces(tmp_path):
+    model = wordpiece(tmp_path)
+    text = model.tokenizer
+    assert text.encode("Hello, WORLD caf\u00e9 x [MASK]") == [
+        2, 5, 8, 6, 7, 9, 10, 1, 4, 3,
+    ]  # fmt: skip
+    assert text.encode("hello", special=False) == [5]
+    assert text.decode([2, 5, 8, 6, 7, 3]) == "hello, world"
+    assert model.special.mask == 4 and text.size == 11
+
+
+def test_a_cased_vocabulary(tmp_path):
+    text = wordpiece(tmp_path, do_lower_case=False).tokenizer
+    assert text.encode("Hello hello", special=False) == [1, 5]
+
+
+def saved(folder, words):
+    rust = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]")
+    )
+    rust.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    rust.enable_truncation(2)
+    rust.enable_padding(length=5)
+    rust.save(str(folder / "tokenizer.json"))
+
+
+def test_tokenizer_json_comes_first_and_cuts_nothing(tmp_path):
+    folder = files.write(tmp_path / "llama", "llama")
+    saved(folder, ["[UNK]", "one", "two", "three"])
+    (folder / "vocab.txt").write_text("\n".join(WORDS), "utf8")
+    model = language.load(folder)
+    assert model.tokenizer.encode("one two three four") == [1, 2, 3, 0]
+
+
+def test_vocab_json_and_merges(tmp_path):
+    folder = files.write(tmp_path / "gpt2", "gpt2")
+    words = ["<|endoftext|>", "a", "b", "ab", "\u0120", "\u0120ab"]
+    table = {word: i for i, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(table), "utf8")
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n\u0120 ab\n", "utf8")
+    text = language.load(folder).tokenizer
+    assert text.encode("ab ab<|endoftext|>") == [3, 5, 0]
+    assert text.decode([3, 5, 0]) == "ab ab"
+
+
+def test_one_from_elsewhere(tmp_path):
+    folder = files.write(tmp_path / "llama", "llama")
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ValueError, match="holds no tokeniser, expected tokenizer.json"):
+        language.load(folder, tokenizer=other)
+    saved(other, ["[UNK]", "one"])
+    model = language.load(folder, tokenizer=other)
+    assert model.tokenizer.encode("one") == [1]
+    assert language.load(folder, tokenizer=model.tokenizer).tokenizer.size == 2
+
+
+def test_bad_ones(tmp_path, monkeypatch):
+    folder = files.write(tmp_path / "llama", "llama")
+    saved(folder, [f"w{i}" for i in range(41)])
+    with pytest.raises(ValueError, match="up to 40 and llama a vocabulary of 40"):
+        language.load(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be read .* fetch them again"):
+        language.load(folder)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match="pip install tokenizers"):
+        language.load(folder)
+    assert language.load(folder, tokenizer=None).tokenizer is None
