@@ -1,19 +1,16 @@
 """Weights by name, from a server on this machine that speaks as the hub does."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import model_files as files
 import pytest
+from hub_server import serving
 
 from reprojax.models import fingerprint, load
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import sys
 from reprojax.models import fingerprint, load
@@ -26,61 +23,14 @@ for name in sys.argv[1:]:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """One repository, "lab/tiny", at one commit."""
-
-    def do_GET(self):
-        path = self.path.split("?")[0]
-        named = {file.name: file for file in self.server.folder.iterdir()}
-        if path == "/api/models/lab/tiny/revision/main":
-            siblings = [{"rfilename": name} for name in named]
-            body = {"id": "lab/tiny", "sha": COMMIT, "siblings": siblings}
-            return self.answer(200, json.dumps(body).encode())
-        if path == f"/api/models/lab/tiny/tree/{COMMIT}":
-            tree = [
-                {"type": "file", "path": n, "size": f.stat().st_size, "oid": etag(f)}
-                for n, f in named.items()
-            ]
-            return self.answer(200, json.dumps(tree).encode())
-        name = path.removeprefix(f"/lab/tiny/resolve/{COMMIT}/")
-        if name in named:
-            self.server.sent.append((self.command, name))
-            return self.answer(200, named[name].read_bytes(), etag(named[name]))
-        return self.answer(404, b"{}", code="RepoNotFound")
-
-    do_HEAD = do_GET
-
-    def answer(self, status, body, tag="", code=""):
-        self.send_response(status)
-        headers = {"Content-Length": len(body), "Content-Type": "application/json"}
-        headers |= {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"', "X-Error-Code": code}
-        for name, value in headers.items():
-            if value:
-                self.send_header(name, str(value))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        """Quiet."""
-
-
-def etag(file):
-    return hashlib.sha1(file.read_bytes()).hexdigest()
-
-
 @pytest.fixture
 def hub(tmp_path):
     folder = files.write_shards(tmp_path / "repository", files.vit())
     labels = {str(i): f"bird {i}" for i in range(5)}
     (folder / "config.json").write_text(json.dumps({"id2label": labels}))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle that nobody wants")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.folder, server.sent = folder, []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(folder) as server:
+        yield server
 
 
 def loaded(endpoint, home, *names):
