@@ -1,6 +1,7 @@
 """Tasks: labelled images in three splits, from arrays, files, folders and by name."""
 
 from reprojax.data.folder import from_folder, image_files, read_images
+from reprojax.data.lazy import Images
 from reprojax.data.order import batch, batches, in_order, steps
 from reprojax.data.sources import assets, from_arrays, from_npz, load
 from reprojax.data.splits import shots
@@ -8,6 +9,7 @@ from reprojax.data.task import Split, Task, check, digest
 from reprojax.data.tfds import from_tfds
 
 __all__ = [
+    "Images",
     "Split",
     "Task",
     "assets",

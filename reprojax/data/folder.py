@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from reprojax.data.lazy import Images, refuse
 from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, Task, listed
 
@@ -26,24 +27,28 @@ def from_folder(
     test: int | float | None = None,
     seed: int = 0,
     test_seed: int | None = None,
+    lazy: bool = False,
 ) -> Task:
     """A task from class/…, or from train/class/… with validation (val) and test beside.
 
     Every image becomes RGB [size size 3] as in `read_images`; all are held in memory,
-    3·size² bytes each. Class folders may be nested; hidden files and files that are no
-    images are ignored. Sizes and seeds as for `from_arrays`; split folders are kept
-    unless `test_seed` is given. Unreadable images raise one ValueError that names all.
+    3·size² bytes each, or with `lazy` each is read when its batch is. Class folders may
+    be nested; hidden files and files that are no images are ignored. Sizes and seeds as
+    for `from_arrays`; split folders are kept unless `test_seed` is given. Unreadable
+    images raise one ValueError that names all: of the folder, or of a lazy batch.
     """
     path = Path(path)
     folders = _split_folders(path)
     classes = _names(folders["train"])
-    files, y = [], {}
-    for part, folder in folders.items():
-        own = [(f, i) for i, f in _labelled(folder, classes)]
-        files += [f for f, _ in own]
-        y[part] = np.array([i for _, i in own], int)
-    ends = np.cumsum([len(own) for own in y.values()])[:-1]
-    x = np.split(read_images(files, size=size), ends)
+    found = {part: _labelled(folder, classes) for part, folder in folders.items()}
+    files = {part: [f for _, f in own] for part, own in found.items()}
+    y = {part: np.array([i for i, _ in own], int) for part, own in found.items()}
+    if lazy:
+        convert = lambda file: opened(file, lambda image: square(image, size))
+        x = [Images(own, convert) for own in files.values()]
+    else:
+        ends = np.cumsum([len(own) for own in y.values()])[:-1]
+        x = np.split(read_images(sum(files.values(), []), size=size), ends)
     return assemble(
         dict(zip(y, zip(x, y.values(), strict=True), strict=True)),
         classes,
@@ -80,8 +85,6 @@ def decode(
     convert: Callable[[Any], np.ndarray],
 ) -> np.ndarray:
     """convert(PIL image) of every file or encoded bytes, read in threads, stacked."""
-    from PIL import Image
-
     if not sources:
         raise ValueError(
             f"no images to read; expected files that end with {listed(SUFFIXES)}"
@@ -89,9 +92,7 @@ def decode(
 
     def read(source):
         try:
-            raw = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(raw) as image:
-                return convert(image)
+            return opened(source, convert)
         except Exception as error:  # whatever a broken file may raise: collected below
             return error
 
@@ -100,19 +101,23 @@ def decode(
         for i, result in enumerate(pool.map(read, sources)):
             _progress(i + 1, len(sources))
             if isinstance(result, Exception):
-                bad.append(f"{names[i]} ({type(result).__name__})")
+                bad.append((names[i], result))
                 continue
             if not i:
                 stacked = np.empty((len(sources), *result.shape), np.uint8)
             if not bad:
                 stacked[i] = result
-    if bad:
-        every = "\n  ".join(bad)
-        raise ValueError(
-            f"{len(bad)} of {len(sources)} images cannot be read; replace or remove "
-            f"them:\n  {every}"
-        )
+    refuse(bad, len(sources))
     return stacked
+
+
+def opened(source: str | PathLike | bytes, convert: Callable[[Any], np.ndarray]) -> Any:
+    """convert(PIL image) of one file, or of encoded bytes."""
+    from PIL import Image
+
+    raw = io.BytesIO(source) if isinstance(source, bytes) else source
+    with Image.open(raw) as image:
+        return convert(image)
 
 
 def square(image: Any, size: int) -> np.ndarray:

@@ -6,12 +6,17 @@ every batch has the one shape that was compiled. The images are real ones becaus
 statistics, where a method has some, do not look at labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from reprojax.data.lazy import Images
 from reprojax.data.task import Split
+
+READERS, AHEAD = 2, 3
+"""Threads that make batches of images in files, and batches made ahead."""
 
 Batch = tuple[np.ndarray, np.ndarray]
 """x uint8 [B h w C] and y int32 [B]."""
@@ -32,17 +37,51 @@ def batch(split: Split, size: int, seed: int, step: int) -> Batch:
     return _rows(split, _shuffled(len(split.y), seed, epoch), index * size, size)
 
 
-def batches(split: Split, size: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """One epoch, every image once."""
-    count = steps(split, size)
-    return (batch(split, size, seed, epoch * count + i) for i in range(count))
+def batches(
+    split: Split, size: int, seed: int, first: int, total: int
+) -> Iterator[Batch]:
+    """The batches of the steps first … total − 1: `batch` of each, in their order.
+
+    A run that goes on at another step meets the same rows, with nothing stored. Images
+    in files are read ahead, a few batches at most.
+    """
+    steps(split, size)
+    return _read(split, lambda step: batch(split, size, seed, step), first, total)
 
 
 def in_order(split: Split, size: int) -> Iterator[Batch]:
     """Every image once, unshuffled: row i of the split is row i of the batches."""
     rows = np.arange(len(split.y))
-    starts = range(0, steps(split, size) * size, size)
-    return (_rows(split, rows, i, size) for i in starts)
+    made = lambda i: _rows(split, rows, i * size, size)
+    return _read(split, made, 0, steps(split, size))
+
+
+def _read(
+    split: Split, make: Callable[[int], Batch], first: int, total: int
+) -> Iterator[Batch]:
+    """make(first) … make(total − 1); of images in files in threads, read ahead."""
+    if not isinstance(split.x, Images):
+        return map(make, range(first, total))
+    try:
+        import grain
+    except ImportError:
+        raise ValueError(
+            "images in files are read ahead by grain, which is not installed; "
+            "pip install 'reprojax[data]', or load without lazy=True"
+        ) from None
+    return _read_ahead(grain, make, first, total)
+
+
+def _read_ahead(
+    grain: Any, make: Callable[[int], Batch], first: int, total: int
+) -> Iterator[Batch]:
+    options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=AHEAD)
+    source = grain.MapDataset.range(first, total).map(lambda i: make(int(i)))
+    made = iter(source.to_iter_dataset(options))
+    try:
+        yield from made
+    finally:
+        made.close()  # a loop that is left early leaves no thread behind
 
 
 @lru_cache(maxsize=8)  # an epoch's steps share one permutation

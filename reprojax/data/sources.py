@@ -80,6 +80,7 @@ def load(
     seed: int = 0,
     test_seed: int | None = None,
     size: int = 256,
+    lazy: bool = False,
 ) -> Task:
     """A task by name, or from an npz file, a folder of images, or "tfds:NAME".
 
@@ -87,19 +88,21 @@ def load(
     "clothing", "fashion-900" and "pneumonia". `seed` redraws training and validation
     images and leaves the test images alone: load("mnist", seed=s, train=600,
     validation=200, test=2000) has one test split for all s. test_seed=s redraws all,
-    those splits too that the set came with. `size` is the side of folder images.
+    those splits too that the set came with. `size` is the side of folder images;
+    `lazy` leaves images of a folder or of TFDS in their files until a batch needs them.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     seeds = {"seed": seed, "test_seed": test_seed}
+    files = {"size": size, "lazy": lazy}
     if (key := str(name)) in NAMED:
         parts, classes = NAMED[key]()
         return assemble(parts, classes, name=key, sizes=sizes, **seeds)
     if key.startswith("tfds:"):
-        return from_tfds(key.removeprefix("tfds:"), size=size, **sizes, **seeds)
+        return from_tfds(key.removeprefix("tfds:"), **files, **sizes, **seeds)
     path = Path(name)
     if path.is_dir():
         read = from_tfds if (path / "dataset_info.json").exists() else from_folder
-        return read(path, size=size, **sizes, **seeds)
+        return read(path, **files, **sizes, **seeds)
     if path.is_file() and path.suffix == ".npz":
         return from_npz(path, **sizes, **seeds)
     raise ValueError(_unknown(key))

@@ -11,6 +11,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from reprojax.data.lazy import Images
 from reprojax.data.task import (
     SPLITS,
     Split,
@@ -51,10 +52,26 @@ def assemble(
             )
     names = class_names(classes, np.concatenate(list(y.values())))
     rows = draw(y, len(names), sizes=sizes, seed=seed, test_seed=test_seed)
-    every_x = x[0] if len(x) == 1 else np.concatenate(x)
     every_y = np.concatenate(list(y.values())).astype(np.int32)
-    train, validation, test = (Split(every_x[r], every_y[r]) for r in rows)
+    every = Split(_joined(x), every_y)
+    train, validation, test = (_taken(every, r) for r in rows)
     return check(Task(name, train, validation, test, names))
+
+
+def _joined(x: list) -> np.ndarray | Images:
+    if len(x) == 1:
+        return x[0]
+    lazy = [isinstance(own, Images) for own in x]
+    if any(lazy) and not all(lazy):
+        raise ValueError(
+            "some splits are arrays and some lie in files; expected all alike"
+        )
+    return x[0].joined(*x[1:]) if lazy[0] else np.concatenate(x)
+
+
+def _taken(split: Split, rows: np.ndarray) -> Split:
+    x = split.x.take(rows) if isinstance(split.x, Images) else split.x[rows]
+    return Split(x, split.y[rows])
 
 
 def draw(
@@ -117,7 +134,7 @@ def shots(task: Task, k: int, seed: int) -> Task:
         )
     each = np.full(len(task.classes), k)
     rows = _first(task.train.y, np.arange(len(task.train.y)), each, (seed, 3))
-    train = Split(task.train.x[rows], task.train.y[rows])
+    train = _taken(task.train, rows)
     return check(task._replace(name=f"{task.name}-{k}-shot", train=train))
 
 

@@ -6,11 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reprojax.data.lazy import Images
+
 
 class Split(NamedTuple):
-    """Images x, uint8 [N h w C] with C 1 or 3, and labels y, int32 [N]."""
+    """Images x, uint8 [N h w C] with C 1 or 3, and labels y, int32 [N].
 
-    x: np.ndarray
+    Where x is `Images`, its rows lie in files until they are asked for.
+    """
+
+    x: Any
     y: np.ndarray
 
 
@@ -68,21 +73,32 @@ def check(task: Task) -> Task:
 
 
 def digest(task: Task) -> str:
-    """sha256 of all splits and class names: which data a run has seen."""
+    """sha256 of all splits and class names: which data a run has seen.
+
+    Of images in files it is that of their shape and of each one's mark (`Images`): file
+    names, byte counts and a checksum of each file's last KiB.
+    """
     total = hashlib.sha256(repr(task.classes).encode())
     for name in SPLITS:
         split = getattr(task, name)
         total.update(f"{name} {split.x.shape}".encode())
-        total.update(np.ascontiguousarray(split.x).view(np.uint8).data)
+        if isinstance(split.x, Images):
+            for mark in split.x.marks():
+                total.update(f"{mark}\n".encode())
+        else:
+            total.update(np.ascontiguousarray(split.x).view(np.uint8).data)
         total.update(np.ascontiguousarray(split.y, dtype="<i4").data)
     return total.hexdigest()
 
 
-def images(x: Any, name: str) -> np.ndarray:
+def images(x: Any, name: str) -> Any:
     """x as uint8 [N h w C]: grey [N h w] gets its axis, floats in [0, 1] are rounded.
 
     NaN, infinity and floats outside [0, 1] raise ValueError, with their places.
     """
+    if isinstance(x, Images):
+        _check_images(x, name)
+        return x
     x = np.asarray(x)
     if np.issubdtype(x.dtype, np.floating):
         x = _rounded(x, name)
@@ -157,7 +173,7 @@ def _rounded(x: np.ndarray, name: str) -> np.ndarray:
     return np.round(x * 255).astype(np.uint8)
 
 
-def _check_images(x: np.ndarray, name: str) -> None:
+def _check_images(x: Any, name: str) -> None:
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
         raise ValueError(
             f"{name}: images of shape {x.shape}; expected [N h w C] with 1 or 3 "

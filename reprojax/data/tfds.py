@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reprojax.data.folder import decode, rgb, square
+from reprojax.data.folder import decode, opened, rgb, square
+from reprojax.data.lazy import Images
 from reprojax.data.splits import draw
 from reprojax.data.task import SPELLINGS, Split, Task, check, listed
 
@@ -25,13 +26,14 @@ def from_tfds(
     test: int | float | None = None,
     seed: int = 0,
     test_seed: int | None = None,
+    lazy: bool = False,
 ) -> Task:
     """A task from a prepared set: its name, or the folder with its dataset_info.json.
 
     Images of one shape stay as they are; where shapes differ each becomes RGB
     [size size 3], as in `read_images`. Sizes and seeds as for `from_arrays`; only the
-    images that are drawn are decoded. Nothing is downloaded: an absent set raises a
-    ValueError that says how to prepare it.
+    images that are drawn are decoded, with `lazy` when their batch is read. Nothing is
+    downloaded: an absent set raises a ValueError that says how to prepare it.
     """
     builder = _builder(str(name), data_dir)
     _check_features(builder, image, label)
@@ -45,16 +47,46 @@ def from_tfds(
     drawn = draw(y, len(classes), sizes=sizes, seed=seed, test_seed=test_seed)
     every = np.concatenate(list(y.values())).astype(np.int32)
     where = [(part, i) for part in y for i in range(len(y[part]))]
-    shape = builder.info.features[image].shape
+    convert = _convert(builder.info.features[image].shape, size)
+    if lazy:
+        x = [_lazy(builder, part, sources[part], image, convert) for part in y]
+        whole = x[0].joined(*x[1:])
+        a, b, c = (Split(whole.take(rows), every[rows]) for rows in drawn)
+        return check(Task(builder.info.name, a, b, c, classes))
 
     def read(rows: np.ndarray) -> Split:
         records = [where[r] for r in rows]
         names = [f"{part}[{i}]" for part, i in records]
         encoded = [sources[part][i][image] for part, i in records]
-        return Split(decode(names, encoded, _convert(shape, size)), every[rows])
+        return Split(decode(names, encoded, convert), every[rows])
 
     a, b, c = (read(rows) for rows in drawn)
     return check(Task(builder.info.name, a, b, c, classes))
+
+
+class _Encoded:
+    """The encoded images of records."""
+
+    def __init__(self, records: Any, image: str) -> None:
+        self.records, self.image = records, image
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self.records[i][self.image]
+
+
+def _lazy(builder: Any, part: str, records: Any, image: str, convert: Any) -> Images:
+    """A split's images. The set's name, version and byte count stand for its content:
+    to read every record again would take as long as an epoch."""
+    where = f"{builder.info.full_name} {builder.info.dataset_size} {part}"
+    return Images(
+        _Encoded(records, image),
+        lambda encoded: opened(encoded, convert),
+        name=lambda i: f"{part}[{i}] of {builder.data_path}",
+        mark=lambda i: f"{where}[{i}]",
+    )
 
 
 def _convert(shape: tuple, size: int):

@@ -1,0 +1,161 @@
+"""Images that stay in their files until rows of them are asked for."""
+
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MARK = 1024  # bytes at the end of a file: what was compressed there, and PNG's checksum
+
+
+class Records(NamedTuple):
+    """Where images come from."""
+
+    items: Any
+    """Random access, items[i]: paths, encoded bytes, a grain or TFDS source."""
+    read: Callable[[Any], np.ndarray]
+    """An item -> uint8 [h w C], called in several threads at once."""
+    name: Callable[[int], str]
+    """What an error calls item i."""
+    mark: Callable[[int], str]
+    """What `digest` knows item i by, cheap to find."""
+
+
+class Images:
+    """Like an array uint8 [N h w C]; x[rows] decodes those rows alone, in threads.
+
+    It stands in a `Split` in the place of an array. All images have the shape of the
+    first, which is decoded at once.
+
+    Args:
+        items, read: as in `Records`.
+        name: for errors; by default an item's path, or its index.
+        mark: by default a path's last folder, name and byte count with the checksum of
+            its last KiB, and bytes' checksum.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 4
+
+    def __init__(
+        self,
+        items: Any,
+        read: Callable[[Any], np.ndarray],
+        *,
+        name: Callable[[int], str] | None = None,
+        mark: Callable[[int], str] | None = None,
+    ) -> None:
+        def named(i: int) -> str:
+            item = items[i]
+            return str(item) if isinstance(item, str | Path) else f"image {i}"
+
+        if not len(items):
+            raise ValueError("no images to read; expected at least one")
+        records = Records(
+            items, read, name or named, mark or (lambda i: _mark(items[i]))
+        )
+        where = np.stack([np.zeros(len(items), int), np.arange(len(items))], 1)
+        self._set((records,), where, ())
+        self.shape = (len(items), *self._stack(where[:1]).shape[1:])
+
+    def _set(self, sources: Any, where: np.ndarray, shape: tuple[int, ...]) -> "Images":
+        self._sources: tuple[Records, ...] = sources
+        self._where, self.shape = where, (len(where), *shape)
+        return self
+
+    def take(self, rows: np.ndarray) -> "Images":
+        """Those rows, still in their files."""
+        new = object.__new__(Images)
+        return new._set(self._sources, self._where[rows], self.shape[1:])
+
+    def joined(self, *others: "Images") -> "Images":
+        """These images and then the others'."""
+        sources, where = self._sources, [self._where]
+        for other in others:
+            where.append(other._where + [len(sources), 0])
+            sources += other._sources
+        new = object.__new__(Images)
+        return new._set(sources, np.concatenate(where), self.shape[1:])
+
+    def marks(self) -> Iterator[str]:
+        """What identifies each row's image, in order, without decoding any."""
+        marks = [source.mark for source in self._sources]
+        mark = lambda place: marks[place[0]](int(place[1]))
+        for start in range(0, len(self), 1024):  # not a million tasks at once
+            yield from _pool().map(mark, self._where[start : start + 1024])
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        where = self._where[rows]
+        return self._stack(where[None])[0] if where.ndim == 1 else self._stack(where)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise ValueError(
+            f"{len(self)} images of {self.shape[1:]} lie in their files, but something "
+            "wants them all in memory; take some, x[rows], or load without lazy=True"
+        )
+
+    def _read(self, place: np.ndarray) -> np.ndarray | Exception:
+        source = self._sources[place[0]]
+        try:
+            return _checked(source.read(source.items[int(place[1])]), self.shape[1:])
+        except Exception as error:  # whatever a broken file may raise: collected
+            return error
+
+    def _stack(self, where: np.ndarray) -> np.ndarray:
+        out: list[Any] = list(_pool().map(self._read, where))
+        bad = [
+            (self._sources[source].name(int(i)), error)
+            for (source, i), error in zip(where, out, strict=True)
+            if isinstance(error, Exception)
+        ]
+        refuse(bad, len(where))
+        empty = np.empty((0, *self.shape[1:]), np.uint8)
+        return np.stack(out) if out else empty
+
+
+def refuse(bad: Sequence[tuple[str, Exception]], count: int) -> None:
+    """A ValueError that names every image that could not be read, if there is one."""
+    if bad:
+        every = "\n  ".join(f"{name} ({_why(error)})" for name, error in bad)
+        raise ValueError(
+            f"{len(bad)} of {count} images cannot be read; replace or remove them:\n"
+            f"  {every}"
+        )
+
+
+def _why(error: Exception) -> str:
+    told = isinstance(error, ValueError) and str(error).startswith("it is")
+    return str(error) if told else type(error).__name__
+
+
+def _checked(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.dtype != np.uint8 or (shape and image.shape != shape):
+        raise ValueError(
+            f"it is {image.dtype} {list(image.shape)}, expected uint8 "
+            f"{list(shape) or '[h w C]'} like the first"
+        )
+    return image
+
+
+def _mark(item: Any) -> str:
+    if isinstance(item, bytes):
+        return f"{len(item)} {zlib.crc32(item)}"
+    path = Path(item)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MARK))
+        return f"{path.parent.name}/{path.name} {size} {zlib.crc32(file.read())}"
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """One for all: however many batches are read ahead, as many threads decode."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "reprojax-images")
