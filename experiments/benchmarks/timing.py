@@ -12,12 +12,16 @@ import numpy as np
 
 
 def paired(
-    calls: Mapping[str, Callable[[], Any]], repeats: int
+    calls: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """{name: seconds [repeats]}: in each round every call once, after one unmeasured.
 
     The calls of a round see the same machine, so their ratios are steadier than they.
-    Every other round runs backwards, so that none always follows the same one.
+    Every other round runs backwards, so that none always follows the same one. Where
+    others use the machine too, the clock `time.process_time` counts this process alone,
+    its seconds on all cores together.
     """
     for call in calls.values():
         jax.block_until_ready(call())
@@ -25,9 +29,9 @@ def paired(
     order = list(calls)
     for i in range(repeats):
         for name in order[:: -1 if i % 2 else 1]:
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(calls[name]())
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: np.array(each) for name, each in seconds.items()}
 
 
