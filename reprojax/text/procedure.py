@@ -10,6 +10,7 @@ then hands on.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -83,19 +84,19 @@ def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Program:
             parts[site] = m.init(fold(key, site), None, scope)
         return merge(parts)
 
+    def at_site(top: Scope, params: Params, site: str, value: Any) -> Any:
+        check_sites([site], known, "add it to the dialogue's sites")
+        if site in at:
+            scope = inside(top, site)._replace(site=site)
+            raw = top.tap(f"{site}/raw", value)
+            value = at[site].apply(part(params, site), raw, scope)
+        return top.tap(site, value)
+
     def run(
         params: Params, language: Language, x: Row, context: Any, edit: Edit
     ) -> Run:
         top = Scope("", 0, language, x, context, None, edit)
-
-        def tap(site: str, value: Any) -> Any:
-            check_sites([site], known, "add it to the dialogue's sites")
-            if site in at:
-                scope = inside(top, site)._replace(site=site)
-                raw = edit(f"{site}/raw", value)
-                value = at[site].apply(part(params, site), raw, scope)
-            return edit(site, value)
-
+        tap = partial(at_site, top, params)
         answer = yield from dialogue.run(tap("input", x), tap)
         return tap("output", answer)
 
@@ -207,18 +208,17 @@ def record(
     """
     wanted = frozenset(sites)
 
-    def spy(own: dict[str, Any]) -> Callable[[str, Any], Any]:
-        def look(site: str, value: Any) -> Any:
-            own[site] = value
-            return value
-
-        return look
+    def keep(own: dict[str, Any], site: str, value: Any) -> Any:
+        own[site] = value
+        return value
 
     def run(
         params: Params, language: Language, xs: Sequence[Row], *args: Any, **kw: Any
     ) -> tuple[list, list[dict[str, Any]]]:
         seen: list[dict[str, Any]] = [{} for _ in xs]
-        answers = apply(params, language, xs, *args, edits=[*map(spy, seen)], **kw)
+        answers = apply(
+            params, language, xs, *args, edits=[partial(keep, s) for s in seen], **kw
+        )
         reached = {site for own in seen for site in own}
         check_sites(wanted if seen else (), reached, f"these came: {sorted(reached)}")
         return answers, [{s: own[s] for s in wanted & own.keys()} for own in seen]

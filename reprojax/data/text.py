@@ -1,0 +1,233 @@
+"""Texts with classes, as tasks; questions with written answers, as rows. From assets.
+
+Splits follow the rule of all tasks: what a set comes with is kept, validation is drawn
+from training, and the test split is read once, at the end. A text that a pool holds
+twice is kept once, and one that is also in a set's own test split is left out of
+training, so that no split has seen another's.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from reprojax.data.sources import assets
+from reprojax.data.splits import draw
+from reprojax.data.task import Split, Task, check, listed
+
+Labelled = tuple[list[str], list[int]]
+Sizes = int | float | None
+REVIEWS = {"imdb": "imdb", "yelp": "yelp", "amazon": "amazon_cells"}
+
+
+class Questions(NamedTuple):
+    """Rows {question, answer} and, where they are there, {steps}, in three splits."""
+
+    name: str
+    train: tuple[dict[str, str], ...]
+    validation: tuple[dict[str, str], ...]
+    test: tuple[dict[str, str], ...]
+
+
+def load_text(
+    name: str,
+    *,
+    train: Sizes = None,
+    validation: Sizes = None,
+    test: Sizes = None,
+    seed: int = 0,
+    test_seed: int | None = None,
+) -> Task:
+    """A task of texts: x are strings [N], `holds` is "text". Sizes as for `load`.
+
+    "sentiment" (2,982 different of 3,000 sentences, or those of "imdb", "yelp",
+    "amazon"), "sms-spam" (5,160 different of 5,574 messages), "banking77" (10,003
+    questions, 3,080 for test as published).
+    """
+    if name not in TEXTS:
+        raise ValueError(f"no texts {name!r}; expected one of {listed(list(TEXTS))}")
+    parts, classes = TEXTS[name]()
+    return from_texts(
+        parts,
+        classes,
+        name=name,
+        sizes={"train": train, "validation": validation, "test": test},
+        seed=seed,
+        test_seed=test_seed,
+    )
+
+
+def from_texts(
+    parts: Mapping[str, Labelled],
+    classes: Sequence[str],
+    *,
+    name: str = "texts",
+    sizes: Mapping[str, Sizes] | None = None,
+    seed: int = 0,
+    test_seed: int | None = None,
+) -> Task:
+    """A task from {split: (texts, labels)}, at least "train"; labels index classes."""
+    parts = _distinct({part: (list(x), list(y)) for part, (x, y) in parts.items()})
+    y = {part: np.asarray(own[1], int) for part, own in parts.items()}
+    rows = draw(y, len(classes), sizes=sizes or {}, seed=seed, test_seed=test_seed)
+    every_x = np.array([text for x, _ in parts.values() for text in x])
+    every_y = np.concatenate(list(y.values())).astype(np.int32)
+    splits = [Split(every_x[r], every_y[r]) for r in rows]
+    return check(Task(name, *splits, classes=tuple(classes), holds="text"))
+
+
+def _distinct(parts: Mapping[str, Labelled]) -> dict[str, Labelled]:
+    """Published test and validation texts stay; training ones are new, and once."""
+    labels: dict[str, tuple[int, str]] = {}
+    kept: dict[str, Labelled] = {}
+    for part in sorted(parts, key=["test", "validation", "train"].index):
+        texts, own = [text.strip() for text in parts[part][0]], parts[part][1]
+        if len(texts) != len(own):
+            raise ValueError(
+                f"{part}: {len(texts)} texts and {len(own)} labels; expected one each"
+            )
+        rows = []
+        for i, (text, label) in enumerate(zip(texts, own, strict=True)):
+            first, where = labels.setdefault(text, (label, f"{part} {i}"))
+            if first != label:
+                raise ValueError(
+                    f"{text[:60]!r} has the label {label} in {part} {i} and {first} in "
+                    f"{where}; expected one; mend the data"
+                )
+            if part != "train" or where == f"train {i}":
+                rows.append(i)
+        kept[part] = [texts[i] for i in rows], [own[i] for i in rows]
+    return {part: kept[part] for part in parts}
+
+
+def _lines(path: str) -> list[str]:
+    """Lines end with a newline alone: texts hold other characters that break lines."""
+    file = assets() / "data/text" / path
+    try:
+        text = file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"cannot read {file} ({error}); expected UTF-8 text"
+        ) from error
+    return [line for line in text.split("\n") if line]
+
+
+def _sentiment(*names: str) -> Callable[[], tuple[dict[str, Labelled], list[str]]]:
+    def read() -> tuple[dict[str, Labelled], list[str]]:
+        texts, y = [], []
+        for name in names:
+            for line in _lines(f"sentiment_sentences/{REVIEWS[name]}_labelled.txt"):
+                text, label = line.rsplit("\t", 1)
+                texts.append(text)
+                y.append(int(label))
+        return {"train": (texts, y)}, ["negative", "positive"]
+
+    return read
+
+
+def _sms_spam() -> tuple[dict[str, Labelled], list[str]]:
+    classes = ["ham", "spam"]
+    pairs = [line.split("\t", 1) for line in _lines("sms_spam/SMSSpamCollection")[1:]]
+    return {
+        "train": ([text for _, text in pairs], [classes.index(c) for c, _ in pairs])
+    }, classes
+
+
+def _banking77() -> tuple[dict[str, Labelled], list[str]]:
+    folder = assets() / "data/text/banking77"
+    classes = json.loads((folder / "categories.json").read_text())
+    number = {name: i for i, name in enumerate(classes)}
+    parts: dict[str, Labelled] = {}
+    for part in ("train", "test"):
+        with (folder / f"{part}.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        parts[part] = (
+            [" ".join(row["text"].split()) for row in rows],
+            [number[row["category"]] for row in rows],
+        )
+    return parts, [name.replace("_", " ") for name in classes]
+
+
+TEXTS: dict[str, Callable[[], tuple[dict[str, Labelled], list[str]]]] = {
+    "sentiment": _sentiment(*REVIEWS),
+    **{name: _sentiment(name) for name in REVIEWS},
+    "sms-spam": _sms_spam,
+    "banking77": _banking77,
+}
+
+
+# -- questions
+
+
+def gsm8k(*, validation: int = 200, seed: int = 0) -> Questions:
+    """Grade-school problems (Cobbe et al., arXiv 2110.14168): 1,319 for test.
+
+    Of the first 1,000 training problems `validation` are drawn by seed. `steps` are the
+    worked solution without its calculator notes, `answer` the number behind "####".
+    """
+    train = [_worked(line) for line in _lines("gsm8k/train_first1000.jsonl")]
+    test = [_worked(line) for line in _lines("gsm8k/test.jsonl")]
+    return _questions("gsm8k", train, test, 0, validation, seed)
+
+
+def _worked(line: str) -> dict[str, str]:
+    row = json.loads(line)
+    steps, _, answer = row["answer"].rpartition("\n#### ")
+    if not steps:
+        raise ValueError(f"no '#### ' in {row['answer'][-60:]!r}, expected an answer")
+    return {
+        "question": row["question"].strip(),
+        "steps": re.sub(r"<<.*?>>", "", steps).strip(),
+        "answer": answer.strip(),
+    }
+
+
+def bbh_tasks() -> tuple[str, ...]:
+    """The names of the 27 BIG-Bench-Hard tasks (Suzgun et al., arXiv 2210.09261)."""
+    folder = assets() / "data/text/bbh"
+    return tuple(sorted(path.stem for path in folder.glob("*.json")))
+
+
+def bbh(task: str, *, train: int = 0, validation: int = 0, seed: int = 0) -> Questions:
+    """One of `bbh_tasks()`. It comes as a test set alone, of 250 questions at most.
+
+    `train` demonstrations and `validation` questions are drawn from it by seed, and are
+    then no longer in the test split. The published prompts' own three are not among
+    these data.
+    """
+    names = bbh_tasks()
+    if task not in names:
+        raise ValueError(f"no task {task!r}; expected one of {listed(names, 27)}")
+    path = assets() / "data/text/bbh" / f"{task}.json"
+    rows = [
+        {"question": row["input"].strip(), "answer": row["target"].strip()}
+        for row in json.loads(path.read_text())["examples"]
+    ]
+    return _questions(f"bbh/{task}", [], rows, train, validation, seed)
+
+
+def _questions(
+    name: str,
+    train: Sequence[dict[str, str]],
+    test: Sequence[dict[str, str]],
+    draw_train: int,
+    draw_validation: int,
+    seed: int,
+) -> Questions:
+    pool = list(train or test)
+    wanted = draw_train + draw_validation
+    if draw_train < 0 or draw_validation < 0 or wanted >= len(pool):
+        raise ValueError(
+            f"{name}: {draw_train} for training and {draw_validation} for validation "
+            f"were asked for, expected fewer than the {len(pool)} there are together"
+        )
+    order = np.random.default_rng((seed, 5)).permutation(len(pool))
+    taken = [pool[i] for i in order[:wanted]]
+    rest = [pool[i] for i in sorted(order[wanted:])]
+    validation = tuple(taken[draw_train:])
+    if train:
+        return Questions(name, tuple(rest), validation, tuple(test))
+    return Questions(name, tuple(taken[:draw_train]), validation, tuple(rest))

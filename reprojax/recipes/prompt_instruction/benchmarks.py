@@ -1,0 +1,101 @@
+"""How benchmarks are asked, read and scored."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from reprojax.core import Params, Program
+from reprojax.text import Answer, Language, Score, choice, number, score, words
+from reprojax.text.answers import Rule
+from reprojax.text.procedure import Row
+
+MARKER = "the answer is"
+YES_NO = ("yes", "no")
+CLOSED = {  # the tasks of BIG-Bench-Hard that are answered by one of two words
+    "boolean_expressions": ("true", "false"),
+    "causal_judgement": YES_NO,
+    "formal_fallacies": ("valid", "invalid"),
+    "navigate": YES_NO,
+    "sports_understanding": YES_NO,
+    "web_of_lies": YES_NO,
+}
+NUMBERS = ("multistep_arithmetic_two", "object_counting")
+OPEN = ("dyck_languages", "word_sorting")
+
+
+class Benchmark(NamedTuple):
+    """One task: its template ends with {answer}."""
+
+    name: str
+    template: str
+    rule: Rule
+    """Reads an answer off what was written."""
+    gold: Callable[[Row], Any]
+    """The right value of a row."""
+    demonstration: Callable[[Row], Row]
+    """The row with its answer written out as the rule wants it, steps first."""
+
+
+def _written(sentence: str) -> Callable[[Row], Row]:
+    """Steps, then the answer in a sentence; no empty line, which would end it."""
+
+    def demonstration(row: Row) -> Row:
+        steps = re.sub(r"\n\s*\n", "\n", row.get("steps", ""))
+        said = f"{sentence} {MARKER} {row['answer']}.".strip()
+        return {**row, "answer": f"{steps}\n{said}" if steps else said}
+
+    return demonstration
+
+
+def gsm8k_benchmark() -> Benchmark:
+    """Grade-school problems (Cobbe et al., arXiv 2110.14168), for rows of `gsm8k()`."""
+    gold = number()
+    return Benchmark(
+        "gsm8k",
+        "Q: {question}\nA: {answer}",
+        number(after=MARKER),
+        lambda row: gold(row["answer"]),
+        _written("So"),
+    )
+
+
+def bbh_benchmark(task: str) -> Benchmark:
+    """BIG-Bench-Hard (Suzgun et al., arXiv 2210.09261), for rows of `bbh(task)`.
+
+    Most tasks are answered by a letter in brackets. The right answer of three items is
+    the words of an option that a comma cut in two: words then, as they stand.
+    """
+    if task in CLOSED:
+        rule, gold = words(MARKER, CLOSED[task]), words()
+    elif task in NUMBERS:
+        rule, gold = number(after=MARKER), number()
+    elif task in OPEN:
+        rule, gold = words(MARKER), words()
+    else:
+        rule, gold = choice(MARKER), choice()
+    return Benchmark(
+        f"bbh/{task}",
+        "Q: {question}\nA: {answer}",
+        rule,
+        lambda row: gold(row["answer"]),
+        _written("So"),
+    )
+
+
+def evaluate(
+    benchmark: Benchmark,
+    program: Program,
+    params: Params,
+    language: Language,
+    rows: Sequence[Row],
+    **kw: Any,
+) -> tuple[Score, list[Answer]]:
+    """A program's score on rows, with its answers; the right ones are not shown to it.
+
+    `kw` goes to the program: seed, contexts.
+    """
+    hidden = [
+        {k: v for k, v in r.items() if k not in ("answer", "steps")} for r in rows
+    ]
+    answers = program.apply(params, language, hidden, **kw)
+    return score(answers, [benchmark.gold(row) for row in rows]), answers
