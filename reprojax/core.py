@@ -128,11 +128,10 @@ def fold(key: Any, name: str) -> Any:
 
 def inside(scope: Scope, name: str) -> Scope:
     """The scope of a named part: its own randomness, its own prefix for taps."""
-
-    def tap(tapped: str, value: PyTree) -> PyTree:
-        return scope.tap(f"{name}/{tapped}", value)
-
-    return scope._replace(key=fold(scope.key, name), tap=tap)
+    return scope._replace(
+        key=fold(scope.key, name),
+        tap=lambda tapped, value: scope.tap(f"{name}/{tapped}", value),
+    )
 
 
 def spec_of(value: PyTree) -> PyTree:
