@@ -3,8 +3,9 @@
     magic, length, crc32 | payload
     magic, length, crc32 | payload ...
 
-The first payload is the run's identity as JSON, each other one a request. A record is
-on disk before its answers are used. One writer at a time has the file's lock.
+The first payload is the run's identity as JSON, each other one a request: numbers here
+(`open`, `append`), or what else a caller writes and reads as bytes (`read`, `write`). A
+record is on disk before its answers are used. One writer at a time has the file's lock.
 """
 
 import fcntl
@@ -39,11 +40,15 @@ class Log:
         self.path, self.fd = path, -1
 
     def open(self, identity: Mapping[str, Any]) -> list[Request]:
+        """What is in the log, as requests."""
+        return [_parsed(payload) for payload in self.read(identity)]
+
+    def read(self, identity: Mapping[str, Any]) -> list[bytes]:
         """What is in the log; a tail that a kill tore is cut off, and kept beside."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            return self._read(identity)
+            return self._payloads(identity)
         except ValueError:
             self.close()
             raise
@@ -58,9 +63,9 @@ class Log:
         shape = struct.pack("<II", n, w)
         parts = [request.numbers.astype("<u8"), request.digests, request.fine]
         parts.append(request.answers.astype("<f4"))
-        self._write(shape + b"".join(part.tobytes() for part in parts))
+        self.write(shape + b"".join(part.tobytes() for part in parts))
 
-    def _read(self, identity: Mapping[str, Any]) -> list[Request]:
+    def _payloads(self, identity: Mapping[str, Any]) -> list[bytes]:
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,7 +75,7 @@ class Log:
             ) from None
         records = self._records(self.path.read_bytes())
         if not records:
-            self._write(json.dumps(identity).encode())
+            self.write(json.dumps(identity).encode())
             return []
         found = json.loads(records[0])
         if found != identity:
@@ -83,7 +88,7 @@ class Log:
                 f"{ {k: identity.get(k) for k in names} } here); start that run again, "
                 "or give another log"
             )
-        return [_parsed(payload) for payload in records[1:]]
+        return records[1:]
 
     def _records(self, data: bytes) -> list[bytes]:
         if data and data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -109,7 +114,8 @@ class Log:
             os.ftruncate(self.fd, at)
         return found
 
-    def _write(self, payload: bytes) -> None:
+    def write(self, payload: bytes) -> None:
+        """On disk when it returns."""
         record = HEAD.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
         end = os.fstat(self.fd).st_size
         try:
