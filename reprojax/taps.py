@@ -87,11 +87,16 @@ def sites(forward: Forward, frozen: PyTree, x: PyTree) -> dict[str, Any]:
 
     def spy(site: str, value: PyTree) -> PyTree:
         if not site.endswith(":call"):  # a module's arguments: any Python objects
-            seen[site] = jax.tree.map(lambda a: a.shape, value)
+            seen[site] = jax.tree.map(_shape, value)
         return value
 
     jax.eval_shape(lambda frozen, x: forward(frozen, x, edit=spy), frozen, x)
     return seen
+
+
+def _shape(leaf: Any) -> Any:
+    """Or the type of what is no array, such as another framework's answer."""
+    return leaf.shape if hasattr(leaf, "shape") else type(leaf).__name__
 
 
 def informed(program: Program, look: Callable[[PyTree, PyTree], PyTree]) -> Program:

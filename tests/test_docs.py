@@ -16,11 +16,20 @@ ROOT = Path(__file__).parents[1]
     "name", ["README.md", "docs/extending.md", "docs/your_model.md"]
 )
 def test_the_python_blocks_run_one_after_the_other(name):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
-    assert len(blocks) >= 3
+    assert run(name, r"```python\n") >= 3
+
+
+@pytest.mark.verify
+def test_the_blocks_with_torch_run_too():
+    assert run("docs/your_model.md", r"```python(?: torch)?\n") >= 10
+
+
+def run(name, fence):
+    blocks = re.findall(fence + "(.*?)```", (ROOT / name).read_text(), re.S)
     names = {}
     for block in blocks:
         exec(compile(block, name, "exec"), names)
+    return len(blocks)
 
 
 def rows() -> dict[str, list[str]]:

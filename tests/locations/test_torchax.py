@@ -174,6 +174,41 @@ def test_a_recipe_and_transforms(torch, net):
 
 
 @pytest.mark.verify
+def test_a_transformers_vit_with_vpt(torch):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+        num_labels=7,
+    )
+    model = transformers.ViTForImageClassification(config).eval()
+    call = lambda m, x: m(pixel_values=x.permute(0, 3, 1, 2)).logits
+    network, frozen = torchax(model, call)
+    x = np.random.default_rng(2).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    with torch.no_grad():
+        close(jax.jit(network)(frozen, x), call(model, torch.tensor(x)).numpy())
+    card = models.card(
+        network,
+        frozen,
+        name="vit",
+        size=16,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        features="classifier:in",
+        blocks="vit/layers/*:in",
+    )
+    program = METHODS["vpt-deep"].build(card, 3, length=2)
+    images = np.zeros((2, 10, 10, 3), np.uint8)
+    params = program.init(jax.random.key(0), frozen, images)
+    assert params.learnable["vit/layers/1:in"].shape == (2, 16)
+    assert program.apply(params, frozen, images).shape == (2, 3)
+
+
+@pytest.mark.verify
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
 def test_what_is_refused(torch, net):
     with pytest.raises(ValueError, match="torchax got function, expected a torch"):
