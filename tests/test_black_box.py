@@ -5,6 +5,12 @@ last step passes the budget, or leaves a batch unspent; maps that count every po
 whole set; a resumed run that asks again, or plans otherwise than the first.
 """
 
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -337,3 +343,47 @@ def test_our_own_model_as_an_oracle():
         assert asked.classes == SOURCES and asked.name == "toy"
         np.testing.assert_allclose(asked.answer(x[:8]), wanted[:8], atol=1e-5)
         np.testing.assert_allclose(asked.answer(x[:3]), wanted[:3], atol=1e-5)
+
+
+PAGE = Path(__file__).parents[1] / "docs/black_boxes.md"
+
+
+def test_the_page_on_black_boxes_runs_against_a_service_of_our_own(tmp_path):
+    import backbones
+
+    model, seen = backbones.convolutional(), []
+    forward = jax.jit(model.forward)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            pixels = np.frombuffer(bytes.fromhex(asked["pixels"]), np.uint8)
+            seen.append(asked["shape"][0])
+            y = forward(model.frozen, pixels.reshape(asked["shape"]))[:, :5]
+            reply = {"probabilities": jax.nn.softmax(y).tolist()}
+            body = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        names = {"HOST": f"127.0.0.1:{server.server_port}", "task": TASK}
+        names["LOG"] = tmp_path / "queries.log"
+        blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+        assert len(blocks) == 2
+        for block in blocks:
+            exec(compile(block, PAGE.name, "exec"), names)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    fitted = names["fitted"]
+    assert sum(fitted.queries.values()) + len(TASK.test.y) == sum(seen)
+    assert 392 < sum(fitted.queries.values()) <= 400 and max(seen) <= 32
