@@ -47,6 +47,10 @@ VPT = "recipes/prompt_tuning/visual_prompt_tuning.py"
 CONTROLS = "recipes/controls.py"
 MAPS = "alignments/statistical.py"
 IMAGES = "operators/images.py"
+ZEROTH = "searches/zeroth_order.py"
+ORACLE = "searches/oracle.py"
+BAR = "recipes/model_reprogramming/black_box_reprogramming.py"
+VIP = "recipes/prompt_tuning/black_box_visual_prompting.py"
 CHAIN = '__import__("reprojax").chain'
 
 MUTANTS = (
@@ -496,6 +500,204 @@ MUTANTS = (
         "jax.random.fold_in(key, zlib.crc32(name.encode()))",
         "key",
         "test_core.py::test_keys_by_name",
+    ),
+    Mutant(
+        "nnx: batch norm on the batch's own statistics",
+        "locations/nnx.py",
+        '{"deterministic": True, "use_running_average": True}',
+        '{"deterministic": True}',
+        "locations/test_nnx.py",
+    ),
+    Mutant(
+        "nnx: what one pass traced serves the next",
+        "locations/nnx.py",
+        "eq=False)\nclass _Tap:",
+        "eq=False)\nclass _Tap:\n"
+        "    __eq__ = lambda self, other: True\n    __hash__ = lambda self: 0\n",
+        "locations/test_nnx.py",
+    ),
+    Mutant(
+        "visits: a scanned body's second trace is numbered on",
+        "locations/visits.py",
+        "if trace == here:",
+        "if trace is not None:",
+        "locations/test_linen.py",
+    ),
+    Mutant(
+        "lazy: batches read ahead start at step 0",
+        "data/order.py",
+        "MapDataset.range(first, total)",
+        "MapDataset.range(total - first)",
+        "data/test_lazy.py",
+    ),
+    Mutant(
+        "lazy: everything is read ahead",
+        "data/order.py",
+        "prefetch_buffer_size=AHEAD",
+        "prefetch_buffer_size=500",
+        "data/test_lazy.py",
+    ),
+    Mutant(
+        "lazy: the digest does not look into files",
+        "data/lazy.py",
+        "{size} {zlib.crc32(file.read())}",
+        "{size}",
+        "data/test_lazy.py",
+    ),
+    Mutant(
+        "lazy: other rows than those drawn",
+        "data/lazy.py",
+        "self._sources, self._where[rows],",
+        "self._sources, self._where[: len(rows)],",
+        "data/test_lazy.py",
+    ),
+    Mutant(
+        "zeroth order: a sphere without its dimension",
+        ZEROTH,
+        "(u.size if scale is None else scale) * u",
+        "u",
+        "searches/test_zeroth_order.py",
+    ),
+    Mutant(
+        "zeroth order: two sides over one radius",
+        ZEROTH,
+        "weigh(values), sides * distance(state)",
+        "weigh(values), distance(state)",
+        "searches/test_zeroth_order.py",
+    ),
+    Mutant(
+        "zeroth order: segmented directions as if they were signs",
+        ZEROTH,
+        "lambda u: 1 / u)",
+        "jnp.sign)",
+        "searches/test_zeroth_order.py",
+    ),
+    Mutant(
+        "zeroth order: the momentum of a heavy ball",
+        ZEROTH,
+        "momentum, nesterov=True)",
+        "momentum)",
+        "searches/test_zeroth_order.py::test_gradient_correction_looks_ahead",
+    ),
+    Mutant(
+        "evolution: ranks favour the first of equals",
+        "searches/evolution.py",
+        "(below + equal / 2)",
+        "values.argsort().argsort()",
+        "searches/test_evolution.py",
+    ),
+    Mutant(
+        "evolution: CMA-ES changes a state that was handed out",
+        "searches/evolution.py",
+        "cma = copy.deepcopy(state.cma)\n        cma.reseed_rng",
+        "cma = state.cma\n        cma.reseed_rng",
+        "searches/test_evolution.py::test_cma_es_is_pure",
+    ),
+    Mutant(
+        "oracle: a request that passes the budget is cut to it, and paid",
+        ORACLE,
+        "        if len(todo) > self.budget - self.paid:",
+        "        todo = todo[: max(self.budget - self.paid, 1)]\n        if not todo:",
+        "searches/test_oracle.py::test_the_budget_is_met_exactly_and_never_passed",
+    ),
+    Mutant(
+        "oracle: equal images of a noisy model are asked once",
+        ORACLE,
+        "keys = digests if self.oracle.deterministic else list(numbers)",
+        "keys = digests",
+        "searches/test_oracle.py",
+    ),
+    Mutant(
+        "oracle: good answers are lost with a bad one",
+        ORACLE,
+        "        if self._log is not None:\n            self._log.append(request)",
+        "        if self._log is not None and fine.all():\n"
+        "            self._log.append(request)",
+        "searches/test_oracle.py::test_nan_is_named_paid_and_asked_again_alone",
+    ),
+    Mutant(
+        "oracle: a key is the same after a bad answer",
+        ORACLE,
+        'f"{self._identity} {self.paid} {numbers}"',
+        'f"{self._identity} {numbers}"',
+        "searches/test_oracle.py",
+    ),
+    Mutant(
+        "replay: damage in the middle is cut off with what is behind",
+        "searches/replay.py",
+        "                if MAGIC in data[at + 1 :]:",
+        "                if False:",
+        "searches/test_oracle.py::test_a_flipped_bit_is_no_torn_tail",
+    ),
+    Mutant(
+        "replay: a second writer",
+        "searches/replay.py",
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+        "searches/test_oracle.py::test_two_runs_on_one_log",
+    ),
+    Mutant(
+        "black box: rows that fill a batch are sent",
+        "black_box.py",
+        "rows = len(jax.tree.leaves(points.learnable)[0]), int((y >= 0).sum())",
+        "rows = len(jax.tree.leaves(points.learnable)[0]), len(y)",
+        "test_black_box.py::test_what_is_sent",
+    ),
+    Mutant(
+        "black box: validation is not reserved",
+        "black_box.py",
+        "left = account.left - held * (checks - passed)",
+        "left = account.left",
+        "test_black_box.py::test_the_budget_is_met_exactly",
+    ),
+    Mutant(
+        "black box: maps count every point as a set of its own",
+        "black_box.py",
+        "jax.tree.map(lambda a: a.mean(0), sums)",
+        "jax.tree.map(lambda a: a.sum(0), sums)",
+        "test_black_box.py::test_three_epochs_equal_a_loop_on_the_model_itself",
+    ),
+    Mutant(
+        "black box: what is sent is not clipped",
+        "black_box.py",
+        "jnp.clip(x * spread + center, 0, 1)",
+        "x * spread + center",
+        "test_black_box.py::test_what_is_sent",
+    ),
+    Mutant(
+        "bar: the mean of logits",
+        BAR,
+        "jax.nn.softmax(y) @ params.fixed.astype(y.dtype)",
+        "jax.nn.softmax(y @ params.fixed.astype(y.dtype))",
+        "recipes/test_black_box_reprogramming.py",
+    ),
+    Mutant(
+        "bar: focal without its power",
+        BAR,
+        "((1 - jnp.exp(log)) ** power)",
+        "(1 - jnp.exp(log))",
+        "recipes/test_black_box_reprogramming.py",
+    ),
+    Mutant(
+        "blackvip: no clip",
+        VIP,
+        "jnp.clip(x + prompt.astype(x.dtype), low, high)",
+        "x + prompt.astype(x.dtype)",
+        "recipes/test_black_box_visual_prompting.py",
+    ),
+    Mutant(
+        "blackvip: the trigger in front of the features",
+        VIP,
+        "jnp.concatenate([features, both], 1)",
+        "jnp.concatenate([both, features], 1)",
+        "recipes/test_black_box_visual_prompting.py",
+    ),
+    Mutant(
+        "blackvip: doublings that mix their pixels",
+        VIP,
+        '"bhwc,ijcm->bhiwjcm"',
+        '"bhwc,ijcm->bihjwcm"',
+        "recipes/test_black_box_visual_prompting.py",
     ),
 )
 
