@@ -2,13 +2,28 @@
 
 from collections.abc import Callable
 
+import jax
+
 from reprojax.core import Forward, PyTree, passthrough
 
 
 def black_box(function: Callable[[PyTree, PyTree], PyTree]) -> Forward:
-    """function(frozen, x) -> y, reached at its two ends alone."""
+    """function(frozen, x) -> y in JAX, reached at its two ends alone.
+
+    A function that is not JAX (a service, a compiled program) only answers: it has no
+    gradient, and `reprojax.searches` asks it.
+    """
 
     def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
-        return edit("output", function(frozen, edit("input", x)))
+        x = edit("input", x)
+        try:
+            y = function(frozen, x)
+        except jax.errors.TracerArrayConversionError as error:
+            name = getattr(function, "__name__", type(function).__name__)
+            raise ValueError(
+                f"{name} asks for the numbers of a traced array, expected a JAX "
+                "function; what only answers is asked by reprojax.searches"
+            ) from error
+        return edit("output", y)
 
     return forward

@@ -366,3 +366,13 @@ def test_a_black_box_has_two_sites():
     found = program.apply(params, frozen, x)
     np.testing.assert_array_equal(found, x + jnp.arange(3.0))
     assert isinstance(params, Params)
+
+
+def test_a_function_that_is_not_jax_is_refused_under_a_transform():
+    def service(frozen, x):
+        return np.asarray(x) @ frozen
+
+    forward, frozen, x = black_box(service), np.eye(3), jnp.ones((2, 3))
+    np.testing.assert_array_equal(forward(frozen, x), x)
+    with pytest.raises(ValueError, match="service asks for .*reprojax.searches"):
+        jax.jit(forward)(frozen, x)
