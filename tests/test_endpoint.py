@@ -1,0 +1,465 @@
+"""Against a server of ours on the loopback that says what a test scripts."""
+
+import http.server
+import json
+import math
+import sys
+import threading
+from contextlib import contextmanager
+
+import openai
+import pytest
+from scripted import Scripted
+
+from reprojax.endpoint import Endpoint, Malformed
+from reprojax.recipes.prompt_instruction import (
+    contextual_calibration,
+    few_shot,
+    self_consistency,
+    zero_shot_chain_of_thought,
+)
+from reprojax.searches import BudgetSpent
+from reprojax.text import (
+    Completion,
+    Continuation,
+    Reply,
+    Request,
+    Scored,
+    drive,
+    number,
+)
+
+
+class Server:
+    """answer(path, body) -> a JSON value, bytes, or (status, headers, JSON value)."""
+
+    def __init__(self, answer):
+        self.seen, self.headers, outer = [], [], self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                outer.seen.append(body)
+                outer.headers.append(dict(self.headers))
+                said = answer(self.path, body)
+                status, more, said = said if type(said) is tuple else (200, {}, said)
+                data = said if isinstance(said, bytes) else json.dumps(said).encode()
+                self.send_response(status)
+                headers = {"content-type": "application/json", **more}
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        loop = self.server.serve_forever
+        self.thread = threading.Thread(target=loop, args=(0.01,))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def choice(text, index=0, why="stop", **kw):
+    return {"index": index, "text": text, "finish_reason": why, **kw}
+
+
+def said(*choices, prompt=3, tokens=5):
+    usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
+    return {"choices": list(choices), "usage": usage}
+
+
+def upper(path, body):
+    return said(choice(body["prompt"].upper()))
+
+
+@contextmanager
+def far(answer, **kw):
+    with Server(answer) as server, connected(server.url, **kw) as endpoint:
+        yield server, endpoint
+
+
+def connected(url, **kw):
+    return Endpoint("tiny", url, **{"budget": 100, "retries": 0, **kw})
+
+
+def texts(replies):
+    return [[one.text for one in reply.completions] for reply in replies]
+
+
+def test_what_is_sent_and_what_comes_back():
+    two = said(choice("b", 1, "length"), choice("a", 0), prompt=7, tokens=9)
+    request = Request("p", 2, 9, 0.5, 4, 0.9, ("\n", "Q:"), 3)
+    with far(lambda path, body: two, extra={"min_p": 0.1}) as (server, endpoint):
+        (reply,) = endpoint.complete([request])
+    assert reply == Reply((Completion("a"), Completion("b", "length")), 7, 9)
+    assert server.seen == [
+        {
+            "model": "tiny",
+            "prompt": "p",
+            "n": 2,
+            "max_tokens": 9,
+            "temperature": 0.5,
+            "top_k": 4,
+            "top_p": 0.9,
+            "stop": ["\n", "Q:"],
+            "seed": 3,
+            "min_p": 0.1,
+        }
+    ]
+
+
+def test_chat():
+    def answer(path, body):
+        assert path == "/v1/chat/completions"
+        words = {"role": "assistant", "content": "hi"}
+        if body["messages"][-1]["content"] == "no":
+            words = {"role": "assistant", "content": None, "refusal": "I may not."}
+        return said({"index": 0, "message": words, "finish_reason": "stop"})
+
+    with far(answer, api="chat", system="Be short.") as (server, endpoint):
+        replies = endpoint.complete([Request("p", stop=()), Request("no")])
+        assert endpoint.language.score is None
+    assert [r.completions[0] for r in replies] == [
+        Completion("hi"),
+        Completion("", "refused"),
+    ]
+    body = next(b for b in server.seen if b["messages"][-1]["content"] == "p")
+    assert body["messages"] == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "p"},
+    ]
+    assert body["max_completion_tokens"] == 64 and "stop" not in body
+    assert "prompt" not in body and "max_tokens" not in body
+
+
+@pytest.mark.parametrize(
+    "text, why, expected",
+    [
+        ("a\nb", "stop", Completion("a")),
+        ("a\nb", "length", Completion("a")),  # it had ended before it was cut
+        ("ab", "length", Completion("ab", "length")),
+        ("", "stop", Completion("")),
+        ("a", "content_filter", Completion("a", "refused")),
+        (None, "content_filter", Completion("", "refused")),
+    ],
+)
+def test_why_an_answer_ended(text, why, expected):
+    with far(lambda path, body: said(choice(text, why=why))) as (_, endpoint):
+        assert endpoint.complete([Request("p")])[0].completions == (expected,)
+
+
+def test_tokens_are_counted_here_where_a_server_does_not():
+    bare = lambda path, body: {"choices": [choice("a b c")]}
+    with far(bare, encode=str.split) as (_, endpoint):
+        reply = endpoint.complete([Request("one two")])[0]
+    assert (reply.prompt_tokens, reply.tokens) == (2, 3)
+    with far(bare) as (_, endpoint):
+        assert endpoint.complete([Request("one two")])[0].tokens == 0
+
+
+def flaky(*statuses, then=upper):
+    left = list(statuses)
+
+    def answer(path, body):
+        if left:
+            return left.pop(0), {"retry-after-ms": "1"}, {"error": {"message": "busy"}}
+        return then(path, body)
+
+    return answer
+
+
+def test_429_and_500_are_tried_again_and_paid_once():
+    with far(flaky(429, 500, 503), retries=3) as (server, endpoint):
+        assert texts(endpoint.complete([Request("p")])) == [["P"]]
+        assert len(server.seen) == 4 and endpoint.paid == 1
+
+
+@pytest.mark.parametrize(
+    "status, error, tries",
+    [
+        (429, openai.RateLimitError, 3),
+        (500, openai.InternalServerError, 3),
+        (400, openai.BadRequestError, 1),
+        (401, openai.AuthenticationError, 1),
+        (404, openai.NotFoundError, 1),
+    ],
+)
+def test_what_stays_wrong_ends_the_run_and_nothing_is_lost(
+    tmp_path, status, error, tries
+):
+    def answer(path, body):
+        if body["prompt"] == "bad" and wrong:
+            return status, {"retry-after-ms": "1"}, {"error": {"message": "no"}}
+        return upper(path, body)
+
+    wrong = [True]
+    requests = [Request(p) for p in ("a", "b", "bad", "c")]
+    kw = {"log": tmp_path / "log", "workers": 1, "retries": 2}
+    with far(answer, **kw) as (server, endpoint):
+        with pytest.raises(error) as caught:
+            endpoint.complete(requests)
+        assert endpoint.paid == 2 and len(server.seen) == 2 + tries
+    assert f"is kept in {tmp_path / 'log'}" in caught.value.__notes__[0]
+    wrong.clear()
+    with far(answer, **kw) as (server, endpoint):
+        assert texts(endpoint.complete(requests)) == [["A"], ["B"], ["BAD"], ["C"]]
+        assert [body["prompt"] for body in server.seen] == ["bad", "c"]
+
+
+def test_a_refused_connection():
+    with Server(upper) as server:
+        url = server.url
+    with connected(url) as endpoint:
+        with pytest.raises(openai.APIConnectionError) as caught:
+            endpoint.complete([Request("p")])
+        assert "kept in no log" in caught.value.__notes__[0]
+        assert endpoint.paid == 0
+
+
+@pytest.mark.parametrize(
+    "answer, fault",
+    [
+        (b"<html>", "b'<html>', expected JSON; is the address"),
+        (b"", "b'', expected JSON"),
+        ([], r"\[\], expected choices"),
+        ({"error": "x"}, "expected choices"),
+        ({"choices": None}, "expected choices"),
+        ({"choices": ["x"]}, "expected choices"),
+        (said(), "0 choices, expected 1"),
+        (said(choice("a"), choice("b", 1)), "2 choices, expected 1; some give one"),
+        (said(choice(None)), "expected a text and one of"),
+        (said(choice("a", why=None)), "expected a text and one of"),
+        (said(choice("a", why="tool_calls")), "tool_calls"),
+    ],
+)
+def test_malformed_answers_are_named_paid_and_not_used(tmp_path, answer, fault):
+    kw = {"log": tmp_path / "log", "budget": 2}
+    with far(lambda path, body: answer, **kw) as (_, endpoint):
+        with pytest.raises(Malformed, match=fault):
+            endpoint.complete([Request("p")])
+        assert endpoint.paid == 1
+    with far(upper, **kw) as (server, endpoint):
+        assert endpoint.paid == 1
+        assert texts(endpoint.complete([Request("p")])) == [["P"]]
+        assert len(server.seen) == 1 and endpoint.left == 0
+
+
+def test_requests_run_at_a_time():
+    together = threading.Barrier(4, timeout=10)
+
+    def answer(path, body):
+        together.wait()  # none is answered before four are there
+        return upper(path, body)
+
+    with far(answer, workers=4) as (_, endpoint):
+        requests = [Request(f"p{i}") for i in range(8)]
+        assert texts(endpoint.complete(requests)) == [[f"P{i}"] for i in range(8)]
+
+
+def test_the_budget_is_asked_before_anything_is_sent():
+    with far(upper, budget=3) as (server, endpoint):
+        endpoint.complete([Request("a"), Request("b")])
+        with pytest.raises(
+            BudgetSpent, match="2 new requests came and 1 of 3 are left"
+        ):
+            endpoint.complete([Request("c"), Request("a"), Request("d")])
+        assert len(server.seen) == 2
+        endpoint.complete([Request("b"), Request("c"), Request("c"), Request("a")])
+        assert len(server.seen) == 3 and endpoint.left == 0
+
+
+def test_a_replay_asks_in_any_order_and_needs_no_server(tmp_path):
+    log = tmp_path / "log"
+    requests = [Request(f"p{i}ü", stop=("\n", "x"), seed=i) for i in range(5)]
+    with far(upper, log=log) as (server, endpoint):
+        first = endpoint.complete(requests)
+        url = server.url
+    with connected(url, log=log, budget=5) as endpoint:
+        assert endpoint.complete(requests[::-1]) == first[::-1]
+        assert endpoint.left == 0
+        with pytest.raises(BudgetSpent):
+            endpoint.complete([requests[0]._replace(seed=7)])
+    assert all(isinstance(r.completions[0], Completion) for r in first)
+
+
+def test_a_log_is_of_one_model_and_one_run(tmp_path):
+    log = tmp_path / "log"
+    with far(upper, log=log) as (server, endpoint):
+        endpoint.complete([Request("p")])
+        with pytest.raises(ValueError, match="is in use by another run"):
+            connected(server.url, log=log).__enter__()
+    for other in ({"api": "chat"}, {"extra": {"min_p": 0.1}}):
+        with pytest.raises(ValueError, match="is of another run"):
+            connected(server.url, log=log, **other).__enter__()
+
+
+# -- scores
+
+
+def echoing(step):
+    """Tokens of `step` letters, each with log p = -offset."""
+
+    def answer(path, body):
+        assert body["echo"] and body["logprobs"] == 1 and body["max_tokens"] == 1
+        text = body["prompt"] + "!!"
+        at = list(range(0, len(body["prompt"]), step)) + [len(body["prompt"])]
+        logprobs = {"text_offset": at, "token_logprobs": [None, *(-i for i in at[1:])]}
+        return said(choice(text, why="length", logprobs=logprobs))
+
+    return answer
+
+
+def test_scores_are_of_the_continuations_tokens_alone(tmp_path):
+    items = [Continuation("abcd", " x"), Continuation("abcd", " xyz")]
+    log = tmp_path / "log"
+    with far(echoing(2), log=log) as (server, endpoint):
+        assert endpoint.score(items) == [Scored(-4, 1), Scored(-10, 2)]
+        assert {body["prompt"] for body in server.seen} == {"abcd x", "abcd xyz"}
+    with connected(server.url, log=log) as endpoint:
+        assert endpoint.score(items) == [Scored(-4, 1), Scored(-10, 2)]
+
+
+def test_a_continuation_that_begins_within_a_token():
+    with far(echoing(3)) as (_, endpoint):
+        with pytest.raises(ValueError, match="does not begin at a token's border"):
+            endpoint.score([Continuation("abcd", " x")])
+
+
+@pytest.mark.parametrize("logprobs", [None, {}, {"text_offset": [0]}, {"tokens": []}])
+def test_a_server_that_cannot_score(logprobs):
+    answer = lambda path, body: said(choice("a", logprobs=logprobs))
+    with far(answer) as (_, endpoint):
+        with pytest.raises(Malformed, match="let this one write the label"):
+            endpoint.score([Continuation("abcd", " x")])
+
+
+# -- settings
+
+
+def test_the_environments_key_is_not_sent_to_another_server(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with far(upper) as (server, endpoint):
+        endpoint.complete([Request("p")])
+        assert "secret" not in str(server.headers)
+    with far(upper, key="mine") as (server, endpoint):
+        endpoint.complete([Request("p")])
+        assert server.headers[0]["authorization"] == "Bearer mine"
+
+
+@pytest.mark.parametrize(
+    "settings, fault",
+    [
+        ({"api": "edits"}, "expected 'completions' or 'chat'"),
+        ({"system": "x"}, "a system message with 'chat' alone"),
+        ({"budget": 0}, "expected at least 1, 1 and 0"),
+        ({"workers": 0}, "expected at least 1, 1 and 0"),
+    ],
+)
+def test_settings(unchecked, settings, fault):
+    with pytest.raises(ValueError, match=fault):
+        connected("http://127.0.0.1:1/v1", **settings)
+
+
+def test_without_the_client(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ValueError, match=r"pip install 'reprojax\[endpoint\]'"):
+        connected("http://127.0.0.1:1/v1")
+
+
+# -- the same procedures
+
+
+def reason(request):
+    """A language that adds, and errs in a third of its samples."""
+    total = sum(
+        int(n) for n in request.prompt.split("Q: ")[-1].split("?")[0].split("+")
+    )
+    right = f" So the answer is {total}."
+    if request.samples == 1:
+        return right
+    return [right if i % 3 else f" The answer is {i}." for i in range(request.samples)]
+
+
+def lean(item):
+    """Says negative of short texts, and leans to positive."""
+    z = len(item.prompt.split("Review: ")[-1]) - 22 + 3.0
+    return -2 - math.log1p(math.exp(-z if "positive" in item.text else z))
+
+
+def served(scripted):
+    """The same language, as a server speaks."""
+
+    def answer(path, body):
+        if body.get("echo"):
+            cut = body["prompt"].rindex(" ")
+            item = Continuation(body["prompt"][:cut], body["prompt"][cut:])
+            logprobs = {
+                "text_offset": [0, cut, len(body["prompt"])],
+                "token_logprobs": [None, scripted.logp(item), -1.0],
+            }
+            return said(choice("", logprobs=logprobs))
+        request = Request(body["prompt"], body["n"])
+        reply = scripted.reply(request)
+        each = enumerate(reply.completions)
+        return said(*(choice(one.text, i, one.finish) for i, one in each))
+
+    return answer
+
+
+SUMS = [{"question": q} for q in ("3+4?", "5+9?", "3+4?")]
+QA = "Q: {question}\nA: {answer}"
+STEPS = [{"question": "1+1?", "answer": "The answer is 2."}]
+REVIEW = "Review: {text} Sentiment: {label}"
+TEXTS = [{"text": "bad"}, {"text": "a good and long one"}, {"text": "so so"}]
+
+
+def answers_of(language):
+    rule = number(after="the answer is")
+    found = []
+    for program in (
+        self_consistency(QA, STEPS, rule, samples=6),
+        zero_shot_chain_of_thought(QA),
+    ):
+        found.append(program.apply(program.init(None, language), language, SUMS))
+    program = few_shot(REVIEW, ("negative", "positive"), [])
+    params = program.init(None, language)
+    params = contextual_calibration(program, params, language)
+    found.append(program.apply(params, language, TEXTS))
+    return found
+
+
+def test_procedures_run_on_an_endpoint_as_in_process(tmp_path):
+    scripted = Scripted(reason, lean)
+    near = answers_of(scripted.language)
+    assert [a.value for a in near[0]] == [7, 14, 7]
+    assert {a.value for a in near[2]} == {0, 1}
+    log = tmp_path / "log"
+    with far(served(scripted), log=log) as (server, endpoint):
+        assert answers_of(endpoint.language) == near
+        paid, asked = endpoint.paid, len(server.seen)
+    assert paid == asked == 2 + 4 + 6 + 6
+    with connected(server.url, log=log, budget=paid) as endpoint:
+        assert answers_of(endpoint.language) == near  # nothing is left, and no server
+
+
+def test_a_language_of_an_endpoint_knows_its_context():
+    def say(prompt):
+        yield Request(prompt, length=5)
+
+    with far(upper, encode=str.split, context=7) as (server, endpoint):
+        with pytest.raises(
+            ValueError, match="a prompt of 3 tokens and 5 for the answer"
+        ):
+            drive([say("a b c")], endpoint.language)
+        assert not server.seen
