@@ -29,6 +29,7 @@ HEAVY = {
     "grain",
     "huggingface_hub",
     "matplotlib",
+    "openai",
     "orbax",
     "sklearn",
     "tensorflow_datasets",
