@@ -40,7 +40,7 @@ def estimated(program: Program) -> Any:
 
 def test_each_is_what_it_is_alone_and_all_in_one_pass(monkeypatch):
     calls, observe = [], steps.observe_batch
-    spy = lambda *args: calls.append(1) or observe(*args)
+    spy = lambda *args, **kw: calls.append(1) or observe(*args, **kw)
     monkeypatch.setattr(steps, "observe_batch", spy)
     params = estimated(ALL)
     assert len(calls) == 3  # batches
