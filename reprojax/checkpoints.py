@@ -4,7 +4,7 @@
         state = kept.latest(begin) or begin()
         for step in range(int(state.step), steps):
             state = train_step(state, step)
-            if kept.due() or step + 1 == steps:
+            if kept.due(step + 1) or step + 1 == steps:
                 kept.save(step + 1, state)
                 if kept.stopping:  # SIGTERM came; asked here, the state is saved
                     break
@@ -14,7 +14,11 @@ time), `checkpoints/<step>` (the newest ones) and `damaged/` (what did not read 
 Orbax notices neither a flipped bit nor a changed dtype, so each checkpoint carries the
 spec and the crc32 of every leaf; one rename commits it all.
 
-For one process. A state is any pytree of jax and numpy arrays, typed keys included.
+A state is any pytree of jax and numpy arrays, typed keys included. Several processes
+share the folder and hold the same state: each calls everything here at the same steps,
+process 0 alone locks and renames, and orbax writes once. There a SIGTERM to any of them
+makes all of them save at one step (jax hears it; without a time of their own, since
+clocks differ, they save at the ends of epochs else).
 """
 
 import errno
@@ -28,13 +32,15 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from reprojax.core import PyTree
 
@@ -79,9 +85,12 @@ class Checkpoints:
         with ExitStack() as stack:
             stack.enter_context(self._listening())
             if self.folder is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(only_writer(self.folder))
-                _claim(self.folder, self._identity, self._resume)
+                with _first("opening", self.folder) as here:
+                    if here:
+                        self.folder.mkdir(parents=True, exist_ok=True)
+                        stack.enter_context(only_writer(self.folder))
+                        _claim(self.folder, self._identity, self._resume)
+                        _tidy(self.folder)
                 self._orbax = _manager(self.folder, self._keep)
             self._leave = stack.pop_all()
         return self
@@ -105,16 +114,26 @@ class Checkpoints:
         """The steps whose checkpoints are complete on disk, oldest first."""
         return [] if self.folder is None else _steps(self.folder)
 
-    def due(self) -> bool:
-        """Whether to save now: SIGTERM came, or the last save was long ago."""
+    def due(self, step: int) -> bool:
+        """Whether to save now: SIGTERM came, or the last save was long ago.
+
+        To be asked after every step: several processes agree on one by it.
+        """
+        if jax.process_count() > 1:
+            self.stopping = multihost_utils.reached_preemption_sync_point(step)
+            return self.stopping
         return self.stopping or time.monotonic() - self._saved_at > self._seconds
 
-    def latest(self, like: PyTree | Callable[[], PyTree]) -> PyTree | None:
+    def latest(
+        self,
+        like: PyTree | Callable[[], PyTree],
+        held: NamedSharding | None = None,
+    ) -> PyTree | None:
         """The newest state whose checksums hold; None where nothing was saved.
 
         `like` is a function that makes a first state, its `jax.eval_shape`, or an
         example whose shardings are then used. What `like` commits to no device comes
-        back uncommitted, as fresh arrays are.
+        back uncommitted, as fresh arrays are; or all of it lies as `held` says.
 
         Damaged checkpoints are moved to `damaged/`, with a warning, when an older one
         is whole. ValueError if none is, or if the state is of another program.
@@ -122,6 +141,8 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             like = jax.eval_shape(like) if callable(like) else like
+            if held is not None:
+                like = jax.tree.map(partial(_held, held), like)
             try:
                 state = self._read(step, like)
             except _Damaged as reason:
@@ -186,6 +207,8 @@ class Checkpoints:
             if str(again) != str(error):
                 error.add_note(f"closing orbax failed as well: {again}")
         assert self.folder is not None
+        if jax.process_index() == 0:
+            _tidy(self.folder)
         self._orbax, self._newest = _manager(self.folder, self._keep), None
         newest = f"step {max(self.steps)}" if self.steps else "nothing else"
         where = f"{newest} is whole in {self.folder}"
@@ -222,10 +245,11 @@ class Checkpoints:
         assert self.folder is not None
         aside = self.folder / "damaged"
         self._orbax.close()
-        aside.mkdir(exist_ok=True)
-        for step in damaged:
-            place = aside / f"{step}-{time.time_ns()}"
-            (self.folder / "checkpoints" / f"{step}").rename(place)
+        with _first("setting damaged checkpoints aside in", self.folder) as here:
+            aside.mkdir(exist_ok=True)
+            for step in damaged if here else ():
+                place = aside / f"{step}-{time.time_ns()}"
+                (self.folder / "checkpoints" / f"{step}").rename(place)
         self._orbax = _manager(self.folder, self._keep)
         warnings.warn(
             f"going on from step {used}, since newer checkpoints are damaged; they are "
@@ -236,7 +260,8 @@ class Checkpoints:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """SIGTERM sets `stopping`; Python lets the main thread alone hear signals."""
-        if threading.current_thread() is not threading.main_thread():
+        alone = jax.process_count() == 1  # else jax has the signal
+        if not alone or threading.current_thread() is not threading.main_thread():
             yield
             return
 
@@ -248,6 +273,22 @@ class Checkpoints:
             yield
         finally:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
+def _first(doing: str, folder: Path) -> Iterator[bool]:
+    """Process 0 does it, the others wait, and all raise if it failed."""
+    here, error = jax.process_index() == 0, None
+    try:
+        yield here
+    except Exception as caught:
+        error = caught
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
+        if failed and not here:
+            raise ValueError(f"{doing} {folder} failed in process 0, which says why")
+    if error is not None:
+        raise error
 
 
 class _Damaged(Exception):
@@ -308,12 +349,16 @@ def _claim(folder: Path, identity: Mapping[str, Any], resume: bool) -> None:
         )
 
 
+def _tidy(folder: Path) -> None:
+    """Remove what a killed save left."""
+    for torn in (folder / "checkpoints").glob("*.orbax-checkpoint-tmp"):
+        shutil.rmtree(torn)
+
+
 def _manager(folder: Path, keep: int) -> Any:
     from orbax.checkpoint import v1 as ocp
 
     home: Any = folder / "checkpoints"
-    for torn in home.glob("*.orbax-checkpoint-tmp"):  # what a killed save left
-        shutil.rmtree(torn)
     policy: Any = ocp.training.preservation_policies.LatestN(keep)
     return ocp.training.Checkpointer(home, preservation_policy=policy)
 
@@ -394,6 +439,10 @@ def _free(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return not leaf.committed
     return not isinstance(leaf, np.ndarray) and leaf.sharding is None
+
+
+def _held(held: NamedSharding, leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=held)
 
 
 def _abstract(leaf: Any) -> Any:

@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
+from reprojax import parallel
+from reprojax.caches import cached
 from reprojax.checkpoints import Checkpoints
 from reprojax.core import Params, Program, PyTree
 from reprojax.data import Task, check, digest, order
@@ -24,6 +27,7 @@ from reprojax.statistics import Refresh
 from reprojax.steps import (
     Clock,
     State,
+    Trace,
     bar,
     begin,
     check_answer,
@@ -62,9 +66,13 @@ def fit(
     loss: Loss = cross_entropy,
     record_sites: tuple[str, ...] = (),
     refresh: Refresh = "epoch",
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
+    cache: bool | str | Path = False,
     out: str | Path | None = None,
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
+    profile: str | Path | None = None,
     progress: bool = True,
 ) -> Fitted:
     """Train a program on a task, select on validation, and read the test split once.
@@ -76,44 +84,67 @@ def fit(
         loss: a function of the recorded values; `record_sites` names more of them.
         refresh: when label maps are estimated, beyond once before the first step: from
             each epoch's own steps, by an exact second pass, or not again.
+        mesh: the devices, from `parallel.mesh`; what is to be equal on all of them is
+            copied there, and weights that lie on it already stay as they are.
+        accumulate: into how many parts a batch is cut, one after the other, to fit the
+            memory; the gradient is that of the whole batch.
+        cache: train on the values below the lowest edit, computed once: in memory, or
+            in the folder of that name. See `caches`.
         out: a folder for checkpoints; `resume` continues the run there to the same
             bits.
         identity: what else makes this run itself, as JSON; a resume with another is
             refused.
+        profile: a folder for a profile of a few steps, for TensorBoard.
     """
-    check_settings(task, epochs, batch, refresh)
+    check_settings(task, epochs, batch, refresh, accumulate)
+    run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
+    run |= {"data": digest(task), **(identity or {})}
+    if cache:
+        run["cache"] = True
+        program, task = _cached(program, frozen, task, batch, cache, progress)
     size = min(batch, len(task.train.y))
     steps = order.steps(task.train, size)
     images = jax.ShapeDtypeStruct((size, *task.train.x.shape[1:]), task.train.x.dtype)
     check_answer(program, frozen, task, images, record_sites)
-    frozen = jax.device_put(frozen)
+    frozen = parallel.settle(frozen, mesh)
+    held = None if mesh is None else parallel.replicated(mesh)
+    given = {"frozen": frozen, "batch": size, "mesh": mesh}
+    what = program, optimizer, loss, record_sites
+    how: dict[str, Any] = {"mesh": mesh, "accumulate": accumulate}
+    if mesh is None and accumulate == 1:
+        how = {}  # the very call that a population makes, so that both compile it once
 
-    run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
-    run |= {"data": digest(task), **(identity or {})}
     clock = Clock()
     with Checkpoints(out, run, resume=resume) as checkpoints:
         first_state = partial(begin, program, optimizer, frozen, images, seed, epochs)
-        state = checkpoints.latest(first_state)
+        state = checkpoints.latest(first_state, held)
         if state is None:
             state = first_state()
-            params = estimate(program, state.params, frozen, task.train, size)
+            state = state if mesh is None else parallel.replicate(state, mesh)
+            params = estimate(program, state.params, split=task.train, **given)
             state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
         first, total = int(state.step), epochs * steps
-        with bar(first, total, progress) as line:
+        with (
+            bar(first, total, progress and jax.process_index() == 0) as line,
+            Trace(profile, first, total) as trace,
+        ):
+            rows = {"size": size, "seed": seed, "first": first, "total": total}
+            stream = partial(order.batches, **rows)
+            batches = parallel.spread(stream, task.train, mesh, accumulate)
             for step in range(first, total):
                 ends = (step + 1) % steps == 0
+                trace.before(step)
                 clock.start()
-                x, y = order.batch(task.train, size, seed, step)
-                state = train_step(
-                    program, optimizer, loss, record_sites, state, frozen, x, y
-                )
-                clock.tick(state.step, stop=ends)
+                x, y = next(batches)
+                state = train_step(*what, state, frozen, x, y, **how)
+                clock.tick(state.step, stop=ends or profile is not None)
+                trace.after(step, state)
                 line.update()
-                if saves := ends or checkpoints.due():
+                if saves := checkpoints.due(step + 1) or ends:
                     check_loss(state, step // steps)
                 if ends:
                     state = _end_epoch(
-                        program, frozen, task, refresh, steps, size, state
+                        program, frozen, task, refresh, steps, size, mesh, state
                     )
                     line.set_postfix(validation=f"{state.curves[step // steps, 1]:.3f}")
                 if saves:
@@ -121,7 +152,7 @@ def fit(
                     if checkpoints.stopping:
                         where = f"saved in {out}" if out else "nothing saved (no out=)"
                         raise SystemExit(f"stopped at step {step + 1}; {where}")
-    test = partial(evaluate, program, frozen=frozen, split=task.test, batch=size)
+    test = partial(evaluate, program, split=task.test, **given)
     curves = np.asarray(state.curves)
     accuracy = {"validation": float(curves[:, 1].max())}
     accuracy["last"] = accuracy["test"] = test(params=state.params)
@@ -137,22 +168,47 @@ def _end_epoch(
     refresh: Refresh,
     steps: int,
     size: int,
+    mesh: Mesh | None,
     state: State,
 ) -> State:
     params = state.params
     if refresh == "epoch":
         params = refresh_maps(program, params, state.sums)
     elif refresh == "exact":
-        params = estimate(program, params, frozen, task.train, size)
-    accuracy = evaluate(program, params, frozen, task.validation, size)
-    return close_epoch(state, params, accuracy, steps)
+        params = estimate(program, params, frozen, task.train, size, mesh)
+    accuracy = evaluate(program, params, frozen, task.validation, size, mesh)
+    state = close_epoch(state, params, accuracy, steps)
+    return state if mesh is None else parallel.replicate(state, mesh)
 
 
-def check_settings(task: Task, epochs: int, batch: int, refresh: str) -> None:
+def _cached(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    batch: int,
+    cache: bool | str | Path,
+    progress: bool,
+) -> tuple[Program, Task]:
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"fit got cache={cache!r} in {jax.process_count()} processes, expected it "
+            "in one alone; call caches.cached(program, frozen, task, folder=...) in "
+            "one process first, then in all of them, and give fit what it returns"
+        )
+    folder = None if isinstance(cache, bool) else cache
+    return cached(program, frozen, task, batch=batch, folder=folder, progress=progress)
+
+
+def check_settings(
+    task: Task, epochs: int, batch: int, refresh: str, accumulate: int = 1
+) -> None:
+    """Raise for settings that no run can have, or for a task that is none."""
     if min(epochs, batch) < 1:
         raise ValueError(
             f"fit got epochs={epochs} and batch={batch}, expected at least 1 of each"
         )
+    if accumulate < 1:
+        raise ValueError(f"fit got accumulate={accumulate}, expected at least 1 part")
     if refresh not in get_args(Refresh):
         raise ValueError(f"fit got refresh={refresh!r}, expected {get_args(Refresh)}")
     check(task)

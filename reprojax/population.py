@@ -190,7 +190,7 @@ def _train(
                 group = run.form.stack(states)
                 best = max(float(s.curves[step // steps, 1]) for s in states)
                 line.set_postfix(best_validation=f"{best:.3f}")
-            if ends or checkpoints.due():
+            if checkpoints.due(step + 1) or ends:
                 checkpoints.save(step + 1, run.form.split(group))
                 if checkpoints.stopping:
                     where = f"saved in {checkpoints.folder}"

@@ -6,19 +6,23 @@ evaluation, its controls) share what was compiled.
 
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from reprojax import statistics
+from reprojax import parallel, statistics
 from reprojax.core import Key, Params, Program, PyTree
 from reprojax.data import Split, Task, in_order
 from reprojax.losses import Loss
+from reprojax.parallel import held, spread
 from reprojax.taps import record
 
 
@@ -74,7 +78,12 @@ def _no_sums(program: Program, params: Params, frozen: PyTree, images: Any) -> P
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+@partial(
+    jax.jit,
+    static_argnums=(0, 1, 2, 3),
+    static_argnames=("accumulate", "mesh"),
+    donate_argnums=4,
+)
 def train_step(
     program: Program,
     optimizer: optax.GradientTransformation,
@@ -84,29 +93,84 @@ def train_step(
     frozen: PyTree,
     x: jax.Array,
     labels: jax.Array,
+    *,
+    accumulate: int = 1,
+    mesh: Mesh | None = None,
 ) -> State:
-    """One update of the learnable params, and the sums for the label maps."""
+    """One update of the learnable params, and the sums for the label maps.
+
+    Args:
+        accumulate: into how many parts the batch is cut, one after the other: memory
+            falls, the gradient stays that of the whole batch. On a CPU, convolutions
+            are slow in the loop that this compiles to.
+        mesh: over which the rows lie, and where the state is replicated.
+    """
     key = jax.random.fold_in(state.key, state.step)
-
-    def objective(learnable: PyTree) -> tuple[jax.Array, dict[str, Any]]:
-        params = state.params._replace(learnable=learnable)
-        wanted = ["output", *statistics.raw_sites(program), *sites]
-        call = record(program.apply, wanted, also=statistics.is_news)
-        _, seen = call(params, frozen, x, key=key)
-        return loss(seen, labels, learnable), seen
-
     learnable = state.params.learnable
-    (value, seen), grads = jax.value_and_grad(objective, has_aux=True)(learnable)
-    updates, opt = optimizer.update(grads, state.opt, learnable)
-    sums = statistics.observe(program, state.params, seen, labels)
-    params = statistics.put_news(state.params, seen)
-    return state._replace(
-        params=params._replace(learnable=optax.apply_updates(learnable, updates)),
+    wanted = ("output", *statistics.raw_sites(program), *sites)
+
+    def part(params: Params, key: Key, x: jax.Array, labels: jax.Array) -> _Part:
+        def objective(learnable: PyTree) -> tuple[jax.Array, dict[str, Any]]:
+            call = record(program.apply, wanted, also=statistics.is_news)
+            _, seen = call(params._replace(learnable=learnable), frozen, x, key=key)
+            return loss(seen, labels, learnable), seen
+
+        (value, seen), grads = jax.value_and_grad(objective, has_aux=True)(learnable)
+        sums = statistics.observe(program, params, seen, labels)
+        return _Part(value, grads, sums, statistics.put_news(params, seen))
+
+    if accumulate == 1:
+        whole = part(state.params, key, x, labels)
+    else:
+        rows = parallel.micro_batches((x, labels), accumulate, mesh)
+        whole = _accumulated(part, state, key, *rows)
+    updates, opt = optimizer.update(whole.grads, state.opt, learnable)
+    moved = optax.apply_updates(learnable, updates)
+    new = state._replace(
+        params=whole.params._replace(learnable=moved),
         opt=opt,
         step=state.step + 1,
-        loss=state.loss + value,
-        sums=jax.tree.map(jnp.add, state.sums, sums),
+        loss=state.loss + whole.loss,
+        sums=jax.tree.map(jnp.add, state.sums, whole.sums),
     )
+    return held(new, mesh)
+
+
+class _Part(NamedTuple):
+    """What a part of a batch, or all of it, gives."""
+
+    loss: jax.Array
+    grads: PyTree
+    sums: PyTree
+    params: Params  # with new batch statistics
+
+
+def _accumulated(
+    part: Callable[..., _Part], state: State, key: Key, x: Any, labels: jax.Array
+) -> _Part:
+    """The sum over parts [n B ...], each weighed by its real rows.
+
+    A mean of means would be biased where a batch is filled. Batch statistics move once
+    a part.
+    """
+    real = (labels >= 0).sum(1)
+    share = real / jnp.maximum(real.sum(), 1)
+
+    def add(total: _Part, each: tuple) -> tuple[_Part, None]:
+        i, share, x, labels = each
+        new = part(total.params, jax.random.fold_in(key, i), x, labels)
+        weighed = lambda old, new: old + share.astype(old.dtype) * new
+        return _Part(
+            total.loss + share * new.loss,
+            jax.tree.map(weighed, total.grads, new.grads),
+            jax.tree.map(jnp.add, total.sums, new.sums),
+            new.params,
+        ), None
+
+    grads = jax.tree.map(jnp.zeros_like, state.params.learnable)
+    sums = jax.tree.map(jnp.zeros_like, state.sums)
+    start = _Part(jnp.zeros(()), grads, sums, state.params)
+    return jax.lax.scan(add, start, (jnp.arange(len(x)), share, x, labels))[0]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -122,41 +186,57 @@ def count_correct(
     return (answers == labels).sum(0)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def observe_batch(
-    program: Program, params: Params, frozen: PyTree, x: jax.Array, labels: jax.Array
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    x: jax.Array,
+    labels: jax.Array,
+    *,
+    mesh: Mesh | None = None,
 ) -> PyTree:
     """What one batch shows to the label maps, in evaluation."""
     call = record(program.apply, statistics.raw_sites(program))
-    return statistics.observe(program, params, call(params, frozen, x)[1], labels)
+    seen = call(params, frozen, x)[1]
+    return held(statistics.observe(program, params, seen, labels), mesh)
 
 
 refresh_maps = jax.jit(statistics.refresh, static_argnums=0)
 
 
 def evaluate(
-    program: Program, params: Params, frozen: PyTree, split: Split, batch: int
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    split: Split,
+    batch: int,
+    mesh: Mesh | None = None,
 ) -> Any:
     """The accuracy on a split, in its order: a float, or [K] where there are K answers.
 
     K answers come from `alignments.several`.
     """
-    hits = [
-        count_correct(program, params, frozen, x, y) for x, y in in_order(split, batch)
-    ]
+    batches = spread(partial(in_order, size=batch), split, mesh)
+    hits = [count_correct(program, params, frozen, x, y) for x, y in batches]
     accuracy = np.sum(jax.device_get(hits), axis=0) / len(split.y)
     return accuracy if accuracy.ndim else float(accuracy)
 
 
 def estimate(
-    program: Program, params: Params, frozen: PyTree, split: Split, batch: int
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    split: Split,
+    batch: int,
+    mesh: Mesh | None = None,
 ) -> Params:
     """The params with label maps from one exact pass over a split."""
     if not statistics.estimated(program):
         return params
     total = None
-    for x, y in in_order(split, batch):
-        sums = observe_batch(program, params, frozen, x, y)
+    for x, y in spread(partial(in_order, size=batch), split, mesh):
+        sums = observe_batch(program, params, frozen, x, y, mesh=mesh)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     assert total is not None
     return refresh_maps(program, params, total)
@@ -237,3 +317,34 @@ class Clock:
     def seconds_per_step(self) -> float:
         """NaN where there was the first step alone."""
         return self.total / self.steps if self.steps > 0 else float("nan")
+
+
+class Trace:
+    """A profile of five steps, by process 0, for TensorBoard; the first two compile.
+
+    Without a folder, nothing; of a run with one step left, that one.
+    """
+
+    def __init__(self, folder: str | Path | None, first: int, total: int) -> None:
+        begin = min(first + 2, max(first, total - 1))
+        self.folder = folder if jax.process_index() == 0 else None
+        self.span = range(begin, min(begin + 5, total))
+        self.running = False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+
+    def before(self, step: int) -> None:
+        if self.folder is not None and step == self.span.start:
+            jax.profiler.start_trace(str(self.folder))
+            self.running = True
+
+    def after(self, step: int, state: PyTree) -> None:
+        if self.running and step + 1 == self.span.stop:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self.running = False

@@ -91,7 +91,7 @@ def train(folder: Path, steps: int, every: int, pause: float = 0.0) -> State:
         for step in range(first, steps):
             state = advance(state)
             time.sleep(pause)
-            if kept.due() or (step + 1) % every == 0:
+            if kept.due(step + 1) or (step + 1) % every == 0:
                 kept.save(step + 1, state)
                 if step == first:
                     kept.wait()
@@ -162,9 +162,9 @@ def test_sigterm_is_heard_inside_alone(tmp_path):
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     try:
         with Checkpoints(None, {}) as kept:
-            assert not kept.due()
+            assert not kept.due(1)
             os.kill(os.getpid(), signal.SIGTERM)
-            assert kept.stopping and kept.due() and not heard
+            assert kept.stopping and kept.due(1) and not heard
         os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [1]
     finally:
@@ -193,11 +193,11 @@ def test_a_save_is_due_after_a_while(monkeypatch):
     monkeypatch.setattr("reprojax.checkpoints.time", clock)
     with Checkpoints(None, RUN, minutes=2.0) as kept:
         now[0] += 119
-        assert not kept.due()
+        assert not kept.due(1)
         now[0] += 2
-        assert kept.due()
+        assert kept.due(1)
         kept.save(1, begin())
-        assert not kept.due()
+        assert not kept.due(1)
 
 
 def saved(folder: Path, *steps: int, **options: Any) -> Path:

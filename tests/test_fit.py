@@ -220,7 +220,7 @@ def test_a_program_without_learnable_params_is_only_estimated():
 def test_the_first_of_the_best_epochs_is_selected(monkeypatch):
     shown = []
 
-    def scripted(program, params, frozen, split, batch):
+    def scripted(program, params, frozen, split, batch, mesh):
         shown.append(bits(params))
         return [0.2, 0.7, 0.7, 0.4, 0.25, 0.75][len(shown) - 1]
 
@@ -403,7 +403,7 @@ def test_params_that_the_very_last_step_broke_are_noticed():
 
 
 def test_nothing_is_saved_of_a_diverged_epoch_that_a_signal_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    monkeypatch.setattr(Checkpoints, "due", lambda self, step: True)
     with pytest.raises(ValueError, match="in epoch 2"):
         train(optimizer=broken_from(4), out=tmp_path)
     saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())

@@ -15,8 +15,8 @@ FLOORS = (
     ("formats", "locations", "operators", "alignments"),
     ("losses", "statistics", "observation"),
     ("models", "data", "searches", "dependence", "text"),
-    ("recipes",),
-    ("taxonomy", "checkpoints", "steps", "parallel"),
+    ("recipes", "parallel"),
+    ("taxonomy", "checkpoints", "steps"),
     ("caches", "members"),
     ("fit",),
     # Above: what a user calls (population, storage, testing, ...).

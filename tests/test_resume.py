@@ -62,7 +62,7 @@ def steps_in(folder: Path) -> list[int]:
 def test_a_run_stopped_after_every_step_ends_in_the_same_bits(tmp_path, monkeypatch):
     whole = outcome(train())
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "due", lambda self: True)
+        patch.setattr(Checkpoints, "due", lambda self, step: True)
         patch.setattr(Checkpoints, "stopping", True)
         for step in range(1, 3 * STEPS + 1):
             with pytest.raises(SystemExit, match=f"stopped at step {step}; saved in /"):
@@ -80,7 +80,7 @@ def test_a_finished_run_is_read_and_not_trained_again(tmp_path, monkeypatch):
 
 
 def test_without_a_folder_a_signal_stops_and_says_that_nothing_is_kept(monkeypatch):
-    monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    monkeypatch.setattr(Checkpoints, "due", lambda self, step: True)
     monkeypatch.setattr(Checkpoints, "stopping", True)
     with pytest.raises(
         SystemExit, match=r"stopped at step 1; nothing saved \(no out=\)"

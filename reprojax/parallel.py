@@ -1,0 +1,381 @@
+"""One device, many, or several processes: the same program, the same numbers.
+
+    parallel.start()                                # in several processes, first of all
+    mesh = parallel.mesh()                          # all devices, axis "data"
+    fit(program, frozen, task, ..., mesh=mesh)
+
+    mesh = parallel.mesh(model=2)                   # axes "data" and "model"
+    rules = {"*/kernel": P(None, "model")}          # of those that fit, the first
+    frozen = parallel.place(frozen, mesh, rules)    # or straight from a file:
+    frozen = parallel.load("weights.safetensors", mesh, rules)
+
+A program's state is replicated and the rows of a batch lie over "data". Frozen weights
+are replicated, or lie as the rules say. All is compiled by `jax.jit`, and what devices
+must say to each other XLA finds out: a loss is a sum over rows divided by a number of
+rows, whoever has them, so a program needs no word for this. Axes are `AxisType.Auto`,
+because with Explicit ones an ordinary model does not concatenate or pad.
+
+A batch that the devices do not divide is filled with images that it has, under the
+label -1, which weighs nothing in a loss or a count.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from reprojax.core import PyTree
+from reprojax.data import Split
+from reprojax.models import weights
+
+Rules = Mapping[str, PartitionSpec]
+"""{pattern of an array's path, such as "*/kernel": how it lies on the mesh}."""
+
+DATA = "data"  # the axis of the rows
+
+
+def start(
+    address: str | None = None,
+    processes: int | None = None,
+    index: int | None = None,
+    *,
+    timeout: int = 300,
+    heartbeat: int = 100,
+    cluster: str | None = None,
+) -> None:
+    """Join this process to the others of a run, before JAX is used for anything else.
+
+    Slurm, TPU pods, Kubernetes and Open MPI say themselves who is who, and
+    `cluster="mpi4py"` asks mpi4py. Elsewhere each process names the same address.
+
+    Args:
+        address: "host:port" of process 0, on a port that is free there.
+        processes, index: how many there are, and which one this is.
+        timeout: seconds to wait for the others to come.
+        heartbeat: seconds of silence after which a process counts as dead. That ends
+            the others by SIGABRT, so that none waits for ever; start them all again
+            with `resume=True`.
+    """
+    given = {"address": address, "processes": processes, "index": index}
+    if address is not None:
+        _check_address(address, processes, index)
+    try:
+        jax.distributed.initialize(
+            address,
+            processes,
+            index,
+            cluster_detection_method=cluster,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=heartbeat,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"this process could not join a run of several ({error}); start came with "
+            f"{given}, expected a cluster that JAX knows, or all three, the same "
+            'address everywhere: call parallel.start("host:port", processes, index) '
+            "once, before anything that uses a device (jax.devices(), an array)"
+        ) from error
+
+
+def _check_address(address: str, processes: int | None, index: int | None) -> None:
+    _, _, port = address.rpartition(":")
+    if not port.isdecimal() or processes is None or index is None:
+        raise ValueError(
+            f"start came with address={address!r}, processes={processes} and "
+            f'index={index}, expected "host:port" and two numbers'
+        )
+    if not 0 <= index < processes:
+        raise ValueError(
+            f"start came with index={index} of {processes} processes, expected 0 to "
+            f"{processes - 1}"
+        )
+    if index == 0:
+        with socket.socket() as probe:  # JAX would end the process without a word
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", int(port)))
+            except OSError as error:
+                raise ValueError(
+                    f"address {address!r} came for process 0, but port {port} cannot "
+                    f"be had here ({error.strerror}); expected a free one; give all "
+                    "processes another"
+                ) from error
+
+
+def mesh(model: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices, of all processes, along "data".
+
+    With `model`, along "data" and "model", so many to share each sharded array; 1 lets
+    the same rules serve a machine that has one device.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if model is not None and (model < 1 or len(devices) % model):
+        raise ValueError(
+            f"mesh came with model={model} for {len(devices)} devices, expected a "
+            f"divisor of {len(devices)}"
+        )
+    shape = (len(devices),) if model is None else (len(devices) // model, model)
+    names = (DATA, "model")[: len(shape)]
+    return jax.make_mesh(shape, names, (AxisType.Auto,) * len(shape), devices=devices)
+
+
+def check_mesh(mesh: Mesh) -> None:
+    """ValueError unless batches can lie along its "data" and its axes are Auto."""
+    if DATA not in mesh.shape or set(mesh.axis_types) != {AxisType.Auto}:
+        kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+        raise ValueError(
+            f"a mesh with the axes {kinds} came, expected Auto axes and one named "
+            f'"{DATA}"; call parallel.mesh(), or give jax.make_mesh axis_types'
+        )
+
+
+# -- trees on a mesh
+
+
+def place(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
+    """A tree on a mesh: each array as the first rule that fits its path says.
+
+    A path is "params/block_0/kernel", and a star stands for anything in it. What no
+    rule fits is replicated. A rule that decides no array is an error, as is an axis of
+    an array that the mesh does not divide. Every process gives the same tree.
+    """
+    leaves, form = jax.tree_util.tree_flatten_with_path(tree)
+    named = [(_path(path), leaf) for path, leaf in leaves]
+    shapes = {name: np.shape(leaf) for name, leaf in named}
+    lies = _shardings(shapes, mesh, rules or {})
+    return jax.tree.unflatten(form, [_put(leaf, lies[name]) for name, leaf in named])
+
+
+def on_mesh(frozen: PyTree, mesh: Mesh) -> PyTree:
+    """Frozen weights that lie on the mesh as they lie there, all others replicated."""
+
+    def put(path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+            return _put(leaf, replicated(mesh))
+        there = leaf.sharding
+        same = there.device_set == set(mesh.devices.flat)
+        if same and getattr(there, "mesh", mesh) == mesh:
+            return leaf
+        raise ValueError(
+            f"the frozen array {_path(path)!r} lies on "
+            f"{getattr(there, 'mesh', there)}, and the program runs on {mesh}; "
+            "expected one mesh; call parallel.place(frozen, mesh, rules) on arrays of "
+            "the host, or give fit the mesh of the weights"
+        )
+
+    return jax.tree_util.tree_map_with_path(put, frozen)
+
+
+def load(
+    path: str | Path, mesh: Mesh, rules: Rules | None = None, dtype: Any = None
+) -> PyTree:
+    """A safetensors file, or a folder of shards, straight onto a mesh.
+
+    Each process reads the bytes of its own devices alone, and no array is whole on the
+    host. Rules are as in `place`. Names with slashes make nested dicts, as
+    `flax.traverse_util.flatten_dict(frozen, sep="/")` wrote them; others stay.
+
+    Args:
+        dtype: of the floats, such as jnp.bfloat16; by default as they are stored.
+    """
+    from flax.traverse_util import unflatten_dict
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    slices: dict[str, Any] = {}
+    for file in weights.files(path) if path.is_dir() else [path]:
+        try:
+            opened = safe_open(file, framework="np")
+            slices |= {name: opened.get_slice(name) for name in opened.keys()}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{file} could not be read as safetensors ({error}), expected a whole "
+                "file of that format; fetch it again"
+            ) from error
+    shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+    lies = _shardings(shapes, mesh, rules or {})
+
+    def read(name: str) -> jax.Array:
+        def own(index: Any) -> np.ndarray:
+            part = slices[name][index if index else ...]
+            floats = jnp.issubdtype(part.dtype, jnp.floating)
+            return part.astype(dtype) if dtype is not None and floats else part
+
+        return jax.make_array_from_callback(shapes[name], lies[name], own)
+
+    return unflatten_dict({name: read(name) for name in slices}, sep="/")
+
+
+def cast(tree: PyTree, dtype: Any = jnp.bfloat16) -> PyTree:
+    """The floats of a frozen tree in another type; a model computes in that of its
+    weights, while learnable params, the optimiser's state and the loss stay float32."""
+
+    def one(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _shardings(
+    shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, rules: Rules
+) -> dict[str, NamedSharding]:
+    """How each array lies, by its path."""
+    chosen = {
+        name: next((rule for rule in rules if fnmatchcase(name, rule)), None)
+        for name in shapes
+    }
+    if idle := [rule for rule in rules if rule not in chosen.values()]:
+        raise ValueError(
+            f"the rule {idle[0]!r} decides no array, expected a pattern of a path that "
+            f"no earlier rule fits; the paths begin "
+            f"{sorted(shapes)[:4]}"
+        )
+    for name, rule in chosen.items():
+        if rule is not None:
+            _check_divides(name, shapes[name], rule, rules[rule], mesh)
+    everywhere = PartitionSpec()
+    return {
+        name: NamedSharding(mesh, everywhere if rule is None else rules[rule])
+        for name, rule in chosen.items()
+    }
+
+
+def _check_divides(
+    name: str, shape: tuple[int, ...], rule: str, spec: PartitionSpec, mesh: Mesh
+) -> None:
+    known = f"the mesh has {dict(mesh.shape)}"
+    if len(spec) > len(shape):
+        raise ValueError(
+            f"the rule {rule!r} is of {len(spec)} axes ({spec}), but {name!r} has the "
+            f"shape {shape}; expected at most {len(shape)}"
+        )
+    for axis, wanted in enumerate(spec):
+        names = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+        if missing := [n for n in names if n not in mesh.shape]:
+            raise ValueError(
+                f"the rule {rule!r} names the mesh axis {missing[0]!r}, but {known}; "
+                "call parallel.mesh(model=...)"
+            )
+        count = prod(mesh.shape[n] for n in names)
+        if shape[axis] % count:
+            raise ValueError(
+                f"axis {axis} of {name!r} (shape {shape}) does not divide by the "
+                f"{count} devices of mesh axis {' * '.join(names)!r}; {known}; "
+                "expected a multiple; shard another axis, or replicate this array by a "
+                f"rule before {rule!r}: {name!r}: PartitionSpec()"
+            )
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array):
+        if leaf.sharding == sharding:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = _put(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        if not leaf.is_fully_addressable:  # it lies on other processes' devices too
+            return jax.jit(lambda a: a, out_shardings=sharding)(leaf)
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+
+# -- what a training loop asks for
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole of an array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def settle(frozen: PyTree, mesh: Mesh | None) -> PyTree:
+    """Frozen weights where the program runs: on the mesh, or on the one device."""
+    if mesh is None:
+        return jax.device_put(frozen)
+    check_mesh(mesh)
+    return on_mesh(frozen, mesh)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The whole tree on every device; every process gives the same."""
+    return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), tree)
+
+
+# -- rows on a mesh
+
+
+def padded(size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
+    """The rows of a batch, filled so that devices and micro-batches divide them."""
+    times = accumulate * (1 if mesh is None else mesh.shape[DATA])
+    return -(-size // times) * times
+
+
+def spread(
+    batches: Callable[[Split], Iterable[tuple[Any, np.ndarray]]],
+    split: Split,
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
+) -> Iterator[tuple[Any, Any]]:
+    """The batches of a split, filled and over the mesh; as they come without one.
+
+    Each process reads the rows of its own devices alone.
+    """
+    if mesh is None and accumulate == 1:
+        yield from batches(split)
+        return
+    # The same order, of row numbers: which of them to read, each process then sees.
+    for rows, y in batches(Split(np.arange(len(split.y)), split.y)):
+        size = padded(len(y), mesh, accumulate)
+        rows = np.resize(rows, size)  # real images again: some statistics see them
+        y = np.pad(y, (0, size - len(y)), constant_values=-1)
+        yield (split.x[rows], y) if mesh is None else _over(mesh, split.x, rows, y)
+
+
+def _over(
+    mesh: Mesh, x: Any, rows: np.ndarray, y: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    lies = NamedSharding(mesh, PartitionSpec(DATA))
+    read: dict[tuple, np.ndarray] = {}
+
+    def own(index: Any) -> np.ndarray:
+        span = index[0].indices(len(rows))
+        if span not in read:  # once for all devices along "model"
+            read[span] = np.asarray(x[rows[index[0]]])
+        return read[span]
+
+    values = jax.make_array_from_callback((len(rows), *x.shape[1:]), lies, own)
+    return values, jax.make_array_from_callback(y.shape, lies, lambda i: y[i])
+
+
+# -- inside a compiled step
+
+
+def held(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Replicated, lest XLA spreads a result as it likes."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def micro_batches(tree: PyTree, count: int, mesh: Mesh | None = None) -> PyTree:
+    """[B ...] -> [count B/count ...]: row i goes to part i % count, so that each device
+    keeps its own rows."""
+
+    def cut(a: jax.Array) -> jax.Array:
+        a = jnp.moveaxis(a.reshape(-1, count, *a.shape[1:]), 1, 0)
+        if mesh is None:
+            return a
+        lies = NamedSharding(mesh, PartitionSpec(None, DATA))
+        return jax.lax.with_sharding_constraint(a, lies)
+
+    return jax.tree.map(cut, tree)
