@@ -83,6 +83,11 @@ def check_labels(
         one_token_each(language.encode, prompt, labels)
         return
     found = label_tokens(language.encode, prompt, labels)
+    if same := _twice(labels, found):
+        raise ValueError(
+            f"the labels {same[0]!r} and {same[1]!r} have the same tokens, expected "
+            "others; the tokeniser may not know the words"
+        )
     if by == "sum":
         _check_beginnings(labels, found)
 

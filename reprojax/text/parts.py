@@ -100,9 +100,10 @@ def _fitting(
         if not kept or drop == "refuse":
             what = f"{len(kept)} demonstrations and the query" if kept else "the query"
             raise ValueError(
-                f"{what} are {tokens} tokens, expected at most {room}; nothing is cut: "
-                "give a larger budget, fewer demonstrations, or shorter ones. The "
-                f"query begins {behind[:60]!r}"
+                f"{what} are {tokens} tokens, expected at most {room}, what the "
+                "budget leaves; nothing is cut: give a larger budget, a shorter "
+                "answer, fewer demonstrations, or shorter ones. The query begins "
+                f"{behind[:60]!r}"
             )
         kept = kept[1:] if drop == "first" else kept[:-1]
     return kept

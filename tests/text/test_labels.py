@@ -53,6 +53,12 @@ def test_a_label_that_begins_another_would_always_win():
     check_labels(language, "So:", [" no", " note"])  # other tokens
 
 
+def test_labels_of_the_same_tokens_are_refused():
+    unknown = lambda text: [7] * len(text.split())
+    with pytest.raises(ValueError, match="' good' and ' bad' have the same tokens"):
+        check_labels(Scripted(encode=unknown).language, "So:", [" good", " bad"])
+
+
 def test_without_tokens_only_the_words_are_checked():
     language = Scripted().language
     check_labels(language, "So:", [" not good", " not"])
