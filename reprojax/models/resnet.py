@@ -1,13 +1,14 @@
 """ResNet-18, 34, 50 and their like (arXiv 1512.03385); the 3x3 convolution strides."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
-from reprojax.models.layers import BatchNorm, head, windows
+from reprojax.models.layers import BatchNorm, Pointwise, Stem, head
 from reprojax.models.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,8 +22,10 @@ from reprojax.models.weights import (
 )
 
 
-def conv(width: int, side: int, stride: int = 1, *, name: str) -> nn.Conv:
+def conv(width: int, side: int, stride: int = 1, *, name: str) -> nn.Module:
     """A convolution padded alike on all sides, as torch pads it; no bias."""
+    if side == 1:
+        return Pointwise(width, stride, bias=False, name=name)
     return nn.Conv(
         width, (side, side), stride, padding=side // 2, use_bias=False, name=name
     )
@@ -68,13 +71,18 @@ class Stage(nn.Module):
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """3x3 at stride 2, padded by one; of maxima its gradient is fast on a CPU too."""
-    out = ((x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2)
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    first, *rest = (value for _, _, value in windows(x, out, 2))
-    for value in rest:
-        first = jnp.maximum(first, value)
-    return first
+    """3x3 at stride 2, padded by one; of three rows, then of three columns.
+
+    On a CPU, forward and gradient take half of what a maximum over all nine takes, and a
+    third of what `lax.reduce_window` does (experiments/benchmarks/forms.py).
+    """
+    for axis in (1, 2):
+        pads = [(int(i == axis),) * 2 for i in range(4)]
+        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+        end = 2 * ((x.shape[axis] + 1) // 2) - 1
+        shifted = [lax.slice_in_dim(padded, i, i + end, 2, axis) for i in range(3)]
+        x = functools.reduce(jnp.maximum, shifted)
+    return x
 
 
 class ResNet(nn.Module):
@@ -88,8 +96,9 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B S"]:
-        x = conv(self.stem, 7, 2, name="stem")(x)
-        x = max_pool(nn.relu(BatchNorm(name="stem_norm")(x)))
+        x = BatchNorm(name="stem_norm")(Stem(self.stem, name="stem")(x))
+        # the maxima first: they commute, and a quarter of the values is left
+        x = nn.relu(max_pool(x))
         for i, (depth, width) in enumerate(
             zip(self.depths, self.widths, strict=True), 1
         ):
