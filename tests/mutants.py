@@ -589,8 +589,8 @@ MUTANTS = (
     Mutant(
         "evolution: CMA-ES changes a state that was handed out",
         "searches/evolution.py",
-        "cma = copy.deepcopy(state.cma)\n        cma.reseed_rng",
-        "cma = state.cma\n        cma.reseed_rng",
+        "cma = copy.deepcopy(state.cma)\n        flat",
+        "cma = state.cma\n        flat",
         "searches/test_evolution.py::test_cma_es_is_pure",
     ),
     Mutant(
