@@ -12,6 +12,18 @@ the budget, those for label map and validation too. Three searches:
 
 Beside them: two programs trained with gradients, and the best label map alone. A run
 that was stopped goes on when the command is given again, and asks nothing twice.
+
+Measured, on one seed (validation 200 images, test 1,000):
+
+    queries      20k   60k  100k  140k  200k    test
+    spsa        .385  .450  .435  .510  .520    .523
+    bar         .270  .320  .310  .365  .410    .394
+    with gradients: the patches .625, a whole watermark .713; best map alone .381
+
+So gradients are worth far more than 200,000 queries: 240 steps on 1,000 images against
+about 2,000 noisy ones. cma is offered and was not run to the end; at 40,000 queries it
+was at .435 where spsa was at .475. Two free cores answer 800 to 900 queries a second,
+four minutes a run.
 """
 
 import sys
@@ -48,7 +60,7 @@ INNER = 20  # side of the image in BAR's frame, of 32
 class Config:
     """Accuracy against queries of a model that only answers."""
 
-    methods: tuple[str, ...] = ("spsa", "bar", "cma")
+    methods: tuple[str, ...] = ("spsa", "bar")
     """Of spsa, bar, cma."""
     budget: int = 200_000
     """Queries a run."""
