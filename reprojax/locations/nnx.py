@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from reprojax.core import Forward, PyTree, passthrough
+from reprojax.core import Forward, PyTree, passthrough, spec_of
 from reprojax.locations.visits import Visits, plain
 
 if TYPE_CHECKING:
@@ -40,19 +40,23 @@ def nnx(
     # in graph mode whatever flax's setting: it knows shared modules, and takes both
     graphdef, streams, state = nnx.split(module, nnx.RngState, ..., graph=True)
     flat = nnx.to_flat_state(state)
-    variables = {tuple(map(str, path)): (path, v) for path, v in flat}
-    if len(variables) < len(flat):
+    arrays = {tuple(map(str, path)): v[...] for path, v in flat}
+    if len(arrays) < len(flat):
         raise ValueError(
             f"{type(module).__name__} has a key both as a number and as a string; "
             "expected names that differ as strings; rename one"
         )
-    frozen = unflatten_dict({path: v[...] for path, (_, v) in variables.items()})
+    variables = {  # without their numbers, which live as long as `frozen` does
+        tuple(map(str, path)): (path, v.replace(spec_of(v[...]))) for path, v in flat
+    }
+    frozen, kind = unflatten_dict(arrays), type(module).__name__
+    del state, flat, arrays
 
     def merge(frozen: PyTree) -> Any:
         values = flatten_dict(frozen)
         if differ := sorted(map("/".join, variables.keys() ^ values.keys())):
             raise ValueError(
-                f"the frozen tree and {type(module).__name__} differ in {differ[:3]}, "
+                f"the frozen tree and {kind} differ in {differ[:3]}, "
                 "expected the tree that nnx(module) gave, or one of its structure"
             )
         flat = [(p, v.replace(values[k])) for k, (p, v) in variables.items()]

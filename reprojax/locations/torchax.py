@@ -38,11 +38,13 @@ def torchax(
             "linen(module) or nnx(module) for flax, or write forward(frozen, x, edit)"
         )
     _refuse_compiled(module)
-    own = copy.deepcopy(module).eval()
+    own, kind = copy.deepcopy(module).eval(), type(module).__name__
     _register(own, torch.Tensor)
-    tensors = {**dict(own.named_parameters()), **dict(own.named_buffers())}
-    frozen = {name: env.t2j_copy(t.detach()) for name, t in tensors.items()}
+    tensors = (*own.named_parameters(), *own.named_buffers())
+    frozen = {name: env.t2j_copy(t.detach()) for name, t in tensors}
+    names = set(frozen)
     own.to("meta")  # torch's copy of the numbers is not needed any more
+    del tensors
     frozen = unflatten_dict({tuple(k.split(".")): v for k, v in frozen.items()})
     passes: list[Visits] = []
     for path, part in own.named_modules():
@@ -52,9 +54,9 @@ def torchax(
 
     def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
         values = {".".join(k): v for k, v in flatten_dict(frozen).items()}
-        if differ := sorted(values.keys() ^ tensors.keys()):
+        if differ := sorted(values.keys() ^ names):
             raise ValueError(
-                f"the frozen tree and {type(module).__name__} differ in {differ[:3]}, "
+                f"the frozen tree and {kind} differ in {differ[:3]}, "
                 "expected the tree that torchax(module) gave, or one of its structure"
             )
         x = edit("input", x)

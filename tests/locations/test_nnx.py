@@ -1,5 +1,7 @@
 """Any nnx module as a forward, in graph mode and in tree mode."""
 
+import gc
+import weakref
 from functools import partial
 
 import jax
@@ -138,6 +140,18 @@ def test_a_site_that_is_never_reached():
     forward, frozen = nnx(net())
     with pytest.raises(ValueError, match="did you mean 'layers/1:in'"):
         moved(forward, frozen, "layer/1:in")
+
+
+def test_the_forward_keeps_no_weights_of_its_own():
+    """So that other weights, or weights on other devices, do not cost twice."""
+    model = net()
+    forward, frozen = nnx(model)
+    other = jax.tree.map(lambda a: a + 1, frozen)
+    kernel = weakref.ref(frozen["head"]["kernel"])
+    del model, frozen
+    gc.collect()
+    assert kernel() is None
+    close(forward(other, X), by_hand(other, X))
 
 
 def test_how_it_is_called():
