@@ -283,6 +283,17 @@ def test_a_profile_of_a_run_that_fails_is_closed(tmp_path):
             train(profile=tmp_path, loss=broken)
 
 
+@pytest.mark.parametrize("mesh", [None, MESH])
+def test_a_run_on_cached_values_is_the_run_on_images(tmp_path, mesh):
+    at = {"conv:out": add(learnable(jnp.zeros((4, 4, 6)))), "output": linear(3)}
+    program = reprogram(fitting.FORWARD, at)
+    whole = train(program=program, optimizer=optax.sgd(0.5))
+    for cache in (True, tmp_path):
+        found = train(program=program, optimizer=optax.sgd(0.5), cache=cache, mesh=mesh)
+        near(devices.leaves(found[:2]), devices.leaves(whole[:2]))
+    assert (tmp_path / "cache.json").exists()
+
+
 # -- trees and rows
 
 
