@@ -98,3 +98,11 @@ def last_position(value: Tokens) -> Int[Array, "B 1"]:
     """The position of the last real token, -1 where there is none."""
     real = jnp.where(value.weight > 0, value.position, -1)
     return jnp.max(real, 1, keepdims=True, initial=-1)
+
+
+def last_value(value: Tokens | Shaped[Array, "B L ..."]) -> Shaped[Array, "B ..."]:
+    """What stands at the last real token of each row; of an array at its last index."""
+    if not isinstance(value, Tokens):
+        return value[:, -1]
+    place = jnp.where(value.weight > 0, value.position, -1).argmax(1)
+    return jax.vmap(lambda row, i: row[i])(value.value, place)

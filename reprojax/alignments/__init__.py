@@ -1,7 +1,7 @@
 """Omega, the alignment: how the model's answer becomes the task's."""
 
 from reprojax.alignments.linear import linear
-from reprojax.alignments.rule import columns, groups, identity
+from reprojax.alignments.rule import columns, groups, identity, last
 from reprojax.alignments.several import several
 from reprojax.alignments.statistical import (
     bayesian,
@@ -22,6 +22,7 @@ __all__ = [
     "count",
     "groups",
     "identity",
+    "last",
     "linear",
     "one_to_one",
     "one_to_one_map",

@@ -7,11 +7,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Manipulation, stateless
+from reprojax.sequence import last_value
 
 
 def identity() -> Manipulation:
     """The answer as it is: the task's classes are the model's."""
     return stateless(lambda y: y)
+
+
+def last() -> Manipulation:
+    """Of Tokens [B L V] the answer at the last real token [B V]: the next word's."""
+    return stateless(last_value)
 
 
 def _check(ids: np.ndarray, y: Array, who: str) -> None:

@@ -1,7 +1,7 @@
 """Tau, the operator: how a prompt meets the value that is there."""
 
 from reprojax.operators.additive import add, frame
-from reprojax.operators.concatenative import insert, padding, replace
+from reprojax.operators.concatenative import insert, padding, prefix, replace, shift
 from reprojax.operators.images import crop, flip, resize
 from reprojax.operators.parametric import (
     dropout,
@@ -22,7 +22,9 @@ __all__ = [
     "mlp",
     "network",
     "padding",
+    "prefix",
     "replace",
     "resize",
     "scale_and_shift",
+    "shift",
 ]

@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-from reprojax.core import Format, Given, Key, Manipulation, Params, PyTree, Scope
+from reprojax.core import (
+    Format,
+    Given,
+    Key,
+    Manipulation,
+    Params,
+    PyTree,
+    Scope,
+    stateless,
+)
 from reprojax.operators.additive import (
     Width,
     both_sides,
@@ -100,6 +109,51 @@ def replace_rows(
 ) -> Shaped[Array, "B L *D"]:
     """One prompt for each row of a value, in place of its rows from `at`."""
     return jnp.asarray(value).at[:, at : at + prompt.shape[1]].set(prompt)
+
+
+def prefix(fmt: Format, length: int) -> Manipulation:
+    """Keys and values [length H d] before all others (arXiv 2101.00190).
+
+    At a "kv" site of Tokens they stand at position -1, before all that is asked. At a
+    tuple of sites one prompt [n length H d] serves all, n = 2 for each kv site and 1
+    for each site of keys or of values alone.
+    """
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        specs = value if isinstance(value, dict) else {scope.site: value}
+        pieces = jax.tree.leaves(bare(next(iter(specs.values()))))
+        shape = (len(specs) * len(pieces), length, *pieces[0].shape[2:])
+        return fmt.init(key, shape, scope)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
+        if isinstance(value, Tokens) and not value.span.first:
+            return value  # it lives in the cache by now
+        prompt = fmt.read(params, value, scope)
+        pieces, tree = jax.tree.flatten(bare(value))
+        axis = prompt.ndim - pieces[0].ndim  # 1 where each row has its own
+        own = (
+            jnp.take(prompt, scope.index * len(pieces) + i, axis=axis)
+            for i in range(len(pieces))
+        )
+        joined = [
+            insert_rows(rows(ahead, piece), piece, 0)
+            for ahead, piece in zip(own, pieces, strict=True)
+        ]
+        if not isinstance(value, Tokens):
+            return tree.unflatten(joined)
+        ahead = ((0, 0), (length, 0))
+        return value._replace(
+            value=tree.unflatten(joined),
+            position=jnp.pad(value.position, ahead, constant_values=-1),
+            weight=jnp.pad(value.weight, ahead, constant_values=1),
+        )
+
+    return Manipulation(init, apply)
+
+
+def shift(length: int) -> Manipulation:
+    """Positions move on by `length`: room for a prefix that stands at the kv sites."""
+    return stateless(lambda v: v._replace(position=v.position + length))
 
 
 def padding(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:

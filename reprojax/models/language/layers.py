@@ -140,7 +140,7 @@ class Attention(nn.Module):
         kv = Place(name="kv")(x._replace(value=(key, value)))
         mixed = attend(query, kv, x.position, of.causal, of.window)
         out = nn.Dense(x.value.shape[-1], use_bias=of.out_bias, name="out")
-        return out(mixed.reshape(*x.value.shape[:2], -1))
+        return out(mixed.reshape(*x.value.shape[:2], of.heads * of.size))
 
 
 class MLP(nn.Module):
