@@ -51,7 +51,7 @@ class Patches(nn.Module):
 class Pointwise(nn.Module):
     """A 1x1 convolution; at a stride, of every so many places.
 
-    As a product, forward and input gradient are up to 1.6 times faster on a CPU.
+    As a product, forward and input gradient are up to twice as fast on a CPU.
     """
 
     width: int
@@ -73,7 +73,7 @@ class Stem(nn.Module):
     """A 7x7 convolution at stride 2, padded by three on all sides; no bias.
 
     Computed as a 4x4 convolution over squares of four pixels: on a CPU its input
-    gradient is twice as fast so, forward and gradient together 1.6 times.
+    gradient is twice as fast so, forward and gradient together 1.5 times.
     """
 
     width: int

@@ -73,8 +73,8 @@ class Stage(nn.Module):
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     """3x3 at stride 2, padded by one; of three rows, then of three columns.
 
-    On a CPU, forward and gradient take half of what a maximum over all nine takes, and a
-    third of what `lax.reduce_window` does (experiments/benchmarks/forms.py).
+    On a CPU, forward and gradient take half the time of a maximum over all nine, and a
+    third of that of `lax.reduce_window`.
     """
     for axis in (1, 2):
         pads = [(int(i == axis),) * 2 for i in range(4)]
