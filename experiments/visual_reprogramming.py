@@ -25,14 +25,17 @@ Prints a table with the controls below, and leaves in the run's folder `report.h
 run that was stopped goes on with --resume.
 """
 
+import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import optax
 import tyro
@@ -40,7 +43,7 @@ import tyro
 from experiments import controls
 from experiments.files import write_json
 from experiments.intervals import mean, paired
-from reprojax import data, models, recipes, storage
+from reprojax import data, models, parallel, recipes, storage
 from reprojax.core import Program
 from reprojax.fit import Fitted, fit
 from reprojax.models import Backbone
@@ -99,6 +102,17 @@ class Config:
     """Tokens a block (vpt-shallow, vpt-deep)."""
     layers: int | None = None
     """Layers of the mask network, 5 or 6 (smm)."""
+    cache: bool = False
+    """Train on the values below the lowest edit, computed once (vpt-*)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen model; what is learned stays float32."""
+    accumulate: int = 1
+    """Into how many parts a batch is cut, to fit the memory."""
+    profile: Path | None = None
+    """A folder for a profile of a few steps, for TensorBoard."""
+    distributed: str | None = None
+    """One of several processes: "auto" on clusters that jax knows (Slurm, TPU pods),
+    else HOST:PORT,PROCESSES,INDEX. All devices of all processes are used."""
     controls: bool = True
     """Also maps without prompt, a linear probe, random weights, nearest pixels."""
     random_weights: int | None = None
@@ -113,10 +127,11 @@ def main(config: Config) -> dict[str, Any]:
     """Train, print and write everything; returns what results.json holds."""
     method = recipes.find_method(config.method)
     name = alignment_name(config)
+    lead = jax.process_index() == 0
     alignment = None if name is None else recipes.find_alignment(name)
     if config.seeds < 1:
         raise ValueError(f"--seeds {config.seeds}, expected at least 1")
-    backbone = models.load(config.backbone)
+    backbone = models.load(config.backbone, dtype=config.dtype)
     tasks = [load_task(config, seed) for seed in range(config.seeds)]
     targets = len(tasks[0].classes)
     align = None if alignment is None else alignment.build(targets)
@@ -131,7 +146,8 @@ def main(config: Config) -> dict[str, Any]:
         train(config, program, backbone, task, seed, f"seed-{seed}")
         for seed, task in enumerate(tasks)
     ]
-    keep(config, program, backbone, tasks, fits, seen)
+    if lead:
+        keep(config, program, backbone, tasks, fits, seen)
     table: dict[str, dict[str, list[float]]] = {"program": summary(fits)}
     if config.controls:
         table |= run_controls(config, program, backbone, tasks)
@@ -139,8 +155,11 @@ def main(config: Config) -> dict[str, Any]:
     rows += [control_row(control, table[control]) for control in list(table)[1:]]
     notes = comparisons(table)
     print("\n" + text_table(HEADER, rows) + "\n\n" + "\n".join(notes))
-    results = {"config": asdict(config) | {"out": str(config.out)}, "results": table}
+    paths = {"out": str(config.out), "profile": config.profile and str(config.profile)}
+    results: dict[str, Any] = {"config": asdict(config) | paths, "results": table}
     results |= {"coordinates": seen.coordinates, "learnable": seen.learnable}
+    if not lead:
+        return results
     write_json(config.out / "results.json", results | {"notes": notes})
     page = {"title": f"{title}: {backbone.name} on {tasks[0].name}", "notes": notes}
     page |= {"description": str(seen), "header": HEADER, "rows": rows}
@@ -201,14 +220,14 @@ def train(
         f"{folder}: {epochs} epochs of {steps} steps, learning rate {rate:g}",
         flush=True,
     )
-    identity = {
+    identity: dict[str, Any] = {
         "method": config.method,
         "map": name,
         "sizes": sizes(config),
         "learning_rate": rate,
         "backbone": models.fingerprint(backbone.frozen),
     }
-    return fit(
+    fitted = fit(
         program,
         backbone.frozen,
         task,
@@ -218,10 +237,30 @@ def train(
         seed=seed,
         loss=preset.loss,
         refresh=refresh,
+        mesh=parallel.mesh() if jax.device_count() > 1 else None,
+        accumulate=config.accumulate,
+        cache=config.cache,
         out=config.out / folder,
         resume=config.resume,
         identity=identity,
+        profile=config.profile,
     )
+    # Off the mesh: what follows (pictures, files) is each process's own.
+    own = jax.device_get(fitted[:2])
+    return fitted._replace(params=own[0], last=own[1])
+
+
+def join(given: str) -> None:
+    """Join the other processes; those but the first write and print nothing."""
+    parts = given.split(",")
+    if given == "auto":
+        parallel.start()
+    elif len(parts) == 3 and all(part.isdecimal() for part in parts[1:]):
+        parallel.start(parts[0], int(parts[1]), int(parts[2]))
+    else:
+        raise ValueError(
+            f"--distributed {given}, expected auto, or HOST:PORT,PROCESSES,INDEX"
+        )
 
 
 @cache  # one optimiser for all seeds, so that they share what was compiled
@@ -387,8 +426,17 @@ def report(
     )
 
 
+def run(config: Config) -> None:
+    """main, of one process or of several."""
+    if config.distributed is not None:
+        join(config.distributed)
+    silent = open(os.devnull, "w") if jax.process_index() else None
+    with contextlib.redirect_stdout(silent) if silent else contextlib.nullcontext():
+        main(config)
+
+
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Config))
+        run(tyro.cli(Config))
     except ValueError as error:
         sys.exit(f"error: {error}")
