@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("reprojax", "experiments", "tests", "pyproject.toml")
+PARTS = ("reprojax", "experiments", "tests", "docs", "pyproject.toml")
 SECONDS = 120  # a test that takes longer hangs
 
 
@@ -698,6 +698,48 @@ MUTANTS = (
         '"bhwc,ijcm->bhiwjcm"',
         '"bhwc,ijcm->bihjwcm"',
         "recipes/test_black_box_visual_prompting.py",
+    ),
+    Mutant(
+        "accumulation: a mean of the parts' means",
+        "steps.py",
+        "share = real / jnp.maximum(real.sum(), 1)",
+        "share = jnp.ones(len(x)) / len(x)",
+        "test_parallel.py::test_accumulation_is_the_whole_batch",
+    ),
+    Mutant(
+        "parallel: what fills a batch keeps its label",
+        "parallel.py",
+        "constant_values=-1",
+        "constant_values=0",
+        "test_parallel.py::test_accumulation_is_the_whole_batch",
+    ),
+    Mutant(
+        "parallel: a part takes the rows of one device",
+        "parallel.py",
+        "jnp.moveaxis(a.reshape(-1, count, *a.shape[1:]), 1, 0)",
+        "a.reshape(count, -1, *a.shape[1:])",
+        "test_parallel.py::test_a_part_takes_rows_of_every_device",
+    ),
+    Mutant(
+        "parallel: the last rule that fits decides",
+        "parallel.py",
+        "for rule in rules if fnmatchcase",
+        "for rule in [*rules][::-1] if fnmatchcase",
+        "test_parallel.py::test_the_first_rule_that_fits_decides",
+    ),
+    Mutant(
+        "parallel: integers are cast too",
+        "parallel.py",
+        "if dtype is not None and floats",
+        "if dtype is not None",
+        "test_parallel.py::test_a_file_lies_as_its_rules_say",
+    ),
+    Mutant(
+        "parallel: weights of another mesh are taken",
+        "parallel.py",
+        'if same and getattr(there, "mesh", mesh) == mesh:',
+        "if same:",
+        "test_parallel.py::test_frozen_weights_on_another_mesh_are_refused",
     ),
 )
 
