@@ -56,7 +56,8 @@ class Endpoint:
         timeout: seconds of one attempt.
         system: a system message, for "chat".
         encode: the model's tokeniser, for token budgets and checks of label words.
-        context: the most tokens of a prompt and its answer.
+        context: the most tokens of a prompt and its answer; what a chat puts around a
+            message is not counted, so leave room for it.
         extra: further fields of each request, such as {"min_p": .1}.
     """
 

@@ -3,6 +3,7 @@
 from reprojax.text.answers import (
     Answer,
     Score,
+    balanced_accuracy,
     choice,
     likeliest,
     majority,
@@ -62,6 +63,7 @@ __all__ = [
     "Usage",
     "ask",
     "asked",
+    "balanced_accuracy",
     "check_labels",
     "choice",
     "choose",

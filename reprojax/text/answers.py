@@ -55,20 +55,42 @@ class Score(NamedTuple):
         return ", ".join([f"{self.accuracy:.3f} of {self.n}", *faults])
 
 
-def score(answers: Sequence[Answer], gold: Sequence[Any]) -> Score:
+def score(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) -> Score:
     """Answers against what is right: equal values are correct."""
+    _check_pairs(answers, gold)
+    pairs = zip(answers, gold, strict=True)
+    correct = sum(_right(answer, value) for answer, value in pairs)
+    faults = Counter(answer.fault for answer in answers)
+    kinds = ("unparsable", "truncated", "refused")
+    return Score(len(gold), correct, *(faults[kind] for kind in kinds))
+
+
+def balanced_accuracy(
+    answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray
+) -> float:
+    """The mean over classes of how many of their own are right: rare ones count alike.
+
+    Faults are wrong here too.
+    """
+    _check_pairs(answers, gold)
+    own: dict[Any, list[bool]] = {}
+    for answer, value in zip(answers, gold, strict=True):
+        own.setdefault(value, []).append(_right(answer, value))
+    return sum(sum(hits) / len(hits) for hits in own.values()) / len(own)
+
+
+def _right(answer: Answer, value: Any) -> bool:
+    return not answer.fault and bool(answer.value == value)
+
+
+def _check_pairs(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) -> None:
     if len(answers) != len(gold) or not len(gold):
         raise ValueError(
             f"{len(answers)} answers and {len(gold)} right ones came, expected one "
             "each, and at least one"
         )
-    if None in gold:
+    if any(value is None for value in gold):
         raise ValueError("a right answer is None, expected values; mend the data")
-    pairs = zip(answers, gold, strict=True)
-    correct = sum(not a.fault and bool(a.value == right) for a, right in pairs)
-    faults = Counter(answer.fault for answer in answers)
-    kinds = ("unparsable", "truncated", "refused")
-    return Score(len(gold), correct, *(faults[kind] for kind in kinds))
 
 
 # -- rules

@@ -131,6 +131,19 @@ def test_kate_shows_each_query_its_nearest_the_nearest_last():
     assert demos[3][-1] == "Review: awful Sentiment: negative"
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_over_a_budget_kate_leaves_the_farthest_out(last):
+    embed = lambda texts: [[WORDS[t.split()[1]], 1] for t in texts]
+    scripted = critic()
+    program = kate(TEMPLATE, LABELS, ROWS, embed, k=3, last=last)
+    whole, none = dropped(program, scripted.language)
+    budget = len(worded(whole + " positive")) - 1
+    program = kate(TEMPLATE, LABELS, ROWS, embed, k=3, last=last, budget=budget)
+    prompt, one = dropped(program, scripted.language)
+    assert (none, one) == (0, 1)
+    assert "great" in prompt.split("\n")[-2 if last else 0]  # the nearest is there
+
+
 def test_labels_are_checked_before_anything_is_scored():
     scripted = critic()
     with pytest.raises(ValueError, match="begin with one token"):

@@ -1,5 +1,6 @@
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from scripted import Scripted
 
@@ -10,6 +11,7 @@ from reprojax.text import (
     Reply,
     Score,
     ask,
+    balanced_accuracy,
     choice,
     instruct,
     likeliest,
@@ -161,6 +163,17 @@ def test_a_fault_counts_as_an_answer_that_is_not_right():
     assert found.accuracy == 0.25
     assert str(found) == "0.250 of 8, 1 unparsable, 2 truncated, 1 refused"
     assert str(score([Answer(1)], [1])) == "1.000 of 1"
+
+
+def test_balanced_accuracy_is_the_mean_of_the_classes():
+    answers = [Answer(v) for v in (0, 0, 0, 0, 0, 0, 0, 0, 0, 1)]
+    gold = [0] * 8 + [1, 1]
+    assert balanced_accuracy(answers, gold) == 0.75
+    assert score(answers, np.array(gold)).accuracy == 0.9
+    spoiled = [*answers[:-1], Answer(1, "truncated")]
+    assert balanced_accuracy(spoiled, gold) == 0.5
+    with pytest.raises(ValueError, match="10 answers and 9 right ones"):
+        balanced_accuracy(answers, gold[1:])
 
 
 def test_a_fault_is_wrong_even_if_its_value_is_not():

@@ -53,7 +53,7 @@ def test_shuffled_is_an_order_by_seed():
     assert made == shuffled(ROWS, 0) != shuffled(ROWS, 1)
 
 
-PLANE = {"a": [1, 0], "b": [0.9, 0.1], "c": [0, 5], "d": [-1, 0], "x": [2, 0.1]}
+PLANE = {"a": [1, 0], "b": [90, 10], "c": [0, 5], "d": [-1, 0], "x": [2, 0.1]}
 
 
 def test_nearest_by_cosine_the_nearest_last():
