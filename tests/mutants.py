@@ -378,8 +378,8 @@ MUTANTS = (
     Mutant(
         "fit: only the last batch of an epoch is counted for maps",
         "steps.py",
-        "sums=jax.tree.map(jnp.add, state.sums, sums),",
-        "sums=sums,",
+        "sums=jax.tree.map(jnp.add, state.sums, whole.sums),",
+        "sums=whole.sums,",
         "test_fit.py::test_three_epochs_equal_a_loop_by_hand",
     ),
     Mutant(
