@@ -227,6 +227,32 @@ def test_a_refused_connection():
         assert endpoint.paid == 0
 
 
+def test_a_server_that_does_not_answer():
+    late = threading.Event()
+
+    def answer(path, body):
+        late.wait(10)
+        return upper(path, body)
+
+    with far(answer, timeout=0.2) as (_, endpoint):
+        with pytest.raises(openai.APITimeoutError):
+            endpoint.complete([Request("p")])
+        late.set()
+        assert endpoint.paid == 0
+
+
+def test_a_record_that_a_kill_tore_is_asked_again(tmp_path):
+    log = tmp_path / "log"
+    requests = [Request(p) for p in ("a", "b")]
+    with far(upper, log=log, workers=1) as (_, endpoint):
+        endpoint.complete(requests)
+    log.write_bytes(log.read_bytes()[:-5])
+    with far(upper, log=log) as (server, endpoint):
+        assert endpoint.paid == 1
+        assert texts(endpoint.complete(requests)) == [["A"], ["B"]]
+        assert [body["prompt"] for body in server.seen] == ["b"]
+
+
 @pytest.mark.parametrize(
     "answer, fault",
     [
