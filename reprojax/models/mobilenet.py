@@ -4,7 +4,7 @@ import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from reprojax.models.layers import Depthwise, head
+from reprojax.models.layers import Depthwise, Pointwise, head
 from reprojax.models.weights import Config, Layout, Plan, Shapes, shape_of
 
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
@@ -23,9 +23,9 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
         y = x
         if self.expands:
-            y = nn.relu6(nn.Conv(self.hidden, (1, 1), name="expand")(y))
+            y = nn.relu6(Pointwise(self.hidden, name="expand")(y))
         y = nn.relu6(Depthwise(self.stride, name="depthwise")(y))
-        y = nn.Conv(self.width, (1, 1), name="project")(y)
+        y = Pointwise(self.width, name="project")(y)
         return x + y if x.shape == y.shape else y
 
 
@@ -47,7 +47,7 @@ class MobileNetV2(nn.Module):
         x = nn.relu6(nn.Conv(self.stem, (3, 3), 2, name="stem")(x))
         for i, (width, hidden) in enumerate(zip(self.widths, self.hidden, strict=True)):
             x = Block(width, hidden, STRIDES[i], i > 0, name=f"block_{i}")(x)
-        x = nn.relu6(nn.Conv(self.top, (1, 1), name="top")(x))
+        x = nn.relu6(Pointwise(self.top, name="top")(x))
         return head(self.classes)(x.mean((1, 2)))
 
 
