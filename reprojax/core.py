@@ -179,12 +179,11 @@ def chain(**parts: Manipulation) -> Manipulation:
     """One manipulation after the other, each by name."""
 
     def init(key: Key, spec: PyTree, scope: Scope) -> Params:
-        out = {}
+        out, seen = {}, (scope.x, scope.context)
         for name, m in parts.items():
             out[name] = m.init(fold(key, name), spec, inside(scope, name))
             spec = jax.eval_shape(
-                lambda v, m=m, name=name: m.apply(out[name], v, inside(scope, name)),
-                spec,
+                _applied(m, out[name], inside(scope, name)), spec, *seen
             )
         return merge(out)
 
@@ -211,6 +210,15 @@ def chain(**parts: Manipulation) -> Manipulation:
     if any(m.observe is not None for m in parts.values()):
         return Manipulation(init, apply, observe, refresh)
     return Manipulation(init, apply)
+
+
+def _applied(m: Manipulation, params: Params, scope: Scope) -> Callable[..., Any]:
+    """A part as a function of what `init` knows the shape of alone."""
+
+    def apply(value: PyTree, x: PyTree, context: PyTree) -> Any:
+        return m.apply(params, value, scope._replace(x=x, context=context))
+
+    return apply
 
 
 def shared(manipulation: Manipulation) -> Manipulation:

@@ -308,6 +308,17 @@ def test_a_chain_specifies_each_part_behind_the_last():
     assert params.learnable["mark"].shape == (5, 5)
 
 
+def test_a_part_of_a_chain_may_read_the_input_where_only_its_shape_is_known():
+    reads = Manipulation(
+        lambda key, v, scope: Params(jnp.zeros(v.shape[-1])),
+        lambda params, v, scope: v + scope.x[:, :1] + scope.context,
+    )
+    m = chain(first=reads, second=reads)
+    x = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+    params = m.init(jax.random.key(0), x, Scope(x=x, context=x))
+    assert params.learnable["second"].shape == (3,)
+
+
 def test_a_chain_observes_and_refreshes_its_parts():
     """The map sees what comes out of the parts before it."""
     both = chain(turn=columns([4, 3, 2, 1, 0]), map=one_to_one(3), scale=times(2))
