@@ -16,7 +16,7 @@ FLOORS = (
     ("losses", "statistics", "observation"),
     ("models", "data", "searches", "dependence", "text"),
     ("recipes", "parallel"),
-    ("taxonomy", "checkpoints", "steps"),
+    ("taxonomy", "checkpoints", "steps", "engine"),
     ("caches", "members"),
     ("fit",),
     # Above: what a user calls (population, storage, testing, ...).
