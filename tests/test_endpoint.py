@@ -11,7 +11,9 @@ import openai
 import pytest
 from scripted import Scripted
 
+from reprojax import local
 from reprojax.endpoint import Endpoint, Malformed
+from reprojax.models.language import load
 from reprojax.recipes.prompt_instruction import (
     contextual_calibration,
     few_shot,
@@ -423,8 +425,8 @@ def lean(item):
     return -2 - math.log1p(math.exp(-z if "positive" in item.text else z))
 
 
-def served(scripted):
-    """The same language, as a server speaks."""
+def served(language):
+    """The same language, as a server speaks; what it scores is one word."""
 
     def answer(path, body):
         if body.get("echo"):
@@ -432,13 +434,17 @@ def served(scripted):
             item = Continuation(body["prompt"][:cut], body["prompt"][cut:])
             logprobs = {
                 "text_offset": [0, cut, len(body["prompt"])],
-                "token_logprobs": [None, scripted.logp(item), -1.0],
+                "token_logprobs": [None, language.score([item])[0].logp, -1.0],
             }
             return said(choice("", logprobs=logprobs))
-        request = Request(body["prompt"], body["n"])
-        reply = scripted.reply(request)
+        names = ("n", "max_tokens", "temperature", "top_k", "top_p")
+        settings = [body.get(name, 0) for name in names]
+        stop = tuple(body.get("stop", ()))
+        request = Request(body["prompt"], *settings, stop, body["seed"])
+        (reply,) = language.complete([request])
         each = enumerate(reply.completions)
-        return said(*(choice(one.text, i, one.finish) for i, one in each))
+        choices = [choice(one.text, i, one.finish) for i, one in each]
+        return said(*choices, prompt=reply.prompt_tokens, tokens=reply.tokens)
 
     return answer
 
@@ -471,12 +477,34 @@ def test_procedures_run_on_an_endpoint_as_in_process(tmp_path):
     assert [a.value for a in near[0]] == [7, 14, 7]
     assert {a.value for a in near[2]} == {0, 1}
     log = tmp_path / "log"
-    with far(served(scripted), log=log) as (server, endpoint):
+    with far(served(scripted.language), log=log) as (server, endpoint):
         assert answers_of(endpoint.language) == near
         paid, asked = endpoint.paid, len(server.seen)
     assert paid == asked == 2 + 4 + 6 + 6
     with connected(server.url, log=log, budget=paid) as endpoint:
         assert answers_of(endpoint.language) == near  # nothing is left, and no server
+
+
+@pytest.mark.verify
+def test_our_own_engine_behind_a_server_answers_as_in_process():
+    near = local.language(load("stories260K"))
+    requests = [
+        Request("Once upon a time", length=12),
+        Request("Tom and Lily", 3, 8, 0.9, 20, 0.95, (".",), 5),
+        Request("The dog", 2, 8, 0.9, 0, 1.0, (), 6),
+    ]
+    items = [Continuation("The dog was", word) for word in (" happy", " sad")]
+    one = threading.Lock()  # a server of one process answers one at a time
+    answer = served(near)
+
+    def in_turn(path, body):
+        with one:
+            return answer(path, body)
+
+    with far(in_turn) as (_, endpoint):
+        assert endpoint.complete(requests) == near.complete(requests)
+        for a, b in zip(endpoint.score(items), near.score(items), strict=True):
+            assert abs(a.logp - b.logp) < 1e-4
 
 
 def test_a_language_of_an_endpoint_knows_its_context():
