@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toys import DECODER_FROZEN, decoder
 
-from reprojax import Scope, Tokens, chain, record, reprogram
+from reprojax import Scope, Tokens, chain, record, reprogram, sequence
 from reprojax.formats import fixed, from_context, learnable
 from reprojax.operators import add, insert, replace, scale_and_shift
 from reprojax.sequence import (
@@ -19,6 +19,7 @@ from reprojax.sequence import (
     WHOLE,
     bare,
     last_position,
+    last_value,
     on_value,
     tokens,
 )
@@ -70,6 +71,26 @@ def test_the_last_position_is_that_of_the_last_real_token():
         np.testing.assert_array_equal(found, [len(query) - 1 for query in QUERIES])
     empty = tokens(jnp.zeros((1, 2), int), jnp.zeros((1, 2)))
     np.testing.assert_array_equal(last_position(empty), [[-1]])
+
+
+def test_rows_of_ids_are_padded_on_a_side():
+    for side in ("left", "right"):
+        found = sequence.padded(QUERIES, side, LONGEST)
+        jax.tree.map(np.testing.assert_array_equal, found, padded(side))
+    found = sequence.padded(QUERIES, fill=7)
+    np.testing.assert_array_equal(found.value[1], [2, 6, 5, 7, 7, 7])
+    with pytest.raises(ValueError, match="a row of 6 ids came, expected at most 4"):
+        sequence.padded(QUERIES, length=4)
+
+
+def test_the_last_value_is_that_of_the_last_real_token():
+    """Wherever it stands: behind an insertion it is not the last index."""
+    for side in ("left", "right"):
+        found = last_value(padded(side))
+        np.testing.assert_array_equal(found, [query[-1] for query in QUERIES])
+    t = tokens(jnp.array([[5, 6, 7]]))._replace(position=jnp.array([[0, 2, 1]]))
+    assert last_value(t)[0] == 6
+    np.testing.assert_array_equal(last_value(t.value), [7])  # an array goes by index
 
 
 def test_the_span_is_static():

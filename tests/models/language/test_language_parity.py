@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax.core import passthrough
+from reprojax.core import passthrough, reprogram
+from reprojax.engine import generate
 from reprojax.models import language
 from reprojax.sequence import Tokens, padded
 
@@ -190,6 +191,26 @@ def test_bfloat16_stays_close(tmp_path):
     exact, _ = theirs(reference, x)
     difference = np.abs(y.value * x.weight[..., None] - exact).max()
     assert difference < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])
+def test_greedy_words_are_theirs(name, tmp_path):
+    """By the engine's caches and by theirs, from a padded batch."""
+    reference, model = saved(name, tmp_path)
+    program, x = reprogram(model.forward, {}), queries("left")
+    params = program.init(jax.random.key(0), model.frozen, x)
+    run = jax.jit(generate(program, 8))
+    found = run(params, model.frozen, x, jax.random.split(jax.random.key(0), 3))
+    ids, weight = (torch.tensor(np.asarray(a)).long() for a in (x.value, x.weight))
+    theirs = reference.generate(
+        ids,
+        attention_mask=weight,
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    np.testing.assert_array_equal(found.ids, theirs[:, LONGEST:].numpy())
 
 
 WRONG = {
