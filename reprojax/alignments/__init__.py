@@ -1,5 +1,6 @@
 """Omega, the alignment: how the model's answer becomes the task's."""
 
+from reprojax.alignments.calibration import calibrated
 from reprojax.alignments.linear import linear
 from reprojax.alignments.rule import columns, groups, identity, last
 from reprojax.alignments.several import several
@@ -18,6 +19,7 @@ __all__ = [
     "bayesian",
     "bayesian_map",
     "bayesian_plus",
+    "calibrated",
     "columns",
     "count",
     "groups",

@@ -1,4 +1,4 @@
-"""Tasks: labelled images in three splits, from arrays, files, folders and by name."""
+"""Tasks: labelled images or texts in three splits, from arrays, files and by name."""
 
 from reprojax.data.folder import from_folder, image_files, read_images
 from reprojax.data.lazy import Images
@@ -6,24 +6,38 @@ from reprojax.data.order import batch, batches, in_order, steps
 from reprojax.data.sources import assets, from_arrays, from_npz, load
 from reprojax.data.splits import shots
 from reprojax.data.task import Split, Task, check, digest
+from reprojax.data.text import (
+    Questions,
+    bbh,
+    bbh_tasks,
+    from_texts,
+    gsm8k,
+    load_text,
+)
 from reprojax.data.tfds import from_tfds
 
 __all__ = [
     "Images",
+    "Questions",
     "Split",
     "Task",
     "assets",
     "batch",
     "batches",
+    "bbh",
+    "bbh_tasks",
     "check",
     "digest",
     "from_arrays",
     "from_folder",
     "from_npz",
+    "from_texts",
     "from_tfds",
+    "gsm8k",
     "image_files",
     "in_order",
     "load",
+    "load_text",
     "read_images",
     "shots",
     "steps",

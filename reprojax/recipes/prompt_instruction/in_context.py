@@ -9,7 +9,7 @@ each, told apart by it, as a model needs that answers with one token's scores.
 from collections.abc import Sequence
 from typing import Literal
 
-from reprojax.alignments.calibration import calibrated
+from reprojax.alignments import calibrated
 from reprojax.core import Manipulation, Program
 from reprojax.text import (
     asked,
