@@ -52,6 +52,8 @@ ORACLE = "searches/oracle.py"
 BAR = "recipes/model_reprogramming/black_box_reprogramming.py"
 VIP = "recipes/prompt_tuning/black_box_visual_prompting.py"
 CHAIN = '__import__("reprojax").chain'
+LAYERS = "models/language/layers.py"
+ENGINE = "engine.py"
 
 MUTANTS = (
     Mutant(
@@ -887,6 +889,112 @@ MUTANTS = (
         "if url is not None and key is None:",
         'if key == "":',
         "test_endpoint.py::test_the_environments_key_is_not_sent_to_another_server",
+    ),
+    Mutant(
+        "language: a query sees what has a lower index",
+        LAYERS,
+        "back = position[:, :, None] - kv.position[:, None, :]",
+        "i, j = position.shape[1], kv.position.shape[1]\n        "
+        "back = (jnp.arange(i)[:, None] - jnp.arange(j) + j - i)[None]",
+        "models/language/test_language_layers.py",
+    ),
+    Mutant(
+        "language: an id beyond the table is its neighbour",
+        LAYERS,
+        "jnp.take(self.embedding, ids, axis=0)",
+        "self.embedding[ids]",
+        "models/language/test_language_layers.py",
+    ),
+    Mutant(
+        "language: GGUF's rotated pairs are left as neighbours",
+        "models/language/llama.py",
+        'Family("Llama, GGUF names", plan, GGUF, in_halves)',
+        'Family("Llama, GGUF names", plan, GGUF)',
+        "models/language/test_gguf_files.py",
+    ),
+    Mutant(
+        "language: GPT-2's kernels as torch's linear ones",
+        "models/language/gpt2.py",
+        "name: t.T if re.search",
+        "name: t if re.search",
+        "models/language/test_language_load.py::test_the_card",
+    ),
+    Mutant(
+        "language: a tokeniser cuts what is long in silence",
+        "models/language/tokenizer.py",
+        "rust.no_truncation()",
+        "rust.no_padding()",
+        "models/language/test_tokenizer.py",
+    ),
+    Mutant(
+        "engine: all layers write at one slot",
+        ENGINE,
+        "start = slots[site]",
+        "start = min(slots.items())[1]",
+        "test_engine.py::test_decoding_is_recomputation[rotary-hidden]",
+    ),
+    Mutant(
+        "engine: words stand behind the padding",
+        ENGINE,
+        "repeat(last_position(x) + 1, samples),",
+        "repeat(last_position(x) * 0 + x.weight.shape[1], samples),",
+        "test_engine.py::test_decoding_is_recomputation[rotary-soft prompt]",
+    ),
+    Mutant(
+        "engine: a query behind a head gets the prompt again",
+        ENGINE,
+        "x = x._replace(span=TAIL)",
+        "x = x._replace(span=WHOLE)",
+        "test_engine.py::test_what_queries_begin_with_is_read_once",
+    ),
+    Mutant(
+        "engine: the samples of a row share its key",
+        ENGINE,
+        "return fold(keys, jnp.arange(samples)).reshape(-1)",
+        "return fold(keys, jnp.zeros(samples, int)).reshape(-1)",
+        "test_engine.py::test_keys_are_by_row_and_sample",
+    ),
+    Mutant(
+        "engine: top-p leaves out the word that reaches p",
+        ENGINE,
+        "kept = jnp.cumsum(mass) - mass < top_p",
+        "kept = jnp.cumsum(mass) < top_p",
+        "test_engine.py::test_what_is_drawn_from",
+    ),
+    Mutant(
+        "engine: what is written stays greedy where one row is",
+        ENGINE,
+        "jax.lax.cond(warm.any(), drawn, lambda: best)",
+        "jax.lax.cond(warm.all(), lambda: best, lambda: best)",
+        "test_engine.py::test_draws_are_as_often_as_likely",
+    ),
+    Mutant(
+        "prefix: each new word brings it again",
+        "operators/concatenative.py",
+        "if isinstance(value, Tokens) and not value.span.first:",
+        "if False:",
+        "test_engine.py::test_decoding_is_recomputation[rotary-one prefix for all]",
+    ),
+    Mutant(
+        "local: a query behind a beginning starts at 0",
+        "local.py",
+        "tokens(x.value, x.weight, start=len(ids))",
+        "tokens(x.value, x.weight, start=0)",
+        "test_local.py::test_greedy_answers_are_recomputations",
+    ),
+    Mutant(
+        "local: randomness by the place in a batch",
+        "local.py",
+        "fold(jax.random.key(r.seed), r.prompt) for r in requests",
+        "fold(jax.random.key(r.seed), str(i)) for i, r in enumerate(requests)",
+        "test_local.py::test_answers_hang_on_prompt_and_seed_alone",
+    ),
+    Mutant(
+        "local: a stop string stays in the answer",
+        "local.py",
+        "text[: min(places)] if places else text",
+        "text",
+        "test_local.py::test_stop_strings_end_answers_and_are_not_in_them",
     ),
 )
 
