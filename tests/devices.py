@@ -2,6 +2,7 @@
 
     devices.py eight FOLDER                          eight devices, one process
     devices.py two FOLDER INDEX PORT EPOCHS PAUSE    one of two processes
+    devices.py resnet FOLDER INDEX PORT              the same, ResNet-20 without a loop
 
 How many devices there are is settled when jax starts, hence the scripts. Each leaves
 what it found in FOLDER/<name>.npz; the assertions are in `test_parallel`.
@@ -248,6 +249,17 @@ def eight(folder: Path) -> None:
         np.savez(folder / f"{name}.npz", **values)
 
 
+def resnet_pair(folder: Path, index: int, port: int) -> None:
+    """The steps of `eight`, in one of two processes."""
+    from reprojax import parallel
+
+    global resnet_parts
+    parallel.start(f"127.0.0.1:{port}", 2, index, timeout=60, heartbeat=10)
+    resnet_parts = resnet()  # not before: it uses a device
+    found = leaves(trained(resnet_parts[1], 13, parallel.mesh()))
+    np.savez(folder / f"resnet_{index}.npz", **found)
+
+
 def pair(folder: Path, index: int, port: int, epochs: int, pause: float) -> None:
     """A run of fit in one of two processes, that talks after each batch."""
     from reprojax import parallel
@@ -318,5 +330,7 @@ if __name__ == "__main__":
     elif what == "eight":
         resnet_parts = resnet()
         eight(place)
+    elif what == "resnet":
+        resnet_pair(place, *map(int, sys.argv[3:5]))
     else:
         pair(place, *map(int, sys.argv[3:6]), float(sys.argv[6]))

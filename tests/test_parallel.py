@@ -88,6 +88,16 @@ def test_the_state_stays_replicated(eight):
 # -- two processes
 
 
+@pytest.mark.slow
+def test_two_processes_equal_one_on_resnet20(eight):
+    port = devices.free_port()
+    commands = [["resnet", eight, i, port] for i in range(2)]
+    with devices.started(commands, devices=4) as processes:
+        devices.finish(processes)
+    for i in range(2):
+        near(read(eight / f"resnet_{i}.npz"), read(eight / "one_13.npz"))
+
+
 def test_two_processes_equal_one_and_each_reads_its_own(tmp_path):
     with devices.two(tmp_path) as processes:
         devices.finish(processes)
