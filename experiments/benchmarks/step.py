@@ -16,8 +16,9 @@ machine that others use too, give --process: seconds are then those of this proc
 cores together (and OMP_WAIT_POLICY=passive, so that PyTorch's threads sleep as they
 wait).
 
-Expected on two cores: a step at most 1.05 of the floor for padding. Two minutes, with
---torch five.
+Expected on two cores: a step at most 1.05 of the floor for padding; the floor over
+PyTorch's 1.2 to 1.5, whose convolutions and products are the faster ones there. Two
+minutes, with --torch five.
 
 On a GPU the same command serves; more images and half the bits are what it is made for:
 
