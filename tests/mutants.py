@@ -350,6 +350,27 @@ MUTANTS = (
         "recipes/test_visual_prompting.py",
     ),
     Mutant(
+        "stem: squares start a row too late",
+        "models/layers.py",
+        "((1, 0), (1, 0), (0, 0), (0, 0))",
+        "((0, 1), (0, 1), (0, 0), (0, 0))",
+        "models/test_layers.py::test_the_same_weights_give_the_same_values_and_gradients",
+    ),
+    Mutant(
+        "stem: what is odd is cut off",
+        "models/layers.py",
+        "x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:3]), (0, 0)))",
+        "x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]",
+        "models/test_layers.py::test_the_same_weights_give_the_same_values_and_gradients",
+    ),
+    Mutant(
+        "pool: padded by zeros",
+        "models/resnet.py",
+        "constant_values=-jnp.inf",
+        "constant_values=0.0",
+        "models/test_layers.py::test_maxima_are_those_of_every_three_by_three",
+    ),
+    Mutant(
         "model: scaled before it is centred",
         "models/backbone.py",
         '(_pixels(edit("input", x), size) - center) / spread',
