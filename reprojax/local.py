@@ -118,7 +118,9 @@ class _Local:
         self._go = jax.jit(partial(engine.decode, program), static_argnames="length")
 
         def begin(params, frozen, x, cache, length, samples):
-            y, cache = engine.prefill(program, params, frozen, x, cache=cache)
+            y, cache = engine.prefill(
+                program, params, frozen, x, cache=cache, last=True
+            )
             return engine.start(y, cache, x, length, samples)
 
         self._begin = jax.jit(begin, static_argnames=("length", "samples"))

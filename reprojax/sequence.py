@@ -102,7 +102,11 @@ def last_position(value: Tokens) -> Int[Array, "B 1"]:
 
 def last_value(value: Tokens | Shaped[Array, "B L ..."]) -> Shaped[Array, "B ..."]:
     """What stands at the last real token of each row; of an array at its last index."""
-    if not isinstance(value, Tokens):
-        return value[:, -1]
+    return last_token(value).value[:, 0] if isinstance(value, Tokens) else value[:, -1]
+
+
+def last_token(value: Tokens) -> Tokens:
+    """The last real token of each row alone."""
     place = jnp.where(value.weight > 0, value.position, -1).argmax(1)
-    return jax.vmap(lambda row, i: row[i])(value.value, place)
+    pick = jax.vmap(lambda row, i: row[i][None])
+    return jax.tree.map(lambda leaf: pick(leaf, place), value)

@@ -24,7 +24,7 @@ from reprojax.models.language.gpt2 import GPT2
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama
 from reprojax.operators import add, insert, prefix, replace, shift
-from reprojax.sequence import HEAD, STEP, TAIL, WHOLE, padded, tokens
+from reprojax.sequence import HEAD, STEP, TAIL, WHOLE, last_value, padded, tokens
 
 KEY = jax.random.key(0)
 V, T, P = 23, 5, 3
@@ -164,6 +164,18 @@ def test_a_state_is_gone_on_from():
         np.testing.assert_allclose(
             np.concatenate([first.logp, second.logp], 1), once.logp, atol=3e-5
         )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_head_may_answer_for_the_last_word_alone(side):
+    program, params, frozen = program_of("rotary", "soft prompt")
+    run = jax.jit(prefill, static_argnums=0, static_argnames="last")
+    x = padded(QUERIES, side)
+    y, cache = run(program, params, frozen, x)
+    z, same = run(program, params, frozen, x, last=True)
+    assert z.value.shape == (3, 1, V)
+    np.testing.assert_allclose(last_value(z), last_value(y), rtol=1e-5, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, cache, same)
 
 
 def test_a_batch_of_one_is_its_row():
