@@ -360,3 +360,15 @@ def test_programs_that_do_not_answer_with_logits_are_refused():
     bare = reprogram(lambda frozen, x, edit: edit("output", edit("input", x)), {})
     with pytest.raises(ValueError, match='no site that ends in "/kv"'):
         prefill(bare, bare.init(KEY, (), x), (), x)
+
+
+def test_bfloat16_stays_in_the_cache():
+    program, params, frozen = program_of("rotary", "soft prompt")
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), frozen)
+    x, keys = padded(QUERIES), jax.random.split(KEY, 3)
+    _, cache = jax.eval_shape(lambda: prefill(program, params, half, x))
+    kinds = {leaf.dtype for kv in cache.values() for leaf in kv.value}
+    assert kinds == {jnp.dtype(jnp.bfloat16)}
+    out = jax.jit(generate(program, T))(params, half, x, keys)
+    assert out.logp.dtype == jnp.float32 and np.isfinite(out.logp).all()
+    assert (out.length == T).all()
