@@ -53,7 +53,8 @@ BAR = "recipes/model_reprogramming/black_box_reprogramming.py"
 VIP = "recipes/prompt_tuning/black_box_visual_prompting.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
-ENGINE = "engine.py"
+READING, WRITING = "engine/reading.py", "engine/writing.py"
+SAMPLING = "engine/sampling.py"
 
 MUTANTS = (
     Mutant(
@@ -949,42 +950,42 @@ MUTANTS = (
     ),
     Mutant(
         "engine: all layers write at one slot",
-        ENGINE,
+        READING,
         "start = slots[site]",
         "start = min(slots.items())[1]",
         "test_engine.py::test_decoding_is_recomputation[rotary-hidden]",
     ),
     Mutant(
         "engine: words stand behind the padding",
-        ENGINE,
+        WRITING,
         "repeat(last_position(x) + 1, samples),",
         "repeat(last_position(x) * 0 + x.weight.shape[1], samples),",
         "test_engine.py::test_decoding_is_recomputation[rotary-soft prompt]",
     ),
     Mutant(
         "engine: a query behind a head gets the prompt again",
-        ENGINE,
+        READING,
         "x = x._replace(span=TAIL)",
         "x = x._replace(span=WHOLE)",
         "test_engine.py::test_what_queries_begin_with_is_read_once",
     ),
     Mutant(
         "engine: the samples of a row share its key",
-        ENGINE,
+        WRITING,
         "return fold(keys, jnp.arange(samples)).reshape(-1)",
         "return fold(keys, jnp.zeros(samples, int)).reshape(-1)",
         "test_engine.py::test_keys_are_by_row_and_sample",
     ),
     Mutant(
         "engine: top-p leaves out the word that reaches p",
-        ENGINE,
+        SAMPLING,
         "kept = jnp.cumsum(mass) - mass < top_p",
         "kept = jnp.cumsum(mass) < top_p",
         "test_engine.py::test_what_is_drawn_from",
     ),
     Mutant(
         "engine: what is written stays greedy where one row is",
-        ENGINE,
+        SAMPLING,
         "jax.lax.cond(warm.any(), drawn, lambda: best)",
         "jax.lax.cond(warm.all(), lambda: best, lambda: best)",
         "test_engine.py::test_draws_are_as_often_as_likely",

@@ -362,6 +362,19 @@ def test_programs_that_do_not_answer_with_logits_are_refused():
         prefill(bare, bare.init(KEY, (), x), (), x)
 
 
+def test_more_words_than_positions_are_refused():
+    """Six asked, three of the prompt, and what is to come."""
+    program, params, frozen = program_of("rotary", "soft prompt")
+    x, keys = padded(QUERIES), jax.random.split(KEY, 3)
+    for length, positions in ((55, 64), (56, 64)):
+        run = generate(program, length, positions=positions)
+        if 9 + length <= positions:
+            jax.eval_shape(run, params, frozen, x, keys)
+        else:
+            with pytest.raises(ValueError, match="9 tokens, .* and 56 new ones came"):
+                jax.eval_shape(run, params, frozen, x, keys)
+
+
 def test_bfloat16_stays_in_the_cache():
     program, params, frozen = program_of("rotary", "soft prompt")
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), frozen)
