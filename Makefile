@@ -1,6 +1,6 @@
 # make demo    the main job on embedded defaults, in a few minutes
 # make test    the tests that need only Python and this repository
-# make verify  all tests but the slow ones, with torch, transformers and the assets
+# make verify  those too that need torch, transformers and the assets; none is skipped
 # make lint    ruff and pyright
 
 PYTHON ?= python3
@@ -19,8 +19,8 @@ demo: .venv/experiments
 test: .venv/test
 	$(BIN)/python -m pytest -m "not verify and not slow"
 
-verify: .venv/verify
-	$(BIN)/python -m pytest -m "not slow" --no-skips
+verify: test .venv/verify
+	$(BIN)/python -m pytest -m "verify and not slow" --no-skips
 
 lint: .venv/verify
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
