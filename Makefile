@@ -4,6 +4,7 @@
 # make lint    ruff and pyright
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
@@ -17,10 +18,10 @@ demo: .venv/experiments
 		--learning-rate 0.05 --train 800 --validation 200 --out $(OUT)
 
 test: .venv/test
-	$(BIN)/python -m pytest -m "not verify and not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not verify and not slow"
 
 verify: test .venv/verify
-	$(BIN)/python -m pytest -m "verify and not slow" --no-skips
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "verify and not slow" --no-skips
 
 lint: .venv/verify
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
