@@ -87,6 +87,8 @@ class Config:
     """Test images; by default a fifth of all, or the set's own."""
     resplit: bool = False
     """Draw the test split anew for each seed too."""
+    lazy: bool = False
+    """Leave the images of a folder in their files until a batch needs them."""
     learning_rate: float | None = None
     """By default the paper's."""
     epochs: int | None = None
@@ -188,6 +190,7 @@ def load_task(config: Config, seed: int) -> data.Task:
         test=config.test,
         seed=seed,
         test_seed=seed if config.resplit else None,
+        lazy=config.lazy,
     )
 
 
@@ -303,7 +306,8 @@ def run_controls(
         add("best map without prompt", scores[best])
         add("random map without prompt", scores["rlm"])
         add("linear probe", controls.linear_probe(seen))
-        add("nearest pixels, no model", controls.nearest_pixels(task))
+        if not config.lazy:  # it compares with all images at once
+            add("nearest pixels, no model", controls.nearest_pixels(task))
     count = config.seeds if config.random_weights is None else config.random_weights
     for seed, task in enumerate(tasks[:count]):
         untrained = controls.random_weights(backbone, task, seed)
