@@ -1,0 +1,183 @@
+"""Prefix tuning of a language model (Li and Liang, arXiv 2101.00190)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from reprojax.core import (
+    Format,
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    reprogram,
+    stateless,
+)
+from reprojax.formats import learnable
+from reprojax.models.language import Language
+from reprojax.operators import prefix
+from reprojax.recipes.method import Preset
+from reprojax.recipes.prompt_tuning.soft_prompts import check_words, role
+from reprojax.sequence import Tokens, tokens
+from reprojax.taps import record
+
+
+def keys_and_values(
+    language: Language, ids: Sequence[int]
+) -> Float[Array, "n P H d"]:
+    """What a real text leaves at every layer, n = 2 a layer: as a prefix it is the text
+    itself, standing in front."""
+    sites = role(language, "kv")
+    ids = check_words(language, ids, "a text")
+
+    @jax.jit
+    def look(frozen: PyTree, x: Tokens) -> list[Array]:
+        seen = record(language.forward, sites)(frozen, x)[1]
+        return [a[0] for site in sites for a in seen[site].value]
+
+    found = look(language.frozen, tokens(jnp.asarray([ids], jnp.int32)))
+    return jnp.stack(found).astype(jnp.float32)
+
+
+def reparametrised(hidden: int, start: Array | None = None) -> Format:
+    """A prefix [n P H d] made by an MLP of P learned vectors, as wide as keys are.
+
+    Training a prefix itself is unstable (section 4.3 of the paper).
+
+    Args:
+        hidden: units of its one layer, whose activation is tanh.
+        start: the prefix that it makes at first. The paper has the MLP trained to that;
+            here its last layer is solved for it, exactly where P <= hidden.
+    """
+
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        n, length, heads, size = shape
+        width = heads * size
+        k = jax.random.split(key, 4)
+        first = _dense(k[1], width, (hidden,))
+        net: dict[str, Any] = {
+            "vectors": jax.random.normal(k[0], (length, width)),
+            "first": first,
+            "second": _dense(k[2], hidden, (n, heads, size)),
+        }
+        if start is not None:
+            _check_start(start, shape)
+            units = _units(net)
+            solved = jnp.linalg.pinv(units) @ start.swapaxes(0, 1).reshape(length, -1)
+            kernel = solved.reshape(hidden, n, heads, size)
+            net["second"] = {"kernel": kernel, "bias": jnp.zeros((n, heads, size))}
+        return Params(net)
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "n P H d"]:
+        return _made(params.learnable)
+
+    return Format(init, read)
+
+
+def _dense(key: Key, into: int, out: tuple[int, ...]) -> dict[str, Array]:
+    """Uniform within 1 / sqrt(into), as torch's Linear starts."""
+    k, bound = jax.random.split(key), into**-0.5
+    kernel = jax.random.uniform(k[0], (into, *out), minval=-bound, maxval=bound)
+    bias = jax.random.uniform(k[1], out, minval=-bound, maxval=bound)
+    return {"kernel": kernel, "bias": bias}
+
+
+def _units(net: PyTree) -> Float[Array, "P h"]:
+    first = net["first"]
+    return jnp.tanh(net["vectors"] @ first["kernel"] + first["bias"])
+
+
+def _made(net: PyTree) -> Float[Array, "n P H d"]:
+    second = net["second"]
+    rows = jnp.tensordot(_units(net), second["kernel"], 1) + second["bias"]
+    return rows.swapaxes(0, 1)
+
+
+def _check_start(start: Array, shape: tuple[int, ...]) -> None:
+    if tuple(start.shape) != tuple(shape):
+        raise ValueError(
+            f"a prefix of {tuple(start.shape)} came as the start, expected "
+            f"{tuple(shape)} (keys and values of each layer, length, heads, size); take "
+            "a text of as many tokens as the prefix has, and this model's card"
+        )
+
+
+def prefix_tuning(
+    language: Language,
+    align: Manipulation | None = None,
+    *,
+    length: int = 10,
+    hidden: int | None = 512,
+    start: Array | None = None,
+) -> Program:
+    """Learned keys and values before the text's own, at each layer (arXiv 2101.00190).
+
+    The text's positions begin behind them. All layers are one prompt [2 layers, length,
+    heads, size], kept under the first layer's site.
+
+    Args:
+        align: `label_words(ids)` for a task of classes; None: Tokens of logits.
+        hidden: units of the MLP that makes the prefix while it is trained; None: the
+            prefix itself is learned, as in P-tuning v2 (arXiv 2110.07602).
+        start: the first prefix, such as `keys_and_values(language, ids)` of a text of
+            `length` tokens; random if not given.
+    """
+    if not 0 < length < language.positions:
+        raise ValueError(
+            f"a prefix of {length} came, expected 1 to {language.positions - 1}, as "
+            f"{language.name} has {language.positions} positions for it and the text"
+        )
+    normal = jax.nn.initializers.normal(1.0)
+    plain = learnable(normal if start is None else start)
+    fmt = plain if hidden is None else reparametrised(hidden, start)
+    room = _room(length, language.positions)
+    at = {"input": room, role(language, "kv"): prefix(fmt, length)}
+    return reprogram(language.forward, at | ({} if align is None else {"output": align}))
+
+
+def _room(length: int, positions: int) -> Manipulation:
+    """Positions move on by `length`, none of them beyond the model's."""
+
+    def moved(x: Tokens) -> Tokens:
+        asked = x.weight.shape[1]
+        if asked + length > positions:
+            raise ValueError(
+                f"{asked} tokens came behind a prefix of {length}, expected at most "
+                f"the model's {positions} positions together; shorten one of them, or "
+                "pad less"
+            )
+        return x._replace(position=x.position + length)
+
+    return stateless(moved)
+
+
+def without_mlp(language: Language, params: Params) -> Params:
+    """Trained params as those of `prefix_tuning(..., hidden=None)`: the same answers.
+
+    The MLP is run a last time, and what it made is all that is kept.
+    """
+    site = role(language, "kv")[0]
+    net = params.learnable.get(site)
+    if not isinstance(net, dict) or "vectors" not in net:
+        raise ValueError(
+            f"the params at {site!r} hold no MLP, expected those of prefix_tuning with "
+            "hidden units; a prefix that was learned itself needs none of this"
+        )
+    return params._replace(learnable={**params.learnable, site: _made(net)})
+
+
+def adamw_linear(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """AdamW, its rate falling to zero along a line."""
+    falling = optax.linear_schedule(learning_rate, 0.0, steps * epochs)
+    return optax.adamw(falling, weight_decay=0.0)
+
+
+PRESET = Preset(adamw_linear, 5e-5, epochs=5, batch=10)

@@ -1,0 +1,178 @@
+"""Prefix tuning (arXiv 2101.00190) against the bare model on a text that is there, and
+against the MLP in torch's own words.
+
+The wrong variants: a text whose positions begin before the prefix's end; keys for
+values; an MLP that makes another layer's keys; a prefix behind the text.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_languages import KEY, KV, POSITIONS, QUERIES, V, card, losses
+
+from reprojax.engine import generate
+from reprojax.recipes.prompt_tuning import (
+    keys_and_values,
+    label_words,
+    prefix_tuning,
+    prompt_tuning,
+    without_mlp,
+)
+from reprojax.recipes.prompt_tuning.prefixes import PRESET
+from reprojax.sequence import last_value, padded
+from reprojax.taxonomy import describe
+from reprojax.testing import contract
+
+P, UNITS, TEXT = 3, 24, [9, 4, 12]
+KINDS = pytest.mark.parametrize("kind", ["rotary", "learned"])
+ANSWERS = (11, 6, 17)
+
+
+def begun(program, language):
+    return program.init(KEY, language.frozen, padded(QUERIES))
+
+
+@KINDS
+@pytest.mark.parametrize("hidden", [None, UNITS])
+def test_a_texts_keys_and_values_are_the_text(kind, hidden):
+    """At the start the answers are those to the text and the query together."""
+    language = card(kind)
+    start = keys_and_values(language, TEXT)
+    program = prefix_tuning(language, length=P, hidden=hidden, start=start)
+    params = begun(program, language)
+    whole = padded([TEXT + query for query in QUERIES])
+    expected = last_value(language.forward(language.frozen, whole))
+    run = jax.jit(program.apply)
+    for x in (padded(QUERIES), padded(QUERIES, "left"), padded(QUERIES, "left", 11)):
+        y = last_value(run(params, language.frozen, x))
+        np.testing.assert_allclose(y, expected, atol=2e-4)
+
+
+def made_by_hand(net):
+    """Each layer's keys and values [P H d], one unit at a time."""
+    net = jax.tree.map(lambda a: np.asarray(a, np.float64), net)
+    first, second = net["first"], net["second"]
+    n, heads, size = second["bias"].shape
+    out = np.zeros((n, len(net["vectors"]), heads, size))
+    for p, vector in enumerate(net["vectors"]):
+        units = np.tanh(vector @ first["kernel"] + first["bias"])
+        for i in range(n):
+            out[i, p] = second["bias"][i]
+            for unit, weights in zip(units, second["kernel"][:, i], strict=True):
+                out[i, p] += unit * weights
+    return out
+
+
+@KINDS
+def test_the_mlp_makes_a_prefix_and_is_dropped(kind):
+    """The same answers, learned or not, and those of the prefix made by hand."""
+    language = card(kind)
+    program = prefix_tuning(language, length=P, hidden=UNITS)
+    plain = prefix_tuning(language, length=P, hidden=None)
+    params = begun(program, language)
+    dropped = without_mlp(language, params)
+    spec = jax.tree.map(jnp.shape, begun(plain, language))
+    assert jax.tree.map(jnp.shape, dropped) == spec
+    hand = made_by_hand(params.learnable[KV[0]])
+    np.testing.assert_allclose(dropped.learnable[KV[0]], hand, atol=1e-5)
+    x = padded(QUERIES, "left")
+    y = program.apply(params, language.frozen, x)
+    z = plain.apply(dropped, language.frozen, x)
+    np.testing.assert_allclose(last_value(y), last_value(z), atol=1e-5)
+    bare = last_value(language.forward(language.frozen, x))
+    assert np.abs(last_value(y) - bare).max() > 0.1
+
+
+def test_each_layer_has_its_own_keys_and_values():
+    """Of the 2 n parts each reaches its own place in the cache."""
+    from reprojax.engine import share
+
+    language = card("rotary")
+    program = prefix_tuning(language, length=P, hidden=None)
+    params = begun(program, language)
+    cache = share(program, params, language.frozen)
+    found = [part[0] for site in KV for part in cache[site].value]
+    np.testing.assert_array_equal(np.stack(found), params.learnable[KV[0]])
+
+
+def test_it_is_written_from():
+    language = card("learned")
+    start = keys_and_values(language, TEXT)
+    program = prefix_tuning(language, length=P, start=start)
+    plain = prompt_tuning(language, length=P)  # its prompt: the text's own words
+    words = language.frozen["params"]["embed"]["embedding"][jnp.array(TEXT)]
+    given = begun(plain, language)._replace(learnable={"embed:out": words})
+    keys, x = jax.random.split(KEY, 3), padded(QUERIES)
+    out = jax.jit(generate(program, 4))(
+        begun(program, language), language.frozen, x, keys
+    )
+    same = jax.jit(generate(plain, 4))(given, language.frozen, x, keys)
+    np.testing.assert_array_equal(out.ids, same.ids)
+
+
+def test_the_mlp_starts_as_torchs_layers_do():
+    language = card("rotary")
+    net = begun(prefix_tuning(language), language).learnable[KV[0]]
+    width = 2 * 4  # keys of all heads
+    assert net["vectors"].shape == (10, width)
+    assert net["first"]["kernel"].shape == (width, 512)
+    assert net["second"]["kernel"].shape == (512, 4, 2, 4)
+    assert abs(float(net["vectors"].std()) - 1) < 0.2
+    for name, into in (("first", width), ("second", 512)):
+        largest = np.abs(net[name]["kernel"]).max()
+        assert 0.99 * into**-0.5 < largest <= into**-0.5
+
+
+# -- it learns, and keeps the contract
+
+
+def test_the_default_settings_learn():
+    language = card("rotary")
+    program = prefix_tuning(language, label_words([0, 1]))
+    found, params = losses(program, language, PRESET, 100)
+    assert found[-1] < np.log(2) / 3, found[::10]
+    plain = prefix_tuning(language, label_words([0, 1]), hidden=None)
+    x = padded(QUERIES)
+    np.testing.assert_allclose(
+        program.apply(params, language.frozen, x),
+        plain.apply(without_mlp(language, params), language.frozen, x),
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("hidden", [None, UNITS])
+def test_the_contract(hidden):
+    language = card("rotary")
+    program = prefix_tuning(language, label_words(ANSWERS), length=P, hidden=hidden)
+    x = padded(QUERIES + [[4, 4, 4, 4, 4, 4]], "left")
+    labels = jnp.array([0, 2, 1, 1])
+    found = contract(program, language.frozen, x, labels, shape=(4, 3))
+    made, width = 2 * 2 * 8, 8
+    mlp = P * width + (width + 1) * UNITS + (UNITS + 1) * made
+    assert found.learnable == (P * made if hidden is None else mlp)
+    seen = describe(program, language.frozen, x, roles=language.roles)
+    assert seen.coordinates == "learnable hidden concatenative -> rule"
+
+
+# -- bad input
+
+
+def test_what_does_not_fit_is_refused():
+    language, x = card("rotary"), padded(QUERIES)
+    start = keys_and_values(language, TEXT)
+    for hidden, who in ((None, "learnable got"), (UNITS, "a prefix of")):
+        program = prefix_tuning(language, length=4, hidden=hidden, start=start)
+        with pytest.raises(ValueError, match=who):
+            program.init(KEY, language.frozen, x)
+    for length in (0, POSITIONS):
+        with pytest.raises(ValueError, match=f"prefix of {length} came"):
+            prefix_tuning(language, length=length)
+    long = prefix_tuning(language, length=POSITIONS - 5)
+    with pytest.raises(ValueError, match="6 tokens came behind a prefix of 27"):
+        long.init(KEY, language.frozen, x)
+    with pytest.raises(ValueError, match=f"the ids {V}"):
+        keys_and_values(language, [V])
+    plain = prefix_tuning(language, hidden=None)
+    with pytest.raises(ValueError, match="hold no MLP"):
+        without_mlp(language, begun(plain, language))
