@@ -51,6 +51,8 @@ ZEROTH = "searches/zeroth_order.py"
 ORACLE = "searches/oracle.py"
 BAR = "recipes/model_reprogramming/black_box_reprogramming.py"
 VIP = "recipes/prompt_tuning/black_box_visual_prompting.py"
+SOFT = "recipes/prompt_tuning/soft_prompts.py"
+PREFIX = "recipes/prompt_tuning/prefixes.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
 READING, WRITING = "engine/reading.py", "engine/writing.py"
@@ -1017,6 +1019,69 @@ MUTANTS = (
         "text[: min(places)] if places else text",
         "text",
         "test_local.py::test_stop_strings_end_answers_and_are_not_in_them",
+    ),
+    Mutant(
+        "prompt tuning: behind the text",
+        SOFT,
+        "insert(start, length)",
+        "insert(start, length, at=None)",
+        "recipes/test_soft_prompts.py",
+    ),
+    Mutant(
+        "prompt tuning: label words at the last index, padding or not",
+        SOFT,
+        "chain(last=last(),",
+        "chain(last=__import__('reprojax').stateless(lambda y: y.value[:, -1]),",
+        "recipes/test_soft_prompts.py",
+    ),
+    Mutant(
+        "prompt tuning: a label's first token for its mean",
+        SOFT,
+        ".mean(0)",
+        "[0]",
+        "recipes/test_soft_prompts.py",
+    ),
+    Mutant(
+        "prompt tuning: words drawn with repetition",
+        SOFT,
+        "shape[0] > len(table)",
+        "True",
+        "recipes/test_soft_prompts.py",
+    ),
+    Mutant(
+        "prefix tuning: the text keeps its positions",
+        PREFIX,
+        "x._replace(position=x.position + length)",
+        "x",
+        "recipes/test_prefixes.py",
+    ),
+    Mutant(
+        "prefix tuning: values for keys",
+        PREFIX,
+        "seen[site].value]",
+        "seen[site].value[::-1]]",
+        "recipes/test_prefixes.py",
+    ),
+    Mutant(
+        "prefix tuning: tokens and layers mixed up",
+        PREFIX,
+        "return rows.swapaxes(0, 1)",
+        "return rows.reshape(-1, len(rows), *rows.shape[2:])",
+        "recipes/test_prefixes.py",
+    ),
+    Mutant(
+        "prefix tuning: an MLP without its tanh",
+        PREFIX,
+        "return jnp.tanh(net",
+        "return (net",
+        "recipes/test_prefixes.py",
+    ),
+    Mutant(
+        "prefix tuning: a start that the drawn bias moves",
+        PREFIX,
+        '"bias": jnp.zeros((n, heads, size))',
+        '"bias": net["second"]["bias"]',
+        "recipes/test_prefixes.py",
     ),
 )
 

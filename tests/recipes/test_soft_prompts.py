@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_languages import KEY, POSITIONS, QUERIES, V, WIDTH, card, losses
+from small_languages import KEY, POSITIONS, QUERIES, WIDTH, V, card, losses
 
 from reprojax.formats import learnable
 from reprojax.models.language import texts

@@ -23,14 +23,12 @@ from reprojax.formats import learnable
 from reprojax.models.language import Language
 from reprojax.operators import prefix
 from reprojax.recipes.method import Preset
-from reprojax.recipes.prompt_tuning.soft_prompts import check_words, role
+from reprojax.recipes.prompt_tuning.soft_prompts import check_length, check_words, role
 from reprojax.sequence import Tokens, tokens
 from reprojax.taps import record
 
 
-def keys_and_values(
-    language: Language, ids: Sequence[int]
-) -> Float[Array, "n P H d"]:
+def keys_and_values(language: Language, ids: Sequence[int]) -> Float[Array, "n P H d"]:
     """What a real text leaves at every layer, n = 2 a layer: as a prefix it is the text
     itself, standing in front."""
     sites = role(language, "kv")
@@ -103,8 +101,8 @@ def _check_start(start: Array, shape: tuple[int, ...]) -> None:
     if tuple(start.shape) != tuple(shape):
         raise ValueError(
             f"a prefix of {tuple(start.shape)} came as the start, expected "
-            f"{tuple(shape)} (keys and values of each layer, length, heads, size); take "
-            "a text of as many tokens as the prefix has, and this model's card"
+            f"{tuple(shape)} (keys and values of each layer, length, heads, size); "
+            "take a text of as many tokens as the prefix has, and this model's card"
         )
 
 
@@ -128,17 +126,15 @@ def prefix_tuning(
         start: the first prefix, such as `keys_and_values(language, ids)` of a text of
             `length` tokens; random if not given.
     """
-    if not 0 < length < language.positions:
-        raise ValueError(
-            f"a prefix of {length} came, expected 1 to {language.positions - 1}, as "
-            f"{language.name} has {language.positions} positions for it and the text"
-        )
+    check_length(language, length)
     normal = jax.nn.initializers.normal(1.0)
     plain = learnable(normal if start is None else start)
     fmt = plain if hidden is None else reparametrised(hidden, start)
     room = _room(length, language.positions)
     at = {"input": room, role(language, "kv"): prefix(fmt, length)}
-    return reprogram(language.forward, at | ({} if align is None else {"output": align}))
+    return reprogram(
+        language.forward, at | ({} if align is None else {"output": align})
+    )
 
 
 def _room(length: int, positions: int) -> Manipulation:
@@ -180,4 +176,8 @@ def adamw_linear(
     return optax.adamw(falling, weight_decay=0.0)
 
 
-PRESET = Preset(adamw_linear, 5e-5, epochs=5, batch=10)
+# The paper's for tables to text on GPT-2, but for the rate: 100 steps of its 5e-5 took
+# the loss of a tiny model from .82 to .65, and those of 1e-3 to .07. A prefix without
+# the MLP moves by the rate alone, and wants more of it: 1e-2 took .80 to .27.
+PRESET = Preset(adamw_linear, 1e-3, epochs=5, batch=10)
+PLAIN = Preset(adamw_linear, 1e-2, epochs=5, batch=10)

@@ -42,6 +42,16 @@ def check_words(language: Language, ids: Sequence[int], who: str) -> list[int]:
     return found
 
 
+def check_length(language: Language, length: int) -> None:
+    """Raise unless there is a prompt, and room for a text beside it."""
+    if not 0 < length < language.positions:
+        raise ValueError(
+            f"a prompt of {length} tokens came, expected 1 to "
+            f"{language.positions - 1}, as {language.name} has {language.positions} "
+            "positions for it and the text together; take another length"
+        )
+
+
 def vectors(language: Language, ids: Sequence[int]) -> Float[Array, "N D"]:
     """What the model's own embedding makes of words, in float32."""
     (site,) = role(language, "embedding")
@@ -61,12 +71,13 @@ def from_vocabulary(language: Language, ids: Sequence[int] | None = None) -> For
         ids: the words to draw from; by default the first 5,000 of the vocabulary, which
             are its most frequent where it was built by frequency, as in the paper.
     """
-    if ids is None:
-        ids = range(min(COMMON, language.vocabulary))
-    return learnable(_drawn(vectors(language, check_words(language, ids, "the start"))))
+    return learnable(_drawn(language, ids))
 
 
-def _drawn(table: Float[Array, "N D"]) -> Any:
+def _drawn(language: Language, ids: Sequence[int] | None) -> Any:
+    ids = range(min(COMMON, language.vocabulary)) if ids is None else ids
+    table = vectors(language, check_words(language, ids, "the start"))
+
     def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
         _check_width(table, shape)
         again = shape[0] > len(table)
@@ -89,8 +100,7 @@ def from_labels(
     """
     groups = [check_words(language, label, "a label") for label in labels]
     means = jnp.stack([vectors(language, group).mean(0) for group in groups])
-    rest = range(min(COMMON, language.vocabulary)) if ids is None else ids
-    others = _drawn(vectors(language, check_words(language, rest, "the start")))
+    others = _drawn(language, ids)
 
     def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
         _check_room(len(means), shape[0], "labels")
@@ -157,16 +167,13 @@ def prompt_tuning(
         initial: where it starts, `from_vocabulary(language)` if not given;
             `from_labels`, `from_text`, or any format, such as `learnable(rows)`.
     """
-    if not 0 < length < language.positions:
-        raise ValueError(
-            f"a prompt of {length} tokens came, expected 1 to "
-            f"{language.positions - 1}, as {language.name} has {language.positions} "
-            "positions for it and the text together"
-        )
+    check_length(language, length)
     (site,) = role(language, "embedding")
     start = from_vocabulary(language) if initial is None else initial
     at = {site: insert(start, length)}
-    return reprogram(language.forward, at | ({} if align is None else {"output": align}))
+    return reprogram(
+        language.forward, at | ({} if align is None else {"output": align})
+    )
 
 
 def adafactor(
