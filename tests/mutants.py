@@ -53,6 +53,7 @@ BAR = "recipes/model_reprogramming/black_box_reprogramming.py"
 VIP = "recipes/prompt_tuning/black_box_visual_prompting.py"
 SOFT = "recipes/prompt_tuning/soft_prompts.py"
 PREFIX = "recipes/prompt_tuning/prefixes.py"
+REFT = "recipes/prompt_tuning/hidden_edits.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
 READING, WRITING = "engine/reading.py", "engine/writing.py"
@@ -1082,6 +1083,27 @@ MUTANTS = (
         '"bias": jnp.zeros((n, heads, size))',
         '"bias": net["second"]["bias"]',
         "recipes/test_prefixes.py",
+    ),
+    Mutant(
+        "loreft: rows that are not orthonormal",
+        REFT,
+        'jnp.linalg.qr(own["basis"])[0]',
+        'own["basis"]',
+        "recipes/test_hidden_edits.py",
+    ),
+    Mutant(
+        "loreft: words that are written are edited too",
+        REFT,
+        "if value.span.first or value.span.last:",
+        "if True:",
+        "recipes/test_hidden_edits.py",
+    ),
+    Mutant(
+        "loreft: the last tokens by index, padding or not",
+        REFT,
+        "last_position(value) - last",
+        "value.position.shape[1] - 1 - last",
+        "recipes/test_hidden_edits.py",
     ),
 )
 

@@ -1,6 +1,7 @@
 """Learned tokens in front of a frozen transformer's own, or prompts drawn by a net."""
 
 from reprojax.recipes.prompt_tuning.black_box_visual_prompting import black_vip
+from reprojax.recipes.prompt_tuning.hidden_edits import loreft, low_rank_edit
 from reprojax.recipes.prompt_tuning.prefixes import (
     keys_and_values,
     prefix_tuning,
@@ -22,6 +23,8 @@ __all__ = [
     "from_vocabulary",
     "keys_and_values",
     "label_words",
+    "loreft",
+    "low_rank_edit",
     "prefix_tuning",
     "prompt_tuning",
     "vpt_deep",

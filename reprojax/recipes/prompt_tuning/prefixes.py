@@ -58,11 +58,11 @@ def reparametrised(hidden: int, start: Array | None = None) -> Format:
         n, length, heads, size = shape
         width = heads * size
         k = jax.random.split(key, 4)
-        first = _dense(k[1], width, (hidden,))
+        first = dense(k[1], width, (hidden,))
         net: dict[str, Any] = {
             "vectors": jax.random.normal(k[0], (length, width)),
             "first": first,
-            "second": _dense(k[2], hidden, (n, heads, size)),
+            "second": dense(k[2], hidden, (n, heads, size)),
         }
         if start is not None:
             _check_start(start, shape)
@@ -78,7 +78,7 @@ def reparametrised(hidden: int, start: Array | None = None) -> Format:
     return Format(init, read)
 
 
-def _dense(key: Key, into: int, out: tuple[int, ...]) -> dict[str, Array]:
+def dense(key: Key, into: int, out: tuple[int, ...]) -> dict[str, Array]:
     """Uniform within 1 / sqrt(into), as torch's Linear starts."""
     k, bound = jax.random.split(key), into**-0.5
     kernel = jax.random.uniform(k[0], (into, *out), minval=-bound, maxval=bound)
