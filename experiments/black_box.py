@@ -13,12 +13,10 @@ the budget, those for label map and validation too. Three searches:
 Beside them: two programs trained with gradients, and the best label map alone. A run
 that was stopped goes on when the command is given again, and asks nothing twice.
 
-Measured, on one seed (validation 200 images, test 1,000):
+Expected with --seeds 3 (1,000 test images; more in docs/results.md):
 
-    queries      20k   60k  100k  140k  200k    test
-    spsa        .385  .450  .435  .510  .520    .523
-    bar         .270  .320  .310  .365  .410    .394
-    with gradients: the patches .625, a whole watermark .713; best map alone .381
+    spsa .520 ± .041, bar .446 ± .120; best map alone .381 ± .027
+    with gradients: the patches .616 ± .058, a whole watermark .762 ± .113
 
 So gradients are worth far more than 200,000 queries: 240 steps on 1,000 images against
 about 2,000 noisy ones. cma is offered and was not run to the end; at 40,000 queries it
