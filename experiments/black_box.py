@@ -36,13 +36,13 @@ import optax
 import tyro
 from jax.nn.initializers import zeros
 
-from experiments.files import write_json
 from experiments.intervals import mean
 from reprojax import data, models, recipes, steps
 from reprojax.alignments import bayesian
 from reprojax.black_box import Fitted, evaluate, fit_black_box, in_process, only_answers
 from reprojax.core import Format, Key, Params, Program, PyTree, Scope, reprogram
 from reprojax.data import Task
+from reprojax.files import write_json
 from reprojax.fit import fit
 from reprojax.formats import learnable
 from reprojax.losses import cross_entropy

@@ -18,9 +18,10 @@ from pathlib import Path
 import tyro
 
 from experiments import visual_reprogramming as job
-from experiments.files import write_json
 from experiments.intervals import mean, paired
+from experiments.tables import summary
 from reprojax import models, recipes
+from reprojax.files import write_json
 
 MAPS = ("rlm", "flm", "ilm", "blm", "blm+")
 # Chosen by the validation accuracy of two other seeds, from .01, .02, .05 and .1.
@@ -66,7 +67,7 @@ def scores(config: Config, method: str, map_name: str, rate: float) -> dict:
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         task = job.load_task(replace(run, seeds=1), seed)
         fits.append(job.train(run, program, backbone, task, seed, f"seed-{seed}"))
-    return job.summary(fits)
+    return summary(fits)
 
 
 def main(config: Config) -> dict:

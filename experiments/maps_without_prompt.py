@@ -23,11 +23,11 @@ import numpy as np
 import tyro
 
 from experiments.controls import Outputs, outputs
-from experiments.files import write_json
 from experiments.intervals import mean, paired
 from reprojax import data, models
 from reprojax.alignments import bayesian_map, count, one_to_one_map, soft_count
 from reprojax.data import Split
+from reprojax.files import write_json
 
 KS = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50)
 SIZES = {  # training images, test images, images in all

@@ -22,9 +22,9 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.files import write_text
 from reprojax import data, models, storage
 from reprojax.core import Params, Program, PyTree
+from reprojax.files import write_file
 from reprojax.models import Backbone
 from reprojax.storage import Card
 
@@ -58,7 +58,7 @@ def main(config: Config) -> Path:
     program, params = storage.rebuild(saved, backbone)
     found = probabilities(program, params, backbone.frozen, x, config.batch)
     names = [file.relative_to(config.images).as_posix() for file in files]
-    write_text(config.out, table(names, saved.card.classes, found))
+    write_file(config.out, table(names, saved.card.classes, found).encode())
     counts = Counter(saved.card.classes[i] for i in found.argmax(1))
     shares = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     print(f"{config.out}: {len(files)} images ({shares})")

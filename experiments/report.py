@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import figures
-from experiments.files import write_text
 from experiments.pictures import Images, pictures
+from reprojax.files import write_file
 
 __all__ = ["Report", "pictures", "write_report"]
 
@@ -52,7 +52,7 @@ def write_report(path: Path, report: Report) -> None:
         f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
-    write_text(path, page)
+    write_file(path, page.encode())
 
 
 def _sections(report: Report) -> list[str]:

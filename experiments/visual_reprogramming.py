@@ -41,10 +41,17 @@ import optax
 import tyro
 
 from experiments import controls
-from experiments.files import write_json
-from experiments.intervals import mean, paired
+from experiments.tables import (
+    HEADER,
+    comparisons,
+    control_row,
+    program_row,
+    summary,
+    text_table,
+)
 from reprojax import data, models, parallel, recipes, storage
 from reprojax.core import Program
+from reprojax.files import write_json
 from reprojax.fit import Fitted, fit
 from reprojax.models import Backbone
 from reprojax.taxonomy import Description, describe
@@ -273,13 +280,6 @@ def _optimizer(
     return recipes.METHODS[method].preset.optimizer(rate, steps, epochs)
 
 
-def summary(fits: Sequence[Fitted]) -> dict[str, list[float]]:
-    """Accuracies by seed: of the selected params, of the last ones, on validation."""
-    names = ("test", "last", "validation")
-    found = {name: [fitted.accuracy[name] for fitted in fits] for name in names}
-    return found | {"seconds_per_step": [fitted.seconds_per_step for fitted in fits]}
-
-
 def run_controls(
     config: Config, program: Program, backbone: Backbone, tasks: Sequence[data.Task]
 ) -> dict[str, dict[str, list[float]]]:
@@ -314,59 +314,6 @@ def run_controls(
         fitted = train(config, program, untrained, task, seed, f"random-weights-{seed}")
         add("same program, random weights", fitted.accuracy)
     return found
-
-
-HEADER = (
-    "method",
-    "coordinates",
-    "learnable",
-    "test, selected",
-    "test, last",
-    "seconds a step",
-)
-
-
-def program_row(
-    title: str, seen: Description, fits: Sequence[Fitted]
-) -> tuple[str, ...]:
-    """The first line of the table."""
-    scores = summary(fits)
-    return (
-        title,
-        seen.coordinates,
-        f"{seen.learnable:,}",
-        str(mean(scores["test"])),
-        str(mean(scores["last"])),
-        f"{np.nanmedian(scores['seconds_per_step']):.3f}",
-    )
-
-
-def control_row(name: str, scores: Mapping[str, list[float]]) -> tuple[str, ...]:
-    """A control's line."""
-    return (name, "", "", str(mean(scores["test"])), "", "")
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, controls below a rule."""
-    every = [header, *rows]
-    widths = [max(len(line[i]) for line in every) for i in range(len(header))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True))
-        for line in every
-    ]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, lines[1], rule, *lines[2:]])
-
-
-def comparisons(table: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
-    """The program over each control, paired over the seeds that both have."""
-    own, lines = table["program"]["test"], []
-    for name in list(table)[1:]:
-        scores = table[name]["test"]
-        if len(scores) > 1:
-            difference = paired(own[: len(scores)], scores).interval
-            lines.append(f"over {name}: {difference} (paired, 95 % interval)")
-    return lines
 
 
 def keep(

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.checkpoints import differences, listed, only_writer
 from reprojax.core import Params, Program, PyTree, check_sites, passthrough
 from reprojax.data import Split, Task, digest, in_order, steps
 from reprojax.data.task import SPLITS
 from reprojax.dependence import cache_site
+from reprojax.files import below, differences, only_writer, write_json
 from reprojax.models import fingerprint
 from reprojax.steps import bar
 from reprojax.taps import record
@@ -227,12 +227,7 @@ def _write(plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]) -
         arrays[name].flush()
         os.replace(part, folder / f"{name}.npy")
     versions = {"jax": jax.__version__, "numpy": np.__version__}
-    draft = folder / "cache.json.part"
-    with open(draft, "w") as file:
-        json.dump({**identity, "versions": versions}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, folder / "cache.json")
+    write_json(folder / "cache.json", {**identity, "versions": versions})
 
 
 def _stored(dtype: np.dtype) -> np.dtype:
@@ -254,7 +249,7 @@ def _read(
         ) from error
     if lines := differences(identity, there):
         raise ValueError(
-            f"{folder} holds another cache:{listed(lines)}\nchoose another folder, or "
+            f"{folder} holds another cache:{below(lines)}\nchoose another folder, or "
             "remove this one to compute the values again"
         )
     return {

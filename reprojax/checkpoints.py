@@ -16,21 +16,19 @@ spec and the crc32 of every leaf; one rename commits it all.
 
 A state is any pytree of jax and numpy arrays, typed keys included. Several processes
 share the folder and hold the same state: each calls everything here at the same steps,
-process 0 alone locks and renames, and orbax writes once. There a SIGTERM to any of them
-makes all of them save at one step (jax hears it; without a time of their own, since
-clocks differ, they save at the ends of epochs else).
+process 0 alone locks and renames, and orbax writes once. A SIGTERM to one of them makes
+all save at one step. They have no clock to be `due` by, since clocks differ.
 """
 
 import errno
 import json
-import os
 import shutil
 import signal
 import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -43,6 +41,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from reprojax.core import PyTree
+from reprojax.files import below, claim, differences, only_writer, plain
 
 FULL = ("No space left", "quota exceeded", "File too large")  # the system's own words
 
@@ -74,7 +73,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"keep={keep} came, expected at least 1 checkpoint")
         self.folder = None if folder is None else Path(folder).absolute()
-        self._identity, self._resume = _plain(identity), resume
+        self._identity, self._resume = plain(identity), resume
         self._keep, self._seconds = keep, 60 * minutes
         self._orbax: Any = None
         self._pending: Any = None
@@ -89,7 +88,8 @@ class Checkpoints:
                     if here:
                         self.folder.mkdir(parents=True, exist_ok=True)
                         stack.enter_context(only_writer(self.folder))
-                        _claim(self.folder, self._identity, self._resume)
+                        _check_owned(self.folder)
+                        claim(self.folder, self._identity, self._resume)
                         _tidy(self.folder)
                 self._orbax = _manager(self.folder, self._keep)
             self._leave = stack.pop_all()
@@ -154,7 +154,7 @@ class Checkpoints:
             return state
         if damaged:
             raise ValueError(
-                f"no checkpoint in {self.folder} is whole:{listed(damaged.values())}\n"
+                f"no checkpoint in {self.folder} is whole:{below(damaged.values())}\n"
                 "nothing was removed; restore one from a copy, or use another folder"
             )
         return None
@@ -230,7 +230,7 @@ class Checkpoints:
         if lines := differences(specs, expected):
             raise ValueError(
                 f"the checkpoint of step {step} in {self.folder} is of another state:"
-                f"{listed(lines)}\nbuild the program and the optimiser as the run in "
+                f"{below(lines)}\nbuild the program and the optimiser as the run in "
                 "the folder did, or choose another folder"
             )
         try:
@@ -253,7 +253,7 @@ class Checkpoints:
         self._orbax = _manager(self.folder, self._keep)
         warnings.warn(
             f"going on from step {used}, since newer checkpoints are damaged; they are "
-            f"now in {aside}:{listed(damaged.values())}",
+            f"now in {aside}:{below(damaged.values())}",
             stacklevel=3,
         )
 
@@ -295,57 +295,11 @@ class _Damaged(Exception):
     """A checkpoint that does not read, or not as it was saved."""
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """ValueError if another process holds the folder.
-
-    The system frees the lock when the process ends, however it ends.
-    """
-    import fcntl
-
-    with open(folder / "lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another run is writing to {folder}, expected one at a time; wait for "
-                "it to end, or choose another folder"
-            ) from error
-        yield
-
-
-def _claim(folder: Path, identity: Mapping[str, Any], resume: bool) -> None:
-    """Refuse a folder of another run, or write down whose it is from now on."""
-    path = folder / "identity.json"
-    if not path.exists():
-        if steps := _steps(folder):
-            raise ValueError(
-                f"{folder} holds checkpoints (steps {steps}) but no identity.json, so "
-                "they may be of another run; choose another folder"
-            )
-        draft = path.with_suffix(".tmp")  # renamed when whole, whenever we are killed
-        with open(draft, "w") as file:
-            json.dump(identity, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        return
-    try:
-        there = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+def _check_owned(folder: Path) -> None:
+    if not (folder / "identity.json").exists() and (steps := _steps(folder)):
         raise ValueError(
-            f"{path} came damaged ({error}), expected a run's identity; restore it "
-            "from a copy, or choose another folder"
-        ) from error
-    if lines := differences(identity, there):
-        raise ValueError(
-            f"{folder} holds another run:{listed(lines)}\nchoose another folder, or "
-            "resume with the configuration of the run that is there"
-        )
-    if not resume:
-        raise ValueError(
-            f"{folder} already holds this run; resume it (resume=True, --resume), or "
-            "choose another folder"
+            f"{folder} holds checkpoints (steps {steps}) but no identity.json, so "
+            "they may be of another run; choose another folder"
         )
 
 
@@ -368,32 +322,6 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON, where tuples are lists."""
-    try:
-        return json.loads(json.dumps(dict(identity)))
-    except TypeError as error:
-        raise ValueError(
-            f"the run's identity is not JSON ({error}), expected text, numbers, lists "
-            "and dicts; give a digest of anything else"
-        ) from error
-
-
-def differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """A line for each key that differs: what came, what was expected."""
-    return [
-        f"{key}: came {came.get(key, 'nothing')}, "
-        f"expected {expected.get(key, 'nothing')}"
-        for key in [*expected, *(key for key in came if key not in expected)]
-        if key not in came or key not in expected or came[key] != expected[key]
-    ]
-
-
-def listed(lines: Iterable[str]) -> str:
-    """Lines of their own, below what an error says."""
-    return "".join(f"\n  {line}" for line in lines)
-
-
 def _named(state: PyTree) -> dict[str, Any]:
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
@@ -411,7 +339,7 @@ def _check_leaves(state: PyTree) -> None:
     ]
     if lines:
         raise ValueError(
-            f"leaves came that orbax cannot save:{listed(lines)}\nexpected arrays of "
+            f"leaves came that orbax cannot save:{below(lines)}\nexpected arrays of "
             "at least one element; call jnp.asarray on numbers, leave out empty arrays"
         )
 

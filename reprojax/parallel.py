@@ -285,7 +285,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
             data = _put(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         if not leaf.is_fully_addressable:  # it lies on other processes' devices too
-            return jax.jit(lambda a: a, out_shardings=sharding)(leaf)
+            return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 

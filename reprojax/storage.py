@@ -13,7 +13,6 @@ pointer (RFC 6901). The metadata holds the card as JSON, and a sha256 over every
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import Params, Program, PyTree
+from reprojax.files import below, write_file
 from reprojax.models.backbone import Backbone, fingerprint
 from reprojax.recipes import find_alignment, find_method
 
@@ -93,7 +93,7 @@ class Saved(NamedTuple):
         ]
         if lines:
             raise ValueError(
-                f"the file's params are not those of the program:{_listed(lines)}\n"
+                f"the file's params are not those of the program:{below(lines)}\n"
                 f"build it as the card says: {self.card.method} with "
                 f"{dict(self.card.arguments)} for {len(self.card.classes)} classes"
             )
@@ -117,16 +117,7 @@ def save(path: str | Path, params: Params, card: Card) -> None:
     metadata = {"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}
     from safetensors.numpy import save as serialised
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            file.write(serialised(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_file(path, serialised(tensors, metadata))
 
 
 def load(path: str | Path, backbone: Backbone | None = None) -> Saved:
@@ -273,7 +264,7 @@ def _tensors(params: Params) -> dict[str, np.ndarray]:
                 wrong.append(f"{name}: {_spec(leaf)}")
     if wrong:
         raise ValueError(
-            f"leaves came that safetensors cannot hold:{_listed(wrong)}\nexpected "
+            f"leaves came that safetensors cannot hold:{below(wrong)}\nexpected "
             f"arrays of {', '.join(DTYPES)}"
         )
     return tensors
@@ -301,7 +292,3 @@ def _like(tensor: np.ndarray, leaf: Any) -> jax.Array:
 
 def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     return fingerprint({"card": np.frombuffer(text.encode(), np.uint8), **tensors})
-
-
-def _listed(lines: list[str]) -> str:
-    return "".join(f"\n  {line}" for line in lines)

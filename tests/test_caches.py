@@ -21,9 +21,9 @@ from jax.nn.initializers import normal
 from reprojax import caches, recipes, record, reprogram, stateless, steps
 from reprojax.alignments import bayesian, linear
 from reprojax.caches import cached
-from reprojax.checkpoints import only_writer
 from reprojax.core import Params, Program, Scope, chain
 from reprojax.data import Split, Task
+from reprojax.files import only_writer
 from reprojax.fit import fit
 from reprojax.formats import learnable
 from reprojax.operators import add, dropout, insert, resize

@@ -13,7 +13,7 @@ FLOORS = (
     ("core",),
     ("sequence", "taps"),
     ("formats", "locations", "operators", "alignments"),
-    ("losses", "statistics", "observation"),
+    ("files", "losses", "statistics", "observation"),
     ("models", "data", "searches", "dependence", "text"),
     ("recipes", "parallel"),
     ("taxonomy", "checkpoints", "steps", "engine"),

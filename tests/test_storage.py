@@ -257,7 +257,7 @@ def test_a_failed_write_leaves_the_file_before(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save(path, Params(), card())
     assert path.read_bytes() == before

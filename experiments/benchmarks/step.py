@@ -16,9 +16,9 @@ machine that others use too, give --process: seconds are then those of this proc
 cores together (and OMP_WAIT_POLICY=passive, so that PyTorch's threads sleep as they
 wait).
 
-Expected on two cores: a step at most 1.05 of the floor for padding; the floor over
-PyTorch's 1.2 to 1.5, whose convolutions and products are the faster ones there. Two
-minutes, with --torch five.
+Expected on two cores: a step at most 1.05 of the floor for padding; the floor 1.4 to
+1.8 of PyTorch's, whose convolutions and products are the faster ones there. With
+--torch five minutes.
 
 On a GPU the same command serves; more images and half the bits are what it is made for:
 
@@ -44,8 +44,8 @@ import optax
 import tyro
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
-from experiments.files import write_json
 from reprojax import Program
+from reprojax.files import write_json
 from reprojax.losses import cross_entropy
 from reprojax.models import Backbone, images, resnet, vit
 from reprojax.recipes import find_alignment, find_method

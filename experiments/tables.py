@@ -1,0 +1,68 @@
+"""The tables that an experiment prints and its report shows."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.intervals import mean, paired
+from reprojax.fit import Fitted
+from reprojax.taxonomy import Description
+
+HEADER = (
+    "method",
+    "coordinates",
+    "learnable",
+    "test, selected",
+    "test, last",
+    "seconds a step",
+)
+
+
+def program_row(
+    title: str, seen: Description, fits: Sequence[Fitted]
+) -> tuple[str, ...]:
+    """The first line of the table."""
+    scores = summary(fits)
+    return (
+        title,
+        seen.coordinates,
+        f"{seen.learnable:,}",
+        str(mean(scores["test"])),
+        str(mean(scores["last"])),
+        f"{np.nanmedian(scores['seconds_per_step']):.3f}",
+    )
+
+
+def control_row(name: str, scores: Mapping[str, list[float]]) -> tuple[str, ...]:
+    """A control's line."""
+    return (name, "", "", str(mean(scores["test"])), "", "")
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, controls below a rule."""
+    every = [header, *rows]
+    widths = [max(len(line[i]) for line in every) for i in range(len(header))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True))
+        for line in every
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, lines[1], rule, *lines[2:]])
+
+
+def comparisons(table: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
+    """The program over each control, paired over the seeds that both have."""
+    own, lines = table["program"]["test"], []
+    for name in list(table)[1:]:
+        scores = table[name]["test"]
+        if len(scores) > 1:
+            difference = paired(own[: len(scores)], scores).interval
+            lines.append(f"over {name}: {difference} (paired, 95 % interval)")
+    return lines
+
+
+def summary(fits: Sequence[Fitted]) -> dict[str, list[float]]:
+    """Accuracies by seed: of the selected params, of the last ones, on validation."""
+    names = ("test", "last", "validation")
+    found = {name: [fitted.accuracy[name] for fitted in fits] for name in names}
+    return found | {"seconds_per_step": [fitted.seconds_per_step for fitted in fits]}
