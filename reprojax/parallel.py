@@ -301,6 +301,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def settle(frozen: PyTree, mesh: Mesh | None) -> PyTree:
     """Frozen weights where the program runs: on the mesh, or on the one device."""
     if mesh is None:
+        leaves = [a for a in jax.tree.leaves(frozen) if isinstance(a, jax.Array)]
+        if any(len(leaf.sharding.device_set) > 1 for leaf in leaves):
+            raise ValueError(
+                "the frozen weights lie on several devices, and the program came "
+                "without a mesh, expected the one that they lie on; give it as mesh="
+            )
         return jax.device_put(frozen)
     check_mesh(mesh)
     return on_mesh(frozen, mesh)

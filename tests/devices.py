@@ -245,6 +245,10 @@ def eight(folder: Path) -> None:
         fitting.train(frozen=elsewhere, mesh=mesh)
     except ValueError as error:
         found["refused"] = {"other_mesh": np.array(str(error))}
+    try:
+        fitting.train(frozen=elsewhere)
+    except ValueError as error:
+        found["refused"]["no_mesh"] = np.array(str(error))
     for name, values in found.items():
         np.savez(folder / f"{name}.npz", **values)
 

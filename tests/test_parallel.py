@@ -397,6 +397,8 @@ def test_frozen_weights_on_another_mesh_are_refused(eight):
     error = str(read(eight / "refused.npz")["other_mesh"])
     assert "'params/conv/bias' lies on Mesh('data': 4, 'model': 2," in error
     assert "the program runs on Mesh('data': 8," in error
+    error = str(read(eight / "refused.npz")["no_mesh"])
+    assert "came without a mesh, expected the one that they lie on" in error
 
 
 @pytest.mark.parametrize(
