@@ -8,7 +8,7 @@ head; then the head alone. Prints, a site: seconds a step without and with the c
 remain, how far the learned numbers of both runs are apart after the measured steps, and
 what the cache takes on disk for a thousand images.
 
-Expected on two cores of an Intel Xeon: 1.0, 1.1, 1.3, 1.9 and 3.7 at blocks 0, 3, 6, 9
+Expected on two cores of an Intel Xeon: 1.0, 1.1, 1.3, 1.7 and 3.7 at blocks 0, 3, 6, 9
 and 11, where one over the share of operations is 1.0, 1.2, 1.5, 2.4 and 6.0: what
 remains is mostly backward pass, which takes more time an operation. The head alone is
 hundreds of times faster, and the numbers are equal. Two minutes.

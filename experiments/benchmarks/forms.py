@@ -5,8 +5,7 @@
 
 Each line: a layer, at a size of its network, forward and input gradient; seconds in the
 form that `models/` has, and other forms over it (above 1: ours is faster), with the
-interval of the median. Expected on a CPU: all above 1; the pool 2.2 over a maximum of
-nine, 3.6 over reduce_window. One minute.
+interval of the median. Expected on a CPU: all above 1; docs/results.md has a table. One minute.
 """
 
 import time

@@ -13,9 +13,9 @@ over a pass with one. Medians of paired rounds.
 
 Expected on two cores of an Intel Xeon, time a program over one alone, and memory:
 
-    dense        vmap  .4 (3.1)   map .7 (3.0)   loop 1.0 (1.8)
-    transformer  vmap 1.5 (9.6)   map .9 (1.0)   loop 1.0 (1.0)
-    residual     vmap 1.4 (7.0)   map 9.5 (1.1)  loop 1.0 (1.0)
+    dense        vmap  .5 (3.1)   map .8 (3.0)   loop 1.1 (1.8)
+    transformer  vmap 1.1 (9.6)   map .7 (1.0)   loop  .8 (1.0)
+    residual     vmap 1.1 (7.0)   map 7.1 (1.1)  loop 1.1 (1.0)
 
 so that the loop, map and the loop are taken (vmap on the dense net where memory does
 not matter); eight heads and eight maps at most 1.1. Five minutes.

@@ -29,7 +29,7 @@ class BatchNorm(nn.Module):
 class Patches(nn.Module):
     """Square patches to tokens: a convolution whose stride is its size.
 
-    As a product it is 15 times faster on a CPU than as a convolution.
+    As a product it is over ten times faster on a CPU than as a convolution.
     """
 
     patch: int
@@ -51,7 +51,7 @@ class Patches(nn.Module):
 class Pointwise(nn.Module):
     """A 1x1 convolution; at a stride, of every so many places.
 
-    As a product, forward and input gradient are up to twice as fast on a CPU.
+    As a product, forward and input gradient take half the time on a CPU.
     """
 
     width: int
@@ -72,8 +72,8 @@ class Pointwise(nn.Module):
 class Stem(nn.Module):
     """A 7x7 convolution at stride 2, padded by three on all sides; no bias.
 
-    Computed as a 4x4 convolution over squares of four pixels: on a CPU its input
-    gradient is twice as fast so, forward and gradient together 1.5 times.
+    Computed as a 4x4 convolution over squares of four pixels: on a CPU forward and
+    input gradient take half the time so.
     """
 
     width: int
