@@ -5,7 +5,8 @@
 
 Each line: a layer, at a size of its network, forward and input gradient; seconds in the
 form that `models/` has, and other forms over it (above 1: ours is faster), with the
-interval of the median. Expected on a CPU: all above 1; docs/results.md has a table. One minute.
+interval of the median. Expected on a CPU: all above 1; docs/results.md has a table. One
+minute.
 """
 
 import time
