@@ -55,6 +55,7 @@ class Images:
 
         if not len(items):
             raise ValueError("no images to read; expected at least one")
+        check_grain()
         records = Records(
             items, read, name or named, mark or (lambda i: _mark(items[i]))
         )
@@ -118,6 +119,17 @@ class Images:
         refuse(bad, len(where))
         empty = np.empty((0, *self.shape[1:]), np.uint8)
         return np.stack(out) if out else empty
+
+
+def check_grain() -> None:
+    """ValueError where images in files could not be read ahead, before any is."""
+    try:
+        import grain  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "images in files are read ahead by grain, which is not installed; "
+            "pip install 'reprojax[data]', or load without lazy=True"
+        ) from None
 
 
 def refuse(bad: Sequence[tuple[str, Exception]], count: int) -> None:

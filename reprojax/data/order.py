@@ -62,19 +62,14 @@ def _read(
     """make(first) … make(total − 1); of images in files in threads, read ahead."""
     if not isinstance(split.x, Images):
         return map(make, range(first, total))
-    try:
-        import grain
-    except ImportError:
-        raise ValueError(
-            "images in files are read ahead by grain, which is not installed; "
-            "pip install 'reprojax[data]', or load without lazy=True"
-        ) from None
-    return _read_ahead(grain, make, first, total)
+    return _read_ahead(make, first, total)
 
 
 def _read_ahead(
-    grain: Any, make: Callable[[int], Batch], first: int, total: int
+    make: Callable[[int], Batch], first: int, total: int
 ) -> Iterator[Batch]:
+    import grain
+
     options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=AHEAD)
     source = grain.MapDataset.range(first, total).map(lambda i: make(int(i)))
     made = iter(source.to_iter_dataset(options))
