@@ -23,13 +23,14 @@ def program_row(
 ) -> tuple[str, ...]:
     """The first line of the table."""
     scores = summary(fits)
+    timed = [s for s in scores["seconds_per_step"] if s == s]  # a resume may time none
     return (
         title,
         seen.coordinates,
         f"{seen.learnable:,}",
         str(mean(scores["test"])),
         str(mean(scores["last"])),
-        f"{np.nanmedian(scores['seconds_per_step']):.3f}",
+        f"{np.median(timed):.3f}" if timed else "",
     )
 
 

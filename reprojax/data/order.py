@@ -8,7 +8,6 @@ statistics, where a method has some, do not look at labels.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
