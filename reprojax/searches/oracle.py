@@ -140,7 +140,7 @@ class Account:
 
         Raises BudgetSpent before anything is sent, and ValueError for answers that are
         missing, of the wrong shape or no numbers. What the same request answered well
-        is kept, and not paid again.
+        is kept in the log, and not paid again.
         """
         numbers = range(self._next, self._next + len(images))
         digests = self._digests(images)
@@ -162,7 +162,8 @@ class Account:
         return np.stack([answer for _, answer in found])
 
     def _digests(self, images: Images) -> list[bytes]:
-        if self._log is None and not self.oracle.deterministic:
+        kinds = self.oracle.deterministic, self.oracle.keyed
+        if self._log is None and not any(kinds):
             return [b""] * len(images)  # nobody will ask
         rows = np.ascontiguousarray(images, np.float32)
         return [hashlib.blake2b(row.data, digest_size=SIZE).digest() for row in rows]
@@ -179,13 +180,13 @@ class Account:
                     "one version); nothing was sent; go on with what the log was made "
                     "by, or give another log"
                 )
-            if answer is None:
+            if answer is None or not digest:  # without digests, of whatever image
                 todo.setdefault(key, i)
         return list(todo.values())
 
     def _pay(self, images: Images, numbers: list[int], digests: list[bytes]) -> None:
         """One request: make it, write it down, and only then look for faults."""
-        first = f"{self._identity} {self.paid} {numbers}".encode()
+        first = f"{self._identity} {self.paid} {numbers}".encode() + b"".join(digests)
         answer = self._request(images, hashlib.blake2b(first, digest_size=SIZE))
         answers, fault = _matrix(self.oracle, answer, len(images))
         if answers is None:
@@ -266,7 +267,8 @@ def _expected(oracle: Oracle, n: int) -> str:
 
 def _matrix(oracle: Oracle, answer: Any, n: int) -> tuple[Any, str]:
     """(the answers as a matrix, what is wrong with its shape); None: no answers."""
-    if answer is None or np.size(answer if oracle.kind != "top-k" else answer[0]) == 0:
+    parted = oracle.kind == "top-k" and answer is not None and len(answer) > 0
+    if answer is None or np.size(answer[0] if parted else answer) == 0:
         return None, f"expected {_expected(oracle, n)}; does the function return it?"
     if oracle.kind == "top-k":
         parts = [np.asarray(a, np.float32) for a in answer]

@@ -49,7 +49,7 @@ class Log:
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             return self._payloads(identity)
-        except ValueError:
+        except (OSError, ValueError):
             self.close()
             raise
 

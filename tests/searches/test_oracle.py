@@ -228,6 +228,27 @@ def test_a_service_that_is_down_ends_the_run_and_loses_nothing(tmp_path):
     assert model.rows == 7
 
 
+def test_a_key_says_which_images_are_asked():
+    model = Model()
+    for x in (X[:2], X[:2], X[2:4]):  # no log: three runs that look the same
+        with Account(oracle(model, keyed=True), 2) as account:
+            account.ask(x)
+    first, again, other = (key for _, key in model.requests)
+    assert first == again != other
+
+
+def test_without_a_log_other_images_get_no_answers_of_a_request_that_failed():
+    def gone(request, answer):
+        if request == 2:
+            raise ConnectionError("gone")
+        return answer
+
+    with Account(oracle(Model(gone), retries=0), 40) as account:
+        with pytest.raises(ConnectionError):
+            account.ask(X[:10])
+        np.testing.assert_array_equal(account.ask(X[2:8]), wanted(X[2:8]))
+
+
 def test_an_error_of_the_program_is_not_tried_again():
     def wrong(request, answer):
         raise KeyError("a typing mistake")
@@ -288,11 +309,14 @@ def test_answers_of_the_wrong_kind(kind, answer, message):
         account.ask(X[:5])
 
 
+@pytest.mark.parametrize("kind", ["logits", "top-k"])
 @pytest.mark.parametrize("answer", [None, [], np.zeros((0, 4))])
-def test_no_answer_at_all_is_not_paid(answer, tmp_path):
-    with Account(oracle(lambda images: answer), 40, tmp_path / "log") as account:
+def test_no_answer_at_all_is_not_paid(answer, kind, tmp_path):
+    asked = oracle(lambda images: answer, kind=kind)
+    expected = {"logits": "finite", "top-k": "classes"}[kind]
+    with Account(asked, 40, tmp_path / "log") as account:
         with pytest.raises(
-            ValueError, match="oracle answered nothing; expected finite"
+            ValueError, match=f"oracle answered nothing; expected {expected}"
         ):
             account.ask(X[:5])
         assert account.paid == 0
@@ -334,6 +358,17 @@ def test_wrong_oracles():
         Account(oracle(Model(), kind="scores"), 4)
     with pytest.raises(ValueError, match="classes=1, chunk=5 and retries=5 came"):
         Account(oracle(Model(), classes=1), 4)
+
+
+def test_a_full_disk_at_the_start_keeps_no_lock(tmp_path):
+    account = Account(oracle(Model()), 40, tmp_path / "log")
+    with pytest.MonkeyPatch.context() as patch:
+        write = __import__("os").write
+        patch.setattr("os.write", lambda fd, data: write(fd, data[:5]))
+        with pytest.raises(OSError, match="is full"):
+            account.__enter__()
+    with Account(oracle(Model()), 40, tmp_path / "log") as account:
+        account.ask(X[:5])
 
 
 def test_a_full_disk_tears_nothing(tmp_path):
