@@ -44,7 +44,10 @@ class Alignment(NamedTuple):
 def adam_in_steps(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adam, its rate times .1 after 50 % and again after 72 % of the epochs."""
+    """Adam, its rate times .1 after 50 % and again after 72 % of the epochs.
+
+    The schedule of iterative label mapping (arXiv 2211.11635).
+    """
     at = {int(0.5 * epochs) * steps: 0.1, int(0.72 * epochs) * steps: 0.1}
     return optax.adam(optax.piecewise_constant_schedule(learning_rate, at))
 
@@ -52,7 +55,10 @@ def adam_in_steps(
 def adam_decayed(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adam, its rate times .96 every two epochs."""
+    """Adam, its rate times .96 every two epochs.
+
+    The schedule of adversarial reprogramming (arXiv 1806.11146).
+    """
     schedule = optax.exponential_decay(learning_rate, 2 * steps, 0.96, staircase=True)
     return optax.adam(schedule)
 
@@ -61,6 +67,9 @@ def sgd_cosine(
     warmup: int, clip: float | None = None
 ) -> Callable[..., optax.GradientTransformation]:
     """SGD, momentum .9, a cosine to zero behind `warmup` percent of the steps.
+
+    The schedule of visual prompting (arXiv 2203.17274), of VPT (arXiv 2203.12119) with
+    another warm-up and a clip.
 
     Args:
         clip: the largest norm of a gradient.

@@ -111,3 +111,16 @@ def test_the_estimate_is_one_sided_on_the_sphere_with_its_dimension():
     np.testing.assert_allclose(found.mean, start + update, atol=1e-5)
     moment = np.asarray(found.opt[0].mu) / 0.1
     np.testing.assert_allclose(moment, gradient, rtol=1e-2, atol=1e-2)
+
+
+def test_the_rate_falls_every_two_epochs():
+    search = one_sided(0.05, steps=2)
+    state = search.init(jax.random.key(0), jnp.zeros(1))
+    means = [0.0]
+    for key in jax.random.split(jax.random.key(1), 10):
+        points = search.ask(key, state)
+        # A slope of 1 in one dimension: the estimate is it, and Adam moves by its rate.
+        state = search.tell(state, points, points[:, 0])
+        means.append(float(search.read(state)[0]))
+    wanted = [0.05] * 4 + [0.05 * 0.96] * 4 + [0.05 * 0.96**2] * 2
+    np.testing.assert_allclose(-np.diff(means), wanted, rtol=1e-3)

@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax import Params, models
+from reprojax import Params, Scope, models
 from reprojax.recipes import black_vip
-from reprojax.recipes.prompt_tuning.black_box_visual_prompting import Decoder
+from reprojax.recipes.prompt_tuning.black_box_visual_prompting import (
+    Decoder,
+    coordinator,
+)
 from reprojax.taps import until
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3, 16)
@@ -131,6 +134,17 @@ def test_the_encoder_sees_the_image_at_its_own_size():
     sum_ = by_hand.normalised(by_hand.resized(X, 16)) + np.asarray(prompt)
     seen, _ = by_hand.run(program, params, BACKBONE.frozen, X)
     assert by_hand.close(seen, np.clip(sum_, low, high))
+
+
+def test_an_encoder_with_too_many_features():
+    broad = BACKBONE._replace(size=20)  # the map is 5 x 5 x 32, and 800 are too many
+    wide = lambda frozen, x, edit: edit("head:in", jnp.zeros((len(x), 800)))
+    encoder = BACKBONE._replace(
+        forward=wide, frozen={}, roles={"features": ["head:in"]}
+    )
+    x = jnp.zeros((2, 20, 20, 3))
+    with pytest.raises(ValueError, match="room for 800 numbers at 20 pixels.* 800 fea"):
+        coordinator(broad, encoder).init(jax.random.key(0), x, Scope())
 
 
 def test_wrong_sizes():

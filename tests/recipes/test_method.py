@@ -7,6 +7,7 @@ import pytest
 from reprojax import recipes
 from reprojax.losses import cross_entropy
 from reprojax.recipes import find_alignment, find_method
+from reprojax.recipes.method import adam_decayed, adam_in_steps, sgd_cosine
 
 STEPS = 2  # an epoch
 
@@ -15,10 +16,13 @@ def rates(method, epochs, learning_rate=None):
     """The length of each step along a gradient that is always 1."""
     preset = find_method(method).preset
     rate = preset.learning_rate if learning_rate is None else learning_rate
-    optimizer = preset.optimizer(rate, STEPS, epochs)
+    return lengths_of(preset.optimizer(rate, STEPS, epochs), STEPS * epochs)
+
+
+def lengths_of(optimizer, steps):
     params, one = jnp.zeros(()), jnp.ones(())
     state, lengths = optimizer.init(params), []
-    for _ in range(STEPS * epochs):
+    for _ in range(steps):
         update, state = optimizer.update(one, state, params)
         lengths.append(-float(update))
     return np.array(lengths)
@@ -53,13 +57,16 @@ def test_adam_in_two_steps(method):
     np.testing.assert_allclose(found, np.outer(wanted, [0.01] * STEPS), rtol=1e-3)
 
 
-def test_adam_that_decays():
-    found = rates("ar", 6).reshape(3, 2 * STEPS)  # a stair every two epochs
+@pytest.mark.parametrize("method", ["ar", "bar"])
+def test_adam_that_decays(method):
+    found = rates(method, 6).reshape(3, 2 * STEPS)  # a stair every two epochs
     wanted = 0.05 * 0.96 ** np.arange(3)[:, None]
     np.testing.assert_allclose(found, np.broadcast_to(wanted, found.shape), rtol=1e-3)
 
 
-@pytest.mark.parametrize("method, percent", [("vp", 2), ("vpt-shallow", 10)])
+@pytest.mark.parametrize(
+    "method, percent", [("vp", 2), ("blackvip", 2), ("vpt-shallow", 10)]
+)
 def test_sgd_with_a_warm_up_and_a_cosine(method, percent):
     epochs = 100
     total = STEPS * epochs
@@ -74,6 +81,19 @@ def test_sgd_with_a_warm_up_and_a_cosine(method, percent):
         wanted.append(r * velocity)
     found = rates(method, epochs, learning_rate=1.0)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_schedules_count_epochs_of_any_length():
+    found = lengths_of(adam_in_steps(1.0, 3, 25), 75)  # at epochs 12 and 18
+    wanted = [1.0] * 36 + [0.1] * 18 + [0.01] * 21
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    found = lengths_of(adam_decayed(1.0, 3, 5), 15)
+    np.testing.assert_allclose(found, 0.96 ** (np.arange(15) // 6), rtol=1e-3)
+    cosine = lengths_of(sgd_cosine(20)(1.0, 3, 10), 30)  # six steps up
+    velocity = 10 * (1 - 0.9 ** np.arange(1, 31))
+    up, down = np.arange(6) / 6, (1 + np.cos(np.pi * np.arange(24) / 24)) / 2
+    wanted = np.concatenate([up, down]) * velocity
+    np.testing.assert_allclose(cosine, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method, ratio", [("vp", 50.0), ("vpt-deep", 1.0)])

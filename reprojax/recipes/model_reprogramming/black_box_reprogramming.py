@@ -37,7 +37,7 @@ def black_box_reprogramming(
 
 
 def mean_probability(targets: int, several: int = 6) -> Manipulation:
-    """log of the mean probability of each target's source classes.
+    """log of the mean probability of each target's source classes (arXiv 2007.08714).
 
     They are found by frequency, `several` a target or as many as there are.
     """
@@ -65,7 +65,7 @@ def mean_probability(targets: int, several: int = 6) -> Manipulation:
 
 
 def focal(power: float = 2.0) -> Loss:
-    """The mean of -(1 - h)^power log h over a batch's real rows.
+    """The mean of -(1 - h)^power log h over a batch's real rows (arXiv 2007.08714).
 
     h is the probability of the right class, exp(output). The published h are means of
     source probabilities and do not sum to one over the targets; they are not made to.
@@ -84,13 +84,13 @@ def focal(power: float = 2.0) -> Loss:
 
 
 def one_sided(learning_rate: float = 0.05, steps: int = 100) -> Search:
-    """The paper's estimator, averaged over 25 directions on the sphere, with Adam.
+    """BAR's estimator over 25 directions on the sphere, with Adam (arXiv 2007.08714).
 
     b is the number of learnable numbers, which makes the mean the gradient. (The
     published code estimates so, and then descends along the true gradient.)
 
     Args:
-        steps: after each of that many the rate is multiplied by .96.
+        steps: an epoch's; after every two epochs the rate is multiplied by .96.
     """
     optimizer = adam_decayed(learning_rate, steps, 1)
     return zeroth_order(optimizer, sphere(), count=25, radius=0.1, sides=1)

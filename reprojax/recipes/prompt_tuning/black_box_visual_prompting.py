@@ -94,7 +94,7 @@ def _grid(size: int) -> tuple[int, int]:
 
 
 def coordinator(backbone: Backbone, encoder: Backbone) -> Manipulation:
-    """clip(x + prompt(x)): features of our own frozen encoder, drawn by a decoder.
+    """clip(x + prompt(x)), drawn from a frozen encoder's features (arXiv 2303.14773).
 
     x is normalised for the backbone, and clipped to what pixels in [0, 1] are there.
     The encoder's weights are kept in `fixed`: the backbone may be a black box.
@@ -141,7 +141,7 @@ def black_vip(
     *,
     encoder: Backbone | None = None,
 ) -> Program:
-    """A prompt for each image from a frozen encoder and a small decoder (2303.14773).
+    """A prompt for each image from an encoder and a decoder (arXiv 2303.14773).
 
     It enters *after* normalisation, and what comes out is clipped to pixels. The search
     is `searches.spsa_gc`.
