@@ -650,6 +650,20 @@ MUTANTS = (
         "searches/test_oracle.py",
     ),
     Mutant(
+        "oracle: a key is the same for other images",
+        ORACLE,
+        ' + b"".join(digests)\n',
+        "\n",
+        "searches/test_oracle.py",
+    ),
+    Mutant(
+        "replay: a disk that is full at the start keeps the lock",
+        "searches/replay.py",
+        "except (OSError, ValueError):",
+        "except ValueError:",
+        "searches/test_oracle.py",
+    ),
+    Mutant(
         "replay: damage in the middle is cut off with what is behind",
         "searches/replay.py",
         "                if MAGIC in data[at + 1 :]:",
@@ -697,6 +711,20 @@ MUTANTS = (
         "jax.nn.softmax(y) @ params.fixed.astype(y.dtype)",
         "jax.nn.softmax(y @ params.fixed.astype(y.dtype))",
         "recipes/test_black_box_reprogramming.py",
+    ),
+    Mutant(
+        "bar: the rate falls every epoch",
+        "recipes/method.py",
+        "2 * steps, 0.96",
+        "steps, 0.96",
+        "recipes/test_black_box_reprogramming.py",
+    ),
+    Mutant(
+        "preset: stairs of one length for every epoch",
+        "recipes/method.py",
+        "int(0.5 * epochs) * steps",
+        "int(0.5 * epochs) * 2",
+        "recipes/test_method.py",
     ),
     Mutant(
         "bar: focal without its power",
