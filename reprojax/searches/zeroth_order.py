@@ -39,7 +39,7 @@ def rademacher() -> Directions:
 
 
 def segmented() -> Directions:
-    """Each uniform on [-1, -.5] and [.5, 1], as BlackVIP has them (arXiv 2303.14773)."""
+    """Each uniform on [-1, -.5] and [.5, 1], as for BlackVIP (arXiv 2303.14773)."""
 
     def draw(key: Key, size: int) -> Float[Array, "d"]:
         sign, length = jax.random.split(key)
