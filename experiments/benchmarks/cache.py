@@ -27,11 +27,12 @@ import optax
 import tyro
 from jax.nn.initializers import normal
 
+from experiments.benchmarks.population import noise
 from experiments.benchmarks.timing import machine, paired, ratio
 from reprojax import Program, reprogram
 from reprojax.alignments import linear
 from reprojax.caches import cached
-from reprojax.data import Split, Task, in_order
+from reprojax.data import Task, in_order
 from reprojax.formats import learnable
 from reprojax.losses import cross_entropy
 from reprojax.models import images
@@ -62,7 +63,7 @@ def main(config: Config) -> None:
     module = ViT(config.patch, width, config.depth, width // 64, 4 * width, 1000)
     forward = images(module, config.size, (0.5,) * 3, (0.5,) * 3)
     frozen = drawn(module, config.size)
-    task = noise(config)
+    task = noise(config.size, config.batch)
     sites = {f"block {i}": f"block_{i}:in" for i in config.blocks} | {"head alone": ""}
     print(
         f"{'site':12}{'s/step':>9}{'cached':>9}{'speed-up':>10}{'operations':>12}"
@@ -115,15 +116,6 @@ def drawn(module: nn.Module, size: int) -> Any:
     """Random weights."""
     x = jnp.zeros((1, size, size, 3))
     return jax.jit(module.init)(jax.random.key(0), x)
-
-
-def noise(config: Config) -> Task:
-    """Images of noise: what they show costs nothing."""
-    random = np.random.default_rng(0)
-    shape = (config.batch, config.size, config.size, 3)
-    x = random.integers(0, 256, shape, dtype=np.uint8)
-    split = Split(x, (np.arange(config.batch) % 10).astype(np.int32))
-    return Task("noise", split, split, split, tuple(map(str, range(10))))
 
 
 if __name__ == "__main__":

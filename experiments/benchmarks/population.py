@@ -85,7 +85,7 @@ def model(name: str, config: Config) -> tuple[Callable, Any, int]:
 
 
 def noise(size: int, batch: int) -> Task:
-    """One batch of noise."""
+    """One batch of noise: what images show costs nothing."""
     random = np.random.default_rng(0)
     x = random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     split = Split(x, (np.arange(batch) % 10).astype(np.int32))
