@@ -11,8 +11,9 @@ class Visits:
     """One pass through a model.
 
     A submodule has the sites "<path>:call" (its arguments, a tuple and a dict),
-    "<path>:in" (the first of the tuple) and "<path>:out". One that is called again (a
-    tied embedding) has "<path>#2:in" and so on.
+    "<path>:in" (the first of the tuple) and "<path>:out". One that is called again has
+    "<path>#2:in" and so on. What it does by another method than its call (`attend` of
+    a tied nn.Embed) has no site.
 
     A body of scan may be traced more than once, and one trace serves all its layers. So
     each trace numbers anew, and a site inside scan, vmap or remat has one name for all
