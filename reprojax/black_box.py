@@ -30,7 +30,7 @@ from reprojax.core import Key, Params, Program, PyTree, passthrough
 from reprojax.data import Split, Task, check, digest, in_order, order
 from reprojax.losses import Loss, cross_entropy
 from reprojax.models import Backbone
-from reprojax.searches import Account, Oracle, Search, logits
+from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
 from reprojax.statistics import Refresh
 from reprojax.steps import refresh_maps
 from reprojax.taps import record
@@ -139,7 +139,9 @@ def fit_black_box(
     A query is one image sent to the model. All of these count: the training images for
     the first label map; each step's points, each on the step's images; the validation
     images at each check. The last step has fewer images, so that what stays unspent is
-    less than one image a point. The test split is not read: see `evaluate`.
+    less than one image a point. Answers of no use are paid too: where they leave too
+    little, a run that is begun again ends one step, or one check, earlier. The test
+    split is not read: see `evaluate`.
 
     Args:
         program: on the card of `only_answers`.
@@ -167,7 +169,7 @@ def fit_black_box(
         ask = _Asking(program, account, bar)
         if statistics.estimated(program):
             params = ask.maps(params, task.train, size)
-        spent = {"maps": account.asked}
+        spent = {"maps": account.asked, "validation": 0}
         curve, losses, sums, step, passed = [], [], None, 0, 0
         best = (-1.0, params)
         while True:
@@ -178,8 +180,13 @@ def fit_black_box(
             left = account.left - held * (checks - passed)
             y = np.where(np.arange(size) < left // n, y, -1)
             last = not (y >= 0).any()
+            try:
+                if not last:
+                    found = ask.judge(loss, points, params, x, y, here)
+            except BudgetSpent:  # answers of no use were paid as well
+                last = True
             if not last:
-                values, seen, params = ask.judge(loss, points, params, x, y, here)
+                values, seen, params = found
                 _check_values(values, step)
                 state, step = search.tell(state, points.learnable, values), step + 1
                 params = params._replace(learnable=search.read(state))
@@ -188,7 +195,13 @@ def fit_black_box(
                 if refresh == "epoch" and step % epoch == 0:
                     params, sums = refresh_maps(program, params, sums), None
             if checks and (last or checks * account.asked // budget > passed):
-                accuracy = ask.accuracy(params, task.validation, size)
+                begun = account.asked
+                try:
+                    accuracy = ask.accuracy(params, task.validation, size)
+                except BudgetSpent:
+                    break
+                finally:
+                    spent["validation"] += account.asked - begun
                 passed = checks * account.asked // budget
                 best = max(best, (accuracy, params), key=lambda pair: pair[0])
                 curve.append((account.asked, np.mean(losses or [np.nan]), accuracy))
@@ -196,10 +209,9 @@ def fit_black_box(
                 bar.set_postfix(validation=f"{accuracy:.3f}")
             if last:
                 break
-        spent["validation"] = held * len(curve)
         spent["search"] = account.asked - sum(spent.values())
-    accuracy = {"validation": best[0]} if checks else {}
-    chosen = best[1] if checks else params
+    accuracy = {"validation": best[0]} if curve else {}
+    chosen = best[1] if curve else params
     return Fitted(chosen, params, accuracy, np.reshape(curve, (-1, 3)), spent)
 
 

@@ -116,6 +116,29 @@ def test_the_budget_is_met_exactly(budget, checks):
         assert fitted.accuracy["validation"] == fitted.curve[:, 2].max()
 
 
+@pytest.mark.parametrize("at", [5, 30, 50, 57, 58, 64])
+def test_a_run_goes_on_behind_an_answer_of_no_use(tmp_path, at):
+    """Without slack in the budget: in the maps, the last step, the last check."""
+    service = Service()
+
+    def spoilt(images):
+        first, answers = service.count, np.array(service(images))
+        if first <= at < service.count:
+            answers[at - first, 0] = np.nan
+        return answers
+
+    log = tmp_path / "log"
+    settings = {"budget": 65, "checks": 1, "log": log}
+    with pytest.raises(ValueError, match="nan"):
+        search(spoilt, **settings)
+    fitted = search(service, **settings)
+    paid = service.count
+    assert 65 - 4 - 7 < paid <= 65 and fitted.queries["search"] > 40
+    assert len(fitted.curve) == ("validation" in fitted.accuracy)
+    again = search(service, **settings)
+    assert service.count == paid and bits(again[:2]) == bits(fitted[:2])
+
+
 def test_what_is_sent():
     service = Service()
     search(service, budget=10 + 4 * 10, checks=0)  # one epoch: batches of 4, 4 and 2

@@ -111,7 +111,7 @@ class Account:
         self._identity = json.loads(json.dumps(identity))
         self._log = None if log is None else Log(Path(log))
         self._next = 0  # the number of the next query
-        self._spoilt = 0  # paid for answers of no use
+        self._spoilt: list[int] = []  # queries paid for answers of no use
         self._known: dict[Any, tuple[bytes, np.ndarray | None]] = {}
 
     def __enter__(self) -> "Account":
@@ -131,9 +131,17 @@ class Account:
 
     @property
     def left(self) -> int:
-        """How many more queries the budget holds. It does not hang on what the log has,
-        so that a run that is replayed plans as it did."""
-        return self.budget - self._next - self._spoilt
+        """How many more queries the budget holds. It hangs on the queries before the
+        next one alone, so that a run that is replayed plans as it did."""
+        return self.budget - self._next - sum(n < self._next for n in self._spoilt)
+
+    @property
+    def _advice(self) -> str:
+        if self._log is None:
+            return (
+                f"{self.paid} answers were paid and are lost; give a log to keep them"
+            )
+        return f"{self.paid} answers are in the log; start again with the same log"
 
     def ask(self, images: Images) -> Answers:
         """The answers to images [n h w 3]: from the log, or else from the model.
@@ -203,8 +211,7 @@ class Account:
             raise ValueError(
                 f"{self.oracle.name} answered {said}, expected "
                 f"{_expected(self.oracle, len(images))}; {fine.sum()} answers of that "
-                "request are fine and kept; mend the function that asks, and start "
-                "again with the same log"
+                f"request are fine; mend the function that asks; {self._advice}"
             )
 
     def _request(self, images: Images, key: Any) -> Any:
@@ -215,15 +222,15 @@ class Account:
             except FAILED as error:
                 if attempt == self.oracle.retries:
                     error.add_note(
-                        f"{self.oracle.name} failed {attempt + 1} times; {self.paid} "
-                        "answers are in the log; start again with the same log"
+                        f"{self.oracle.name} failed {attempt + 1} times; "
+                        + self._advice
                     )
                     raise
                 time.sleep(self.oracle.wait * 2**attempt)
 
     def _remember(self, request: Request) -> None:
         self.paid += len(request.fine)
-        self._spoilt += int((~request.fine).sum())
+        self._spoilt += request.numbers[~request.fine].tolist()
         rows = zip(*request, strict=True)
         for number, digest, fine, answer in rows:
             name = digest.tobytes()

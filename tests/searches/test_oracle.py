@@ -267,13 +267,16 @@ def nan(request, answer):
 
 def test_nan_is_named_paid_and_asked_again_alone(tmp_path):
     model = Model(nan)
-    with pytest.raises(ValueError, match="nan.*to row 1, expected finite.*4 answers"):
+    with pytest.raises(
+        ValueError, match="nan.*to row 1, expected finite.*4 answers.*10 answers are in"
+    ):
         with Account(oracle(model), 14, tmp_path / "log") as account:
             account.ask(X)
     model = Model()
     with Account(oracle(model), 14, tmp_path / "log") as account:
-        assert account.paid == 10 and account.left == 13  # one was for nothing
+        assert account.paid == 10 and account.left == 14  # planned as the first time
         np.testing.assert_array_equal(account.ask(X), wanted(X))
+        assert account.left == 14 - len(X) - 1  # one was for nothing
         np.testing.assert_array_equal(model.requests[0][0][0], X[6])
         assert model.rows == 3 and account.paid == 13
         with pytest.raises(BudgetSpent):
