@@ -12,7 +12,7 @@ import numpy as np
 from reprojax import engine
 from reprojax.core import Params, Program, fold, reprogram
 from reprojax.engine import Cache, Sampling
-from reprojax.models.language import Language as Card
+from reprojax.models.language import LanguageModel
 from reprojax.sequence import Tokens, padded, tokens
 from reprojax.text.language import (
     Completion,
@@ -29,7 +29,7 @@ GAIN = 8  # words that a new beginning must spare to be read apart
 
 
 def language(
-    card: Card,
+    card: LanguageModel,
     program: Program | None = None,
     params: Params | None = None,
     *,
@@ -45,7 +45,8 @@ def language(
         program: of `card.forward`, with nothing at "output": it answers with logits.
         rows: the most prompts of one compiled call.
         heads: how many beginnings are kept; 0 for a program whose manipulations look at
-            the query (`scope.x`), as one beginning is then not the same for all.
+            the query (`scope.x`), as one beginning is then not the same for all, or at
+            several of its last words (`loreft`), of which a beginning may hold some.
     """
     if card.kind != "causal" or card.tokenizer is None:
         tokenizer = "a tokeniser" if card.tokenizer else "no tokeniser"
@@ -107,7 +108,9 @@ def common_beginning(rows: Sequence[tuple[int, ...]]) -> int:
 class _Local:
     """The engine's calls on one program, and the beginnings that were read."""
 
-    def __init__(self, card: Card, program: Program, params: Params, most: int):
+    def __init__(
+        self, card: LanguageModel, program: Program, params: Params, most: int
+    ):
         assert card.tokenizer is not None
         self.card, self.params, self.most = card, params, most
         self.text = card.tokenizer

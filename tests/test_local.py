@@ -8,7 +8,7 @@ import pytest
 from reprojax import reprogram
 from reprojax.formats import learnable
 from reprojax.local import bucket, common_beginning, continuation, language
-from reprojax.models.language import Language, Special, Tokenizer, texts
+from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
 from reprojax.models.language.card import roles
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama
@@ -39,7 +39,7 @@ def drawn():
 
 
 NONE = Special(pad=0)
-CARD = Language(
+CARD = LanguageModel(
     "tiny", texts(MODULE), drawn(), "causal", V, 64, 16, roles(1), TOKENIZER, NONE
 )
 PROGRAM = reprogram(CARD.forward, {"embed:out": insert(soft, 3)})

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from reprojax.losses import cross_entropy
-from reprojax.models.language import Language, Special, texts
+from reprojax.models.language import LanguageModel, Special, texts
 from reprojax.models.language.card import roles
 from reprojax.models.language.gpt2 import GPT2
 from reprojax.models.language.layers import Heads
@@ -26,7 +26,7 @@ KEY = jax.random.key(0)
 
 
 @cache
-def card(kind: str) -> Language:
+def card(kind: str) -> LanguageModel:
     module = MODULES[kind]
     spec = jax.eval_shape(module.init, KEY, tokens(jnp.zeros((1, 1), int)))
     leaves, tree = jax.tree.flatten(spec)
@@ -34,7 +34,7 @@ def card(kind: str) -> Language:
     value = lambda s: 0.4 * draw.standard_normal(s.shape) + (len(s.shape) == 1)
     frozen = tree.unflatten([jnp.asarray(value(s), jnp.float32) for s in leaves])
     forward, none = texts(module), Special()
-    return Language(
+    return LanguageModel(
         kind, forward, frozen, "causal", V, POSITIONS, WIDTH, roles(DEPTH), None, none
     )
 

@@ -1,7 +1,7 @@
 """Frozen language models (floor 2): modules, weights, tokenisers, and their cards."""
 
-from reprojax.models.language.card import Language, Special, texts
+from reprojax.models.language.card import LanguageModel, Special, texts
 from reprojax.models.language.catalogue import load, names
 from reprojax.models.language.tokenizer import Tokenizer
 
-__all__ = ["Language", "Special", "Tokenizer", "load", "names", "texts"]
+__all__ = ["LanguageModel", "Special", "Tokenizer", "load", "names", "texts"]

@@ -27,7 +27,7 @@ class Special(NamedTuple):
     mask: int | None = None
 
 
-class Language(NamedTuple):
+class LanguageModel(NamedTuple):
     """A frozen language model. `roles` names its sites, so that recipes spell none:
 
     embedding  the vectors of the words, before positions are added

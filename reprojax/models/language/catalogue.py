@@ -14,7 +14,7 @@ import numpy as np
 from reprojax.models import hub, weights
 from reprojax.models.language import bert, gguf_files, gpt2, llama
 from reprojax.models.language import tokenizer as tokenizers
-from reprojax.models.language.card import Kind, Language, Special, roles, texts
+from reprojax.models.language.card import Kind, LanguageModel, Special, roles, texts
 from reprojax.models.language.family import Family, clean
 from reprojax.models.language.tokenizer import Tokenizer
 from reprojax.sequence import tokens
@@ -46,7 +46,7 @@ def load(
     dtype: Any = jnp.float32,
     tokenizer: str | os.PathLike | Tokenizer | None = OWN,
     revision: str | None = None,
-) -> Language:
+) -> LanguageModel:
     """A frozen language model: a folder as transformers writes it, "org/name" on the
     Hugging Face hub, a .gguf file, or one of `names()`.
 
@@ -65,7 +65,7 @@ def load(
     tensors = found.family.prepare(found.tensors, module)
     ids = jax.eval_shape(lambda: tokens(jnp.zeros((1, 1), jnp.int32)))
     label, rules = found.family.label, found.family.rules
-    return Language(
+    return LanguageModel(
         found.name,
         texts(module),
         weights.filled(module, ids, label, rules, tensors, dtype),

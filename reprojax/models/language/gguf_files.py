@@ -1,6 +1,5 @@
 """GGUF files (llama.cpp's), by the package `gguf`: settings, tensors, tokeniser."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,4 +103,4 @@ def _rotation(
 
 def is_gguf(path: Path) -> bool:
     """Whether a file's name says so."""
-    return bool(re.fullmatch(r"\.gguf", path.suffix.lower()))
+    return path.suffix.lower() == ".gguf"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from reprojax.core import Key, Manipulation, Params, Program, Scope, reprogram
-from reprojax.models.language import Language
+from reprojax.models.language import LanguageModel
 from reprojax.recipes.method import Preset
 from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, dense
 from reprojax.recipes.prompt_tuning.soft_prompts import role
@@ -15,7 +15,8 @@ from reprojax.sequence import Tokens, last_position
 
 
 def low_rank_edit(rank: int, first: int, last: int) -> Manipulation:
-    """h + R^T (W h + b - R h) for some of a prompt's Tokens, R's rows orthonormal.
+    """h + R^T (W h + b - R h) for some of a prompt's Tokens, R's rows orthonormal
+    (arXiv 2404.03592).
 
     A word that is written is not edited, as it is no part of the prompt.
 
@@ -55,7 +56,7 @@ def _chosen(value: Tokens, first: int, last: int) -> Bool[Array, "B L"]:
 
 
 def loreft(
-    language: Language,
+    language: LanguageModel,
     align: Manipulation | None = None,
     *,
     rank: int = 8,

@@ -20,7 +20,7 @@ from reprojax.core import (
     stateless,
 )
 from reprojax.formats import learnable
-from reprojax.models.language import Language
+from reprojax.models.language import LanguageModel
 from reprojax.operators import prefix
 from reprojax.recipes.method import Preset
 from reprojax.recipes.prompt_tuning.soft_prompts import check_length, check_words, role
@@ -28,9 +28,11 @@ from reprojax.sequence import Tokens, tokens
 from reprojax.taps import record
 
 
-def keys_and_values(language: Language, ids: Sequence[int]) -> Float[Array, "n P H d"]:
+def keys_and_values(
+    language: LanguageModel, ids: Sequence[int]
+) -> Float[Array, "n P H d"]:
     """What a real text leaves at every layer, n = 2 a layer: as a prefix it is the text
-    itself, standing in front."""
+    itself, standing in front. A start for few rows (arXiv 2101.00190, section 7.4)."""
     sites = role(language, "kv")
     ids = check_words(language, ids, "a text")
 
@@ -46,7 +48,7 @@ def keys_and_values(language: Language, ids: Sequence[int]) -> Float[Array, "n P
 def reparametrised(hidden: int, start: Array | None = None) -> Format:
     """A prefix [n P H d] made by an MLP of P learned vectors, as wide as keys are.
 
-    Training a prefix itself is unstable (section 4.3 of the paper).
+    Training a prefix itself is unstable (arXiv 2101.00190, section 4.3).
 
     Args:
         hidden: units of its one layer, whose activation is tanh.
@@ -107,7 +109,7 @@ def _check_start(start: Array, shape: tuple[int, ...]) -> None:
 
 
 def prefix_tuning(
-    language: Language,
+    language: LanguageModel,
     align: Manipulation | None = None,
     *,
     length: int = 10,
@@ -153,7 +155,7 @@ def _room(length: int, positions: int) -> Manipulation:
     return stateless(moved)
 
 
-def without_mlp(language: Language, params: Params) -> Params:
+def without_mlp(language: LanguageModel, params: Params) -> Params:
     """Trained params as those of `prefix_tuning(..., hidden=None)`: the same answers.
 
     The MLP is run a last time, and what it made is all that is kept.
@@ -171,7 +173,8 @@ def without_mlp(language: Language, params: Params) -> Params:
 def adamw_linear(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """AdamW, its rate falling to zero along a line."""
+    """AdamW, its rate falling to zero along a line, as prefixes are trained (arXiv
+    2101.00190)."""
     falling = optax.linear_schedule(learning_rate, 0.0, steps * epochs)
     return optax.adamw(falling, weight_decay=0.0)
 

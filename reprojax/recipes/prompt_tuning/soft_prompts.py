@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from reprojax.alignments import columns, last
 from reprojax.core import Format, Key, Manipulation, Program, chain, reprogram
 from reprojax.formats import learnable
-from reprojax.models.language import Language
+from reprojax.models.language import LanguageModel
 from reprojax.operators import insert
 from reprojax.recipes.method import Preset
 from reprojax.sequence import tokens
@@ -20,7 +20,7 @@ from reprojax.taps import record
 COMMON = 5000  # a vocabulary of merged pairs begins with its most frequent words
 
 
-def role(language: Language, name: str) -> tuple[str, ...]:
+def role(language: LanguageModel, name: str) -> tuple[str, ...]:
     """The sites of a role of the card."""
     if not language.roles.get(name):
         raise ValueError(
@@ -30,7 +30,7 @@ def role(language: Language, name: str) -> tuple[str, ...]:
     return language.roles[name]
 
 
-def check_words(language: Language, ids: Sequence[int], who: str) -> list[int]:
+def check_words(language: LanguageModel, ids: Sequence[int], who: str) -> list[int]:
     """The ids, if there are any and all are the model's."""
     found = [int(i) for i in ids]
     if not found or min(found) < 0 or max(found) >= language.vocabulary:
@@ -42,7 +42,7 @@ def check_words(language: Language, ids: Sequence[int], who: str) -> list[int]:
     return found
 
 
-def check_length(language: Language, length: int) -> None:
+def check_length(language: LanguageModel, length: int) -> None:
     """Raise unless there is a prompt, and room for a text beside it."""
     if not 0 < length < language.positions:
         raise ValueError(
@@ -52,7 +52,7 @@ def check_length(language: Language, length: int) -> None:
         )
 
 
-def vectors(language: Language, ids: Sequence[int]) -> Float[Array, "N D"]:
+def vectors(language: LanguageModel, ids: Sequence[int]) -> Float[Array, "N D"]:
     """What the model's own embedding makes of words, in float32."""
     (site,) = role(language, "embedding")
 
@@ -64,17 +64,19 @@ def vectors(language: Language, ids: Sequence[int]) -> Float[Array, "N D"]:
     return look(language.frozen, table)[:, 0].astype(jnp.float32)
 
 
-def from_vocabulary(language: Language, ids: Sequence[int] | None = None) -> Format:
+def from_vocabulary(
+    language: LanguageModel, ids: Sequence[int] | None = None
+) -> Format:
     """Starts at words drawn without repetition, while there are enough.
 
     Args:
         ids: the words to draw from; by default the first 5,000 of the vocabulary, which
-            are its most frequent where it was built by frequency, as in the paper.
+            are its most frequent where it was built by frequency (arXiv 2104.08691).
     """
     return learnable(_drawn(language, ids))
 
 
-def _drawn(language: Language, ids: Sequence[int] | None) -> Any:
+def _drawn(language: LanguageModel, ids: Sequence[int] | None) -> Any:
     ids = range(min(COMMON, language.vocabulary)) if ids is None else ids
     table = vectors(language, check_words(language, ids, "the start"))
 
@@ -88,12 +90,12 @@ def _drawn(language: Language, ids: Sequence[int] | None) -> Any:
 
 
 def from_labels(
-    language: Language,
+    language: LanguageModel,
     labels: Sequence[Sequence[int]],
     ids: Sequence[int] | None = None,
 ) -> Format:
     """Starts at one token a label, the mean of its words; the rest as by
-    `from_vocabulary(language, ids)`.
+    `from_vocabulary(language, ids)` (arXiv 2104.08691).
 
     Args:
         labels: the ids of each label, such as `text.labels.label_tokens` gives.
@@ -110,7 +112,7 @@ def from_labels(
     return learnable(initial)
 
 
-def from_text(language: Language, ids: Sequence[int]) -> Format:
+def from_text(language: LanguageModel, ids: Sequence[int]) -> Format:
     """Starts at the words of a text, again from its beginning until all are filled."""
     words = vectors(language, check_words(language, ids, "a text"))
 
@@ -149,7 +151,7 @@ def label_words(ids: Sequence[int]) -> Manipulation:
 
 
 def prompt_tuning(
-    language: Language,
+    language: LanguageModel,
     align: Manipulation | None = None,
     *,
     length: int = 20,
@@ -179,7 +181,8 @@ def prompt_tuning(
 def adafactor(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adafactor of a constant rate that is not scaled by the size of the params."""
+    """Adafactor of a constant rate that is not scaled by the size of the params, with
+    the decays of prompt tuning (arXiv 2104.08691)."""
     return optax.adafactor(
         learning_rate,
         decay_rate=0.8,
