@@ -1133,6 +1133,28 @@ MUTANTS = (
         "value.position.shape[1] - 1 - last",
         "recipes/test_hidden_edits.py",
     ),
+    Mutant(
+        "loreft: the edit is R^T (W h + b), without what it replaces",
+        REFT,
+        "(target - h @ rows)",
+        "target",
+        "recipes/test_hidden_edits.py::"
+        "test_an_edit_sets_one_subspace_and_leaves_the_rest",
+    ),
+    Mutant(
+        "prompt tuning: large prompts move further",
+        SOFT,
+        "multiply_by_parameter_scale=False",
+        "multiply_by_parameter_scale=True",
+        "recipes/test_soft_prompts.py::test_adafactor_is_that_by_hand",
+    ),
+    Mutant(
+        "prefix tuning: the rate is zero after one epoch",
+        PREFIX,
+        "0.0, steps * epochs)",
+        "0.0, steps)",
+        "recipes/test_prefixes.py::test_adamw_linear_falls_to_zero_at_the_last_step",
+    ),
 )
 
 

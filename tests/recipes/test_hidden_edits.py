@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from small_languages import KEY, QUERIES, WIDTH, card, losses
 
+from reprojax.core import Scope
 from reprojax.engine import generate
-from reprojax.recipes.prompt_tuning import label_words, loreft
+from reprojax.recipes.prompt_tuning import label_words, loreft, low_rank_edit
 from reprojax.recipes.prompt_tuning.hidden_edits import PRESET
-from reprojax.sequence import last_value, padded
+from reprojax.sequence import last_value, padded, tokens
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -54,6 +55,22 @@ def test_the_first_and_last_tokens_are_edited(kind, first, last):
         np.testing.assert_allclose(y, expected, atol=1e-4)
     bare = last_value(language.forward(language.frozen, padded(QUERIES)))
     assert np.abs(bare - np.stack(expected)).max() > 0.1
+
+
+def test_an_edit_sets_one_subspace_and_leaves_the_rest():
+    """Behind it R h is W h + b; what is orthogonal to R's rows is as it was."""
+    h = np.random.default_rng(0).standard_normal((1, 4, WIDTH)).astype(np.float32)
+    x = tokens(jnp.zeros((1, 4), int))._replace(value=jnp.asarray(h))
+    edit, scope = low_rank_edit(RANK, first=1, last=2), Scope("block_1:in")
+    params = edit.init(KEY, x, scope)
+    net, y = params.learnable, np.asarray(edit.apply(params, x, scope).value)
+    rows = np.linalg.qr(net["basis"])[0].T
+    target = h @ net["target"]["kernel"] + net["target"]["bias"]
+    rest = np.eye(WIDTH) - rows.T @ rows
+    edited = [0, 2, 3]
+    np.testing.assert_allclose((y @ rows.T)[:, edited], target[:, edited], atol=1e-5)
+    np.testing.assert_allclose(y @ rest, h @ rest, atol=1e-5)
+    np.testing.assert_array_equal(y[:, 1], h[:, 1])
 
 
 def test_words_that_are_written_are_not_edited():

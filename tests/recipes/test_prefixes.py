@@ -19,7 +19,7 @@ from reprojax.recipes.prompt_tuning import (
     prompt_tuning,
     without_mlp,
 )
-from reprojax.recipes.prompt_tuning.prefixes import PLAIN, PRESET
+from reprojax.recipes.prompt_tuning.prefixes import PLAIN, PRESET, adamw_linear
 from reprojax.sequence import last_value, padded
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
@@ -124,6 +124,16 @@ def test_the_mlp_starts_as_torchs_layers_do():
 
 
 # -- it learns, and keeps the contract
+
+
+def test_adamw_linear_falls_to_zero_at_the_last_step():
+    """Of a constant gradient Adam moves by its rate; nothing decays."""
+    optimizer, p = adamw_linear(0.1, 4, 3), jnp.array([5.0])
+    state, moved = optimizer.init(p), []
+    for _ in range(13):
+        update, state = optimizer.update(jnp.ones(1), state, p)
+        moved.append(-float(update[0]))
+    np.testing.assert_allclose(moved, 0.1 * (1 - np.arange(13) / 12), atol=1e-6)
 
 
 def test_the_default_settings_learn():

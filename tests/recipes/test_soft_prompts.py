@@ -21,7 +21,7 @@ from reprojax.recipes.prompt_tuning import (
     label_words,
     prompt_tuning,
 )
-from reprojax.recipes.prompt_tuning.soft_prompts import PRESET
+from reprojax.recipes.prompt_tuning.soft_prompts import PRESET, adafactor
 from reprojax.sequence import last_value, padded, tokens
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
@@ -161,6 +161,23 @@ def test_a_half_precision_model_has_a_float32_prompt():
 
 
 # -- it learns, and keeps the contract
+
+
+def test_adafactor_is_that_by_hand():
+    """Large params move no further, and their decay is not scaled by the rate."""
+    rate, w = 0.3, np.array([50.0, -2.0, 0.5])
+    optimizer, square = adafactor(rate, 1, 1), np.zeros(3)
+    p, gradients = jnp.asarray(w), np.random.default_rng(0).normal(size=(4, 3))
+    state = optimizer.init(p)
+    for t, g in enumerate(gradients, 1):
+        kept = 1 - t**-0.8
+        square = kept * square + (1 - kept) * g**2
+        u = g / np.sqrt(square)
+        u = u / max(1.0, np.sqrt(np.mean(u**2)))
+        w = (1 - 1e-5) * w - rate * u
+        update, state = optimizer.update(jnp.asarray(g, jnp.float32), state, p)
+        p = p + update
+        np.testing.assert_allclose(p, w, rtol=3e-6)
 
 
 def test_the_default_settings_learn():
