@@ -1,9 +1,11 @@
 """GPT-2 (Radford et al. 2019)."""
 
 import re
+from functools import partial
 
 import flax.linen as nn
 
+from reprojax.models.language.decoder import Decoder, Make, own_head
 from reprojax.models.language.family import (
     Family,
     Tensors,
@@ -12,71 +14,20 @@ from reprojax.models.language.family import (
     need,
     refuse,
 )
-from reprojax.models.language.layers import (
-    MLP,
-    Attention,
-    Embed,
-    Head,
-    Heads,
-    Place,
-    Positions,
-    check_positions,
-    norm,
-)
+from reprojax.models.language.layers import MLP, Heads, norm
 from reprojax.models.weights import Config
-from reprojax.sequence import Tokens, on_value
 
 
-class Block(nn.Module):
-    """Pre-norm attention and MLP, each added to what came."""
+class GPT2(Decoder):
+    """Learned positions, layer norms."""
 
-    heads: Heads
-    hidden: int
-    activation: str
-    epsilon: float
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        normed = on_value(norm(self.epsilon, "norm_1"), x)
-        mixed = Attention(self.heads, name="attention")(normed)
-        x = on_value(lambda h: h + mixed, x)
-        mlp = MLP(self.hidden, self.activation, name="mlp")
-        second = norm(self.epsilon, "norm_2")
-        return on_value(lambda h: h + mlp(second(h)), x)
-
-
-class GPT2(nn.Module):
-    """Tokens of ids to Tokens of logits [B L V]; without a head, of vectors."""
-
-    vocabulary: int
-    positions: int
-    width: int
-    depth: int
-    hidden: int
-    heads: Heads
     activation: str = "gelu_new"
     epsilon: float = 1e-5
-    tied: bool = True
-    headless: bool = False
 
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        embed = Embed(self.vocabulary, self.width, name="embed")
-        x = check_positions(embed(x), self.positions)
-        x = Positions(self.positions, name="positions")(x)
-        for i in range(self.depth):
-            x = Block(
-                self.heads,
-                self.hidden,
-                self.activation,
-                self.epsilon,
-                name=f"block_{i}",
-            )(x)
-        x = on_value(norm(self.epsilon, "norm"), x)
-        if self.headless:
-            return Place(name="head")(x)
-        table = embed.embedding if self.tied else None
-        return Head(self.vocabulary, name="head")(x, table)
+    @nn.nowrap
+    def parts(self) -> tuple[Make, Make]:
+        mlp = partial(MLP, self.hidden, self.activation)
+        return partial(norm, self.epsilon), mlp
 
 
 def plan(config: Config, tensors: Tensors) -> GPT2:
@@ -103,12 +54,10 @@ def plan(config: Config, tensors: Tensors) -> GPT2:
 
 
 def prepare(tensors: Tensors, module: GPT2) -> Tensors:
-    """GPT-2 stores its kernels [in, out]; tied checkpoints may hold a copy."""
-    spare = module.tied or module.headless
+    """GPT-2 stores its kernels [in, out]."""
     return {
         name: t.T if re.search(r"\.c_(attn|proj|fc)\.weight", name) else t
-        for name, t in tensors.items()
-        if not (spare and name == "lm_head.weight")
+        for name, t in own_head(tensors, module).items()
     }
 
 

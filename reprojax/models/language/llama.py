@@ -3,11 +3,13 @@
 
 import math
 import re
+from functools import partial
 
 import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Float
 
+from reprojax.models.language.decoder import Decoder, Make, own_head
 from reprojax.models.language.family import (
     Family,
     Tensors,
@@ -16,17 +18,8 @@ from reprojax.models.language.family import (
     need,
     refuse,
 )
-from reprojax.models.language.layers import (
-    ACTIVATIONS,
-    Attention,
-    Embed,
-    Head,
-    Heads,
-    Place,
-    check_positions,
-)
+from reprojax.models.language.layers import ACTIVATIONS, Heads
 from reprojax.models.weights import Config
-from reprojax.sequence import Tokens, on_value
 
 
 class Gated(nn.Module):
@@ -46,58 +39,17 @@ class Gated(nn.Module):
         return down(ACTIVATIONS[self.activation](gate) * up)
 
 
-class Block(nn.Module):
-    """Pre-norm attention and MLP, each added to what came."""
+class Llama(Decoder):
+    """Rotated positions, RMS norms, gated MLPs."""
 
-    heads: Heads
-    hidden: int
-    activation: str
-    mlp_bias: bool
-    epsilon: float
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        normed = on_value(nn.RMSNorm(self.epsilon, name="norm_1"), x)
-        mixed = Attention(self.heads, name="attention")(normed)
-        x = on_value(lambda h: h + mixed, x)
-        mlp = Gated(self.hidden, self.activation, self.mlp_bias, name="mlp")
-        norm = nn.RMSNorm(self.epsilon, name="norm_2")
-        return on_value(lambda h: h + mlp(norm(h)), x)
-
-
-class Llama(nn.Module):
-    """Tokens of ids to Tokens of logits [B L V]; without a head, of vectors."""
-
-    vocabulary: int
-    positions: int
-    width: int
-    depth: int
-    hidden: int
-    heads: Heads
     activation: str = "silu"
     mlp_bias: bool = False
     epsilon: float = 1e-6
-    tied: bool = True
-    headless: bool = False
 
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        embed = Embed(self.vocabulary, self.width, name="embed")
-        x = check_positions(embed(x), self.positions)
-        for i in range(self.depth):
-            x = Block(
-                self.heads,
-                self.hidden,
-                self.activation,
-                self.mlp_bias,
-                self.epsilon,
-                name=f"block_{i}",
-            )(x)
-        x = on_value(nn.RMSNorm(self.epsilon, name="norm"), x)
-        if self.headless:
-            return Place(name="head")(x)
-        table = embed.embedding if self.tied else None
-        return Head(self.vocabulary, name="head")(x, table)
+    @nn.nowrap
+    def parts(self) -> tuple[Make, Make]:
+        mlp = partial(Gated, self.hidden, self.activation, self.mlp_bias)
+        return partial(nn.RMSNorm, self.epsilon), mlp
 
 
 def plan(config: Config, tensors: Tensors) -> Llama:
@@ -161,12 +113,6 @@ def _llama3(frequency: float, scaling: Config) -> float:
     return (1 - kept) * frequency / scaling["factor"] + kept * frequency
 
 
-def _own_head(tensors: Tensors, module: Llama) -> Tensors:
-    """Without the copy of the table that some checkpoints of tied models hold."""
-    spare = module.tied or module.headless
-    return {n: t for n, t in tensors.items() if not (spare and n == "lm_head.weight")}
-
-
 def in_halves(tensors: Tensors, module: Llama) -> Tensors:
     """Queries and keys whose rotated pairs are neighbours (2 i, 2 i + 1), as Meta and
     llama.cpp store them, with the pairs (i, i + d / 2) that `rotated` wants."""
@@ -225,10 +171,10 @@ META = (
 )
 
 FAMILIES = {
-    "llama": Family("Llama", plan, TRANSFORMERS, _own_head),
-    "mistral": Family("Mistral", plan, TRANSFORMERS, _own_head),
-    "qwen2": Family("Qwen2", plan, TRANSFORMERS, _own_head),
-    "qwen3": Family("Qwen3", plan, TRANSFORMERS, _own_head),
+    "llama": Family("Llama", plan, TRANSFORMERS, own_head),
+    "mistral": Family("Mistral", plan, TRANSFORMERS, own_head),
+    "qwen2": Family("Qwen2", plan, TRANSFORMERS, own_head),
+    "qwen3": Family("Qwen3", plan, TRANSFORMERS, own_head),
 }
 GGUF_FAMILIES = {
     # llama.cpp turns pairs for Llama's names alone
