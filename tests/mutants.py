@@ -954,8 +954,15 @@ MUTANTS = (
     Mutant(
         "language: an id beyond the table is its neighbour",
         LAYERS,
-        "jnp.take(self.embedding, ids, axis=0)",
+        "rows_of(self.embedding, ids)",
         "self.embedding[ids]",
+        "models/language/test_language_layers.py",
+    ),
+    Mutant(
+        "language: the id -1 is the last word",
+        LAYERS,
+        ", wrap_negative_indices=False",
+        "",
         "models/language/test_language_layers.py",
     ),
     Mutant(

@@ -67,6 +67,11 @@ class Place(nn.Module):
         return x
 
 
+def rows_of(table: Float[Array, "N D"], ids: Int[Array, "B L"]) -> Array:
+    """Rows of a table; NaN for ids that it has not, the negative ones among them."""
+    return table.at[ids].get(mode="fill", wrap_negative_indices=False)
+
+
 class Embed(nn.Module):
     """Ids to vectors. An id beyond the table gives NaN, never a neighbour."""
 
@@ -78,7 +83,7 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", init, (self.size, self.width))
 
     def __call__(self, x: Tokens) -> Tokens:
-        return on_value(lambda ids: jnp.take(self.embedding, ids, axis=0), x)
+        return on_value(lambda ids: rows_of(self.embedding, ids), x)
 
 
 class Positions(nn.Module):
@@ -92,7 +97,7 @@ class Positions(nn.Module):
         init = nn.initializers.normal(0.02)
         shape = (self.size + self.offset, x.value.shape[-1])
         table = self.param("embedding", init, shape)
-        return on_value(lambda h: h + jnp.take(table, x.position + self.offset, 0), x)
+        return on_value(lambda h: h + rows_of(table, x.position + self.offset), x)
 
 
 class Heads(NamedTuple):

@@ -80,9 +80,10 @@ def test_rotation_sees_differences_alone():
 
 
 def test_beyond_a_table_is_nan_not_a_neighbour():
-    x = tokens(jnp.array([[0, 4, 3]]))
+    x = tokens(jnp.array([[0, 4, 3, -1]]))
     y = Embed(4, 2).apply({"params": {"embedding": jnp.ones((4, 2))}}, x)
-    np.testing.assert_array_equal(np.isnan(y.value[0, :, 0]), [False, True, False])
+    nan = np.isnan(y.value[0, :, 0])
+    np.testing.assert_array_equal(nan, [False, True, False, True])
     x = x._replace(value=normal(1, 3, 2), position=jnp.array([[0, 2, 3]]))
     y = Positions(3).apply({"params": {"embedding": jnp.ones((3, 2))}}, x)
     np.testing.assert_array_equal(np.isnan(y.value[0, :, 0]), [False, False, True])
