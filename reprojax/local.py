@@ -34,19 +34,20 @@ def language(
     params: Params | None = None,
     *,
     rows: int = 16,
-    heads: int = 8,
+    heads: int | None = None,
 ) -> Language:
     """A frozen causal model, bare or with a program's manipulations, as a `Language`.
 
-    What the prompts of a call begin with is read once and kept. The answer to a request
-    hangs on its prompt and seed, never on the others of its batch.
+    The answer to a request hangs on its prompt and seed, never on the others of its
+    batch.
 
     Args:
         program: of `card.forward`, with nothing at "output": it answers with logits.
         rows: the most prompts of one compiled call.
-        heads: how many beginnings are kept; 0 for a program whose manipulations look at
-            the query (`scope.x`), as one beginning is then not the same for all, or at
-            several of its last words (`loreft`), of which a beginning may hold some.
+        heads: how many beginnings of prompts are read once and kept; by default 8 for
+            the bare model, and none with a program. A program may have some too, unless
+            its manipulations look at the query (`scope.x`), or at several of its last
+            words, as `loreft` does: a kept beginning would hold some of those.
     """
     if card.kind != "causal" or card.tokenizer is None:
         tokenizer = "a tokeniser" if card.tokenizer else "no tokeniser"
@@ -54,6 +55,7 @@ def language(
             f"{card.name}, a {card.kind} model with {tokenizer}, came; expected a "
             "causal one that has one; load another, or call load(..., tokenizer=folder)"
         )
+    most = (8 if program is None else 0) if heads is None else heads
     if program is None:
         x = tokens(jnp.zeros((1, 1), jnp.int32))
         program = reprogram(card.forward, {})
@@ -62,7 +64,7 @@ def language(
         raise ValueError(
             "a program came without its params; call language(card, program, params)"
         )
-    local = _Local(card, program, params, heads)
+    local = _Local(card, program, params, most)
 
     def complete(requests: Sequence[Request]) -> list[Reply]:
         found: dict[Request, Reply] = {}

@@ -13,6 +13,7 @@ from reprojax.models.language.card import roles
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama
 from reprojax.operators import insert
+from reprojax.recipes.prompt_tuning.hidden_edits import low_rank_edit
 from reprojax.sequence import padded, tokens
 from reprojax.text import Continuation, Request
 
@@ -61,7 +62,7 @@ def greedy(prompt, length):
 
 @pytest.fixture(scope="module")
 def local():
-    return language(CARD, PROGRAM, PARAMS, rows=2)
+    return language(CARD, PROGRAM, PARAMS, rows=2, heads=8)
 
 
 def request(prompt, **more):
@@ -90,6 +91,21 @@ def test_answers_hang_on_prompt_and_seed_alone(local):
         first, second = reply.completions
         assert first != second
     assert local.complete([asked[0]._replace(seed=5)]) != together[:1]
+
+
+def test_what_edits_the_last_words_answers_alike_alone_and_together():
+    """A kept beginning would hold words that LoReFT is to edit."""
+    edit = low_rank_edit(rank=4, first=2, last=5)
+    program = reprogram(CARD.forward, {"embed:out": edit})
+    params = program.init(jax.random.key(2), CARD.frozen, tokens(jnp.array([[1, 2]])))
+    noise = lambda a: a + jax.random.normal(jax.random.key(3), a.shape)
+    params = jax.tree.map(noise, params)
+    edited = language(CARD, program, params)
+    asked = [request(COMMON + end, length=12) for end in ("a", "b", "c d")]
+    together = edited.complete(asked)
+    assert [edited.complete([one])[0] for one in asked] == together
+    kept = language(CARD, program, params, heads=8)
+    assert kept.complete(asked) != together  # hence none are kept by default
 
 
 def test_stop_strings_end_answers_and_are_not_in_them(local):
