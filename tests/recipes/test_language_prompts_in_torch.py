@@ -1,5 +1,13 @@
-"""Soft prompts and prefixes against transformers in torch, random weights: what PEFT
-does with `inputs_embeds` and with `past_key_values`."""
+"""Soft prompts and prefixes against transformers in torch, random weights: by its own
+`inputs_embeds` and caches, padded on either side, and by PEFT.
+
+PEFT leaves positions as they come, so its texts are padded on the right alone: with
+padding on the left a row's answers are others there than without any. Nor is its
+`generate` compared with a prefix: PEFT 0.21.2 gives it by a name that transformers 5.24
+ignores where its own cache comes too, and what is written is the bare model's.
+"""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -107,3 +115,48 @@ def test_a_prefix_is_past_keys_and_values(pair, side):
             cache=past,
         ).logits.numpy()
     agree(y, found[mask.numpy()[:, P:] > 0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT calls a cache as it was
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_peft_gives_the_same_logits_and_gradients(pair, kind):
+    """Its gradient of a weighed sum of logits at the prompt's numbers is ours too."""
+    peft = pytest.importorskip("peft")
+    model, card = pair
+    x, mask, _ = inputs("right")
+    if kind == "prompt":
+        soft = draw(P, 32)
+        program = prompt_tuning(card, length=P, initial=learnable(soft))
+        config, site = peft.PromptTuningConfig, card.roles["embedding"][0]
+        order = lambda ours: ours
+    else:
+        heads = 2 if "Llama" in type(model).__name__ else 4
+        soft = draw(2 * DEPTH, P, heads, 8)
+        program = prefix_tuning(card, length=P, hidden=None, start=jnp.asarray(soft))
+        config, site = peft.PrefixTuningConfig, card.roles["kv"][0]
+        order = lambda ours: ours.swapaxes(0, 1).reshape(P, -1)
+    its = peft.get_peft_model(
+        model, config(task_type="CAUSAL_LM", num_virtual_tokens=P)
+    )
+    table = its.prompt_encoder["default"].embedding.weight
+    with torch.no_grad():
+        table.copy_(torch.tensor(order(soft)))
+    ids = torch.tensor(np.asarray(x.value)).long()
+    real = mask[:, P:].bool()
+    found = its.eval()(input_ids=ids, attention_mask=mask[:, P:]).logits[:, -6:][real]
+    weigh = draw(*found.shape)
+    (found * torch.tensor(weigh)).sum().backward()
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def run(learnable, params):
+        params = params._replace(learnable=learnable)
+        y = program.apply(params, card.frozen, x).value[:, -6:][np.asarray(real)]
+        return (y * weigh).sum(), y
+
+    params = program.init(jax.random.key(0), card.frozen, x)
+    (_, ours), slope = run(params.learnable, params)
+    np.testing.assert_allclose(ours, found.detach(), atol=1e-4)
+    slope, theirs = order(np.asarray(slope[site])), table.grad.numpy()
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(slope / scale, theirs / scale, atol=1e-4)
