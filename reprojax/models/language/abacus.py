@@ -1,0 +1,94 @@
+"""The embedded language model: a small decoder of our own, trained on drawn strings.
+
+It reads random key-value maps off demonstrations, and works out chains of operations
+and sums with written steps; it knows no word of any language. `python -m
+experiments.train_abacus` draws, trains and writes abacus.safetensors, which holds the
+measured abilities too: `card()`.
+
+    abacus = models.language.load("abacus")
+    text = language(abacus)          # of reprojax.local
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
+
+from reprojax.models.language.card import LanguageModel, Special, roles, texts
+from reprojax.models.language.layers import Heads
+from reprojax.models.language.llama import Llama, frequencies
+from reprojax.models.language.tokenizer import Tokenizer
+
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # a character is a token
+IDS = {character: i for i, character in enumerate(CHARACTERS)}
+POSITIONS = 256
+WIDTH, DEPTH, HIDDEN, SIZE = 128, 4, 352, 32
+
+
+def network() -> Llama:
+    """The module: 4 layers of 128, rotary positions, a tied table."""
+    heads = WIDTH // SIZE
+    turns = frequencies({}, SIZE)
+    of = Heads(heads, heads, SIZE, bias=False, out_bias=False, frequencies=turns)
+    return Llama(len(CHARACTERS), POSITIONS, WIDTH, DEPTH, HIDDEN, of)
+
+
+def characters() -> Tokenizer:
+    """A token for each printable character of ASCII, and one for the newline.
+
+    Any other character is refused, never dropped.
+    """
+
+    def encode(text: str, special: bool = True) -> list[int]:
+        unknown = sorted(set(text) - IDS.keys())
+        if unknown:
+            raise ValueError(
+                f"the characters {unknown} came to abacus, expected printable ASCII "
+                "and newlines; write the text in these, or load another model"
+            )
+        return [IDS[character] for character in text]
+
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(CHARACTERS[int(i)] for i in ids)
+
+    def token(number: int) -> str | None:
+        return CHARACTERS[number] if 0 <= number < len(CHARACTERS) else None
+
+    return Tokenizer(encode, decode, IDS.get, token, len(CHARACTERS))
+
+
+def language_model(frozen: Any) -> LanguageModel:
+    """The card of `network()` with the weights `frozen`."""
+    module = network()
+    return LanguageModel(
+        name="abacus",
+        forward=texts(module),
+        frozen=frozen,
+        kind="causal",
+        vocabulary=module.vocabulary,
+        positions=module.positions,
+        width=module.width,
+        roles=roles(module.depth),
+        tokenizer=characters(),
+        special=Special(),
+    )
+
+
+def load(path: Path = WEIGHTS, dtype: Any = jnp.float32) -> LanguageModel:
+    """The embedded model; its weights are stored in float16."""
+    from safetensors.numpy import load_file
+
+    flat = {name: jnp.asarray(leaf, dtype) for name, leaf in load_file(path).items()}
+    return language_model({"params": unflatten_dict(flat, sep="/")})
+
+
+def card(path: Path = WEIGHTS) -> dict[str, Any]:
+    """What is known of the stored weights: training, and measured abilities."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return json.loads(file.metadata()["card"])
