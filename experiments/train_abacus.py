@@ -30,10 +30,10 @@ NOT_SETTINGS = ("out", "runs", "measure")
 class Config:
     """The settings of the stored weights."""
 
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 16
     length: int = 128
-    """Of a document; in the last quarter twice that, and half as many."""
+    """Of a document; in the last fifth twice that, and half as many."""
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     manners: Literal["both", "direct"] = "both"
@@ -54,10 +54,10 @@ class State(NamedTuple):
     opt: PyTree
 
 
-def shares(progress: float) -> dict[str, float]:
+def shares(step: int) -> dict[str, float]:
     """How often a family is drawn. Half are repeats first: looking back is learned on
     them, and maps alone hardly teach it."""
-    ramp = min(max((progress - 0.12) / 0.28, 0.0), 1.0)
+    ramp = min(max((step - 400) / 800, 0.0), 1.0)
     first = {"repeats": 0.5, "maps": 0.5}
     return {k: (1 - ramp) * first.get(k, 0) + ramp * v for k, v in FINAL.items()}
 
@@ -65,16 +65,21 @@ def shares(progress: float) -> dict[str, float]:
 def batch_of(config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Step number `step` draws the same documents whenever it is taken."""
     rng = random.Random(f"{drawn.VERSION} {config.seed} {step}")
-    progress = step / config.steps
-    longer = 2 if progress >= 0.75 else 1
+    longer = 2 if step >= 0.8 * config.steps else 1
     manners = ("direct",) if config.manners == "direct" else BOTH
     size = config.batch // longer, config.length * longer + 1
-    return drawn.draw(rng, *size, shares(progress), manners)
+    return drawn.draw(rng, *size, shares(step), manners)
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(100, config.steps // 10), config.steps
+    """AdamW at a constant rate, which falls to 0 in the last fifth."""
+    fall = config.steps // 5
+    rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, config.learning_rate, 100),
+            optax.linear_schedule(config.learning_rate, 0.0, fall),
+        ],
+        [config.steps - fall],
     )
     decay = optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay)
     return optax.chain(optax.clip_by_global_norm(1.0), decay)
