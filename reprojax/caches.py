@@ -27,7 +27,7 @@ import numpy as np
 
 from reprojax.core import Params, Program, PyTree, check_sites, passthrough
 from reprojax.data import Split, Task, digest, in_order, steps
-from reprojax.data.task import SPLITS
+from reprojax.data.task import SPLITS, spec
 from reprojax.dependence import cache_site
 from reprojax.files import below, differences, only_writer, write_json
 from reprojax.models import fingerprint
@@ -58,12 +58,18 @@ def cached(
     after it; the others raise as unknown, since their values would be no one's.
     """
     size = min(batch, len(task.train.y))
-    images = jax.ShapeDtypeStruct((size, *task.train.x.shape[1:]), task.train.x.dtype)
+    if len(jax.tree.leaves(task.train.x)) > 1:
+        raise ValueError(
+            f"a cache of {task.name} was asked for, whose rows are several arrays "
+            f"({type(task.train.x).__name__}), expected images, or one array; train "
+            "without a cache"
+        )
+    images = spec(task.train.x, size)
     site = cache_site(program, frozen, images)
     params = program.init(jax.random.key(0), frozen, images)
     values = partial(_values, program, site, params, jax.device_put(frozen))
-    spec = jax.eval_shape(values, images)
-    plan = _Plan(site, spec.shape[1:], np.dtype(spec.dtype), size, values, progress)
+    kept = jax.eval_shape(values, images)
+    plan = _Plan(site, kept.shape[1:], np.dtype(kept.dtype), size, values, progress)
     if folder is None:
         _check_room(plan, task, None)
         arrays = {

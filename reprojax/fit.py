@@ -22,6 +22,7 @@ from reprojax.caches import cached
 from reprojax.checkpoints import Checkpoints
 from reprojax.core import Params, Program, PyTree
 from reprojax.data import Task, check, digest, order
+from reprojax.data.task import spec
 from reprojax.losses import Loss, cross_entropy
 from reprojax.statistics import Refresh
 from reprojax.steps import (
@@ -104,7 +105,7 @@ def fit(
         program, task = _cached(program, frozen, task, batch, cache, progress)
     size = min(batch, len(task.train.y))
     steps = order.steps(task.train, size)
-    images = jax.ShapeDtypeStruct((size, *task.train.x.shape[1:]), task.train.x.dtype)
+    images = spec(task.train.x, size)
     check_answer(program, frozen, task, images, record_sites)
     frozen = parallel.settle(frozen, mesh)
     held = None if mesh is None else parallel.replicated(mesh)

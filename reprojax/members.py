@@ -16,6 +16,7 @@ import optax
 from reprojax import statistics
 from reprojax.core import Program, PyTree
 from reprojax.data import Split, Task, in_order, order
+from reprojax.data.task import spec
 from reprojax.losses import Loss
 from reprojax.steps import (
     State,
@@ -113,10 +114,9 @@ class Members(NamedTuple):
         return [getattr(task, name) for task in self.tasks]
 
 
-def images(run: Members) -> jax.ShapeDtypeStruct:
-    """Shape and type of a batch."""
-    x = run.tasks[0].train.x
-    return jax.ShapeDtypeStruct((run.size, *x.shape[1:]), x.dtype)
+def images(run: Members) -> PyTree:
+    """Shapes and types of a batch."""
+    return spec(run.tasks[0].train.x, run.size)
 
 
 def first_states(

@@ -33,6 +33,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from reprojax.core import PyTree
 from reprojax.data import Split
+from reprojax.data.task import taken
 from reprojax.models import weights
 
 Rules = Mapping[str, PartitionSpec]
@@ -343,24 +344,33 @@ def spread(
     for rows, y in batches(Split(np.arange(len(split.y)), split.y)):
         size = padded(len(y), mesh, accumulate)
         rows = np.resize(rows, size)  # real images again: some statistics see them
-        y = np.pad(y, (0, size - len(y)), constant_values=-1)
-        yield (split.x[rows], y) if mesh is None else _over(mesh, split.x, rows, y)
+        more = [(0, size - len(y)), *((0, 0) for _ in y.shape[1:])]
+        y = np.pad(y, more, constant_values=-1)
+        if mesh is None:
+            yield taken(split.x, rows), y
+        else:
+            yield _over(mesh, split.x, rows, y)
 
 
 def _over(
-    mesh: Mesh, x: Any, rows: np.ndarray, y: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
+    mesh: Mesh, x: PyTree, rows: np.ndarray, y: np.ndarray
+) -> tuple[PyTree, jax.Array]:
     lies = NamedSharding(mesh, PartitionSpec(DATA))
-    read: dict[tuple, np.ndarray] = {}
 
-    def own(index: Any) -> np.ndarray:
-        span = index[0].indices(len(rows))
-        if span not in read:  # once for all devices along "model"
-            read[span] = np.asarray(x[rows[index[0]]])
-        return read[span]
+    def put(leaf: Any) -> jax.Array:
+        read: dict[tuple, np.ndarray] = {}
 
-    values = jax.make_array_from_callback((len(rows), *x.shape[1:]), lies, own)
-    return values, jax.make_array_from_callback(y.shape, lies, lambda i: y[i])
+        def own(index: Any) -> np.ndarray:
+            span = index[0].indices(len(rows))
+            if span not in read:  # once for all devices along "model"
+                read[span] = np.asarray(leaf[rows[index[0]]])
+            return read[span]
+
+        shape = (len(rows), *leaf.shape[1:])
+        return jax.make_array_from_callback(shape, lies, own)
+
+    y_there = jax.make_array_from_callback(y.shape, lies, lambda i: y[i])
+    return jax.tree.map(put, x), y_there
 
 
 # -- inside a compiled step

@@ -36,7 +36,7 @@ from reprojax.checkpoints import Checkpoints
 from reprojax.core import Program, PyTree
 from reprojax.data import Task, digest
 from reprojax.data.order import steps as steps_of
-from reprojax.data.task import SPLITS
+from reprojax.data.task import SPLITS, shape_of
 from reprojax.fit import Fitted, check_settings
 from reprojax.losses import Loss, cross_entropy
 from reprojax.members import FORMS, Members
@@ -344,7 +344,12 @@ def _check(
             f"{get_args(How)} and one of {get_args(Order)}"
         )
     shapes = {
-        (len(task.classes), *(getattr(task, n).x.shape for n in SPLITS), task.holds)
+        (
+            len(task.classes),
+            *(shape_of(getattr(task, n).x) for n in SPLITS),
+            *(getattr(task, n).y.shape for n in SPLITS),
+            task.holds,
+        )
         for task in tasks
     }
     if len(shapes) > 1:

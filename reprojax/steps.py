@@ -71,11 +71,15 @@ def begin(
 
 
 def _no_sums(program: Program, params: Params, frozen: PyTree, images: Any) -> PyTree:
-    labels = jax.ShapeDtypeStruct(images.shape[:1], jnp.int32)
+    labels = jax.ShapeDtypeStruct((_rows(images),), jnp.int32)
     shapes = jax.eval_shape(
         partial(observe_batch, program), params, frozen, images, labels
     )
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+
+def _rows(x: PyTree) -> int:
+    return jax.tree.leaves(x)[0].shape[0]
 
 
 @partial(
@@ -91,7 +95,7 @@ def train_step(
     sites: tuple[str, ...],
     state: State,
     frozen: PyTree,
-    x: jax.Array,
+    x: PyTree,
     labels: jax.Array,
     *,
     accumulate: int = 1,
@@ -109,7 +113,7 @@ def train_step(
     learnable = state.params.learnable
     wanted = ("output", *statistics.raw_sites(program), *sites)
 
-    def part(params: Params, key: Key, x: jax.Array, labels: jax.Array) -> _Part:
+    def part(params: Params, key: Key, x: PyTree, labels: jax.Array) -> _Part:
         def objective(learnable: PyTree) -> tuple[jax.Array, dict[str, Any]]:
             call = record(program.apply, wanted, also=statistics.is_news)
             _, seen = call(params._replace(learnable=learnable), frozen, x, key=key)
@@ -148,12 +152,12 @@ class _Part(NamedTuple):
 def _accumulated(
     part: Callable[..., _Part], state: State, key: Key, x: Any, labels: jax.Array
 ) -> _Part:
-    """The sum over parts [n B ...], each weighed by its real rows.
+    """The sum over parts [n B ...], each weighed by its real rows, or words.
 
     A mean of means would be biased where a batch is filled. Batch statistics move once
     a part.
     """
-    real = (labels >= 0).sum(1)
+    real = (labels >= 0).reshape(len(labels), -1).sum(1)
     share = real / jnp.maximum(real.sum(), 1)
 
     def add(total: _Part, each: tuple) -> tuple[_Part, None]:
@@ -170,18 +174,22 @@ def _accumulated(
     grads = jax.tree.map(jnp.zeros_like, state.params.learnable)
     sums = jax.tree.map(jnp.zeros_like, state.sums)
     start = _Part(jnp.zeros(()), grads, sums, state.params)
-    return jax.lax.scan(add, start, (jnp.arange(len(x)), share, x, labels))[0]
+    return jax.lax.scan(add, start, (jnp.arange(len(labels)), share, x, labels))[0]
 
 
 @partial(jax.jit, static_argnums=0)
 def count_correct(
-    program: Program, params: Params, frozen: PyTree, x: jax.Array, labels: jax.Array
+    program: Program, params: Params, frozen: PyTree, x: PyTree, labels: jax.Array
 ) -> jax.Array:
     """How many rows of a batch are right; a label of -1 never is.
 
-    One number, or [K] of a program that answers [B K T].
+    One number, or [K] of a program that answers [B K T]. Where words [B L] are the
+    labels, a row is right if all are that count, each behind the right ones.
     """
     answers = program.apply(params, frozen, x).argmax(-1)
+    if labels.ndim == 2:
+        real = labels >= 0
+        return (((answers == labels) | ~real).all(1) & real.any(1)).sum()
     labels = labels.reshape(-1, *(1,) * (answers.ndim - 1))
     return (answers == labels).sum(0)
 
@@ -191,7 +199,7 @@ def observe_batch(
     program: Program,
     params: Params,
     frozen: PyTree,
-    x: jax.Array,
+    x: PyTree,
     labels: jax.Array,
     *,
     mesh: Mesh | None = None,
@@ -262,17 +270,32 @@ def check_answer(
 ) -> None:
     """Raise, before anything is compiled, if a program does not answer a task."""
 
-    def answer(frozen: PyTree, x: jax.Array) -> jax.Array:
+    def answer(frozen: PyTree, x: PyTree) -> PyTree:
         params = program.init(jax.random.key(0), frozen, x)
         return record(program.apply, sites)(params, frozen, x)[0]
 
     y = jax.eval_shape(answer, frozen, images)
-    if y.shape != (images.shape[0], len(task.classes)):
+    if not task.classes:
+        _check_writes(y, (_rows(images), task.train.y.shape[1]), task)
+        return
+    if getattr(y, "shape", None) != (_rows(images), len(task.classes)):
         raise ValueError(
-            f"the program answers {y.shape} to a batch of {images.shape[0]}, expected "
-            f"{(images.shape[0], len(task.classes))} for the {len(task.classes)} "
+            f"the program answers {_shown(y)} to a batch of {_rows(images)}, expected "
+            f"{(_rows(images), len(task.classes))} for the {len(task.classes)} "
             f'classes of {task.name}; give "output" an alignment to that number'
         )
+
+
+def _check_writes(y: Any, places: tuple[int, int], task: Task) -> None:
+    if getattr(y, "shape", ())[:-1] != places:
+        raise ValueError(
+            f"the program answers {_shown(y)}, expected logits {places} + (vocabulary,)"
+            f' for the words of {task.name}; give "output" alignments.own()'
+        )
+
+
+def _shown(y: Any) -> str:
+    return str(tuple(y.shape)) if hasattr(y, "shape") else type(y).__name__
 
 
 def check_loss(state: State, epoch: int) -> None:

@@ -2,47 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from small_texts import CARD, TOKENIZER
 
 from reprojax import reprogram
 from reprojax.formats import learnable
 from reprojax.local import bucket, common_beginning, continuation, language
-from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
-from reprojax.models.language.card import roles
-from reprojax.models.language.layers import Heads
-from reprojax.models.language.llama import Llama
+from reprojax.models.language import Special
 from reprojax.operators import insert
 from reprojax.recipes.prompt_tuning.hidden_edits import low_rank_edit
 from reprojax.sequence import padded, tokens
 from reprojax.text import Continuation, Request
 
-LETTERS = "~ abcdefghijklmnop.\n"
-TOKENIZER = Tokenizer(
-    lambda text, special=True: [LETTERS.index(c) for c in text],
-    lambda ids: "".join(LETTERS[i] for i in ids if i),
-    lambda token: LETTERS.find(token) if token in LETTERS else None,
-    lambda i: LETTERS[i],
-    len(LETTERS),
-)
-V = len(LETTERS)
-HEADS = Heads(4, 2, 4, bias=False, out_bias=False, frequencies=(1.0, 0.3))
-MODULE = Llama(V, 64, 16, 1, 24, HEADS)
 soft = learnable(jax.nn.initializers.normal(1.0))
-
-
-def drawn():
-    x = tokens(jnp.zeros((1, 1), int))
-    leaves, tree = jax.tree.flatten(jax.eval_shape(MODULE.init, jax.random.key(0), x))
-    draw = np.random.default_rng(0)
-    value = lambda s: 0.6 * draw.standard_normal(s.shape) + (len(s.shape) == 1)
-    return tree.unflatten([jnp.asarray(value(s), jnp.float32) for s in leaves])
-
-
-NONE = Special(pad=0)
-CARD = LanguageModel(
-    "tiny", texts(MODULE), drawn(), "causal", V, 64, 16, roles(1), TOKENIZER, NONE
-)
 PROGRAM = reprogram(CARD.forward, {"embed:out": insert(soft, 3)})
 PARAMS = PROGRAM.init(jax.random.key(1), CARD.frozen, tokens(jnp.array([[1, 2]])))
 COMMON = "abc. def. ghi. "

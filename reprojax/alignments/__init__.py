@@ -2,7 +2,8 @@
 
 from reprojax.alignments.calibration import calibrated
 from reprojax.alignments.linear import linear
-from reprojax.alignments.rule import columns, groups, identity, last
+from reprojax.alignments.pooling import mean, unit
+from reprojax.alignments.rule import columns, groups, identity, last, own
 from reprojax.alignments.several import several
 from reprojax.alignments.statistical import (
     bayesian,
@@ -26,9 +27,12 @@ __all__ = [
     "identity",
     "last",
     "linear",
+    "mean",
     "one_to_one",
     "one_to_one_map",
+    "own",
     "random_map",
     "several",
     "soft_count",
+    "unit",
 ]

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from reprojax.core import Manipulation, stateless
-from reprojax.sequence import last_value
+from reprojax.core import Key, Manipulation, Params, Scope, stateless
+from reprojax.sequence import Tokens, last_value
 
 
 def identity() -> Manipulation:
@@ -18,6 +18,20 @@ def identity() -> Manipulation:
 def last() -> Manipulation:
     """Of Tokens [B L V] the answer at the last real token [B V]: the next word's."""
     return stateless(last_value)
+
+
+def own() -> Manipulation:
+    """Of Tokens [B P+L V] the answers at the task's own L tokens [B L V], behind the P
+    that a prompt put in front: what a task whose words are to be written is learned by.
+    """
+
+    def init(key: Key, value: Tokens, scope: Scope) -> Params:
+        return Params()
+
+    def apply(params: Params, value: Tokens, scope: Scope) -> Float[Array, "B L V"]:
+        return value.value[:, -scope.x.weight.shape[1] :]
+
+    return Manipulation(init, apply)
 
 
 def _check(ids: np.ndarray, y: Array, who: str) -> None:

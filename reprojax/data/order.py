@@ -8,17 +8,18 @@ statistics, where a method has some, do not look at labels.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from reprojax.data.lazy import Images
-from reprojax.data.task import Split
+from reprojax.data.task import Split, taken
 
 READERS, AHEAD = 2, 3
 """Threads that make batches of images in files, and batches made ahead."""
 
-Batch = tuple[np.ndarray, np.ndarray]
-"""x uint8 [B h w C] and y int32 [B]."""
+Batch = tuple[Any, np.ndarray]
+"""x uint8 [B h w C], or a tree of arrays [B ...], and y int32 [B]."""
 
 
 def steps(split: Split, size: int) -> int:
@@ -88,5 +89,6 @@ def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
 def _rows(split: Split, order: np.ndarray, start: int, size: int) -> Batch:
     real = len(order[start : start + size])
     chosen = np.take(order, range(start, start + size), mode="wrap")
-    y = np.where(np.arange(size) < real, split.y[chosen], -1)
-    return split.x[chosen], y.astype(np.int32)
+    y = split.y[chosen].astype(np.int32)
+    y[real:] = -1
+    return taken(split.x, chosen), y

@@ -22,6 +22,7 @@ from reprojax.data.task import (
     images,
     labels,
     listed,
+    taken,
 )
 
 SHARE = 0.2  # of the training images, for a split that is neither there nor asked for
@@ -70,7 +71,8 @@ def _joined(x: list) -> np.ndarray | Images:
 
 
 def _taken(split: Split, rows: np.ndarray) -> Split:
-    x = split.x.take(rows) if isinstance(split.x, Images) else split.x[rows]
+    lazy = isinstance(split.x, Images)
+    x = split.x.take(rows) if lazy else taken(split.x, rows)
     return Split(x, split.y[rows])
 
 

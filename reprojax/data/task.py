@@ -12,7 +12,8 @@ from reprojax.data.lazy import Images
 class Split(NamedTuple):
     """Images x, uint8 [N h w C] with C 1 or 3, and labels y, int32 [N].
 
-    Where x is `Images`, its rows lie in files until they are asked for.
+    Where x is `Images`, its rows lie in files until they are asked for. Other tasks
+    hold other values: any tree of arrays [N ...], such as `sequence.Tokens`.
     """
 
     x: Any
@@ -20,7 +21,11 @@ class Split(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is learned: labels index `classes`, all splits hold images of one shape."""
+    """What is learned: labels index `classes`, all splits hold images of one shape.
+
+    Without classes words are to be written: y [N L] holds a vocabulary's ids, and -1
+    where none counts.
+    """
 
     name: str
     train: Split
@@ -28,7 +33,8 @@ class Task(NamedTuple):
     test: Split
     classes: tuple[str, ...]
     holds: str = "images"
-    """Or the site whose values [N ...], of any type, stand in the place of images."""
+    """Or the site whose values [N ...], of any type, stand in the place of images;
+    "text" for strings."""
 
 
 SPLITS = ("train", "validation", "test")
@@ -43,24 +49,30 @@ SPELLINGS = {  # of a split's name in files and folders
 
 def check(task: Task) -> Task:
     """The task itself, or a ValueError that says what is wrong with it."""
-    _check_classes(task.classes)
+    if task.classes:
+        _check_classes(task.classes)
     for name in SPLITS:
         split = getattr(task, name)
         if task.holds == "images":
             _check_images(split.x, name)
-        labels(split.y, name)
-        if len(split.x) != len(split.y):
+        _ = labels(split.y, name) if task.classes else _check_words(split.y, name)
+        rows = sorted({len(leaf) for leaf in leaves(split.x)})
+        if rows != [len(split.y)]:
+            what = "images" if task.holds == "images" else "rows"
             raise ValueError(
-                f"{name}: {len(split.x)} images and {len(split.y)} labels; expected "
-                "one label an image"
+                f"{name}: {', '.join(map(str, rows))} {what} and {len(split.y)} labels;"
+                f" expected one label each of the {what}"
             )
         if not len(split.y):
             raise ValueError(
                 f"the {name} split is empty; give it images, or a share such as .2 "
                 "to draw from the training images"
             )
-        check_labels(split.y, len(task.classes), name)
+        if task.classes:
+            check_labels(split.y, len(task.classes), name)
     _check_one_shape(task)
+    if not task.classes:
+        return task
     counts = np.bincount(task.train.y, minlength=len(task.classes))
     absent = [f"{task.classes[i]!r} (label {i})" for i in np.flatnonzero(counts == 0)]
     if absent:
@@ -81,14 +93,37 @@ def digest(task: Task) -> str:
     total = hashlib.sha256(repr(task.classes).encode())
     for name in SPLITS:
         split = getattr(task, name)
-        total.update(f"{name} {split.x.shape}".encode())
-        if isinstance(split.x, Images):
-            for mark in split.x.marks():
-                total.update(f"{mark}\n".encode())
-        else:
-            total.update(np.ascontiguousarray(split.x).view(np.uint8).data)
+        for leaf in leaves(split.x):
+            total.update(f"{name} {leaf.shape}".encode())
+            if isinstance(leaf, Images):
+                for mark in leaf.marks():
+                    total.update(f"{mark}\n".encode())
+            else:
+                total.update(np.ascontiguousarray(leaf).view(np.uint8).data)
         total.update(np.ascontiguousarray(split.y, dtype="<i4").data)
     return total.hexdigest()
+
+
+def leaves(x: Any) -> list[Any]:
+    """The arrays of a tree; images are one."""
+    import jax
+
+    return jax.tree.leaves(x)
+
+
+def taken(x: Any, rows: Any) -> Any:
+    """Rows of images, or of each array of a tree."""
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf[rows], x)
+
+
+def spec(x: Any, size: int) -> Any:
+    """Shape and type of a batch of so many rows."""
+    import jax
+
+    one = lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
+    return jax.tree.map(one, x)
 
 
 def images(x: Any, name: str) -> Any:
@@ -124,6 +159,20 @@ def labels(y: Any, name: str) -> np.ndarray:
     return y.astype(np.int64)
 
 
+def _check_words(y: np.ndarray, name: str) -> None:
+    if y.ndim != 2 or y.dtype.kind not in "iu" or y.min(initial=0) < -1:
+        raise ValueError(
+            f"{name}: words of {y.dtype}{list(y.shape)} came for a task without "
+            "classes, expected ids [N L], with -1 where none counts; name the classes "
+            "of labels"
+        )
+    if empty := np.flatnonzero((y < 0).all(1)).tolist():
+        raise ValueError(
+            f"{name}: no word counts in {len(empty)} of {len(y)} rows (first "
+            f"{empty[0]}), expected one at least in each; drop these rows"
+        )
+
+
 def class_names(classes: Sequence[str] | None, y: np.ndarray) -> tuple[str, ...]:
     """The names as plain strings; without any, "0", "1", … up to the largest label."""
     if classes is not None:
@@ -137,6 +186,12 @@ def class_names(classes: Sequence[str] | None, y: np.ndarray) -> tuple[str, ...]
             "classes="
         )
     return tuple(str(i) for i in range(int(y.max(initial=0)) + 1))
+
+
+def shape_of(x: Any) -> Any:
+    """The shape of a row of images; of a tree one for each array."""
+    shapes = tuple(tuple(leaf.shape[1:]) for leaf in leaves(x))
+    return shapes[0] if len(shapes) == 1 else shapes
 
 
 def check_labels(y: np.ndarray, count: int, name: str) -> None:
@@ -206,9 +261,18 @@ def _check_classes(classes: Sequence[str]) -> None:
 
 
 def _check_one_shape(task: Task) -> None:
-    shapes = {name: getattr(task, name).x.shape[1:] for name in SPLITS}
+    splits = {name: getattr(task, name) for name in SPLITS}
+    shapes = {name: shape_of(split.x) for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
+        resize = "[h w C]: resize them first"
+        pad = "for all rows: pad them to one length"
         raise ValueError(
-            f"images differ in shape between splits: {shapes}; expected one shape "
-            "[h w C]: resize them first"
+            f"{task.holds} differ in shape between splits: {shapes}; expected one "
+            f"shape {resize if task.holds == 'images' else pad}"
+        )
+    words = {name: split.y.shape[1:] for name, split in splits.items()}
+    if len(set(words.values())) > 1:
+        raise ValueError(
+            f"words differ in length between splits: {words}; expected one length: "
+            "fill with -1"
         )

@@ -61,6 +61,7 @@ def texts(module: nn.Module) -> Forward:
 
     def forward(frozen: PyTree, x: Tokens, edit: Callable = passthrough) -> PyTree:
         check_ids(x)
+        x = jax.tree.map(jnp.asarray, x)  # a caller's NumPy arrays are taken too
 
         def renamed(site: str, value: PyTree) -> PyTree:
             path, _, end = site.rpartition(":")
