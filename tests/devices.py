@@ -249,8 +249,24 @@ def eight(folder: Path) -> None:
         fitting.train(frozen=elsewhere)
     except ValueError as error:
         found["refused"]["no_mesh"] = np.array(str(error))
+    found["words_one"], found["words_eight"] = words(None), words(mesh)
     for name, values in found.items():
         np.savez(folder / f"{name}.npz", **values)
+
+
+def words(mesh: Any) -> dict[str, np.ndarray]:
+    """Words to be written, a batch of 5 of 6 texts as Tokens, a short one behind it."""
+    import optax
+    import test_encoding as texts
+
+    from reprojax.alignments import own
+    from reprojax.recipes.prompt_tuning import prompt_tuning
+
+    task = texts.written(texts.WRITER, texts.QUESTIONS, "do {question}. {answer}")
+    program = prompt_tuning(texts.WRITER, own(), length=3)
+    how = {"optimizer": optax.sgd(0.1), "batch": 5, "epochs": 3, "mesh": mesh}
+    fitted = texts.fit(program, texts.CARD.frozen, task, progress=False, **how)
+    return leaves(fitted.last) | {"curves": fitted.curves}
 
 
 def resnet_pair(folder: Path, index: int, port: int) -> None:

@@ -22,7 +22,28 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("reprojax", "experiments", "tests", "docs", "pyproject.toml")
+PARTS = ("reprojax", "experiments", "tests", "docs", "pyproject.toml"    Mutant(
+        "written: targets that stand at their own places",
+        "encoding.py",
+        "np.where(real[:, 1:], ids[:, 1:], -1)",
+        "np.where(real[:, :-1], ids[:, :-1], -1)",
+        "test_encoding.py",
+    ),
+    Mutant(
+        "written: the question is to be written too",
+        "encoding.py",
+        "first = np.asarray(starts) - 1",
+        "first = 0 * np.asarray(starts)",
+        "test_encoding.py",
+    ),
+    Mutant(
+        "fit: a short batch's filling has labels where words are written",
+        "data/order.py",
+        "    y[real:] = -1\n",
+        "    y[real:, ...] = y[real:]\n",
+        "test_parallel.py",
+    ),
+)
 SECONDS = 120  # a test that takes longer hangs
 
 

@@ -81,6 +81,12 @@ def test_sharded_frozen_weights_equal_one_device_and_are_held_in_parts(eight):
     assert held < 0.27 * whole  # a quarter, and what is replicated
 
 
+def test_texts_over_eight_devices_equal_one(eight):
+    one = read(eight / "words_one.npz")
+    near(read(eight / "words_eight.npz"), one)
+    assert one["curves"][0, 0] > 1.01 * one["curves"][-1, 0]
+
+
 def test_the_state_stays_replicated(eight):
     assert read(eight / "lies.npz")["replicated"].all()
 
