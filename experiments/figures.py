@@ -2,7 +2,7 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -131,6 +131,52 @@ def curve(
             figure.legend(loc="outside lower left", frameon=False, fontsize=9)
 
     return plot(draw, 5.6, 3.5 + 0.21 * len(baselines), alt)
+
+
+class Line(NamedTuple):
+    """Values [N] over x, with how far each may be off."""
+
+    name: str
+    y: np.ndarray
+    half: np.ndarray | None = None
+    """Half widths of intervals."""
+    dashed: bool = False
+    """Of controls and bounds."""
+
+
+def lines(
+    x: Sequence[float],
+    drawn: Sequence[Line],
+    labels: tuple[str, str],
+    alt: str,
+    *,
+    shaded: tuple[float, float] | None = None,
+) -> str:
+    """Lines over evenly spaced x, the first in the accent colour.
+
+    Args:
+        labels: of x and y.
+        shaded: where a part of x is set off, in x's own numbers.
+    """
+
+    def draw(figure: Any, theme: Theme) -> None:
+        axes, at = figure.add_subplot(), np.arange(len(x))
+        for i, one in enumerate(drawn):
+            color = theme.lines[(i - 1) % len(theme.lines)] if i else theme.accent
+            style = {"ls": "--", "lw": 1.3} if one.dashed else {"lw": 2.2}
+            axes.plot(at, one.y, color=color, label=plain(one.name), **style)
+            if one.half is not None:
+                low, high = one.y - one.half, one.y + one.half
+                axes.fill_between(at, low, high, color=color, alpha=0.15, lw=0)
+        if shaded is not None:
+            ends = np.interp(shaded, x, at)
+            axes.axvspan(*ends, color=theme.faint, alpha=0.35, lw=0)
+        axes.set_xticks(at, [f"{value:g}" for value in x])
+        axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(-0.03, 1.03))
+        axes.grid(axis="y", linewidth=0.6, alpha=0.6)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=2)
+
+    return plot(draw, 5.6, 3.5 + 0.21 * ((len(drawn) + 1) // 2), alt)
 
 
 def _descending(baselines: Mapping[str, float]) -> list[tuple[str, float]]:

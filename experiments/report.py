@@ -12,7 +12,7 @@ from experiments import figures
 from experiments.pictures import Images, pictures
 from reprojax.files import write_file
 
-__all__ = ["Report", "pictures", "write_report"]
+__all__ = ["Report", "captioned", "pictures", "results", "write_page", "write_report"]
 
 
 class Report(NamedTuple):
@@ -43,13 +43,18 @@ class Report(NamedTuple):
 
 
 def write_report(path: Path, report: Report) -> None:
-    """The page as one file, atomically: a reader sees the old one or the new one."""
+    """The page of a program for images."""
+    write_page(path, report.title, _sections(report))
+
+
+def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
+    """HTML as one file, atomically: a reader sees the old one or the new one."""
     style = Path(__file__).with_name("report.css").read_text()
-    body = "\n".join(part for part in _sections(report) if part)
+    body = "\n".join(part for part in sections if part)
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
     write_file(path, page.encode())
@@ -59,7 +64,7 @@ def _sections(report: Report) -> list[str]:
     return [
         f"<h1>{escape(report.title)}</h1>",
         f'<pre class="command">{escape(report.command)}</pre>',
-        _table(report),
+        results(report.header, report.rows, report.notes),
         _curves(report.curves, report.baselines),
         _examples(report.images, report.prompt),
         _prompt(report.prompt),
@@ -70,8 +75,14 @@ def _sections(report: Report) -> list[str]:
     ]
 
 
-def _table(report: Report) -> str:
-    columns = zip(*report.rows, strict=True)
+def results(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+    title: str = "Result",
+) -> str:
+    """The table, its first row above the others, and sentences below it."""
+    columns = zip(*rows, strict=True)
     kinds = [' class="number"' if _is_number(cells) else "" for cells in columns]
 
     def line(cells: Sequence[str], tag: str) -> str:
@@ -79,14 +90,14 @@ def _table(report: Report) -> str:
         inner = (f"<{tag}{kind}>{escape(c)}</{tag}>" for c, kind in found)
         return f"<tr>{''.join(inner)}</tr>"
 
-    own = "".join(line(row, "td") for row in report.rows[:1])
-    rest = "\n".join(line(row, "td") for row in report.rows[1:])
+    own = "".join(line(row, "td") for row in rows[:1])
+    rest = "\n".join(line(row, "td") for row in rows[1:])
     controls = f'\n<tbody class="controls">\n{rest}\n</tbody>' if rest else ""
-    notes = "".join(f"\n<p>{escape(note)}</p>" for note in report.notes)
+    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
     return (
-        '<h2>Result</h2>\n<div class="scroll"><table class="results">\n'
-        f"<thead>{line(report.header, 'th')}</thead>\n"
-        f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{notes}'
+        f'<h2>{escape(title)}</h2>\n<div class="scroll"><table class="results">\n'
+        f"<thead>{line(header, 'th')}</thead>\n"
+        f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{below}'
     )
 
 
@@ -117,10 +128,11 @@ def _curves(curves: np.ndarray, baselines: Mapping[str, float]) -> str:
             f"Training loss, the mean over an epoch's steps: {thin}, {falls}.",
         ),
     )
-    return f'<h2>Training</h2>\n<div class="pair">{_figures(plots)}</div>'
+    return f'<h2>Training</h2>\n<div class="pair">{captioned(plots)}</div>'
 
 
-def _figures(pairs: Sequence[tuple[str, str]]) -> str:
+def captioned(pairs: Sequence[tuple[str, str]]) -> str:
+    """Images with a text below each."""
     return "\n".join(
         f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
         for image, caption in pairs
@@ -154,7 +166,7 @@ def _examples(images: Images, prompt: np.ndarray | None) -> str:
     return (
         "<h2>What the network sees</h2>\n<p class='soft'>For each test image: as it "
         f"comes, as the network gets it (resized, normalisation undone), {rest}</p>\n"
-        f'<div class="examples">{_figures(cards)}</div>'
+        f'<div class="examples">{captioned(cards)}</div>'
     )
 
 
@@ -167,9 +179,8 @@ def _prompt(prompt: np.ndarray | None) -> str:
         shown = [_frame(prompt)]
     else:
         shown = _signed(prompt)
-    return (
-        f'<h2>The learned prompt</h2>\n<div class="pair prompt">{_figures(shown)}</div>'
-    )
+    images = captioned(shown)
+    return f'<h2>The learned prompt</h2>\n<div class="pair prompt">{images}</div>'
 
 
 def _tokens(prompt: np.ndarray) -> tuple[str, str]:
