@@ -22,28 +22,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("reprojax", "experiments", "tests", "docs", "pyproject.toml"    Mutant(
-        "written: targets that stand at their own places",
-        "encoding.py",
-        "np.where(real[:, 1:], ids[:, 1:], -1)",
-        "np.where(real[:, :-1], ids[:, :-1], -1)",
-        "test_encoding.py",
-    ),
-    Mutant(
-        "written: the question is to be written too",
-        "encoding.py",
-        "first = np.asarray(starts) - 1",
-        "first = 0 * np.asarray(starts)",
-        "test_encoding.py",
-    ),
-    Mutant(
-        "fit: a short batch's filling has labels where words are written",
-        "data/order.py",
-        "    y[real:] = -1\n",
-        "    y[real:, ...] = y[real:]\n",
-        "test_parallel.py",
-    ),
-)
+PARTS = ("reprojax", "experiments", "tests", "docs", "pyproject.toml")
 SECONDS = 120  # a test that takes longer hangs
 
 
@@ -1182,6 +1161,27 @@ MUTANTS = (
         "0.0, steps * epochs)",
         "0.0, steps)",
         "recipes/test_prefixes.py::test_adamw_linear_falls_to_zero_at_the_last_step",
+    ),
+    Mutant(
+        "written: targets that stand at their own places",
+        "encoding.py",
+        "np.where(real[:, 1:], ids[:, 1:], -1)",
+        "np.where(real[:, :-1], ids[:, :-1], -1)",
+        "test_encoding.py",
+    ),
+    Mutant(
+        "written: the question is to be written too",
+        "encoding.py",
+        "first = np.asarray(starts) - 1",
+        "first = 0 * np.asarray(starts)",
+        "test_encoding.py",
+    ),
+    Mutant(
+        "fit: a short batch's filling has labels where words are written",
+        "data/order.py",
+        "    y[real:] = -1\n",
+        "    y[real:, ...] = y[real:]\n",
+        "test_parallel.py",
     ),
 )
 
