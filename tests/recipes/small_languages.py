@@ -1,4 +1,5 @@
-"""Tiny frozen language models with random weights, rotary and learned positions."""
+"""Tiny frozen language models with random weights: two decoders, of rotary and learned
+positions, and an encoder."""
 
 from functools import cache
 
@@ -9,6 +10,7 @@ import optax
 
 from reprojax.losses import cross_entropy
 from reprojax.models.language import LanguageModel, Special, texts
+from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
 from reprojax.models.language.gpt2 import GPT2
 from reprojax.models.language.layers import Heads
@@ -20,6 +22,7 @@ ROTARY = Heads(4, 2, 4, bias=False, out_bias=False, frequencies=(1.0, 0.3))
 MODULES = {
     "rotary": Llama(V, POSITIONS, WIDTH, DEPTH, 24, ROTARY),
     "learned": GPT2(V, POSITIONS, WIDTH, DEPTH, 24, Heads(4, 4, 4)),
+    "encoder": Bert(V, POSITIONS, WIDTH, DEPTH, 24, Heads(4, 4, 4, causal=False)),
 }
 QUERIES = [[3, 1, 4, 1, 5, 9], [2, 6, 5], [8, 7]]
 KEY = jax.random.key(0)
@@ -33,10 +36,9 @@ def card(kind: str) -> LanguageModel:
     draw = np.random.default_rng(0)
     value = lambda s: 0.4 * draw.standard_normal(s.shape) + (len(s.shape) == 1)
     frozen = tree.unflatten([jnp.asarray(value(s), jnp.float32) for s in leaves])
-    forward, none = texts(module), Special()
-    return LanguageModel(
-        kind, forward, frozen, "causal", V, POSITIONS, WIDTH, roles(DEPTH), None, none
-    )
+    sizes = V, POSITIONS, WIDTH, roles(DEPTH)
+    reads = "masked" if kind == "encoder" else "causal"
+    return LanguageModel(kind, texts(module), frozen, reads, *sizes, None, Special())
 
 
 def parity(rows: int = 32):

@@ -124,7 +124,7 @@ def prefix_tuning(
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
         hidden: units of the MLP that makes the prefix while it is trained; None: the
-            prefix itself is learned, as in P-tuning v2 (arXiv 2110.07602).
+            prefix itself is learned.
         start: the first prefix, such as `keys_and_values(language, ids)` of a text of
             `length` tokens; random if not given.
     """
@@ -132,15 +132,17 @@ def prefix_tuning(
     normal = jax.nn.initializers.normal(1.0)
     plain = learnable(normal if start is None else start)
     fmt = plain if hidden is None else reparametrised(hidden, start)
-    room = _room(length, language.positions)
-    at = {"input": room, role(language, "kv"): prefix(fmt, length)}
+    at = {
+        "input": room(length, language.positions),
+        role(language, "kv"): prefix(fmt, length),
+    }
     return reprogram(
         language.forward, at | ({} if align is None else {"output": align})
     )
 
 
-def _room(length: int, positions: int) -> Manipulation:
-    """Positions move on by `length`, none of them beyond the model's."""
+def room(length: int, positions: int) -> Manipulation:
+    """A text's positions move on by `length`, none of them beyond the model's."""
 
     def moved(x: Tokens) -> Tokens:
         asked = x.weight.shape[1]

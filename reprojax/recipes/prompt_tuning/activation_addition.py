@@ -1,0 +1,153 @@
+"""Steering: activation addition (Turner et al., arXiv 2308.10248) and contrastive
+activation addition (Rimsky et al., arXiv 2312.06681). Nothing is learned."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from reprojax.core import Format, Manipulation, Params, Program, Scope, reprogram
+from reprojax.formats import fixed
+from reprojax.models.language import LanguageModel
+from reprojax.operators import add
+from reprojax.recipes.prompt_tuning.soft_prompts import check_words, role
+from reprojax.sequence import Tokens, last_position, last_value, padded, tokens
+from reprojax.taps import record
+
+
+def steering(
+    language: LanguageModel,
+    wanted: Sequence[int],
+    unwanted: Sequence[int],
+    layer: int,
+    fill: int | None = None,
+) -> Float[Array, "P D"]:
+    """What enters a block at each word of one prompt, less that of another one (arXiv
+    2308.10248).
+
+    Args:
+        wanted, unwanted: ids; a model that begins texts with a token wants it in both.
+        layer: the block, from 0.
+        fill: the id behind the shorter one, up to the longer one's length; the paper
+            fills with blanks.
+    """
+    both = [check_words(language, ids, "a prompt") for ids in (wanted, unwanted)]
+    short, long = sorted(map(len, both))
+    if short < long and fill is None:
+        raise ValueError(
+            f"prompts of {short} and {long} tokens came, expected as many; give "
+            "fill=, the id of a blank, to go behind the shorter one"
+        )
+    if fill is not None:
+        check_words(language, [fill], "fill")
+        both = [ids + [fill] * (long - len(ids)) for ids in both]
+    h = _entering(language, layer)(tokens(jnp.asarray(both, jnp.int32))).value
+    h = h.astype(jnp.float32)
+    return h[0] - h[1]
+
+
+def contrast(
+    language: LanguageModel,
+    wanted: Sequence[Sequence[int]],
+    unwanted: Sequence[Sequence[int]],
+    layer: int,
+    *,
+    batch: int = 32,
+) -> Float[Array, "D"]:
+    """What enters a block at the last word of texts: the mean over those that show a
+    behaviour, less the mean over those that do not (arXiv 2312.06681).
+
+    In the paper they are pairs, a question with either answer.
+
+    Args:
+        wanted, unwanted: ids of the texts.
+        layer: the block, from 0.
+        batch: texts a call.
+    """
+    means, look = [], _entering(language, layer)
+    for who, group in (("the wanted texts", wanted), ("the unwanted texts", unwanted)):
+        if not len(group):
+            raise ValueError(f"{who} are none, expected some of both kinds")
+        rows = [check_words(language, ids, who) for ids in group]
+        longest, total = max(map(len, rows)), np.zeros(language.width)
+        for start in range(0, len(rows), batch):
+            x = padded(rows[start : start + batch], length=longest)
+            h = last_value(look(x)).astype(jnp.float32)
+            total += np.asarray(h, np.float64).sum(0)
+        means.append(total / len(rows))
+    return jnp.asarray(means[0] - means[1], jnp.float32)
+
+
+def _entering(language: LanguageModel, layer: int) -> Callable[[Tokens], Tokens]:
+    """What enters a block; the rest of the model is dropped."""
+    site = _block(language, layer)
+    look = jax.jit(lambda frozen, x: record(language.forward, [site])(frozen, x)[1])
+    return lambda x: look(language.frozen, x)[site]
+
+
+def _block(language: LanguageModel, layer: int) -> str:
+    blocks = role(language, "blocks")
+    if not 0 <= layer < len(blocks):
+        raise ValueError(
+            f"the layer {layer} came, expected one of 0..{len(blocks) - 1}, the blocks "
+            f"of {language.name}"
+        )
+    return blocks[layer]
+
+
+def activation_addition(
+    language: LanguageModel,
+    vector: Float[Array, "..."],
+    layer: int,
+    align: Manipulation | None = None,
+    *,
+    coefficient: float = 1.0,
+    answer: bool = False,
+) -> Program:
+    """A fixed vector, times a coefficient, added to what enters a block (arXiv
+    2308.10248, 2312.06681).
+
+    Args:
+        vector: [P D], such as `steering` gives: added to the first P words; where a
+            text is shorter, to those that are written at these places too. [D], such
+            as `contrast` gives: added to every word.
+        layer: the block, that of the vector.
+        align: `label_words(ids)` for a task of classes; None: Tokens of logits.
+        coefficient: below 0, away from what was wanted.
+        answer: a vector [D] is spared the text that is given, but for its last word,
+            from which the answer goes on, as in arXiv 2312.06681.
+    """
+    site, vector = _block(language, layer), jnp.asarray(vector, jnp.float32)
+    if vector.ndim not in (1, 2) or vector.shape[-1] != language.width:
+        raise ValueError(
+            f"a vector of shape {vector.shape} came, expected [{language.width}], or "
+            f"[P, {language.width}] for the first P words of {language.name}; make it "
+            "with this model's card, by contrast or steering"
+        )
+    if answer and vector.ndim == 2:
+        raise ValueError(
+            f"answer=True came with a vector for the first {len(vector)} words, "
+            "expected one for every word, [D]; make it by contrast"
+        )
+    fmt = fixed(coefficient * vector)
+    length = len(vector) if vector.ndim == 2 else None
+    edit = to_answers(fmt) if answer else add(fmt, length)
+    at = {site: edit} | ({} if align is None else {"output": align})
+    return reprogram(language.forward, at)
+
+
+def to_answers(fmt: Format) -> Manipulation:
+    """A prompt [D] added to the given Tokens' last one, and to all that are written."""
+    everywhere = add(fmt)
+
+    def apply(params: Params, value: Tokens, scope: Scope) -> Tokens:
+        moved = everywhere.apply(params, value, scope)
+        chosen = value.position >= last_position(value)
+        if not value.span.last:  # else all of it was written, or none
+            chosen = jnp.full(chosen.shape, not value.span.first)
+        h = jnp.where(chosen[..., None], moved.value, value.value)
+        return value._replace(value=h)
+
+    return Manipulation(everywhere.init, apply)

@@ -1,0 +1,92 @@
+"""P-tuning v2 of a language model (Liu et al., arXiv 2110.07602)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from reprojax.alignments import last, linear
+from reprojax.core import (
+    Format,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    chain,
+    reprogram,
+    stateless,
+)
+from reprojax.formats import learnable
+from reprojax.models.language import LanguageModel
+from reprojax.operators import dropout, prefix
+from reprojax.recipes.method import Preset
+from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, reparametrised, room
+from reprojax.recipes.prompt_tuning.soft_prompts import check_length, role
+from reprojax.sequence import Tokens
+from reprojax.taps import until
+
+
+def p_tuning_v2(
+    language: LanguageModel,
+    targets: int,
+    align: Manipulation | None = None,
+    *,
+    length: int = 8,
+    hidden: int | None = None,
+    start: Array | None = None,
+    drop: float = 0.1,
+) -> Program:
+    """Learned keys and values at each layer, and a learned head (arXiv 2110.07602).
+
+    What differs from `prefix_tuning`: the prefix itself is learned, no MLP makes it; a
+    linear head tells the classes from the model's features, so that no words name them
+    and nothing is written; an encoder is prompted as a decoder is. The head reads an
+    encoder's first token and a causal model's last one.
+
+    Args:
+        targets: T, the classes.
+        align: of the features, Tokens [B L D], instead of that head.
+        length: P, keys of each layer. The paper takes it from a search, 8 for BoolQ and
+            128 for RTE.
+        hidden: units of an MLP as in prefix tuning, which the paper found to help some
+            tasks and to harm others.
+        start: the first prefix [2 layers, length, heads, size], such as
+            `keys_and_values`; small and random if not given.
+        drop: rate of the dropout on prefix and features, in training alone.
+    """
+    check_length(language, length)
+    (features,) = role(language, "features")
+    small = jax.nn.initializers.normal(0.02)
+    plain = learnable(small if start is None else start)
+    made = plain if hidden is None else reparametrised(hidden, start)
+    read = last() if language.kind == "causal" else stateless(first_value)
+    head = chain(read=read, drop=dropout(drop), head=linear(targets))
+    at: dict = {
+        "input": room(length, language.positions),
+        role(language, "kv"): prefix(_dropped(made, drop), length),
+        "output": head if align is None else align,
+    }
+    return reprogram(until(language.forward, features), at)
+
+
+def _dropped(fmt: Format, rate: float) -> Format:
+    """With dropout; the params are the prompt's own, as those of any prefix."""
+    drop = dropout(rate)
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Array:
+        return drop.apply(Params(), fmt.read(params, value, scope), scope)
+
+    return fmt._replace(read=read)
+
+
+def first_value(value: Tokens) -> Float[Array, "B D"]:
+    """What stands at the first real token of each row: an encoder's [CLS]."""
+    far = jnp.iinfo(jnp.int32).max
+    place = jnp.where(value.weight > 0, value.position, far).argmin(1)
+    return jax.vmap(lambda row, i: row[i])(value.value, place)
+
+
+# The published script's for RTE with RoBERTa-large; BoolQ's rate is 7e-3. 100 steps of
+# it took the loss of a tiny decoder from .68 to .29, and of a tiny encoder from .80 to
+# .68: at .1 that went to .02.
+PRESET = Preset(adamw_linear, 5e-3, epochs=100, batch=32)

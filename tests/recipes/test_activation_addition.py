@@ -1,0 +1,256 @@
+"""Steering (arXiv 2308.10248, 2312.06681) against the bare model with other words or
+other weights.
+
+The wrong variants: the block before or behind; places by index where there is padding;
+a mean over words, or over padding; what is written is not steered, or the text is.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_languages import KEY, QUERIES, WIDTH, V, card
+
+from reprojax.core import reprogram
+from reprojax.engine import generate, score, share
+from reprojax.recipes.prompt_tuning import (
+    activation_addition,
+    contrast,
+    label_words,
+    steering,
+)
+from reprojax.sequence import last_value, padded, tokens
+from reprojax.taxonomy import describe
+from reprojax.testing import contract
+
+KINDS = pytest.mark.parametrize("kind", ["rotary", "learned", "encoder"])
+T, ANSWERS = 5, (11, 6, 17)
+
+
+def begun(program, language):
+    return program.init(KEY, language.frozen, padded(QUERIES))
+
+
+def plain(language):
+    program = reprogram(language.forward, {})
+    return program, begun(program, language)
+
+
+# -- the vectors
+
+
+@KINDS
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_prompt_less_the_query_makes_the_query_that_prompt(kind, layer):
+    """Behind the block all is the other prompt's; half of it twice is the same."""
+    language, query, other = card(kind), QUERIES[0], [8, 8, 2, 20, 1, 7]
+    vector = steering(language, other, query, layer)
+    assert vector.shape == (6, WIDTH)
+    for weight, x in ((1.0, padded([query])), (2.0, padded([query], "left", 9))):
+        program = activation_addition(
+            language, vector / weight, layer, coefficient=weight
+        )
+        y = program.apply(begun(program, language), language.frozen, x)
+        expected = language.forward(language.frozen, padded([other]))
+        np.testing.assert_allclose(y.value[:, -6:], expected.value, atol=1e-4)
+
+
+def test_the_shorter_prompt_is_filled_behind():
+    language = card("learned")
+    vector = steering(language, [9, 4], [7, 2, 5, 5], 1, fill=3)
+    same = steering(language, [9, 4, 3, 3], [7, 2, 5, 5], 1)
+    np.testing.assert_array_equal(vector, same)
+    np.testing.assert_array_equal(
+        -vector, steering(language, [7, 2, 5, 5], [9, 4], 1, 3)
+    )
+
+
+@KINDS
+def test_a_contrast_is_the_difference_of_means_at_the_last_words(kind):
+    language, wanted = card(kind), [[3, 1, 4], [1, 5, 9, 2, 6], [5], [3, 5]]
+    unwanted = [[8, 9, 7, 9], [3, 2]]
+    middles = []
+    for group in (wanted, unwanted):
+        rows = []
+        for text in group:
+            seen = {}
+            spy = lambda site, value, seen=seen: seen.setdefault(site, value)
+            language.forward(language.frozen, tokens(jnp.array([text])), spy)
+            rows.append(np.asarray(seen["block_0:out"].value[0, -1], np.float64))
+        middles.append(np.mean(rows, 0))
+    found = contrast(language, wanted, unwanted, 1, batch=3)
+    np.testing.assert_allclose(found, middles[0] - middles[1], atol=1e-5)
+
+
+# -- where they are added, against a model that holds them in its weights
+
+
+def with_positions(language, rows):
+    """Rows added to the first vectors of positions: that is what enters block 0."""
+    own = language.frozen["params"]
+    table = own["positions"]["embedding"].at[: len(rows)].add(rows)
+    return {"params": own | {"positions": {"embedding": table}}}
+
+
+def with_bias(language, vector):
+    """A vector added to the bias of block 0's last layer: it enters block 1."""
+    own = language.frozen["params"]
+    block = own["block_0"]
+    down = block["mlp"]["down"]
+    down = down | {"bias": down["bias"] + vector}
+    mlp = block["mlp"] | {"down": down}
+    return {"params": own | {"block_0": block | {"mlp": mlp}}}
+
+
+def vectors(*shape):
+    return 2 * jax.random.normal(jax.random.key(3), (*shape, WIDTH))
+
+
+CASES = {
+    "first words": (with_positions, vectors(4), 0),
+    "every word": (with_bias, vectors(), 1),
+}
+GENERAL = pytest.mark.parametrize("case", CASES)
+
+
+@GENERAL
+def test_it_is_added_to_the_first_words_or_to_all(case):
+    change, vector, layer = CASES[case]
+    language = card("learned")
+    program = activation_addition(language, vector, layer)
+    params, run = begun(program, language), jax.jit(program.apply)
+    assert not jax.tree.leaves(params.learnable)
+    frozen = change(language, vector)
+    for query in QUERIES:
+        expected = language.forward(frozen, tokens(jnp.array([query])))
+        for side in ("left", "right"):
+            y = run(params, language.frozen, padded([query], side, 8))
+            real = np.asarray(y.weight[0]) > 0
+            np.testing.assert_allclose(
+                y.value[:, real], expected.value, rtol=1e-4, atol=2e-4
+            )
+
+
+@GENERAL
+def test_it_is_written_from(case):
+    """A query that is shorter than the steering is steered in what is written."""
+    change, vector, layer = CASES[case]
+    language = card("learned")
+    program, (bare, nothing) = (
+        activation_addition(language, vector, layer),
+        plain(language),
+    )
+    params, frozen = begun(program, language), change(language, vector)
+    keys, x = jax.random.split(KEY, 3), padded(QUERIES, "left")
+    run = jax.jit(generate(program, T))
+    out = run(params, language.frozen, x, keys)
+    same = jax.jit(generate(bare, T))(nothing, frozen, x, keys)
+    np.testing.assert_array_equal(out.ids, same.ids)
+    np.testing.assert_allclose(out.logp, same.logp, atol=1e-4)
+    other = jax.jit(generate(bare, T))(nothing, language.frozen, x, keys)
+    assert (other.ids != out.ids).any()
+    head = share(program, params, language.frozen, [4, 1])
+    rest = tokens(x.value, x.weight, start=2)
+    out = run(params, language.frozen, rest, keys, cache=head)
+    whole = padded([[4, 1, *query] for query in QUERIES])
+    same = jax.jit(generate(bare, T))(nothing, frozen, whole, keys)
+    np.testing.assert_array_equal(out.ids, same.ids)
+
+
+@pytest.mark.parametrize("head", [0, 2])
+def test_the_answer_alone_may_be_steered(head):
+    """The bare model on each word with the vector from the query's last word on; a part
+    of the query may have been read before."""
+    language, vector = card("rotary"), vectors()
+    program = activation_addition(language, vector, 1, answer=True)
+    params = begun(program, language)
+
+    def logits(row, asked):
+        def edit(site, value):
+            if site != "block_1:in":
+                return value
+            late = value.position >= asked - 1
+            return value._replace(value=value.value + late[..., None] * vector)
+
+        x = tokens(jnp.array([row]))
+        return np.asarray(language.forward(language.frozen, x, edit).value[0])
+
+    query = QUERIES[0]
+    cache = share(program, params, language.frozen, query[:head]) if head else None
+    x = padded([query[head:]], "left", 7)
+    x = tokens(x.value, x.weight, start=head)
+    keys = jax.random.split(KEY, 1)
+    run = jax.jit(generate(program, T))
+    out = run(params, language.frozen, x, keys, cache=cache)
+    row = list(query)
+    for word, logp in zip(out.ids[0].tolist(), out.logp[0], strict=True):
+        right = np.asarray(jax.nn.log_softmax(logits(row, len(query))[-1]))
+        assert word == right.argmax()
+        np.testing.assert_allclose(logp, right[word], atol=1e-3)
+        row.append(word)
+    ends = jnp.array([[[7, 2, 3]]])
+    asked = (params, language.frozen, x, ends, jnp.ones(ends.shape))
+    found = jax.jit(score(program))(*asked, cache=cache)[0, 0]
+    whole = jax.nn.log_softmax(logits(query + [7, 2, 3], len(query)))
+    right = [whole[len(query) - 1 + i, word] for i, word in enumerate((7, 2, 3))]
+    np.testing.assert_allclose(found, right, atol=1e-3)
+
+
+# -- the contract, and what is refused
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_the_contract(answer):
+    language = card("rotary")
+    vector = vectors() if answer else vectors(4)
+    program = activation_addition(
+        language, vector, 1, label_words(ANSWERS), answer=answer
+    )
+    x = padded(QUERIES + [[4, 4, 4, 4, 4, 4]], "left")
+    still = lambda p: p._replace(fixed=jax.tree.map(jnp.zeros_like, p.fixed))
+
+    def bare(frozen, x):
+        return last_value(language.forward(frozen, x))[:, jnp.array(ANSWERS)]
+
+    found = contract(
+        program,
+        language.frozen,
+        x,
+        jnp.array([0, 2, 1, 1]),
+        shape=(4, 3),
+        neutral=still,
+        bare=bare,
+    )
+    assert found.learnable == 0 and found.fixed == vector.size
+    seen = describe(program, language.frozen, x, roles=language.roles)
+    assert seen.coordinates == "fixed hidden additive -> rule"
+
+
+def test_what_does_not_fit_is_refused():
+    language = card("rotary")
+    for layer in (-1, 2):
+        with pytest.raises(
+            ValueError, match=f"layer {layer} came, expected one of 0..1"
+        ):
+            activation_addition(language, vectors(), layer)
+        with pytest.raises(ValueError, match=f"layer {layer} came"):
+            steering(language, [1], [2], layer)
+        with pytest.raises(ValueError, match=f"layer {layer} came"):
+            contrast(language, [[1]], [[2]], layer)
+    for vector in (jnp.zeros(WIDTH + 1), jnp.zeros((2, 3, WIDTH)), jnp.zeros(())):
+        with pytest.raises(ValueError, match=r"came, expected \[16\]"):
+            activation_addition(language, vector, 0)
+    with pytest.raises(
+        ValueError, match="answer=True came with a vector for the first 4"
+    ):
+        activation_addition(language, vectors(4), 0, answer=True)
+    with pytest.raises(ValueError, match="prompts of 1 and 3 tokens came"):
+        steering(language, [1, 2, 3], [4], 0)
+    with pytest.raises(ValueError, match=f"fill got the ids {V}"):
+        steering(language, [1, 2], [4], 0, fill=V)
+    with pytest.raises(ValueError, match="a prompt got no ids"):
+        steering(language, [], [4], 0)
+    with pytest.raises(ValueError, match="the unwanted texts are none"):
+        contrast(language, [[1]], [], 0)
+    with pytest.raises(ValueError, match="the wanted texts got no ids"):
+        contrast(language, [[1], []], [[2]], 0)
