@@ -1,7 +1,9 @@
 """Omega, the alignment: how the model's answer becomes the task's."""
 
 from reprojax.alignments.calibration import calibrated
+from reprojax.alignments.centring import centred
 from reprojax.alignments.linear import linear
+from reprojax.alignments.masked import at_mask
 from reprojax.alignments.pooling import mean, unit
 from reprojax.alignments.rule import columns, groups, identity, last, own
 from reprojax.alignments.several import several
@@ -17,10 +19,12 @@ from reprojax.alignments.statistical import (
 )
 
 __all__ = [
+    "at_mask",
     "bayesian",
     "bayesian_map",
     "bayesian_plus",
     "calibrated",
+    "centred",
     "columns",
     "count",
     "groups",

@@ -11,12 +11,18 @@ from reprojax.recipes.model_reprogramming.sample_specific_masks import (
     sample_specific_masks,
 )
 from reprojax.recipes.model_reprogramming.visual_prompting import visual_prompting
+from reprojax.recipes.model_reprogramming.vocabulary_maps import (
+    one_word,
+    vocabulary_map,
+)
 
 __all__ = [
     "adversarial_reprogramming",
     "black_box_reprogramming",
+    "one_word",
     "padding",
     "sample_specific_masks",
     "visual_prompting",
+    "vocabulary_map",
     "watermark",
 ]
