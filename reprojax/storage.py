@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import Params, Program, PyTree
-from reprojax.files import below, write_file
+from reprojax.files import below, differences, write_file
 from reprojax.models.backbone import Backbone, fingerprint
 from reprojax.recipes import find_alignment, find_method
 
@@ -85,13 +85,7 @@ class Saved(NamedTuple):
         in one ValueError.
         """
         came, expected = _named(self.params), _named(template)
-        lines = [
-            f"{name}: came {_spec(came.get(name))}, "
-            f"expected {_spec(expected.get(name))}"
-            for name in sorted(came | expected)
-            if _spec(came.get(name)) != _spec(expected.get(name))
-        ]
-        if lines:
+        if lines := differences(specs(self.params), specs(template)):
             raise ValueError(
                 f"the file's params are not those of the program:{below(lines)}\n"
                 f"build it as the card says: {self.card.method} with "
@@ -276,9 +270,12 @@ def _data(leaf: Any) -> jax.Array:
     return jax.random.key_data(leaf) if keys else jnp.asarray(leaf)
 
 
+def specs(tree: PyTree) -> dict[str, str]:
+    """{"learnable/input/scale": "float32[3]"}: what a tree of arrays looks like."""
+    return {name: _spec(leaf) for name, leaf in _named(tree).items()}
+
+
 def _spec(leaf: Any) -> str:
-    if leaf is None:
-        return "nothing"
     plain = jax.eval_shape(_data, leaf)
     return f"{plain.dtype.name}{list(plain.shape)}"
 
