@@ -16,7 +16,7 @@ FLOORS = (
     ("files", "losses", "statistics", "observation"),
     ("models", "data", "searches", "dependence", "text"),
     ("recipes", "parallel"),
-    ("taxonomy", "checkpoints", "steps", "engine"),
+    ("taxonomy", "checkpoints", "steps", "engine", "storage"),
     ("caches", "members"),
     ("fit",),
     # Above: what a user calls (population, storage, testing, ...).
