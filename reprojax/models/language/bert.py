@@ -15,10 +15,12 @@ from reprojax.models.language.layers import (
     ACTIVATIONS,
     MLP,
     Attention,
+    Dense,
     Embed,
     Heads,
     Place,
     Positions,
+    by_table,
     check_positions,
     norm,
 )
@@ -68,12 +70,12 @@ class MaskedHead(nn.Module):
     def __call__(self, x: Tokens, table: Float[Array, "V D"]) -> Tokens:
         bias = self.param("bias", nn.initializers.zeros, table.shape[:1])
         dense, after = (
-            nn.Dense(table.shape[1], name="dense"),
+            Dense(table.shape[1], name="dense"),
             norm(self.epsilon, "norm"),
         )
         act = ACTIVATIONS[self.activation]
         x = Place(name="words")(on_value(lambda h: after(act(dense(h))), x))
-        return on_value(lambda h: h @ table.T + bias, x)
+        return on_value(lambda h: by_table(h, table) + bias, x)
 
 
 class Bert(nn.Module):

@@ -1,6 +1,7 @@
 """Layers over `Tokens`: position and weight say who sees whom, never the index."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -58,6 +59,59 @@ def rotated(
     left, right = jnp.split(x, 2, axis=-1)
     turned = [left * cos - right * sin, right * cos + left * sin]
     return jnp.concatenate(turned, axis=-1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def halves(x: Array, kernel: Array, axis: int) -> Array:
+    """x [*B K] times a bfloat16 kernel over one of its axes, summed in float32.
+
+    On a CPU XLA makes float32 of both unless it is asked for that sum: then the units
+    for bfloat16 (AMX) do it, five times as fast. JAX would take the slopes in the type
+    of the sum, and lose this in the backward pass. No forward-mode derivatives.
+    """
+    lone = x.size == x.shape[-1]  # a slow loop on a CPU, where two rows are a product
+    rows = jnp.concatenate([x, x * 0]) if lone else x
+    return _summed(rows, kernel, [x.ndim - 1], [axis])[: len(x)]
+
+
+def _summed(a: Array, b: Array, left: Sequence[int], right: Sequence[int]) -> Array:
+    axes = tuple(left), tuple(right)
+    y = jnp.tensordot(a, b, axes, preferred_element_type=jnp.float32)
+    return y.astype(jnp.bfloat16)
+
+
+def _halves(x: Array, kernel: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    return halves(x, kernel, axis), (x, kernel)
+
+
+def _slopes(axis: int, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    rows = range(x.ndim - 1)
+    others = [i for i in range(kernel.ndim) if i != axis]
+    by_x = _summed(g, kernel, range(len(rows), g.ndim), others)
+    by_kernel = jnp.moveaxis(_summed(x, g, rows, rows), 0, axis)
+    return by_x, by_kernel
+
+
+halves.defvjp(_halves, _slopes)
+
+
+def dot(
+    x: Array, kernel: Array, dimensions: Any, precision: Any = None, **kw: Any
+) -> Array:
+    """`jax.lax.dot_general` for linen's dense layers; bfloat16 by `halves`."""
+    ((_, (axis,)), _) = dimensions
+    if x.dtype == kernel.dtype == jnp.bfloat16:
+        return halves(x, kernel, axis)
+    return jax.lax.dot_general(x, kernel, dimensions, precision, **kw)
+
+
+Dense = partial(nn.Dense, dot_general=dot)
+
+
+def by_table(x: Float[Array, "B L D"], table: Float[Array, "V D"]) -> Array:
+    """Logits by the rows of an embedding."""
+    return dot(x, table, (((2,), (1,)), ((), ())))
 
 
 class Place(nn.Module):
@@ -132,7 +186,8 @@ class Attention(nn.Module):
 
         def heads(name: str, count: int) -> Array:
             shape = (count, of.size)
-            return nn.DenseGeneral(shape, use_bias=of.bias, name=name)(x.value)
+            dense = nn.DenseGeneral(shape, use_bias=of.bias, dot_general=dot, name=name)
+            return dense(x.value)
 
         query = heads("query", of.heads)
         key, value = heads("key", of.kv_heads), heads("value", of.kv_heads)
@@ -144,7 +199,7 @@ class Attention(nn.Module):
             key = rotated(key, x.position, of.frequencies)
         kv = Place(name="kv")(x._replace(value=(key, value)))
         mixed = attend(query, kv, x.position, of.causal, of.window)
-        out = nn.Dense(x.value.shape[-1], use_bias=of.out_bias, name="out")
+        out = Dense(x.value.shape[-1], use_bias=of.out_bias, name="out")
         return out(mixed.reshape(*x.value.shape[:2], of.heads * of.size))
 
 
@@ -156,8 +211,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        up = ACTIVATIONS[self.activation](nn.Dense(self.hidden, name="up")(x))
-        return nn.Dense(x.shape[-1], name="down")(up)
+        up = ACTIVATIONS[self.activation](Dense(self.hidden, name="up")(x))
+        return Dense(x.shape[-1], name="down")(up)
 
 
 class Head(nn.Module):
@@ -168,8 +223,8 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, table: Float[Array, "V D"] | None = None) -> Tokens:
         if table is not None:
-            return on_value(lambda h: h @ table.T, x)
-        dense = nn.Dense(self.vocabulary, use_bias=False, name="words")
+            return on_value(lambda h: by_table(h, table), x)
+        dense = Dense(self.vocabulary, use_bias=False, name="words")
         return on_value(dense, x)
 
 

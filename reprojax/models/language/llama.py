@@ -18,7 +18,7 @@ from reprojax.models.language.family import (
     need,
     refuse,
 )
-from reprojax.models.language.layers import ACTIVATIONS, Heads
+from reprojax.models.language.layers import ACTIVATIONS, Dense, Heads
 from reprojax.models.weights import Config
 
 
@@ -32,10 +32,10 @@ class Gated(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         gate, up = (
-            nn.Dense(self.hidden, use_bias=self.bias, name=name)(x)
+            Dense(self.hidden, use_bias=self.bias, name=name)(x)
             for name in ("gate", "up")
         )
-        down = nn.Dense(x.shape[-1], use_bias=self.bias, name="down")
+        down = Dense(x.shape[-1], use_bias=self.bias, name="down")
         return down(ACTIVATIONS[self.activation](gate) * up)
 
 

@@ -1,11 +1,14 @@
 """Attention over Tokens: position and weight decide, the index never."""
 
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax.models.language.layers import Embed, Positions, attend, rotated
+from reprojax.models.language.layers import Embed, Positions, attend, dot, rotated
 from reprojax.sequence import Tokens, tokens
 
 draw = np.random.default_rng(0)
@@ -87,3 +90,50 @@ def test_beyond_a_table_is_nan_not_a_neighbour():
     x = x._replace(value=normal(1, 3, 2), position=jnp.array([[0, 2, 3]]))
     y = Positions(3).apply({"params": {"embedding": jnp.ones((3, 2))}}, x)
     np.testing.assert_array_equal(np.isnan(y.value[0, :, 0]), [False, False, True])
+
+
+@pytest.mark.parametrize("rows", [(2, 3), (1, 1)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_halves_are_summed_in_float32_there_and_back(rows, axis):
+    """As by float32; and XLA is asked for sums in float32 of bfloat16 alone."""
+    half = lambda a: a.astype(jnp.bfloat16)
+    x, kernel = half(normal(*rows, 64)), half(normal(64, 48))
+    table = kernel.T if axis else kernel
+    weigh = half(normal(*rows, 48))
+
+    def ours(x, table):
+        y = dot(x, table, (((2,), (axis,)), ((), ())))
+        assert y.dtype == jnp.bfloat16
+        return (y * weigh).sum(dtype=jnp.float32)
+
+    found = jax.jit(jax.grad(ours, (0, 1)))
+    exact = lambda a: a.astype(jnp.float32)
+    by_x = exact(weigh) @ exact(kernel).T
+    by_kernel = jnp.einsum("bld,blv->dv", exact(x), exact(weigh))
+    by_kernel = by_kernel.T if axis else by_kernel
+    for one, other in zip(found(x, table), (by_x, by_kernel), strict=True):
+        np.testing.assert_allclose(exact(one), other, rtol=1e-2, atol=2e-2)
+    y = dot(x, table, (((2,), (axis,)), ((), ())))
+    np.testing.assert_allclose(exact(y), exact(x) @ exact(kernel), rtol=1e-2, atol=2e-2)
+    asked = str(jax.make_jaxpr(jax.grad(ours, (0, 1)))(x, table))
+    assert asked.count("dot_general") == asked.count("preferred_element_type=float32")
+    wanted = re.findall(r":(\w+)\[[\d,]*\] = dot_general", asked)
+    assert len(wanted) >= 3 and set(wanted) == {"f32"}
+
+
+def test_a_kernel_of_heads_is_multiplied_as_linen_does():
+    """Float32 is linen's own; bfloat16 is that but for its rounding."""
+    layer = lambda **kw: nn.DenseGeneral((2, 3), use_bias=False, **kw)
+    x = normal(2, 5, 8)
+    params = layer().init(jax.random.key(0), x)
+    expected = layer().apply(params, x)
+    np.testing.assert_array_equal(layer(dot_general=dot).apply(params, x), expected)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
+    slope = lambda kw, *args: jax.grad(
+        lambda p, x: (layer(**kw).apply(p, x) ** 2).sum(dtype=jnp.float32), (0, 1)
+    )(*args)
+    ours, plain = slope({"dot_general": dot}, *half), slope({}, params, x)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        assert one.dtype == jnp.bfloat16
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one / scale, other / scale, atol=3e-2)
