@@ -3,8 +3,8 @@
     card = Card.of(backbone, method="watermark", arguments={"mapping": "bayesian"}, ...)
     save("digits.safetensors", params, card)
 
-    saved = load("digits.safetensors")
-    program, params = rebuild(saved, backbone)  # refuses another backbone
+    saved = load("digits.safetensors")  # with a backbone: refuses another one's
+    program, params = rebuild(saved, backbone)
     params = saved.params_for(own, backbone.frozen, images)  # of a program of one's own
 
 The tensors are the leaves of `Params`, named "learnable/<site>/..." and
@@ -13,7 +13,7 @@ pointer (RFC 6901). The metadata holds the card as JSON, and a sha256 over every
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.core import Params, Program, PyTree
+from reprojax.core import Params, Program, PyTree, nearest
 from reprojax.files import below, differences, write_file
+from reprojax.formats import learnable
 from reprojax.models.backbone import Backbone, fingerprint
+from reprojax.models.language import LanguageModel
 from reprojax.recipes import find_alignment, find_method
+from reprojax.recipes.prompt_tuning import (
+    label_words,
+    loreft,
+    p_tuning_v2,
+    prefix_tuning,
+    prompt_tuning,
+)
+from reprojax.sequence import tokens
 
 FORMAT = "reprojax program 1"
 DTYPES = (
@@ -42,14 +52,16 @@ class Card(NamedTuple):
     backbone: str
     """The frozen model's name; `fingerprint` is that of its weights."""
     fingerprint: str
-    size: int
+    size: int = 0
     """Of the backbone's images; `mean` and `std` are its normalisation."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    image: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    image: tuple[int, ...] = ()
     """[h, w, C] of the task's images, which are the program's input."""
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     """The task's, in the order of the program's outputs."""
+    template: str = ""
+    """How a language model reads the task's texts."""
     coordinates: tuple[str, ...] = ()
     """(lambda, ell, tau, omega), as `describe` says them."""
     split: Mapping[str, Any] = {}
@@ -59,16 +71,13 @@ class Card(NamedTuple):
     """What it reached, such as {"validation": .84, "test": .82}."""
 
     @classmethod
-    def of(cls, backbone: Backbone, **rest: Any) -> "Card":
-        """A card whose entries about the frozen model are the backbone's own."""
-        return cls(
-            backbone=backbone.name,
-            fingerprint=fingerprint(backbone.frozen),
-            size=backbone.size,
-            mean=tuple(backbone.mean),
-            std=tuple(backbone.std),
-            **rest,
-        )
+    def of(cls, model: Backbone | LanguageModel, **rest: Any) -> "Card":
+        """A card whose entries about the frozen model are that model's own."""
+        if isinstance(model, Backbone):
+            pixels = {"mean": tuple(model.mean), "std": tuple(model.std)}
+            rest = {"size": model.size, **pixels, **rest}
+        own = fingerprint(model.frozen)
+        return cls(backbone=model.name, fingerprint=own, **rest)
 
 
 class Saved(NamedTuple):
@@ -114,7 +123,7 @@ def save(path: str | Path, params: Params, card: Card) -> None:
     write_file(path, serialised(tensors, metadata))
 
 
-def load(path: str | Path, backbone: Backbone | None = None) -> Saved:
+def load(path: str | Path, backbone: Backbone | LanguageModel | None = None) -> Saved:
     """Read a file. With a backbone, refuse it if the program was made for another."""
     metadata, tensors = _read(Path(path))
     text = metadata["card"]
@@ -141,15 +150,22 @@ def check_backbone(card: Card, name: str, came: str) -> None:
     )
 
 
-def rebuild(saved: Saved, backbone: Backbone) -> tuple[Program, Params]:
+def rebuild(saved: Saved, backbone: Backbone | LanguageModel) -> tuple[Program, Params]:
     """The program of a recipe that a file names, with its params.
 
     `card.method` and `card.arguments` say which; among the arguments "alignment" is a
-    name of `recipes.ALIGNMENTS`, or None for the recipe's own. Refuses a backbone of
-    other weights, or one that treats pixels otherwise.
+    name of `recipes.ALIGNMENTS`, or None for the recipe's own. Of a language model the
+    method is one of `ON_TEXT`, and the argument "labels" holds the ids of
+    `label_words`; without them it writes. Refuses a backbone of other weights, or one
+    that treats pixels otherwise.
     """
-    card = saved.card
-    check_backbone(card, backbone.name, fingerprint(backbone.frozen))
+    check_backbone(saved.card, backbone.name, fingerprint(backbone.frozen))
+    on = _on_text if isinstance(backbone, LanguageModel) else _on_images
+    program, x = on(saved.card, backbone)
+    return program, saved.params_for(program, backbone.frozen, x)
+
+
+def _on_images(card: Card, backbone: Any) -> tuple[Program, PyTree]:
     came = (backbone.size, tuple(backbone.mean), tuple(backbone.std))
     expected = (card.size, tuple(card.mean), tuple(card.std))
     if came != expected:
@@ -162,8 +178,39 @@ def rebuild(saved: Saved, backbone: Backbone) -> tuple[Program, Params]:
     name, targets = arguments.pop("alignment", None), len(card.classes)
     align = None if name is None else find_alignment(name).build(targets)
     program = find_method(card.method).build(backbone, targets, align, **arguments)
-    x = jax.ShapeDtypeStruct((1, *card.image), jnp.uint8)
-    return program, saved.params_for(program, backbone.frozen, x)
+    return program, jax.ShapeDtypeStruct((1, *card.image), jnp.uint8)
+
+
+def _headless(recipe: Callable[..., Program], **more: Any) -> Callable[..., Program]:
+    """One that needs no number of targets."""
+    return lambda language, targets, align, **sizes: recipe(
+        language, align, **sizes, **more
+    )
+
+
+_blank = learnable(jax.nn.initializers.zeros)  # no start is drawn, to be thrown away
+ON_TEXT: dict[str, Callable[..., Program]] = {
+    "prompt-tuning": _headless(prompt_tuning, initial=_blank),
+    "prefix-tuning": _headless(prefix_tuning),
+    "p-tuning-v2": p_tuning_v2,
+    "loreft": _headless(loreft),
+}
+"""What `rebuild` knows of language models: (language, targets, align, **sizes)."""
+
+
+def _on_text(card: Card, language: Any) -> tuple[Program, PyTree]:
+    if card.method not in ON_TEXT:
+        raise ValueError(
+            f"the card's method is {card.method!r}, expected one of "
+            f"{', '.join(ON_TEXT)}{nearest(card.method, ON_TEXT)}; build the program "
+            "yourself and call saved.params_for(program, frozen, x)"
+        )
+    arguments = dict(card.arguments)
+    labels = arguments.pop("labels", None)
+    align = None if labels is None else label_words(labels)
+    targets = len(card.classes)
+    program = ON_TEXT[card.method](language, targets, align, **arguments)
+    return program, jax.eval_shape(lambda: tokens(jnp.zeros((1, 1), jnp.int32)))
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
@@ -211,7 +258,8 @@ def _number(value: Any) -> Any:
 
 def _card(text: str, path: str | Path) -> Card:
     fields = json.loads(text)
-    if unknown := sorted(set(fields) ^ set(Card._fields)):
+    needed = set(Card._fields) - set(Card._field_defaults)
+    if unknown := sorted((set(fields) - set(Card._fields)) | (needed - set(fields))):
         raise ValueError(
             f"the card of {path} differs from this reprojax's in {unknown}, expected "
             f"{list(Card._fields)}; use the version of reprojax that wrote it"

@@ -8,13 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recipes.small_languages import QUERIES, losses
+from recipes.small_languages import card as small
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from reprojax import storage
-from reprojax.core import Manipulation, Params, passthrough, reprogram
+from reprojax.core import Manipulation, Params, passthrough, reprogram, spec_of
+from reprojax.formats import learnable
 from reprojax.models.backbone import Backbone, fingerprint
-from reprojax.storage import Card, load, save
+from reprojax.recipes.prompt_tuning import (
+    label_words,
+    loreft,
+    p_tuning_v2,
+    prefix_tuning,
+    prompt_tuning,
+    without_mlp,
+)
+from reprojax.recipes.prompt_tuning.soft_prompts import PRESET
+from reprojax.sequence import padded
+from reprojax.storage import Card, load, rebuild, save
 
 
 class Pair(NamedTuple):
@@ -262,3 +275,133 @@ def test_a_failed_write_leaves_the_file_before(tmp_path, monkeypatch):
         save(path, Params(), card())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+# -- prompts of language models
+
+
+ROWS = padded(QUERIES, "left")
+LABELS = (11, 6, 17)
+BLANK = learnable(jax.nn.initializers.zeros)
+
+
+def prompt_card(language: Any, method: str, **changes: Any) -> Card:
+    rest = {
+        "arguments": {"labels": LABELS},
+        "classes": ("a", "b", "c"),
+        "method": method,
+    }
+    template = "Review: {text} Sentiment: {label}"
+    return Card.of(language, **rest | {"template": template} | changes)
+
+
+@pytest.mark.parametrize(
+    "method, recipe, sizes",
+    [
+        ("prompt-tuning", prompt_tuning, {"length": 3}),
+        ("prefix-tuning", prefix_tuning, {"length": 3, "hidden": 8}),
+        ("prefix-tuning", prefix_tuning, {"length": 2, "hidden": None}),
+        ("loreft", loreft, {"rank": 2, "first": 1, "last": 2}),
+    ],
+)
+def test_a_prompt_answers_the_same_from_its_file(tmp_path, method, recipe, sizes):
+    """All of it is kept, an MLP that makes a prefix too: training can go on."""
+    language = small("rotary")
+    program = recipe(language, label_words(LABELS), **sizes)
+    params = program.init(jax.random.key(5), language.frozen, ROWS)
+    arguments = {"labels": LABELS, **sizes}
+    save(tmp_path / "p", params, prompt_card(language, method, arguments=arguments))
+    saved = load(tmp_path / "p", language)
+    assert saved.card.template.startswith("Review") and saved.card.size == 0
+    again, back = rebuild(saved, language)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    run = lambda program, params: jax.jit(program.apply)(params, language.frozen, ROWS)
+    np.testing.assert_array_equal(run(again, back), run(program, params))
+
+
+def test_a_prompt_with_its_own_head_and_one_that_writes(tmp_path):
+    language = small("learned")
+    program = p_tuning_v2(language, 3, length=2)
+    params = program.init(jax.random.key(5), language.frozen, ROWS)
+    own = prompt_card(language, "p-tuning-v2", arguments={"length": 2})
+    save(tmp_path / "p", params, own)
+    _, back = rebuild(load(tmp_path / "p"), language)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    writes = prompt_tuning(language, length=2)
+    params = writes.init(jax.random.key(5), language.frozen, ROWS)
+    card = prompt_card(language, "prompt-tuning", arguments={"length": 2}, classes=())
+    save(tmp_path / "p", params, card)
+    again, back = rebuild(load(tmp_path / "p"), language)
+    y = jax.eval_shape(again.apply, back, language.frozen, ROWS)
+    assert y.value.shape == (3, 2 + 6, 23)
+
+
+def test_a_prompt_for_another_model_recipe_or_length_is_refused(tmp_path):
+    """Before anything is compiled: the weights are not even there."""
+    language, path = small("rotary"), tmp_path / "p"
+    program = prompt_tuning(language, label_words(LABELS), length=3, initial=BLANK)
+    save(
+        path,
+        program.init(jax.random.key(0), language.frozen, ROWS),
+        prompt_card(language, "prompt-tuning", arguments={"length": 3}),
+    )
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), language.frozen)
+    for other in (small("learned"), language._replace(frozen=half), backbone()):
+        with pytest.raises(ValueError, match="for which the program was made"):
+            load(path, other)
+        with pytest.raises(ValueError, match="for which the program was made"):
+            rebuild(load(path), other)
+    saved, weights = load(path, language), spec_of(language.frozen)
+    longer = prompt_tuning(language, label_words(LABELS), length=4, initial=BLANK)
+    with pytest.raises(ValueError, match=r"came float32\[3, 16\], expected .*\[4, 16"):
+        saved.params_for(longer, weights, spec_of(ROWS))
+    other = prefix_tuning(language, label_words(LABELS), length=3, hidden=None)
+    with pytest.raises(ValueError, match="not those of the program") as caught:
+        saved.params_for(other, weights, spec_of(ROWS))
+    text = str(caught.value)
+    assert "block_0~1kv: came nothing, expected float32[4, 3, 2, 4]" in text
+    assert "build it as the card says: prompt-tuning with {'length': 3}" in text
+    own = saved._replace(card=saved.card._replace(method="prompt-tunning"))
+    with pytest.raises(ValueError, match="did you mean 'prompt-tuning'"):
+        rebuild(own, language)
+
+
+def test_a_kept_prompt_goes_on_and_starts_another_recipe(tmp_path):
+    """It is where it was: on its task, on another's words, in front of each layer."""
+    language, path, site = small("rotary"), tmp_path / "p", "embed:out"
+    program = prompt_tuning(language, label_words([0, 1]), length=4)
+    curve, params = losses(program, language, PRESET, 60)
+    save(path, params, prompt_card(language, "prompt-tuning", arguments={"length": 4}))
+    rows = load(path, language).params["learnable"][site]
+    on = prompt_tuning(language, label_words([0, 1]), length=4, initial=learnable(rows))
+    further, _ = losses(on, language, PRESET, 5)
+    assert further[0] <= curve[-1] + 0.05 < curve[0] / 2
+    other = prompt_tuning(
+        language, label_words(LABELS), initial=learnable(rows), length=4
+    )
+    begun = other.init(jax.random.key(1), language.frozen, ROWS)
+    np.testing.assert_array_equal(begun.learnable[site], rows)
+    with pytest.raises(ValueError, match=r"\(4, 16\), expected \(5, 16\)"):
+        longer = prompt_tuning(language, initial=learnable(rows), length=5)
+        longer.init(jax.random.key(1), language.frozen, ROWS)
+    prefix = prefix_tuning(language, length=4, hidden=None)
+    params = prefix.init(jax.random.key(2), language.frozen, ROWS)
+    save(path, params, prompt_card(language, "prefix-tuning"))
+    start = load(path, language).params["learnable"]["block_0/kv"]
+    behind = prefix_tuning(language, length=4, hidden=8, start=jnp.asarray(start))
+    begun = behind.init(jax.random.key(3), language.frozen, ROWS)
+    found = without_mlp(language, begun).learnable["block_0/kv"]
+    np.testing.assert_allclose(found, start, atol=1e-4)
+
+
+def test_a_card_without_a_template_is_read(tmp_path, monkeypatch):
+    """As it was written before there were language models."""
+    old = card()._asdict()
+    del old["template"]
+    monkeypatch.setattr(storage, "_text", lambda card: json.dumps(old))
+    save(tmp_path / "p", Params(), card())
+    assert load(tmp_path / "p").card == card()
+    del old["fingerprint"]
+    save(tmp_path / "p", Params(), card())
+    with pytest.raises(ValueError, match=r"differs .* in \['fingerprint'\]"):
+        load(tmp_path / "p")
