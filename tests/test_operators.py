@@ -60,8 +60,13 @@ def test_add_to_the_first_rows():
         out[:, :2] - SEQUENCE[:, :2], [params.learnable] * 2, rtol=1e-4
     )
     np.testing.assert_array_equal(out[:, 2:], SEQUENCE[:, 2:])
-    with pytest.raises(ValueError, match=r"add\(length=9\) needs 9 rows.* has 5"):
+    with pytest.raises(ValueError, match=r"add\(length=9, at=0\) needs 9 .* has 5"):
         run(add(soft, 9), SEQUENCE)
+    params, out = run(add(soft, 2, at=1), SEQUENCE)
+    moved = np.zeros(SEQUENCE.shape) + np.pad(params.learnable, [(1, 2), (0, 0)])
+    np.testing.assert_allclose(out - SEQUENCE, moved, atol=1e-6)
+    with pytest.raises(ValueError, match=r"add\(length=2, at=4\) needs 6 .* has 5"):
+        run(add(soft, 2, at=4), SEQUENCE)
 
 
 def test_add_a_prompt_for_each_row():

@@ -62,12 +62,14 @@ def add(
     fmt: Format,
     length: int | None = None,
     mask: Callable[[tuple[int, ...]], Any] | None = None,
+    at: int = 0,
 ) -> Manipulation:
     """value + mask(shape) * prompt.
 
     A prompt has the size of one row of the batch: a watermark over an image [H W C].
     Where the value is Tokens it has the size of one token [D] and is added to each
-    (steering). With `length`, it is [length D] and is added to the first tokens.
+    (steering). With `length`, it is [length D] and is added to as many tokens from the
+    position `at` on.
 
     Args:
         mask: shape of the value -> anything that broadcasts to it, such as `frame(30)`.
@@ -78,7 +80,7 @@ def add(
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         shape = bare(value).shape
         if length is not None:
-            check_rows(value, length, f"add(length={length})")
+            check_rows(value, at + length, f"add(length={length}, at={at})")
             return fmt.init(key, (length, *shape[2:]), scope)
         return fmt.init(
             key, shape[2:] if isinstance(value, Tokens) else shape[1:], scope
@@ -87,7 +89,7 @@ def add(
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         prompt = fmt.read(params, value, scope)
         if length is not None:
-            return add_first(prompt, value)
+            return add_first(prompt, value, at)
         if isinstance(value, Tokens) and prompt.ndim == value.value.ndim - 1:
             prompt = prompt[:, None]  # one for each row
         weight = 1 if mask is None else mask(bare(value).shape)
@@ -97,15 +99,15 @@ def add(
 
 
 def add_first(
-    prompt: Shaped[Array, "*P D"], value: Shaped[Given, "B L D"] | Tokens
+    prompt: Shaped[Array, "*P D"], value: Shaped[Given, "B L D"] | Tokens, at: int = 0
 ) -> Shaped[Array, "B L D"] | Tokens:
-    """A prompt [P D], or one for each row [B P D], added to the first P of L tokens."""
+    """A prompt [P D], or one for each row [B P D], added to P of L tokens from `at`."""
     length = prompt.shape[-2]
     if isinstance(value, Tokens):
-        found, hit = by_position(prompt, value, length)
+        found, hit = by_position(prompt, value, length, at)
         return value._replace(value=value.value + found * hit.astype(found.dtype))
     value = jnp.asarray(value)
-    return value.at[:, :length].add(cast_like(prompt, value))
+    return value.at[:, at : at + length].add(cast_like(prompt, value))
 
 
 def both_sides(widths: tuple[Width, ...]) -> list[tuple[int, int]]:
