@@ -4,11 +4,12 @@
     program = padding(backbone, targets=10)
     fitted = fit_black_box(program, oracle, task, spsa(...), budget=20_000, batch=64)
 
-The program is split at the model's border. Its input side makes the images that are
-sent, its output side makes the task's logits and the loss from the answers; both are
-jitted and run here. *The frozen tree of such a program is what the model answered*, so
-`program.apply(params, answers, x)` is the output side, and every label map, loss and
-recipe works as it is. Sites inside the model do not exist.
+The program is split at the model's border. Its input side makes the images (or texts:
+see `black_box_texts`) that are sent, its output side makes the task's logits and the
+loss from the answers; both are jitted and run here. *The frozen tree of such a program
+is what the model answered*, so `program.apply(params, answers, x)` is the output side,
+and every label map, loss and recipe works as it is. Sites inside the model do not
+exist.
 """
 
 import hashlib
@@ -28,14 +29,16 @@ from tqdm import tqdm
 from reprojax import statistics
 from reprojax.core import Key, Params, Program, PyTree, passthrough
 from reprojax.data import Split, Task, check, digest, in_order, order
+from reprojax.data.task import taken
 from reprojax.losses import Loss, cross_entropy
 from reprojax.models import Backbone
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
+from reprojax.searches.oracle import count
 from reprojax.statistics import Refresh
 from reprojax.steps import refresh_maps
 from reprojax.taps import record
 
-SENT = "sent"  # the site of the images that go to the model
+SENT = "sent"  # the site of what goes to the model
 
 
 def only_answers(
@@ -136,15 +139,15 @@ def fit_black_box(
 ) -> Fitted:
     """Search for a program's learnable params by asking, within a budget of queries.
 
-    A query is one image sent to the model. All of these count: the training images for
-    the first label map; each step's points, each on the step's images; the validation
-    images at each check. The last step has fewer images, so that what stays unspent is
-    less than one image a point. Answers of no use are paid too: where they leave too
-    little, a run that is begun again ends one step, or one check, earlier. The test
-    split is not read: see `evaluate`.
+    A query is one image, or text, sent to the model. All of these count: the training
+    images for the first label map; each step's points, each on the step's images; the
+    validation images at each check. The last step has fewer images, so that what stays
+    unspent is less than one image a point. Answers of no use are paid too: where they
+    leave too little, a run that is begun again ends one step, or one check, earlier.
+    The test split is not read: see `evaluate`.
 
     Args:
-        program: on the card of `only_answers`.
+        program: on the card of `only_answers`, or of `black_box_texts.only_scores`.
         search: for `params.learnable`, such as `spsa(...)`.
         batch: images a step.
         refresh: when label maps are estimated: once, or again after each epoch from the
@@ -236,7 +239,7 @@ class _Asking(NamedTuple):
         return self.account.oracle.kind, self.account.oracle.classes
 
     def answers(
-        self, points: Params, x: np.ndarray, y: np.ndarray, key: Key | None
+        self, points: Params, x: PyTree, y: np.ndarray, key: Key | None
     ) -> tuple[np.ndarray, PyTree]:
         """[n B w] of n programs, zero in the rows that are not real and not sent; and
         what the points showed to running averages, by their mean."""
@@ -246,11 +249,12 @@ class _Asking(NamedTuple):
         for at in range(0, n, some):
             part = jax.tree.map(lambda a, at=at: a[at : at + some], points.learnable)
             group = points._replace(learnable=part)
-            images, seen = _sent(self.program, self.said[1], group, x, key)
-            flat = images[:, :rows].reshape(-1, *images.shape[2:])
+            sent, seen = _sent(self.program, self.said[1], group, x, key)
+            real = lambda a: a[:, :rows].reshape(-1, *a.shape[2:])
+            flat = jax.tree.map(real, sent)
             found.append(self.account.ask(flat))
             news.append(seen)
-            self.bar.update(len(flat))
+            self.bar.update(count(flat))
         answers = np.concatenate(found).reshape(n, rows, -1)
         gap = ((0, 0), (0, len(y) - rows), (0, 0))
         mean = lambda *parts: jnp.concatenate(parts).mean(0)
@@ -261,7 +265,7 @@ class _Asking(NamedTuple):
         loss: Loss,
         points: Params,
         params: Params,
-        x: np.ndarray,
+        x: PyTree,
         y: np.ndarray,
         key: Key,
     ) -> tuple[jax.Array, PyTree, Params]:
@@ -298,12 +302,12 @@ def _one(params: Params) -> Params:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _sent(
-    program: Program, classes: int, points: Params, x: jax.Array, key: Key | None
-) -> tuple[jax.Array, PyTree]:
-    """The images of n programs [n B H W C], and their news."""
-    nothing = jnp.zeros((len(x), classes))
+    program: Program, classes: int, points: Params, x: PyTree, key: Key | None
+) -> tuple[PyTree, PyTree]:
+    """The images of n programs [n B H W C], or what they send else, and their news."""
+    nothing = jnp.zeros((count(x), classes))
 
-    def one(learnable: PyTree) -> tuple[jax.Array, PyTree]:
+    def one(learnable: PyTree) -> tuple[PyTree, PyTree]:
         call = record(program.apply, [SENT], also=statistics.is_news)
         _, seen = call(points._replace(learnable=learnable), nothing, x, key=key)
         return seen.pop(SENT), seen
@@ -318,7 +322,7 @@ def _judge(
     said: tuple[Any, int],
     points: Params,
     answers: jax.Array,
-    x: jax.Array,
+    x: PyTree,
     labels: jax.Array,
     key: Key | None,
 ) -> tuple[jax.Array, PyTree]:
@@ -345,13 +349,19 @@ def _bar(budget: int, progress: bool) -> tqdm:
 
 def _begin(program: Program, oracle: Oracle, task: Task, seed: int) -> Params:
     """The first params, once it is sure that the program can be asked."""
-    x, labels = task.train.x[:2], task.train.y[:2]
-    answers = jnp.zeros((len(x), oracle.classes))
+    if not task.classes:
+        raise ValueError(
+            f"{task.name} has words to be written, expected classes; a model that only "
+            "answers is asked for one of them"
+        )
+    x, labels = taken(task.train.x, slice(2)), task.train.y[:2]
+    answers = jnp.zeros((len(labels), oracle.classes))
     params = program.init(jax.random.key(seed), answers, x)
     y, _ = record(program.apply, [SENT])(params, answers, x)
-    if y.shape != (len(labels), len(task.classes)):
+    shape = getattr(y, "shape", type(y).__name__)
+    if shape != (len(labels), len(task.classes)):
         raise ValueError(
-            f"the program answers {y.shape} to a batch of {len(labels)}, expected "
+            f"the program answers {shape} to a batch of {len(labels)}, expected "
             f"{(len(labels), len(task.classes))} for the classes of {task.name}; give "
             '"output" an alignment to that number'
         )

@@ -1,7 +1,7 @@
 """A model that only answers: its budget, its retries, and a log of what was paid.
 
-A query is one image sent to the model. The budget counts the images that were answered;
-a request that would pass it is not made.
+A query is one image sent to the model, or one text. The budget counts the queries that
+were answered; a request that would pass it is not made.
 
 The log makes a run resumable without any other state: the same run asks the same
 queries in the same order, and what was answered is read instead of asked. The n-th
@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,7 +27,9 @@ from jaxtyping import Array, Float
 from reprojax.searches.replay import SIZE, Log, Request
 
 Kind = Literal["logits", "probabilities", "top-k", "labels"]
-Images = Any  # float32 [n h w 3] in [0, 1], NumPy's or JAX's
+Images = (
+    Any  # float32 [n h w 3] in [0, 1], NumPy's or JAX's; or a tree of arrays [n ...]
+)
 Answers = Float[np.ndarray, "n w"]  # as they came, in one float32 matrix
 
 LEAST = 1e-6  # a probability's floor, before the logarithm
@@ -38,7 +41,7 @@ class Oracle(NamedTuple):
     """A model behind a function."""
 
     answer: Callable[..., Any]
-    """images [n h w 3], float32 in [0, 1] -> what `kind` says"""
+    """images [n h w 3], float32 in [0, 1], or a tree of n rows -> what `kind` says"""
     classes: int
     """S, of the model"""
     kind: Kind = "logits"
@@ -47,7 +50,7 @@ class Oracle(NamedTuple):
     name: str = "oracle"
     """Says in the log which model this is: a name with its version."""
     chunk: int = 256
-    """The most images a request."""
+    """The most queries a request."""
     retries: int = 5
     """How often a request is made again that failed with an OSError (a lost connection,
     a timeout) or an HTTPException. Other errors end the run."""
@@ -57,7 +60,7 @@ class Oracle(NamedTuple):
     """answer(images, key): a text that is the same when a request is made again, for
     services that take an idempotency key."""
     deterministic: bool = False
-    """Equal images are asked, and paid, once."""
+    """Equal queries are asked, and paid, once."""
 
 
 class BudgetSpent(ValueError):
@@ -144,13 +147,13 @@ class Account:
         return f"{self.paid} answers are in the log; start again with the same log"
 
     def ask(self, images: Images) -> Answers:
-        """The answers to images [n h w 3]: from the log, or else from the model.
+        """The answers to n images, or rows: from the log, or else from the model.
 
         Raises BudgetSpent before anything is sent, and ValueError for answers that are
         missing, of the wrong shape or no numbers. What the same request answered well
         is kept in the log, and not paid again.
         """
-        numbers = range(self._next, self._next + len(images))
+        numbers = range(self._next, self._next + count(images))
         digests = self._digests(images)
         keys = digests if self.oracle.deterministic else list(numbers)
         todo = self._unanswered(keys, digests)
@@ -164,7 +167,7 @@ class Account:
             rows = todo[at : at + self.oracle.chunk]
             asked = [numbers[i] for i in rows], [digests[i] for i in rows]
             self._pay(_take(images, rows), *asked)
-        self._next += len(images)
+        self._next += len(numbers)
         take = self._known.get if self.oracle.deterministic else self._known.pop
         found: Any = [take(key) for key in keys]
         return np.stack([answer for _, answer in found])
@@ -172,9 +175,13 @@ class Account:
     def _digests(self, images: Images) -> list[bytes]:
         kinds = self.oracle.deterministic, self.oracle.keyed
         if self._log is None and not any(kinds):
-            return [b""] * len(images)  # nobody will ask
-        rows = np.ascontiguousarray(images, np.float32)
-        return [hashlib.blake2b(row.data, digest_size=SIZE).digest() for row in rows]
+            return [b""] * count(images)  # nobody will ask
+        found = [hashlib.blake2b(digest_size=SIZE) for _ in range(count(images))]
+        for leaf in jax.tree.leaves(images):
+            rows = np.ascontiguousarray(leaf, np.float32)
+            for total, row in zip(found, rows, strict=True):
+                total.update(np.atleast_1d(row).data)
+        return [total.digest() for total in found]
 
     def _unanswered(self, keys: list[Any], digests: list[bytes]) -> list[int]:
         """Rows to be sent: of equal keys the first."""
@@ -196,7 +203,7 @@ class Account:
         """One request: make it, write it down, and only then look for faults."""
         first = f"{self._identity} {self.paid} {numbers}".encode() + b"".join(digests)
         answer = self._request(images, hashlib.blake2b(first, digest_size=SIZE))
-        answers, fault = _matrix(self.oracle, answer, len(images))
+        answers, fault = _matrix(self.oracle, answer, len(numbers))
         if answers is None:
             raise ValueError(f"{self.oracle.name} answered nothing; {fault}")
         fine = _fine(self.oracle, answers)
@@ -210,7 +217,7 @@ class Account:
             said = fault or f"{answers[row].tolist()} to row {row}"
             raise ValueError(
                 f"{self.oracle.name} answered {said}, expected "
-                f"{_expected(self.oracle, len(images))}; {fine.sum()} answers of that "
+                f"{_expected(self.oracle, len(numbers))}; {fine.sum()} answers of that "
                 f"request are fine; mend the function that asks; {self._advice}"
             )
 
@@ -238,18 +245,24 @@ class Account:
             self._known[key] = name, answer if fine else None
 
 
+def count(images: Images) -> int:
+    """How many queries images are, or the rows of a tree."""
+    return len(jax.tree.leaves(images)[0])
+
+
 def _take(images: Images, rows: list[int]) -> Images:
-    if len(rows) == len(images):
+    if len(rows) == count(images):
         return images
     low, high = rows[0], rows[-1] + 1
-    return images[low:high] if high - low == len(rows) else images[np.asarray(rows)]
+    chosen = slice(low, high) if high - low == len(rows) else np.asarray(rows)
+    return jax.tree.map(lambda leaf: leaf[chosen], images)
 
 
 def _check_oracle(oracle: Oracle, budget: int) -> None:
     if budget < 1:
         raise ValueError(
             f"a budget of {budget} queries came, expected at least 1; a query is one "
-            "image that the model answers"
+            "image or text that the model answers"
         )
     if oracle.kind not in get_args(Kind):
         raise ValueError(

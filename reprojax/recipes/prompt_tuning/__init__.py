@@ -6,6 +6,7 @@ from reprojax.recipes.prompt_tuning.activation_addition import (
     contrast,
     steering,
 )
+from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning, hinge
 from reprojax.recipes.prompt_tuning.black_box_visual_prompting import black_vip
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft, low_rank_edit
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
@@ -25,11 +26,13 @@ from reprojax.recipes.prompt_tuning.visual_prompt_tuning import vpt_deep, vpt_sh
 
 __all__ = [
     "activation_addition",
+    "black_box_tuning",
     "black_vip",
     "contrast",
     "from_labels",
     "from_text",
     "from_vocabulary",
+    "hinge",
     "keys_and_values",
     "label_words",
     "loreft",

@@ -1,0 +1,134 @@
+"""Black-box tuning, BBT (Sun et al., arXiv 2201.03514): a soft prompt without
+gradients, found by evolution in a random subspace."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from reprojax.core import (
+    Format,
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    reprogram,
+)
+from reprojax.formats import learnable, subspace
+from reprojax.losses import Loss
+from reprojax.models.language import LanguageModel
+from reprojax.operators import add, insert
+from reprojax.recipes.prompt_tuning.soft_prompts import (
+    COMMON,
+    check_length,
+    check_words,
+    role,
+    vectors,
+)
+from reprojax.searches import Search, cma_es
+
+
+def black_box_tuning(
+    language: LanguageModel,
+    align: Manipulation | None = None,
+    *,
+    length: int = 50,
+    size: int = 500,
+    words: Sequence[int] | None = None,
+    deviation: float | None = None,
+    alpha: float = 1.0,
+    sigma: float = 1.0,
+) -> Program:
+    """Words in front of a text, and A z added to their vectors (arXiv 2201.03514).
+
+    z [size] alone is searched for. A is normal, its deviation alpha * deviation /
+    (sigma sqrt(size)): points drawn at a step of sigma are as far apart as words are.
+    On a model that only answers (`black_box_texts.only_scores`) and on the model itself
+    the params are the same. An encoder's prompt stands behind its first token.
+
+    Args:
+        align: `label_words(ids)` for a task of classes; None: Tokens of logits, or the
+            answers as they are. (For RoBERTa the published code sets the bias of the
+            words' scores to zero; this does not.)
+        length: P, tokens of the prompt.
+        words: ids that the prompt is drawn from at first, by default the vocabulary's
+            first 5,000.
+        deviation: of the numbers in the model's word vectors; read from its weights
+            where they are here.
+        alpha, sigma: sigma is the search's own first step.
+    """
+    check_length(language, length)
+    (embedding,) = role(language, "embedding")
+    if size < 1 or min(alpha, sigma) <= 0:
+        raise ValueError(
+            f"size={size}, alpha={alpha} and sigma={sigma} came, expected at least 1 "
+            "number to be searched for and scales above 0"
+        )
+    at = 0 if language.kind == "causal" else 1  # behind [CLS]
+    common = range(min(COMMON, language.vocabulary)) if words is None else words
+    start = _drawn(check_words(language, common, "the start"))
+    scale = alpha * _deviation(language, deviation) / sigma
+    nothing = learnable(jax.nn.initializers.zeros)
+    sites: dict[str, Manipulation] = {
+        "input": insert(start, length, at=at),
+        embedding: add(subspace(size, nothing, scale), length, at=at),
+    }
+    return reprogram(
+        language.forward, sites | ({} if align is None else {"output": align})
+    )
+
+
+def _drawn(ids: Sequence[int]) -> Format:
+    """Ids [P] that stay as they were drawn, not repeated while there are enough."""
+
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        again = shape[0] > len(ids)
+        table = jnp.asarray(ids, jnp.int32)
+        return Params(fixed=jax.random.choice(key, table, shape, replace=again))
+
+    def read(params: Params, value: PyTree, scope: Scope) -> jax.Array:
+        return params.fixed
+
+    return Format(init, read)
+
+
+def _deviation(language: LanguageModel, given: float | None) -> float:
+    if given is not None:
+        if not given > 0:
+            raise ValueError(f"a deviation of {given} came, expected one above 0")
+        return float(given)
+    if not jax.tree.leaves(language.frozen):
+        raise ValueError(
+            f"{language.name} came without weights, expected deviation=, that of the "
+            "numbers in its word vectors, from which the prompt's scale follows"
+        )
+    return float(vectors(language, range(language.vocabulary)).std())
+
+
+def hinge(margin: float = 2.0) -> Loss:
+    """The mean over rows of sum_c max(0, margin + y_c - y_right), c the wrong classes
+    (arXiv 2201.03514)."""
+
+    def loss(
+        seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
+    ) -> jax.Array:
+        y, real = seen["output"].astype(jnp.float32), labels >= 0
+        right = jnp.maximum(labels, 0)[:, None]
+        above = margin + y - jnp.take_along_axis(y, right, 1)
+        wrong = jnp.arange(y.shape[1]) != right
+        each = (jnp.maximum(above, 0) * wrong).sum(1)
+        return (each * real).sum() / jnp.maximum(real.sum(), 1)
+
+    return loss
+
+
+def search(sigma: float = 1.0) -> Search:
+    """The paper's: CMA-ES, 20 points a step.
+
+    There each point is judged by all training texts (`batch=len(task.train.y)`), and
+    8,000 points are judged: a budget of 8,000 queries for each training text.
+    """
+    return cma_es(sigma, population=20)
