@@ -14,7 +14,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/extending.md", "docs/your_model.md", "docs/instruction.md"],
+    [
+        "README.md",
+        "docs/extending.md",
+        "docs/your_model.md",
+        "docs/instruction.md",
+        "docs/prompts.md",
+    ],
 )
 def test_the_python_blocks_run_one_after_the_other(name):
     assert run(name, r"```python\n") >= 3
