@@ -18,7 +18,7 @@ FLOORS = (
     ("recipes", "parallel"),
     ("taxonomy", "checkpoints", "steps", "engine", "storage"),
     ("caches", "members"),
-    ("fit",),
+    ("fit", "black_box"),
     # Above: what a user calls (population, storage, testing, ...).
 )
 HEAVY = {
