@@ -1,5 +1,6 @@
 """Learned inputs and label maps around a frozen classifier."""
 
+from reprojax.recipes.model_reprogramming.additive_prompts import additive_prompt
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
@@ -15,14 +16,21 @@ from reprojax.recipes.model_reprogramming.vocabulary_maps import (
     one_word,
     vocabulary_map,
 )
+from reprojax.recipes.model_reprogramming.vocabulary_remapping import (
+    remap,
+    vocabulary_remapping,
+)
 
 __all__ = [
+    "additive_prompt",
     "adversarial_reprogramming",
     "black_box_reprogramming",
     "one_word",
     "padding",
+    "remap",
     "sample_specific_masks",
     "visual_prompting",
     "vocabulary_map",
+    "vocabulary_remapping",
     "watermark",
 ]
