@@ -1,8 +1,8 @@
 """A model of this process as a `text.Language`: strings in, strings out."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -39,7 +39,8 @@ def language(
     """A frozen causal model, bare or with a program's manipulations, as a `Language`.
 
     The answer to a request hangs on its prompt and seed, never on the others of its
-    batch.
+    batch. A program's prompts, each params with a `Language` of its own, share what is
+    compiled.
 
     Args:
         program: of `card.forward`, with nothing at "output": it answers with logits.
@@ -107,6 +108,22 @@ def common_beginning(rows: Sequence[tuple[int, ...]]) -> int:
     return next((i for i in range(most) if first[i] != last[i]), most)
 
 
+@lru_cache(maxsize=16)
+def _compiled(program: Program) -> tuple[Callable[..., Any], ...]:
+    """The engine's calls on a program, which all of its prompts share."""
+
+    def begin(params, frozen, x, cache, length, samples):
+        y, cache = engine.prefill(program, params, frozen, x, cache=cache, last=True)
+        return engine.start(y, cache, x, length, samples)
+
+    return (
+        jax.jit(partial(engine.share, program)),
+        jax.jit(begin, static_argnames=("length", "samples")),
+        jax.jit(partial(engine.decode, program), static_argnames="length"),
+        jax.jit(engine.score(program)),
+    )
+
+
 class _Local:
     """The engine's calls on one program, and the beginnings that were read."""
 
@@ -118,17 +135,7 @@ class _Local:
         self.text = card.tokenizer
         self.heads: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
         self.stop = jnp.asarray(card.special.eos, jnp.int32)
-        self._share = jax.jit(partial(engine.share, program))
-        self._score = jax.jit(engine.score(program))
-        self._go = jax.jit(partial(engine.decode, program), static_argnames="length")
-
-        def begin(params, frozen, x, cache, length, samples):
-            y, cache = engine.prefill(
-                program, params, frozen, x, cache=cache, last=True
-            )
-            return engine.start(y, cache, x, length, samples)
-
-        self._begin = jax.jit(begin, static_argnames=("length", "samples"))
+        self._share, self._begin, self._go, self._score = _compiled(program)
         x = tokens(jnp.zeros((1, 1), jnp.int32))
         _, cache = jax.eval_shape(
             partial(engine.prefill, program), params, card.frozen, x

@@ -7,7 +7,13 @@ from small_texts import CARD, TOKENIZER
 
 from reprojax import reprogram
 from reprojax.formats import learnable
-from reprojax.local import bucket, common_beginning, continuation, language
+from reprojax.local import (
+    _compiled,
+    bucket,
+    common_beginning,
+    continuation,
+    language,
+)
 from reprojax.models.language import Special
 from reprojax.operators import insert
 from reprojax.recipes.prompt_tuning.hidden_edits import low_rank_edit
@@ -137,12 +143,37 @@ def test_a_beginning_is_read_once(monkeypatch):
     monkeypatch.setattr(
         engine, "share", lambda *args: seen.append(args[3].value.shape) or share(*args)
     )
+    _compiled.cache_clear()
     local = language(CARD, PROGRAM, PARAMS, heads=1)
     asked = [request(COMMON + end, length=1) for end in ("a", "b")]
     for _ in range(2):
         local.complete(asked)
     local.complete(asked[:1])  # one alone: it begins with what is held
     assert seen == [(1, 16)]
+    _compiled.cache_clear()
+
+
+def test_prompts_of_one_program_are_compiled_once():
+    traces = []
+
+    def forward(*args, **kw):
+        traces.append(1)
+        return CARD.forward(*args, **kw)
+
+    program = reprogram(forward, {"embed:out": insert(soft, 3)})
+    keys = jax.random.split(jax.random.key(7))
+    x = tokens(jnp.array([[1, 2]]))
+    each = [program.init(key, CARD.frozen, x) for key in keys]
+    found, counts = [], []
+    for params in each:
+        local = language(CARD, program, params)
+        del traces[:]
+        (reply,) = local.complete([request("ab", length=6)])
+        found.append(reply.completions[0].text)
+        counts.append(len(traces))
+        alone = language(CARD, PROGRAM, params).complete([request("ab", length=6)])
+        assert alone[0].completions[0].text == found[-1]
+    assert counts[0] > 0 and counts[1] == 0 and found[0] != found[1]
 
 
 def test_a_bare_model_and_its_limits(local):
