@@ -60,8 +60,9 @@ def _values(package: Any, tensor: Any, path: Path) -> np.ndarray:
         known = ["F32", "F16", *(kind.name for kind in package.quants._type_traits)]
         raise ValueError(
             f"{path} holds {tensor.name} as {kind.name}, expected one of "
-            f"{', '.join(known)}; fetch the model in another quantisation, or give "
-            "load() its folder of safetensors"
+            f"{', '.join(known)}; fetch the model in another quantisation, give load() "
+            "its folder of safetensors, or read it yourself: language.texts(module) is "
+            "the forward of a linen module, and `frozen` its weights"
         ) from error
 
 

@@ -147,7 +147,13 @@ def label_words(ids: Sequence[int]) -> Manipulation:
         ids: such as `text.labels.one_token_each` gives, which refuses labels that a
             single token does not tell apart.
     """
-    return chain(last=last(), words=columns(ids))
+    found = [int(i) for i in ids]
+    if len(set(found)) < len(found):
+        raise ValueError(
+            f"the label words {found} came, expected another one for each class, as "
+            "two that are one token are told apart by nothing; give other words"
+        )
+    return chain(last=last(), words=columns(found))
 
 
 def prompt_tuning(
