@@ -150,10 +150,12 @@ def _along(prompt: str, alone: Alone, p: PyTree, value: PyTree, t: PyTree) -> ja
 def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
     """How many learnable numbers change the answer at some site of a group.
 
-    The params as they are and random ones, until `patience` draws in a row bring no new
-    numbers: a clip, say, hides some in each draw.
+    In training, as a choice of evaluation has no derivative. The params as they are and
+    random ones, until `patience` draws in a row bring no new numbers: a clip, say,
+    hides some in each draw.
     """
-    learnable = group[0].params.learnable
+    key, learnable = jax.random.key(group[0].seed), group[0].params.learnable
+    group = [a._replace(scope=a.scope._replace(key=key)) for a in group]
     leaves = jax.tree.leaves(learnable)
     if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
         return sum(a.size for a in leaves)  # token ids: there is no derivative

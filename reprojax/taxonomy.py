@@ -5,6 +5,7 @@ user's own operator is described as the library's are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -21,7 +22,10 @@ from reprojax.observation import (
     real,
 )
 
+FORMATS = ("learnable", "fixed")
 LOCATIONS = ("input", "embedding", "hidden")
+OPERATORS = ("additive", "concatenative", "parametric")
+OMEGAS = ("identity", "rule", "statistical", "linear")
 
 
 class Row(NamedTuple):
@@ -158,6 +162,59 @@ def _rows(group: Sequence[Alone], locations: Sequence[str]) -> list[Row]:
         row = Row(alone.scope.site, lam, location, tau, shapes, *counts)
         rows.append(row._replace(learnable=0, acting=0, fixed=0) if rows else row)
     return rows
+
+
+# -- all cells
+
+
+class Cell(NamedTuple):
+    """One of the 72 of the survey's table: 2 formats, 3 locations, 3 operators, and 4
+    alignments."""
+
+    format: str
+    location: str
+    operator: str
+    omega: str
+
+
+def cells(coordinates: Mapping[str, str]) -> dict[Cell, list[str]]:
+    """The 72 cells in order, and the names of those that stand in each.
+
+    A program with prompts at several places stands in a cell for each of them, and one
+    without a prompt in none.
+
+    Args:
+        coordinates: {name: `Description.coordinates`}.
+    """
+    found: dict[Cell, list[str]] = {
+        Cell(*at): [] for at in product(FORMATS, LOCATIONS, OPERATORS, OMEGAS)
+    }
+    for name, text in coordinates.items():
+        prompts, _, omega = text.partition(" -> ")
+        for prompt in dict.fromkeys(prompts.split(" + ")):
+            if prompt != "no prompt":
+                found[_cell(f"{prompt} {omega}", found)].append(name)
+    return found
+
+
+def _cell(text: str, known: Iterable[Cell]) -> Cell:
+    cell = next((cell for cell in known if " ".join(cell) == text), None)
+    if cell is None:
+        raise ValueError(
+            f"the coordinates {text!r} came, expected a format of {FORMATS}, a "
+            f"location of {LOCATIONS}, an operator of {OPERATORS} and an alignment of "
+            f"{OMEGAS}; pass what Description.coordinates gives"
+        )
+    return cell
+
+
+def grid(found: Mapping[Cell, Sequence[str]]) -> str:
+    """What `cells` found as a table in Markdown: a line for each kind of prompt."""
+    lines = [f"| prompt | {' | '.join(OMEGAS)} |", "|---" * 5 + "|"]
+    for at in product(FORMATS, LOCATIONS, OPERATORS):
+        names = [", ".join(found[Cell(*at, omega)]) or "–" for omega in OMEGAS]
+        lines.append(f"| {' '.join(at)} | {' | '.join(names)} |")
+    return "\n".join(lines)
 
 
 # -- the table

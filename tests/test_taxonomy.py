@@ -56,7 +56,7 @@ from reprojax.operators import (
     scale_and_shift,
 )
 from reprojax.sequence import tokens
-from reprojax.taxonomy import describe
+from reprojax.taxonomy import Cell, cells, describe, grid
 
 soft = learnable(normal(1.0))
 grey = jnp.zeros((4, 8, 8, 1), jnp.uint8)
@@ -444,6 +444,61 @@ def test_the_table_is_aligned_and_complete():
         dense, {"hidden": add(soft, mask=lambda shape: np.arange(7) < 2)}
     )
     assert "7 (2 act)" in str(describe(masked, DENSE_FROZEN, ROWS))
+
+
+def test_numbers_act_that_only_training_moves():
+    """A choice by argmax: its derivative is that of the mixture it is trained by."""
+
+    def init(key, value, scope):
+        return Params(jnp.zeros((3, value.shape[-1])))
+
+    def apply(params, value, scope):
+        rows = params.learnable
+        soft = jax.nn.softmax(rows.sum(1)) @ rows
+        return soft + 0 * value if scope.key is not None else rows[0] * 0 + 1
+
+    found = describe(
+        reprogram(dense, {"hidden": Manipulation(init, apply)}), DENSE_FROZEN, ROWS
+    )
+    assert found.acting == found.learnable == 21
+
+
+def test_the_cells_and_what_stands_in_them():
+    found = cells(
+        {
+            "a": "learnable input additive -> statistical",
+            "b": "learnable input parametric + learnable hidden additive -> rule",
+            "c": "no prompt -> statistical",
+            "d": "fixed hidden parametric + learnable input additive -> statistical",
+        }
+    )
+    assert len(found) == 72
+    filled = {cell: names for cell, names in found.items() if names}
+    assert filled == {
+        Cell("learnable", "input", "additive", "statistical"): ["a", "d"],
+        Cell("learnable", "input", "parametric", "rule"): ["b"],
+        Cell("learnable", "hidden", "additive", "rule"): ["b"],
+        Cell("fixed", "hidden", "parametric", "statistical"): ["d"],
+    }
+    lines = grid(found).splitlines()
+    assert len(lines) == 2 + 18
+    assert lines[2] == "| learnable input additive | – | – | a, d | – |"
+    assert lines[-1] == "| fixed hidden parametric | – | – | d | – |"
+
+
+def test_a_program_stands_in_the_cells_that_describe_observes():
+    at = {("block_0:in", "block_1:in"): shared(add(soft)), "output": linear(3)}
+    seen = describe(reprogram(mixer, at), MIXER_FROZEN, IMAGES)
+    found = cells({"one": seen.coordinates})
+    assert [cell for cell, names in found.items() if names] == [
+        Cell("learnable", "hidden", "additive", "linear")
+    ]
+
+
+def test_coordinates_of_another_kind_are_refused():
+    for text in ("learnable pixels additive -> rule", "learnable input additive"):
+        with pytest.raises(ValueError, match="pass what Description.coordinates gives"):
+            cells({"a": text})
 
 
 def test_a_wrong_site_is_named():
