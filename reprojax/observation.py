@@ -150,12 +150,11 @@ def _along(prompt: str, alone: Alone, p: PyTree, value: PyTree, t: PyTree) -> ja
 def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
     """How many learnable numbers change the answer at some site of a group.
 
-    In training, as a choice of evaluation has no derivative. The params as they are and
-    random ones, until `patience` draws in a row bring no new numbers: a clip, say,
-    hides some in each draw.
+    The params as they are and random ones, until `patience` draws in a row bring no new
+    numbers: a clip, say, hides some in each draw. Where evaluation moves by none, as it
+    chooses, training is looked at.
     """
-    key, learnable = jax.random.key(group[0].seed), group[0].params.learnable
-    group = [a._replace(scope=a.scope._replace(key=key)) for a in group]
+    learnable = group[0].params.learnable
     leaves = jax.tree.leaves(learnable)
     if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
         return sum(a.size for a in leaves)  # token ids: there is no derivative
@@ -170,6 +169,10 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
             break
         scale = 0.1 if i % 2 else 1.0  # small ones pass a clip, large ones reach far
         at = jax.tree.map(lambda a, s=scale: s * a, draw(random, spec_of(learnable)))
+    if leaves and not hit.any() and group[0].scope.key is None:
+        key = jax.random.key(group[0].seed)
+        trained = [a._replace(scope=a.scope._replace(key=key)) for a in group]
+        return acting(trained, patience, most)
     return int(hit.sum())
 
 
