@@ -56,16 +56,23 @@ def map_alone(
     program: Program, seen: Mapping[str, Outputs], seed: int = 0
 ) -> dict[str, float]:
     """Accuracies of a map, one of `heads`, estimated on the training outputs."""
-    train = seen["train"]
+    params = estimated(program, seen["train"], seed)
+    return {name: accuracy(program, params, s) for name, s in seen.items()}
+
+
+def estimated(program: Program, train: Outputs, seed: int = 0) -> Params:
+    """The params of a map, one of `heads`."""
     params = program.init(jax.random.key(seed), (), jnp.asarray(train.logits))
-    if statistics.estimated(program):
-        raw = {"output/raw": jnp.asarray(train.logits)}
-        sums = statistics.observe(program, params, raw, jnp.asarray(train.labels))
-        params = refresh_maps(program, params, sums)
-    return {
-        name: float((_answer(program, params, s.logits) == s.labels).mean())
-        for name, s in seen.items()
-    }
+    if not statistics.estimated(program):
+        return params
+    raw = {"output/raw": jnp.asarray(train.logits)}
+    sums = statistics.observe(program, params, raw, jnp.asarray(train.labels))
+    return refresh_maps(program, params, sums)
+
+
+def accuracy(program: Program, params: Params, seen: Outputs) -> float:
+    """Of a map on outputs of the frozen model."""
+    return float((_answer(program, params, seen.logits) == seen.labels).mean())
 
 
 @partial(jax.jit, static_argnums=0)
