@@ -1,0 +1,133 @@
+r"""Three paradigms on one frozen model, one task and one number of labelled examples.
+
+    python -m experiments.three_paradigms
+        the embedded language model says the last letter of a word; minutes
+    python -m experiments.three_paradigms --model smollm2 --out runs/smollm2
+        SmolLM2-135M on sentences of reviews
+    python -m experiments.three_paradigms --model vit --out runs/vit
+        ViT-Ti on photographs of clothing
+
+Prompt instruction (zero-shot, few-shot, calibrated), prompt tuning (soft prompts,
+prefixes, black-box tuning), model reprogramming (an additive prompt or none, and a
+label map over the model's own words or classes), and what they have to beat: a linear
+probe and the most frequent class.
+
+k is the number of labelled examples in all, as equally many of each class as can be,
+and one of each at least. All methods get the same ones; a larger draw begins with the
+smaller. Whatever chooses (an epoch, a map, a regularisation) chooses by one and the
+same validation split, whose size the table says: more than a few-shot practitioner has,
+and the same for all. The test split is read once. Each seed draws all three anew.
+
+Leaves report.html, results.json and a file for each method, k and seed in the run's
+folder; a run that was stopped goes on with --resume, with more seeds, ks or methods
+too.
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments import paradigms_benches as benches
+from experiments.paradigms import Bench, Cell, examples, filled, kept, path_of
+from experiments.paradigms_page import header, notes, rows, write
+from experiments.tables import text_table
+from reprojax.files import claim, only_writer, plain, write_json
+
+
+@dataclass(frozen=True)
+class Config:
+    """Three paradigms on one frozen model, one task, one number of examples."""
+
+    model: Annotated[
+        str,
+        tyro.conf.arg(
+            help=f"{', '.join(benches.NAMES)}; or a causal language model's folder, "
+            ".gguf file or hub name, for the sentences"
+        ),
+    ] = "abacus"
+    ks: tuple[int, ...] = ()
+    """Labelled examples in all; by default the bench's own, such as 1 4 16 64."""
+    seeds: int = 3
+    first_seed: int = 0
+    methods: tuple[str, ...] = ()
+    """By default all of the bench; their names are those of the table."""
+    steps: int | None = None
+    """Of each search."""
+    batch: int | None = None
+    rate: float | None = None
+    """Of every search, for a choice by validation on a seed that is not reported."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the frozen model; by default bfloat16 for the sentences. What is learned stays
+    float32."""
+    validation: int | None = None
+    test: int | None = None
+    out: Path = Path("runs/three_paradigms")
+    """A folder for the cells, results.json and report.html."""
+    resume: bool = False
+    """Go on with the run in that folder."""
+
+
+def main(config: Config) -> list[Cell]:
+    """Fill what is missing, print a table, write a page; all cells of the folder."""
+    names = ("steps", "batch", "rate", "validation", "test")
+    given = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
+    bench = benches.find(config.model, given, config.dtype)
+    methods = config.methods or tuple(bench.methods)
+    if unknown := [name for name in methods if name not in bench.methods]:
+        raise ValueError(
+            f"--methods {unknown} came, expected some of {list(bench.methods)}"
+        )
+    if config.seeds < 1 or min(config.ks, default=1) < 1:
+        raise ValueError(
+            f"--seeds {config.seeds} and --ks {config.ks} came, expected 1 at least"
+        )
+    config.out.mkdir(parents=True, exist_ok=True)
+    with only_writer(config.out):
+        claim(config.out, plain(bench.identity), config.resume)
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
+            fill(config, bench, methods, seed)
+            cells = report(config, bench)
+    return cells
+
+
+def fill(config: Config, bench: Bench, methods: tuple[str, ...], seed: int) -> None:
+    """All cells of a seed, the largest k first: a killed run leaves whole columns."""
+    task = bench.task(seed)
+    for k in sorted(config.ks or bench.ks, reverse=True):
+        few = examples(task, k, seed)
+        for name in methods:
+            own = k if bench.methods[name].examples else 0
+            path = path_of(config.out, name, own, seed)
+            if path.exists():
+                continue
+            cell = filled(bench, name, own, seed, few if own else task)
+            write_json(path, cell._asdict())
+            print(
+                f"seed {seed}, k = {own}: {name}: test {cell.test:.3f}, validation "
+                f"{cell.validation:.3f}, {cell.seconds:.0f} s",
+                flush=True,
+            )
+
+
+def report(config: Config, bench: Bench) -> list[Cell]:
+    """Print and write what there is."""
+    cells = kept(config.out)
+    table, lines = rows(bench, cells), notes(bench, cells)
+    print(f"\n{bench.title}\n\n{text_table(header(cells), table)}\n")
+    print("\n".join(lines), flush=True)
+    write_json(config.out / "results.json", [cell._asdict() for cell in cells])
+    command = "python -m experiments.three_paradigms " + shlex.join(sys.argv[1:])
+    write(config.out / "report.html", bench, cells, command)
+    print(f"\n{config.out / 'report.html'}\n", flush=True)
+    return cells
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
