@@ -54,6 +54,9 @@ VIP = "recipes/prompt_tuning/black_box_visual_prompting.py"
 SOFT = "recipes/prompt_tuning/soft_prompts.py"
 PREFIX = "recipes/prompt_tuning/prefixes.py"
 REFT = "recipes/prompt_tuning/hidden_edits.py"
+PT2 = "recipes/prompt_tuning/p_tuning_v2.py"
+STEER = "recipes/prompt_tuning/activation_addition.py"
+BBT = "recipes/prompt_tuning/black_box_tuning.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
 READING, WRITING = "engine/reading.py", "engine/writing.py"
@@ -1118,6 +1121,104 @@ MUTANTS = (
         '"bias": jnp.zeros((n, heads, size))',
         '"bias": net["second"]["bias"]',
         "recipes/test_prefixes.py",
+    ),
+    Mutant(
+        "p-tuning v2: the head reads the first index, padding or not",
+        PT2,
+        "jnp.where(value.weight > 0, value.position, far).argmin(1)",
+        "jnp.zeros(len(value.weight), int)",
+        "recipes/test_p_tuning_v2.py::"
+        "test_of_an_encoder_the_head_reads_the_first_token",
+    ),
+    Mutant(
+        "p-tuning v2: an encoder's head reads the last token",
+        PT2,
+        'if language.kind == "causal" else stateless(first_value)',
+        "if True else stateless(first_value)",
+        "recipes/test_p_tuning_v2.py::"
+        "test_of_an_encoder_the_head_reads_the_first_token",
+    ),
+    Mutant(
+        "p-tuning v2: the text begins before the prefix ends",
+        PT2,
+        "room(length, language.positions)",
+        "room(0, language.positions)",
+        "recipes/test_p_tuning_v2.py::"
+        "test_of_an_encoder_the_head_reads_the_first_token",
+    ),
+    Mutant(
+        "p-tuning v2: no dropout of the prefix",
+        PT2,
+        "prefix(_dropped(made, drop), length)",
+        "prefix(made, length)",
+        "recipes/test_p_tuning_v2.py::test_dropout_is_for_training_alone",
+    ),
+    Mutant(
+        "steering: a block too late",
+        STEER,
+        "    return blocks[layer]",
+        "    return [*blocks, 'head:in'][layer + 1]",
+        "recipes/test_activation_addition.py::"
+        "test_it_is_added_to_the_first_words_or_to_all",
+    ),
+    Mutant(
+        "steering: the mean over all words",
+        STEER,
+        "last_value(look(x)).astype",
+        "look(x).value.mean(1).astype",
+        "recipes/test_activation_addition.py::"
+        "test_a_contrast_is_the_difference_of_means_at_the_last_words",
+    ),
+    Mutant(
+        "steering: what is written is not steered",
+        STEER,
+        "jnp.full(chosen.shape, not value.span.first)",
+        "jnp.full(chosen.shape, False)",
+        "recipes/test_activation_addition.py::test_the_answer_alone_may_be_steered",
+    ),
+    Mutant(
+        "steering: the text is steered too, behind a beginning that was read before",
+        STEER,
+        "        if not value.span.last:",
+        "        chosen |= not value.span.first\n        if not value.span.last:",
+        "recipes/test_activation_addition.py::test_the_answer_alone_may_be_steered",
+    ),
+    Mutant(
+        "bbt: a scale without the search's own step",
+        BBT,
+        "_deviation(language, deviation) / sigma",
+        "_deviation(language, deviation)",
+        "recipes/test_black_box_tuning.py::test_the_projections_scale_is_that_of_words",
+    ),
+    Mutant(
+        "bbt: the variance for the deviation",
+        BBT,
+        "range(language.vocabulary)).std()",
+        "range(language.vocabulary)).var()",
+        "recipes/test_black_box_tuning.py::test_the_projections_scale_is_that_of_words",
+    ),
+    Mutant(
+        "bbt: an encoder's prompt stands before [CLS]",
+        BBT,
+        'at = 0 if language.kind == "causal" else 1',
+        "at = 0",
+        "recipes/test_black_box_tuning.py::"
+        "test_the_prompt_is_words_and_what_is_added_to_them",
+    ),
+    Mutant(
+        "bbt: the hinge counts the right class",
+        BBT,
+        "(jnp.maximum(above, 0) * wrong)",
+        "jnp.maximum(above, 0)",
+        "recipes/test_black_box_tuning.py::test_the_hinge_by_hand",
+    ),
+    Mutant(
+        "black box: a text's digest without its numbers",
+        ORACLE,
+        "for leaf in jax.tree.leaves(images):",
+        "for leaf in jax.tree.leaves(images)[:1]:",
+        "recipes/test_black_box_tuning.py::"
+        "test_equal_texts_are_paid_once_if_their_numbers_are_equal",
     ),
     Mutant(
         "loreft: rows that are not orthonormal",
