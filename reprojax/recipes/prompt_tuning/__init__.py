@@ -8,6 +8,9 @@ from reprojax.recipes.prompt_tuning.activation_addition import (
 )
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning, hinge
 from reprojax.recipes.prompt_tuning.black_box_visual_prompting import black_vip
+from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import (
+    decomposed_prompt_tuning,
+)
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft, low_rank_edit
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
 from reprojax.recipes.prompt_tuning.prefixes import (
@@ -29,6 +32,7 @@ __all__ = [
     "black_box_tuning",
     "black_vip",
     "contrast",
+    "decomposed_prompt_tuning",
     "from_labels",
     "from_text",
     "from_vocabulary",
