@@ -57,6 +57,7 @@ REFT = "recipes/prompt_tuning/hidden_edits.py"
 PT2 = "recipes/prompt_tuning/p_tuning_v2.py"
 STEER = "recipes/prompt_tuning/activation_addition.py"
 BBT = "recipes/prompt_tuning/black_box_tuning.py"
+DEPT = "recipes/prompt_tuning/decomposed_prompt_tuning.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
 READING, WRITING = "engine/reading.py", "engine/writing.py"
@@ -1182,6 +1183,21 @@ MUTANTS = (
         "        if not value.span.last:",
         "        chosen |= not value.span.first\n        if not value.span.last:",
         "recipes/test_activation_addition.py::test_the_answer_alone_may_be_steered",
+    ),
+    Mutant(
+        "dept: the prompt is moved too",
+        DEPT,
+        "chain(words=add(low_rank(rank), places), prompt=insert(start, length))",
+        "chain(prompt=insert(start, length), words=add(low_rank(rank), places))",
+        "recipes/test_decomposed_prompt_tuning.py::"
+        "test_it_is_a_short_prompt_and_rows_by_place",
+    ),
+    Mutant(
+        "dept: one rate for all",
+        DEPT,
+        "adamw(learning_rate / 60)",
+        "adamw(learning_rate)",
+        "recipes/test_decomposed_prompt_tuning.py::test_there_are_two_rates",
     ),
     Mutant(
         "bbt: a scale without the search's own step",
