@@ -1,0 +1,297 @@
+"""Does a learned prompt in a frozen sentence encoder beat a tuned probe of it?
+
+python -m experiments.frozen_encoder --task banking77
+python -m experiments.frozen_encoder --task sms-spam
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import encoder_prompts as prompts
+from experiments import text_controls as controls
+from experiments.encoder_prompts import HEAD, Training
+from experiments.in_words import WORDS, in_words
+from experiments.intervals import mean, paired
+from experiments.tables import text_table
+from experiments.text_controls import CONTROLS, Control, Measure, Seen
+from reprojax import data, local
+from reprojax.data import Split, Task
+from reprojax.data.task import SPLITS, taken
+from reprojax.encoding import encoded
+from reprojax.files import below, differences, only_writer, plain, write_json
+from reprojax.models import language as languages
+from reprojax.models.language import Tokenizer
+from reprojax.sequence import padded
+
+
+class Problem(NamedTuple):
+    """A task, and what is read of it."""
+
+    draw: Callable[[int], Task]
+    tokens: int
+    """Of a text as the encoder reads it; words behind them are left out."""
+    names: tuple[str, ...]
+    """What the classes are called, () for their own names."""
+    measures: dict[str, Measure]
+    """The first one is compared."""
+    beside: tuple[str, str]
+    """What each method is compared with."""
+    training: dict[str, Training]
+
+
+def banking(seed: int) -> Task:
+    """Ten questions for each of 77 intents; the test questions are the published."""
+    return data.shots(data.load_text("banking77", validation=385, seed=seed), 10, seed)
+
+
+def messages(seed: int) -> Task:
+    """All three splits are drawn anew."""
+    sizes = {"train": 400, "validation": 200, "test": 500}
+    return data.load_text("sms-spam", **sizes, seed=seed, test_seed=seed)
+
+
+PROBLEMS = {
+    "banking77": Problem(
+        banking,
+        32,
+        (),
+        {"accuracy": controls.accuracy},
+        ("linear probe", HEAD),
+        {HEAD: Training(epochs=30), **dict.fromkeys(prompts.PROMPTS, Training())},
+    ),
+    "sms-spam": Problem(
+        messages,
+        48,
+        ("a message to a friend", "advertising, a prize, spam"),
+        {
+            "balanced": controls.balanced,
+            "F1": controls.f1,
+            "accuracy": controls.accuracy,
+        },
+        ("more than four digits", "linear probe"),
+        {
+            HEAD: Training(0.01, epochs=40, batch=40),
+            **dict.fromkeys(prompts.PROMPTS, Training(batch=40)),
+        },
+    ),
+}
+
+
+Scores = Mapping[str, Mapping[str, Sequence[float]]]
+"""{method: {measure: one a draw}}"""
+TUNED = 100  # the draw on whose validation texts the settings were chosen
+
+
+@dataclass(frozen=True)
+class Config:
+    """Learned prompts in a frozen sentence encoder beside probes and rules."""
+
+    task: Literal["banking77", "sms-spam"] = "banking77"
+    draws: int = 5
+    methods: tuple[str, ...] = ()
+    """By default all."""
+    encoder: str = "all_MiniLM_L6_v2"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the encoder; what is learned is float32."""
+    words: Path | None = None
+    """A causal model that is asked in words too (sms-spam): a .gguf file, a folder."""
+    tune: bool = False
+    """Instead: the validation accuracy of learned methods on one more draw, with these
+    settings where they are given."""
+    rate: float | None = None
+    start: Literal["centroids", "probe"] | None = None
+    epochs: int | None = None
+    out: Path = Path("runs/frozen_encoder")
+    """A folder; what is there is not run again."""
+
+
+class Bench:
+    """The encoder, and what the methods of a draw share."""
+
+    def __init__(self, config: Config):
+        self.problem = PROBLEMS[config.task]
+        self.encoder = languages.load(config.encoder, dtype=jnp.dtype(config.dtype))
+        assert self.encoder.tokenizer is not None
+        self.text = self.encoder.tokenizer
+        self.vectors = prompts.vectors(self.encoder)
+        self.known: dict[bytes, np.ndarray] = {}
+        self.program = cache(self._program)
+        self.texts = cache(self.problem.draw)
+        self.draw = cache(self._draw)
+
+    def _program(self, name: str, targets: int, how: Training) -> Any:
+        return prompts.build(name, self.encoder, targets, how)
+
+    def _draw(self, seed: int) -> tuple[Task, Seen]:
+        """The task as the encoder reads it, and its texts with their vectors."""
+        texts = self.texts(seed)
+        short = shortened(texts, self.text, self.problem.tokens)
+        read = encoded(self.encoder, short, "{text}", length=self.problem.tokens).task
+        own = {name: self.embed(getattr(read, name).x) for name in SPLITS}
+        names = self.problem.names or texts.classes
+        length = read.train.x.value.shape[1]
+        named = padded([self.text.encode(name) for name in names], length=length)
+        return read, Seen(texts, own, self.embed(jax.tree.map(np.asarray, named)))
+
+    def embed(self, x: Any, batch: int = 64) -> np.ndarray:
+        """The frozen encoder's vectors; each text is read once."""
+        keys = [row.tobytes() for row in np.asarray(x.value)]
+        new = [i for i, key in enumerate(keys) if key not in self.known]
+        for first in range(0, len(new), batch):
+            rows = np.resize(new[first : first + batch], batch)
+            part = taken(x, rows)
+            made = np.asarray(_embed(self.vectors, self.encoder.frozen, part))
+            self.known |= {keys[i]: v for i, v in zip(rows, made, strict=True)}
+        return np.stack([self.known[key] for key in keys])
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(program: Any, frozen: Any, x: Any) -> jax.Array:
+    return program.apply(program.init(jax.random.key(0), frozen, x), frozen, x)
+
+
+def shortened(task: Task, tokenizer: Tokenizer, length: int) -> Task:
+    """Texts of at most so many tokens: words at the end are left out."""
+
+    def short(text: str) -> str:
+        while len(tokenizer.encode(text)) > length:
+            text = text[: max(len(text) - 4, 1)].rsplit(" ", 1)[0]
+        return text
+
+    def split(own: Split) -> Split:
+        return own._replace(x=np.array([short(str(text)) for text in own.x]))
+
+    return task._replace(**{name: split(getattr(task, name)) for name in SPLITS})
+
+
+def learned(
+    name: str, how: Training, bench: Bench, seed: int, test: bool = True
+) -> dict[str, Any]:
+    """A program trained on one draw, selected by validation."""
+    tokens, seen = bench.draw(seed)
+    if name == HEAD:
+        splits = {n: getattr(tokens, n)._replace(x=seen.vectors[n]) for n in SPLITS}
+        tokens = tokens._replace(**splits, holds="vectors")
+    program = bench.program(name, len(tokens.classes), how)
+    return prompts.train(program, bench.encoder, tokens, seen, how, test)
+
+
+def control(rule: Control, bench: Bench, seed: int) -> dict[str, Any]:
+    """What a program has to beat, on one draw."""
+    found = rule(bench.draw(seed)[1])
+    return {"test": found.test.tolist(), "validation": found.validation}
+
+
+def worded(name: str, asked: Callable, bench: Bench, seed: int) -> dict[str, Any]:
+    """What a causal model says on one draw, in words."""
+    return {"test": in_words(asked(), name, bench.texts(seed), seed).tolist()}
+
+
+def methods(config: Config) -> dict[str, Callable[[Bench, int], dict[str, Any]]]:
+    """{name: (bench, draw) -> what its file holds} of those that were asked for."""
+    made: dict[str, Any] = {
+        name: partial(control, rule) for name, rule in CONTROLS[config.task].items()
+    }
+    for name, how in PROBLEMS[config.task].training.items():
+        made[name] = partial(learned, name, how)
+    if config.words is not None:
+        asked = cache(lambda: local.language(languages.load(str(config.words))))
+        made |= {name: partial(worded, name, asked) for name in WORDS}
+    if unknown := sorted(set(config.methods) - set(made)):
+        raise ValueError(f"no methods {unknown}, expected some of {list(made)}")
+    return {n: m for n, m in made.items() if not config.methods or n in config.methods}
+
+
+def kept(config: Config, name: str, seed: int, make: Callable[[], dict]) -> dict:
+    """What a method gave on a draw: from its file, or run now."""
+    path = config.out / config.task / f"{name.replace(' ', '_')}-{seed}.json"
+    how = PROBLEMS[config.task].training.get(name)
+    settings = plain({"encoder": config.encoder, "dtype": config.dtype, "how": how})
+    if not path.exists():
+        write_json(path, {**make(), "settings": settings})
+    found = json.loads(path.read_text())
+    if lines := differences(settings, found["settings"]):
+        raise ValueError(
+            f"{path} came from other settings:{below(lines)}\nremove it to run it "
+            "again, or choose another folder"
+        )
+    return found
+
+
+def tune(config: Config) -> dict[str, float]:
+    """The validation accuracy of learned methods with the given settings."""
+    bench, found = Bench(config), {}
+    for name, how in PROBLEMS[config.task].training.items():
+        if name not in (config.methods or (name,)):
+            continue
+        asked = {"rate": config.rate, "start": config.start, "epochs": config.epochs}
+        how = how._replace(**{k: v for k, v in asked.items() if v is not None})
+        found[name] = learned(name, how, bench, TUNED, test=False)["validation"]
+        print(f"{name}, {how}: {found[name]:.3f}", flush=True)
+    return found
+
+
+def table(
+    problem: Problem, scores: Scores, sizes: Mapping[str, str]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A line a method: its measures, and what it has over each of two others."""
+    first, beside = (
+        next(iter(problem.measures)),
+        [n for n in problem.beside if n in scores],
+    )
+    header = ("method", "learnable", *problem.measures, *(f"over {n}" for n in beside))
+    lines = []
+    for name, own in scores.items():
+        over = [
+            "" if name == n else paired(own[first], scores[n][first]).interval
+            for n in beside
+        ]
+        measured = [str(mean(own[measure])) for measure in problem.measures]
+        lines.append((name, sizes[name], *measured, *over))
+    return header, lines
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run what is not there yet, print the table, write results.json."""
+    if config.draws < 1:
+        raise ValueError(f"--draws {config.draws}, expected at least 1")
+    problem, chosen, bench = PROBLEMS[config.task], methods(config), Bench(config)
+    folder = config.out / config.task
+    folder.mkdir(parents=True, exist_ok=True)
+    scores: dict[str, dict[str, list[float]]] = {}
+    sizes: dict[str, str] = {}
+    with only_writer(folder):
+        for seed, name in product(range(config.draws), chosen):
+            found = kept(config, name, seed, partial(chosen[name], bench, seed))
+            test, y = np.array(found["test"]), bench.texts(seed).test.y
+            own = scores.setdefault(name, {m: [] for m in problem.measures})
+            for measure, good in problem.measures.items():
+                own[measure].append(good(test, y))
+            sizes[name] = f"{found['learnable']:,}" if "learnable" in found else ""
+            shown = ", ".join(f"{m} {v[-1]:.3f}" for m, v in own.items())
+            print(f"{name}, draw {seed}: {shown}", flush=True)
+    header, rows = table(problem, scores, sizes)
+    print("\n" + text_table(header, rows))
+    paths = {"out": str(config.out), "words": config.words and str(config.words)}
+    results = {"config": asdict(config) | paths, "scores": scores}
+    write_json(folder / "results.json", results)
+    return results
+
+
+if __name__ == "__main__":
+    try:
+        config = tyro.cli(Config)
+        _ = tune(config) if config.tune else main(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
