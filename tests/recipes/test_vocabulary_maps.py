@@ -4,13 +4,11 @@ The wrong variants: an answer read at the end of a masked text, or at the mask's
 without the prompt's; one word counted where the answers hardly repeat.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_languages import KEY, POSITIONS, WIDTH, V, card, parity
+from small_languages import KEY, V, card, parity
 
 from reprojax import reprogram
 from reprojax.alignments import (
@@ -23,19 +21,16 @@ from reprojax.alignments import (
 from reprojax.core import Scope
 from reprojax.data import Split
 from reprojax.formats import fixed
-from reprojax.models.language import LanguageModel, Special, texts
-from reprojax.models.language.bert import Bert
-from reprojax.models.language.card import roles
-from reprojax.models.language.layers import Heads
+from reprojax.models.language import Special
 from reprojax.operators import insert
 from reprojax.recipes.model_reprogramming import one_word, vocabulary_map
 from reprojax.recipes.prompt_tuning import label_words, prompt_tuning
-from reprojax.sequence import last_value, padded, tokens
+from reprojax.sequence import last_value, padded
 from reprojax.steps import estimate, evaluate
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
-MASK, DEPTH = V - 1, 2
+MASK = V - 1
 CLOZES = [[3, 1, MASK, 1, 5, 9], [2, MASK, 5], [MASK, 7]]
 LABELS = jnp.array([0, 2, 1])
 MAPS = {
@@ -46,18 +41,8 @@ MAPS = {
 }
 
 
-@functools.cache
 def masked(kind="masked"):
-    module = Bert(V, POSITIONS, WIDTH, DEPTH, 24, Heads(4, 4, 4, causal=False))
-    spec = jax.eval_shape(module.init, KEY, tokens(jnp.zeros((1, 1), int)))
-    leaves, tree = jax.tree.flatten(spec)
-    draw = np.random.default_rng(0)
-    value = lambda s: 0.4 * draw.standard_normal(s.shape) + (len(s.shape) == 1)
-    frozen = tree.unflatten([jnp.asarray(value(s), jnp.float32) for s in leaves])
-    numbers = V, POSITIONS, WIDTH, roles(DEPTH), None
-    return LanguageModel(
-        "tiny", texts(module), frozen, kind, *numbers, Special(mask=MASK)
-    )
+    return card("encoder")._replace(kind=kind, special=Special(mask=MASK))
 
 
 # -- asked for one word

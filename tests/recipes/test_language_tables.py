@@ -1,0 +1,119 @@
+"""The taxonomy's tables of language methods and of cells say what is observed."""
+
+import inspect
+
+import jax.numpy as jnp
+import pytest
+from scripted import Scripted, worded
+from small_languages import QUERIES, card
+from test_docs import ROOT, rows
+from test_text_taxonomy import CASES, LABELS, ROWS, TEMPLATE, XS
+
+from reprojax import Program, reprogram
+from reprojax.formats import fixed
+from reprojax.models.language import LanguageModel
+from reprojax.operators import insert
+from reprojax.recipes import model_reprogramming as reprogrammed
+from reprojax.recipes import prompt_tuning as tuned
+from reprojax.recipes.prompt_instruction import contextual_calibration, few_shot
+from reprojax.sequence import padded
+from reprojax.taxonomy import cells, describe, grid
+from reprojax.text_taxonomy import describe_texts
+
+LANGUAGE = card("rotary")
+WORDS = tuned.label_words([3, 5, 8])
+VECTOR = jnp.ones(LANGUAGE.width)
+PROGRAMS = {
+    "prompt_tuning": lambda: tuned.prompt_tuning(LANGUAGE, WORDS, length=3),
+    "prefix_tuning": lambda: tuned.prefix_tuning(LANGUAGE, WORDS, length=3, hidden=4),
+    "p_tuning_v2": lambda: tuned.p_tuning_v2(LANGUAGE, 3, length=3),
+    "loreft": lambda: tuned.loreft(LANGUAGE, WORDS, rank=2),
+    "activation_addition": lambda: tuned.activation_addition(
+        LANGUAGE, VECTOR, 1, WORDS
+    ),
+    "black_box_tuning": lambda: tuned.black_box_tuning(
+        LANGUAGE, WORDS, length=3, size=5
+    ),
+    "vocabulary_remapping": lambda: reprogrammed.vocabulary_remapping(
+        LANGUAGE, 10, WORDS, width=1
+    ),
+    "additive_prompt": lambda: reprogrammed.additive_prompt(LANGUAGE, WORDS),
+}
+TEXTS = {
+    "zero_shot": "instruction",
+    "few_shot": "few-shot",
+    "kate": "kate",
+    "chain_of_thought": "chain of thought",
+    "self_consistency": "self-consistency",
+}
+CALIBRATED = "contextual_calibration"
+ONE_LINE = {
+    "reprogram": reprogram,
+    "insert": insert,
+    "fixed": fixed,
+    "vocabulary_map": reprogrammed.vocabulary_map,
+    "additive_prompt": reprogrammed.additive_prompt,
+    "vocabulary_remapping": reprogrammed.vocabulary_remapping,
+    "prompt_tuning": tuned.prompt_tuning,
+    "prefix_tuning": tuned.prefix_tuning,
+    "language": LANGUAGE,
+    "demonstrations": jnp.array([4, 5, 6]),
+    "n": 3,
+    "T": 3,
+    "letters": 10,
+}
+
+
+def observed(program):
+    x = padded(QUERIES)
+    seen = describe(program, LANGUAGE.frozen, x, roles=LANGUAGE.roles)
+    return seen.coordinates
+
+
+def makes_a_program(function):
+    seen = inspect.signature(function)
+    first = next(iter(seen.parameters.values())).annotation
+    return first is LanguageModel and seen.return_annotation is Program
+
+
+def test_the_tables_have_every_method():
+    assert set(rows("Language models")) == {*PROGRAMS, *TEXTS, CALIBRATED}
+    for module in (tuned, reprogrammed):
+        recipes = {name: getattr(module, name) for name in module.__all__}
+        assert {n for n, f in recipes.items() if makes_a_program(f)} <= set(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_line_is_what_describe_observes(name):
+    assert rows("Language models")[name][2] == observed(PROGRAMS[name]())
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_line_of_texts_is_what_describe_texts_observes(name):
+    make, _ = CASES[TEXTS[name]]
+    scripted = Scripted(lambda r: "1", lambda item: -1.0, worded, 1000)
+    program = make()
+    params = program.init(None, scripted.language)
+    seen = describe_texts(program, params, scripted.language, XS)
+    assert rows("Language models")[name][2] == seen.coordinates
+
+
+def test_the_line_of_calibration_is_what_describe_texts_observes():
+    lean = lambda item: -1.0 if "good" in item.text else -3.0
+    scripted = Scripted(score=lean, encode=worded)
+    program = few_shot(TEMPLATE, LABELS, ROWS)
+    params = program.init(None, scripted.language)
+    params = contextual_calibration(program, params, scripted.language)
+    seen = describe_texts(program, params, scripted.language, XS)
+    assert rows("Language models")[CALIBRATED][2] == seen.coordinates
+
+
+def test_the_grid_has_the_methods_of_all_tables():
+    lines = {**rows("Images"), **rows("Language models")}
+    found = grid(cells({name: line[2] for name, line in lines.items()}))
+    assert found in (ROOT / "docs/taxonomy.md").read_text()
+
+
+@pytest.mark.parametrize("line", rows("The 72 cells"))
+def test_cells_that_the_literature_leaves_empty(line):
+    assert observed(eval(line, ONE_LINE)) == rows("The 72 cells")[line][1]
