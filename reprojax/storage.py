@@ -27,7 +27,10 @@ from reprojax.formats import learnable
 from reprojax.models.backbone import Backbone, fingerprint
 from reprojax.models.language import LanguageModel
 from reprojax.recipes import find_alignment, find_method
+from reprojax.recipes.model_reprogramming import additive_prompt
 from reprojax.recipes.prompt_tuning import (
+    black_box_tuning,
+    decomposed_prompt_tuning,
     label_words,
     loreft,
     p_tuning_v2,
@@ -194,6 +197,9 @@ ON_TEXT: dict[str, Callable[..., Program]] = {
     "prefix-tuning": _headless(prefix_tuning),
     "p-tuning-v2": p_tuning_v2,
     "loreft": _headless(loreft),
+    "decomposed-prompt-tuning": _headless(decomposed_prompt_tuning, initial=_blank),
+    "black-box-tuning": _headless(black_box_tuning),
+    "additive-prompt": _headless(additive_prompt),
 }
 """What `rebuild` knows of language models: (language, targets, align, **sizes)."""
 

@@ -31,6 +31,7 @@ from reprojax.recipes.prompt_tuning import (
     prompt_tuning,
 )
 from reprojax.sequence import padded, tokens
+from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
 P, K = 3, 4
@@ -109,6 +110,8 @@ def test_its_params_are_the_vmapped_ones():
     found = jax.jit(together.apply)(params, language.frozen, X, INDEX)
     expected = every(params, language.frozen, X)[INDEX, np.arange(3)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    seen = describe(together, language.frozen, X, INDEX, roles=language.roles)
+    assert seen.coordinates == "learnable embedding concatenative -> rule"
 
 
 def test_one_compilation_serves_all_prompts_and_numbers():

@@ -17,7 +17,10 @@ from reprojax import storage
 from reprojax.core import Manipulation, Params, passthrough, reprogram, spec_of
 from reprojax.formats import learnable
 from reprojax.models.backbone import Backbone, fingerprint
+from reprojax.recipes.model_reprogramming import additive_prompt
 from reprojax.recipes.prompt_tuning import (
+    black_box_tuning,
+    decomposed_prompt_tuning,
     label_words,
     loreft,
     p_tuning_v2,
@@ -302,6 +305,13 @@ def prompt_card(language: Any, method: str, **changes: Any) -> Card:
         ("prefix-tuning", prefix_tuning, {"length": 3, "hidden": 8}),
         ("prefix-tuning", prefix_tuning, {"length": 2, "hidden": None}),
         ("loreft", loreft, {"rank": 2, "first": 1, "last": 2}),
+        (
+            "decomposed-prompt-tuning",
+            decomposed_prompt_tuning,
+            {"length": 2, "rank": 2, "words": 8},
+        ),
+        ("black-box-tuning", black_box_tuning, {"length": 3, "size": 4}),
+        ("additive-prompt", additive_prompt, {"length": 2}),
     ],
 )
 def test_a_prompt_answers_the_same_from_its_file(tmp_path, method, recipe, sizes):
