@@ -34,6 +34,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, A
             f"{path} could not be read as GGUF ({error}), expected a whole file of "
             "that format; fetch it again"
         ) from error
+    if (parts := data.get("split.count", 1)) > 1:
+        raise ValueError(
+            f"{path} came, one of {parts} parts of a model, expected a whole file; "
+            "join them: gguf-split --merge, of llama.cpp"
+        )
     tensors = {t.name: _values(package, t, path) for t in stored}
     config = settings(data, tensors)
     return config, tensors, data

@@ -147,7 +147,7 @@ def write_gguf(path: Path, kind: str = "F32", **more) -> Path:
     its.add_bos_token_id(1)
     its.add_eos_token_id(2)
     for name, value in more.items():
-        getattr(its, name)(value)
+        getattr(its, name)(*value if isinstance(value, tuple) else (value,))
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
     inner = {
         "input_layernorm": "attn_norm",

@@ -65,6 +65,12 @@ def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):
         language.load(path)
 
 
+def test_a_part_of_a_model_is_refused(tmp_path):
+    path = files.write_gguf(tmp_path / "m-1.gguf", add_uint16=("split.count", 3))
+    with pytest.raises(ValueError, match="one of 3 parts of a model, expected a whole"):
+        language.load(path)
+
+
 def test_another_architecture_is_refused(tmp_path):
     its = gguf.GGUFWriter(tmp_path / "m.gguf", "gemma3")
     its.add_block_count(1)
