@@ -34,6 +34,9 @@ PROGRAMS = {
     "black_box_tuning": lambda: tuned.black_box_tuning(
         LANGUAGE, WORDS, length=3, size=5
     ),
+    "decomposed_prompt_tuning": lambda: tuned.decomposed_prompt_tuning(
+        LANGUAGE, WORDS, length=3, rank=2, words=4
+    ),
     "vocabulary_remapping": lambda: reprogrammed.vocabulary_remapping(
         LANGUAGE, 10, WORDS, width=1
     ),
