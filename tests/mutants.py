@@ -58,6 +58,9 @@ PT2 = "recipes/prompt_tuning/p_tuning_v2.py"
 STEER = "recipes/prompt_tuning/activation_addition.py"
 BBT = "recipes/prompt_tuning/black_box_tuning.py"
 DEPT = "recipes/prompt_tuning/decomposed_prompt_tuning.py"
+CENTRED = "alignments/centring.py"
+REMAP = "recipes/model_reprogramming/vocabulary_remapping.py"
+WORDS = "recipes/model_reprogramming/vocabulary_maps.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
 READING, WRITING = "engine/reading.py", "engine/writing.py"
@@ -1341,6 +1344,62 @@ MUTANTS = (
         "label_words(labels)",
         "label_words(sorted(labels))",
         "test_storage.py::test_a_prompt_answers_the_same_from_its_file",
+    ),
+    Mutant(
+        "centred: rows that fill a batch are in the mean",
+        CENTRED,
+        "real @ y.astype(jnp.float32)",
+        "y.astype(jnp.float32).sum(0)",
+        "test_centring.py::test_sums_of_uneven_batches_add_up_and_filled_rows_are_none",
+    ),
+    Mutant(
+        "centred: the map counts what is centred",
+        CENTRED,
+        "count(inner(params), y, labels)",
+        'count(inner(params), y - params.fixed["mean"], labels)',
+        "test_centring.py::test_the_mean_goes_off_before_the_map_of_the_answers_as_they_came",
+    ),
+    Mutant(
+        "masked: the mask's place as if no prompt stood in front",
+        "alignments/masked.py",
+        "hit.argmax(1) + value.weight.shape[1] - hit.shape[1]",
+        "hit.argmax(1)",
+        "test_masked.py::test_the_token_at_the_mask",
+    ),
+    Mutant(
+        "one word: a masked model answers at its end",
+        WORDS,
+        "place = at_mask(language.special.mask)",
+        "place = stateless(last_token)",
+        "recipes/test_vocabulary_maps.py::test_a_masked_model_answers_at_its_mask",
+    ),
+    Mutant(
+        "remapping: the letters beside a letter in reverse",
+        REMAP,
+        "_beside(x, i - reach)",
+        "_beside(x, reach - i)",
+        "recipes/test_vocabulary_remapping.py::test_evaluation_is_the_bare_model_on_true_words",
+    ),
+    Mutant(
+        "remapping: padding counts as a letter",
+        REMAP,
+        " & (x.weight > 0)[:, None, :]",
+        "",
+        "recipes/test_vocabulary_remapping.py::test_evaluation_is_the_bare_model_on_true_words",
+    ),
+    Mutant(
+        "remapping: it never cools",
+        REMAP,
+        "jnp.minimum(step / steps, 1)",
+        "0 * jnp.minimum(step / steps, 1)",
+        "recipes/test_vocabulary_remapping.py::test_training_mixes_the_table_by_a_gumbel_softmax_that_cools",
+    ),
+    Mutant(
+        "taxonomy: of several prompts the first alone has a cell",
+        "taxonomy.py",
+        'dict.fromkeys(prompts.split(" + "))',
+        'prompts.split(" + ")[:1]',
+        "test_taxonomy.py::test_the_cells_and_what_stands_in_them",
     ),
 )
 
