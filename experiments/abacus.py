@@ -1,8 +1,8 @@
 """Strings to learn from: what a model must find in its context, and what it can work
 out by steps. Python alone; no text of any language is involved.
 
-A document is one family in one form, such as "Q: 7+5-2\\nA: 0\\n\\nQ: ", again and again
-until it is long enough, so that its beginning shows by example what follows:
+A document is one family in one form, such as "Q: 7+5-2\\nA: 0\\n\\nQ: ", again and
+again until it is long enough, so that its beginning shows by example what follows:
 
     repeats     a random string, again and again; or random chunks in random order
     maps        2 to 8 random keys and the label of each, a > x
@@ -200,15 +200,15 @@ def written(form: Form, problems: Iterator[Problem], manner: Manner) -> Iterator
 
 
 def repeats(rng: random.Random) -> Iterator[Piece]:
-    """A random string again and again, or chunks of which the first letter tells all;
-    what was there before counts."""
-    alphabet = rng.sample(CHARACTERS, rng.randint(4, len(CHARACTERS)))
+    """A string of different characters again and again, or chunks of which the first
+    letter tells all; what was there before counts."""
+    alphabet = list(rng.choices((LETTERS, LETTERS + DIGITS, CHARACTERS), (6, 2, 2))[0])
     if rng.random() < 0.5:
-        text = "".join(rng.choices(alphabet, k=rng.randint(2, 48)))
+        text = "".join(rng.sample(alphabet, rng.randint(2, 16)))
         yield text, 0.0
         while True:
             yield text, 1.0
-    heads = rng.sample(alphabet, rng.randint(2, min(12, len(alphabet) // 2)))
+    heads = rng.sample(alphabet, rng.randint(2, 8))
     rest = [c for c in alphabet if c not in heads]
     size = rng.randint(1, 5)
     chunks = {c: "".join(rng.choices(rest, k=size)) for c in heads}
@@ -223,11 +223,9 @@ def repeats(rng: random.Random) -> Iterator[Piece]:
 def maps(rng: random.Random) -> Iterator[Piece]:
     """Demonstrations of a map, in random order with repetition."""
     letters = rng.choice((1, 1, 1, 2, 3)), rng.choice((1, 1, 1, 1, 2))
-    alphabets = tuple(rng.choice((LETTERS, LETTERS, SYMBOLS)) for _ in letters)
-    keys = rng.randint(*TRAINED["keys"])
-    one = drawn_map(
-        rng, keys, rng.randint(2, 8), letters=letters, alphabets=(*alphabets,)
-    )
+    alphabet = lambda: rng.choice((LETTERS, LETTERS, SYMBOLS))
+    of = {"letters": letters, "alphabets": (alphabet(), alphabet())}
+    one = drawn_map(rng, rng.randint(*TRAINED["keys"]), rng.randint(2, 8), **of)
     names = list(one.pairs)
 
     def shown() -> Iterator[Problem]:

@@ -26,15 +26,20 @@ WEIGHTS = Path(__file__).with_suffix(".safetensors")
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # a character is a token
 IDS = {character: i for i, character in enumerate(CHARACTERS)}
 POSITIONS = 256
-WIDTH, DEPTH, HIDDEN, SIZE = 128, 4, 352, 32
+WIDTH, DEPTH, HIDDEN, SIZE = 128, 4, 256, 32
 
 
 def network() -> Llama:
-    """The module: 4 layers of 128, rotary positions, a tied table."""
+    """The module: 4 layers of 128, rotary positions, a tied table.
+
+    Queries and keys have biases, so that a head can look at a place, whatever stands
+    there.
+    """
     heads = WIDTH // SIZE
     turns = frequencies({}, SIZE)
-    of = Heads(heads, heads, SIZE, bias=False, out_bias=False, frequencies=turns)
-    return Llama(len(CHARACTERS), POSITIONS, WIDTH, DEPTH, HIDDEN, of)
+    of = Heads(heads, heads, SIZE, out_bias=False, frequencies=turns)
+    sizes = len(CHARACTERS), POSITIONS, WIDTH, DEPTH, HIDDEN
+    return Llama(*sizes, of, activation="relu")  # half of silu's time on a CPU
 
 
 def characters() -> Tokenizer:
@@ -74,7 +79,7 @@ def language_model(frozen: Any) -> LanguageModel:
         width=module.width,
         roles=roles(module.depth),
         tokenizer=characters(),
-        special=Special(),
+        special=Special(eos=(IDS["\n"],)),  # a line is a text
     )
 
 
