@@ -21,8 +21,9 @@ import tyro
 from experiments import encoder_prompts as prompts
 from experiments import text_controls as controls
 from experiments.encoder_prompts import HEAD, Training
-from experiments.in_words import WORDS, in_words
+from experiments.in_words import WORDS, in_words, remembering
 from experiments.intervals import mean, paired
+from experiments.paradigms_benches import smollm2
 from experiments.tables import text_table
 from experiments.text_controls import CONTROLS, Control, Measure, Seen
 from reprojax import data, local
@@ -33,6 +34,7 @@ from reprojax.files import below, differences, only_writer, plain, write_json
 from reprojax.models import language as languages
 from reprojax.models.language import Tokenizer
 from reprojax.sequence import padded
+from reprojax.text import Language
 
 
 class Problem(NamedTuple):
@@ -68,7 +70,11 @@ PROBLEMS = {
         (),
         {"accuracy": controls.accuracy},
         ("linear probe", HEAD),
-        {HEAD: Training(epochs=30), **dict.fromkeys(prompts.PROMPTS, Training())},
+        {
+            HEAD: Training(epochs=30),
+            **dict.fromkeys(prompts.PROMPTS, Training()),
+            "soft tokens at each block": Training(rate=2e-3),
+        },
     ),
     "sms-spam": Problem(
         messages,
@@ -104,8 +110,9 @@ class Config:
     encoder: str = "all_MiniLM_L6_v2"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the encoder; what is learned is float32."""
-    words: Path | None = None
-    """A causal model that is asked in words too (sms-spam): a .gguf file, a folder."""
+    words: str = ""
+    """A causal model that is asked in words too (sms-spam): smollm2, a .gguf file, a
+    folder, or a name on the Hugging Face hub."""
     tune: bool = False
     """Instead: the validation accuracy of learned methods on one more draw, with these
     settings where they are given."""
@@ -198,6 +205,13 @@ def worded(name: str, asked: Callable, bench: Bench, seed: int) -> dict[str, Any
     return {"test": in_words(asked(), name, bench.texts(seed), seed).tolist()}
 
 
+def causal(name: str, dtype: str) -> Language:
+    """A model that scores texts."""
+    source = smollm2() if name == "smollm2" else name
+    card = languages.load(source, dtype=jnp.dtype(dtype))
+    return remembering(local.language(card))
+
+
 def methods(config: Config) -> dict[str, Callable[[Bench, int], dict[str, Any]]]:
     """{name: (bench, draw) -> what its file holds} of those that were asked for."""
     made: dict[str, Any] = {
@@ -205,8 +219,8 @@ def methods(config: Config) -> dict[str, Callable[[Bench, int], dict[str, Any]]]
     }
     for name, how in PROBLEMS[config.task].training.items():
         made[name] = partial(learned, name, how)
-    if config.words is not None:
-        asked = cache(lambda: local.language(languages.load(str(config.words))))
+    if config.words:
+        asked = cache(partial(causal, config.words, config.dtype))
         made |= {name: partial(worded, name, asked) for name in WORDS}
     if unknown := sorted(set(config.methods) - set(made)):
         raise ValueError(f"no methods {unknown}, expected some of {list(made)}")
@@ -217,7 +231,8 @@ def kept(config: Config, name: str, seed: int, make: Callable[[], dict]) -> dict
     """What a method gave on a draw: from its file, or run now."""
     path = config.out / config.task / f"{name.replace(' ', '_')}-{seed}.json"
     how = PROBLEMS[config.task].training.get(name)
-    settings = plain({"encoder": config.encoder, "dtype": config.dtype, "how": how})
+    model = config.words if name in WORDS else config.encoder
+    settings = plain({"model": model, "dtype": config.dtype, "how": how})
     if not path.exists():
         write_json(path, {**make(), "settings": settings})
     found = json.loads(path.read_text())
@@ -283,8 +298,8 @@ def main(config: Config) -> dict[str, Any]:
             print(f"{name}, draw {seed}: {shown}", flush=True)
     header, rows = table(problem, scores, sizes)
     print("\n" + text_table(header, rows))
-    paths = {"out": str(config.out), "words": config.words and str(config.words)}
-    results = {"config": asdict(config) | paths, "scores": scores}
+    settings = asdict(config) | {"out": str(config.out)}
+    results = {"config": settings, "scores": scores}
     write_json(folder / "results.json", results)
     return results
 

@@ -11,19 +11,33 @@ from reprojax.recipes.prompt_instruction import (
     few_shot,
     zero_shot,
 )
-from reprojax.text import Language, labelled, shuffled
+from reprojax.text import Continuation, Language, Scored, labelled, shuffled
 from reprojax.text.procedure import Row
 
 TEMPLATE = "Message: {text}\nThis message is {label}"
 LABELS = ("normal", "spam")
 SHOWN = 16
-WORDS = ("zero-shot", "16 demonstrations")
 CALIBRATED = ", calibrated"
+SHORT, LONG = "zero-shot", f"{SHOWN} demonstrations"
+WORDS = (SHORT, SHORT + CALIBRATED, LONG, LONG + CALIBRATED)
+
+
+def remembering(language: Language) -> Language:
+    """The same, but what was scored once is not scored again."""
+    known: dict[Continuation, Scored] = {}
+
+    def score(items: Sequence[Continuation]) -> list[Scored]:
+        new = [item for item in items if item not in known]
+        if new and language.score is not None:
+            known.update(zip(new, language.score(new), strict=True))
+        return [known[item] for item in items]
+
+    return language._replace(score=score)
 
 
 def asked(name: str, task: Task, seed: int) -> Program:
     """A program by its name, without CALIBRATED."""
-    if name == WORDS[0]:
+    if name == SHORT:
         return zero_shot(TEMPLATE, LABELS)
     return few_shot(TEMPLATE, LABELS, demonstrations(task, seed))
 

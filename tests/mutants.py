@@ -61,12 +61,27 @@ DEPT = "recipes/prompt_tuning/decomposed_prompt_tuning.py"
 CENTRED = "alignments/centring.py"
 REMAP = "recipes/model_reprogramming/vocabulary_remapping.py"
 WORDS = "recipes/model_reprogramming/vocabulary_maps.py"
+POOLING = "alignments/pooling.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
 READING, WRITING = "engine/reading.py", "engine/writing.py"
 SAMPLING = "engine/sampling.py"
 
 MUTANTS = (
+    Mutant(
+        "pooling: padding counts",
+        POOLING,
+        "jnp.where(y.position >= start, y.weight, 0)",
+        "jnp.where(y.position >= start, 1.0, 0.0)",
+        "test_pooling.py::test_the_mean_of_real_tokens_by_weight",
+    ),
+    Mutant(
+        "pooling: the slope of a norm at zero",
+        POOLING,
+        "jnp.sqrt(jnp.maximum(square, 1e-24))",
+        "jnp.maximum(jnp.sqrt(square), 1e-12)",
+        "test_pooling.py::test_a_row_of_padding_gives_zeros_and_no_nan",
+    ),
     Mutant(
         "ar: the frame enters after normalisation",
         AR,

@@ -223,9 +223,13 @@ def test_in_words(bench):
 
     def score(item):
         asked = item.prompt.rsplit("Message:", 1)[-1]
+        if not any(word in asked for word in WORDS):  # without content
+            return -1.0
         return 0.0 if ("12345" in asked) == ("spam" in item.text) else -1.0
 
+    scripted = Scripted(score=score)
+    language = in_words.remembering(scripted.language)
     for name in in_words.WORDS:
-        scripted = Scripted(score=score)
-        found = in_words.in_words(scripted.language, name, task, 0)
+        found = in_words.in_words(language, name, task, 0)
         assert found.tolist() == task.test.y.tolist()
+    assert len(set(scripted.items)) == len(scripted.items) == 2 * 2 * (20 + 3)
