@@ -23,7 +23,10 @@ from reprojax.sequence import last_value, padded, tokens
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
-KINDS = pytest.mark.parametrize("kind", ["rotary", "learned", "encoder"])
+SLOW = pytest.mark.slow
+KINDS = pytest.mark.parametrize(
+    "kind", ["rotary", *(pytest.param(k, marks=SLOW) for k in ("learned", "encoder"))]
+)
 T, ANSWERS = 5, (11, 6, 17)
 
 
@@ -40,7 +43,7 @@ def plain(language):
 
 
 @KINDS
-@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("layer", [pytest.param(0, marks=SLOW), 1])
 def test_a_prompt_less_the_query_makes_the_query_that_prompt(kind, layer):
     """Behind the block all is the other prompt's; half of it twice is the same."""
     language, query, other = card(kind), QUERIES[0], [8, 8, 2, 20, 1, 7]
@@ -131,7 +134,9 @@ def test_it_is_added_to_the_first_words_or_to_all(case):
             )
 
 
-@GENERAL
+@pytest.mark.parametrize(
+    "case", ["first words", pytest.param("every word", marks=SLOW)]
+)
 def test_it_is_written_from(case):
     """A query that is shorter than the steering is steered in what is written."""
     change, vector, layer = CASES[case]
@@ -157,7 +162,7 @@ def test_it_is_written_from(case):
     np.testing.assert_array_equal(out.ids, same.ids)
 
 
-@pytest.mark.parametrize("head", [0, 2])
+@pytest.mark.parametrize("head", [pytest.param(0, marks=SLOW), 2])
 def test_the_answer_alone_may_be_steered(head):
     """The bare model on each word with the vector from the query's last word on; a part
     of the query may have been read before."""
@@ -199,7 +204,7 @@ def test_the_answer_alone_may_be_steered(head):
 # -- the contract, and what is refused
 
 
-@pytest.mark.parametrize("answer", [False, True])
+@pytest.mark.parametrize("answer", [pytest.param(False, marks=SLOW), True])
 def test_the_contract(answer):
     language = card("rotary")
     vector = vectors() if answer else vectors(4)

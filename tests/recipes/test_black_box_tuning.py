@@ -31,6 +31,7 @@ from reprojax.testing import contract
 
 P, SIZE, ANSWERS, EMBED = 3, 5, (11, 6, 17), "embed:out"
 SMALL = {"length": P, "size": SIZE}
+SLOW = pytest.mark.slow
 
 
 def table(language):
@@ -53,7 +54,9 @@ def with_words(language, added):
     return {"params": own}
 
 
-@pytest.mark.parametrize("kind", ["rotary", "learned", "encoder"])
+@pytest.mark.parametrize(
+    "kind", ["encoder", *(pytest.param(k, marks=SLOW) for k in ("rotary", "learned"))]
+)
 def test_the_prompt_is_words_and_what_is_added_to_them(kind):
     """New words in a larger vocabulary; an encoder's first token stays the first."""
     import small_languages
@@ -170,7 +173,7 @@ class Service:
         return Oracle(self, **(settings | changes))
 
 
-@pytest.mark.parametrize("kind", ["rotary", "encoder"])
+@pytest.mark.parametrize("kind", [pytest.param("rotary", marks=SLOW), "encoder"])
 def test_a_service_answers_as_the_model_itself(kind):
     """The same params on the card and on the model, left padding and right."""
     language, mask = card(kind), 22
@@ -208,7 +211,7 @@ def test_the_default_settings_learn():
     """The loss of 32 rows falls below a half of what guessing has, in 100 steps of 20
     points."""
     language, made = card("rotary"), task()
-    oracle = scores(language, label_words([0, 1]))
+    oracle = scores(language, label_words([0, 1]), chunk=640)
     program = black_box_tuning(
         only_scores(oracle, language),
         deviation=float(table(language).std()),

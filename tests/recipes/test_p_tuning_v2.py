@@ -40,7 +40,9 @@ def by_hand(params, feature):
     return feature @ head["kernel"] + head["bias"]
 
 
-@pytest.mark.parametrize("kind", ["rotary", "learned"])
+@pytest.mark.parametrize(
+    "kind", ["rotary", pytest.param("learned", marks=pytest.mark.slow)]
+)
 def test_of_a_decoder_the_head_reads_the_last_token(kind):
     """Where the prefix is a text's keys and values, it is that text."""
     language = card(kind)
@@ -113,7 +115,10 @@ def test_it_starts_small():
     assert abs(float(prompt.std()) - 0.02) < 0.004
 
 
-@pytest.mark.parametrize("kind, rate", [("rotary", None), ("encoder", 0.1)])
+@pytest.mark.parametrize(
+    "kind, rate",
+    [("rotary", None), pytest.param("encoder", 0.1, marks=pytest.mark.slow)],
+)
 def test_the_default_settings_learn(kind, rate):
     """The loss of 32 rows falls below a half of what guessing has, in 100 steps; of an
     encoder of random weights with a larger rate."""
