@@ -96,7 +96,7 @@ SENTENCES = Settings(
     batch=8,
     rates={
         "prompt tuning": 0.01,
-        "prefix tuning": 0.003,
+        "prefix tuning": 0.001,
         "additive prompt, Bayesian map": 0.01,
     },
     subspace=100,

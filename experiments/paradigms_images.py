@@ -50,11 +50,11 @@ class Settings(NamedTuple):
 # Chosen on the validation images of seed 100, which no reported run has.
 SETTINGS = Settings(
     target="clothing",
-    ks=(1, 4, 16, 64),
+    ks=(10, 40, 160),
     validation=100,
     test=149,
-    steps=48,
-    batch=16,
+    steps=40,
+    batch=8,
     map="blm+15",
     inner=192,
     length=5,

@@ -19,6 +19,7 @@ TITLES = {
     "reprogramming": "Model reprogramming",
     "control": "Controls",
 }
+NONE = (float("nan"), float("nan"))
 SHOTS = ("few-shot", "few-shot, calibrated")
 
 
@@ -74,35 +75,43 @@ def best_shots(cells: Sequence[Cell], k: int) -> str | None:
     return max(scores, key=lambda name: scores[name]) if scores else None
 
 
-def notes(bench: Bench, cells: Sequence[Cell]) -> list[str]:
-    """What is compared in pairs, seed by seed, at the largest k; then the remarks."""
-    lines, k = [], max(ks_of(cells), default=0)
+def differences(
+    bench: Bench, cells: Sequence[Cell]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What is learned over what it has to beat, seed by seed, at the largest k."""
+    k = max(ks_of(cells), default=0)
     shots = best_shots(cells, k)
     against = [(shots, k)] if shots else []
     against += [("zero-shot", 0), ("linear probe", k)]
+    against = [pair for pair in against if own(cells, *pair)]
+    lines = []
     for name, method in bench.methods.items():
-        if not method.learned or not own(cells, name, k):
-            continue
-        for other, at in against:
-            pairs = _pairs(own(cells, name, k), own(cells, other, at))
-            if len(pairs) > 1:
-                found = paired(*zip(*pairs, strict=True)).interval
-                lines.append(
-                    f"{name} over {other}, k = {k}: {found} (paired, 95 % interval)"
-                )
-    if shots:
-        lines.append(f"Of the few-shot rows at k = {k}, validation prefers {shots}.")
+        if method.learned and (mine := own(cells, name, k)):
+            pairs = [_pairs(mine, own(cells, *pair)) for pair in against]
+            found = [paired(*zip(*some, strict=True)) for some in pairs]
+            lines.append((name, *(one.interval for one in found)))
+    return (f"k = {k}", *(f"over {name}" for name, _ in against)), lines
+
+
+def notes(bench: Bench, cells: Sequence[Cell]) -> list[str]:
+    """What a reader of both tables has to know."""
     seeds = len({cell.seed for cell in cells})
-    lines.append(
-        f"Accuracies: means over {seeds} seeds with 95 % intervals of Student's t; k "
-        "counts labelled examples in all, and one a class at least (in brackets). All "
-        "methods get the same examples and choose by the same validation split."
-    )
+    lines = [
+        f"Accuracies are means over {seeds} seed{'s' * (seeds > 1)}"
+        + (" with 95 % intervals of Student's t" if seeds > 1 else "")
+        + "; k counts labelled examples in all, and one a class at least (in "
+        "brackets). All methods get the same examples and choose by the same "
+        "validation split."
+    ]
+    k = max(ks_of(cells), default=0)
+    if shots := best_shots(cells, k):
+        lines.append(f"Of the few-shot rows at k = {k}, validation prefers {shots}.")
     return [*lines, *bench.remarks]
 
 
 def _pairs(a: dict[int, Cell], b: dict[int, Cell]) -> list[tuple[float, float]]:
-    return [(a[seed].test, b[seed].test) for seed in a if seed in b]
+    """Of the seeds that both have; of one seed there is no interval."""
+    return [(a[seed].test, b[seed].test) for seed in a if seed in b] or [NONE]
 
 
 # -- the page
@@ -117,6 +126,7 @@ def write(path: Path, bench: Bench, cells: Sequence[Cell], command: str) -> None
             f"<h1>{escape(bench.title)}: three paradigms, one table</h1>",
             f'<pre class="command">{escape(command.strip())}</pre>',
             _table(bench, cells),
+            _differences(bench, cells),
             "<h2>Accuracy by the number of examples</h2>\n" + _curves(bench, cells),
             *_programs(bench, cells),
         ],
@@ -124,12 +134,20 @@ def write(path: Path, bench: Bench, cells: Sequence[Cell], command: str) -> None
 
 
 def _line(cells: Sequence[str], tag: str) -> str:
-    """Two words, then numbers."""
-    kinds = ["", "", *[' class="number"'] * (len(cells) - 2)]
-    pairs = zip(cells, kinds, strict=True)
-    arrow = lambda cell: escape(cell).replace(" -&gt; ", " &rarr;&nbsp;")
-    inner = (f"<{tag}{kind}>{arrow(cell)}</{tag}>" for cell, kind in pairs)
-    return f"<tr>{''.join(inner)}</tr>"
+    """A word, then numbers."""
+    first, *rest = cells
+    inner = "".join(f'<{tag} class="number">{escape(cell)}</{tag}>' for cell in rest)
+    return f"<tr><{tag}>{first}</{tag}>{inner}</tr>"
+
+
+def _method(row: Sequence[str]) -> str:
+    """Two lines, the coordinates in the second: a page is not wide enough for one."""
+    name, coordinates, *numbers = row
+    below = escape(coordinates).replace("-&gt;", "&rarr;")
+    return (
+        f"{_line((escape(name), *numbers), 'td')}\n<tr><td class='soft' style="
+        f"'padding-top: 0' colspan='{len(row) - 1}'>{below}</td></tr>"
+    )
 
 
 def _table(bench: Bench, cells: Sequence[Cell]) -> str:
@@ -137,14 +155,28 @@ def _table(bench: Bench, cells: Sequence[Cell]) -> str:
     parts = []
     for paradigm, title in TITLES.items():
         names = [n for n, m in bench.methods.items() if m.paradigm == paradigm]
-        body = "\n".join(_line(lines[n], "td") for n in names if n in lines)
-        span = f'<tr><th colspan="{len(head)}" scope="rowgroup">{title}</th></tr>'
+        body = "\n".join(_method(lines[n]) for n in names if n in lines)
+        span = f'<tr><th colspan="{len(head) - 1}" scope="rowgroup">{title}</th></tr>'
         parts += [f"<tbody>\n{span}\n{body}\n</tbody>"] if body else []
     below = "".join(f"\n<p>{escape(line)}</p>" for line in notes(bench, cells))
     return (
         '<h2>Result</h2>\n<div class="scroll"><table class="results">\n'
-        f"<thead>{_line(head, 'th')}</thead>\n" + "\n".join(parts) + "\n</table></div>"
-        f'<div class="soft">{below}\n</div>'
+        f"<thead>{_line((head[0], *head[2:]), 'th')}</thead>\n"
+        + "\n".join(parts)
+        + f'\n</table></div>\n<div class="soft">{below}\n</div>'
+    )
+
+
+def _differences(bench: Bench, cells: Sequence[Cell]) -> str:
+    head, lines = differences(bench, cells)
+    if not lines or len({cell.seed for cell in cells}) < 2:
+        return ""
+    body = "\n".join(_line((escape(name), *rest), "td") for name, *rest in lines)
+    return (
+        "<h2>What is learned over what it has to beat</h2>\n<p class='soft'>Means of "
+        "differences by seed, with 95 % intervals.</p>\n"
+        f'<div class="scroll"><table class="results">\n<thead>{_line(head, "th")}'
+        f"</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )
 
 

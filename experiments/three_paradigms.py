@@ -33,7 +33,7 @@ import tyro
 
 from experiments import paradigms_benches as benches
 from experiments.paradigms import Bench, Cell, examples, filled, kept, path_of
-from experiments.paradigms_page import header, notes, rows, write
+from experiments.paradigms_page import differences, header, notes, rows, write
 from experiments.tables import text_table
 from reprojax.files import claim, only_writer, plain, write_json
 
@@ -116,9 +116,11 @@ def fill(config: Config, bench: Bench, methods: tuple[str, ...], seed: int) -> N
 def report(config: Config, bench: Bench) -> list[Cell]:
     """Print and write what there is."""
     cells = kept(config.out)
-    table, lines = rows(bench, cells), notes(bench, cells)
-    print(f"\n{bench.title}\n\n{text_table(header(cells), table)}\n")
-    print("\n".join(lines), flush=True)
+    print(f"\n{bench.title}\n\n{text_table(header(cells), rows(bench, cells))}\n")
+    compared = differences(bench, cells)
+    if compared[1]:
+        print(f"{text_table(*compared)}\n")
+    print("\n".join(notes(bench, cells)), flush=True)
     write_json(config.out / "results.json", [cell._asdict() for cell in cells])
     command = "python -m experiments.three_paradigms " + shlex.join(sys.argv[1:])
     write(config.out / "report.html", bench, cells, command)

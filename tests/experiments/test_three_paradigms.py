@@ -7,9 +7,9 @@ import optax
 import pytest
 from small_texts import CARD, LETTERS
 
-from experiments import paradigms_benches
+from experiments import paradigms_benches, paradigms_images
 from experiments.paradigms import Bench, Cell, Made, Method, examples, searched
-from experiments.paradigms_page import header, notes, rows
+from experiments.paradigms_page import differences, header, notes, rows
 from experiments.paradigms_texts import Problem, Settings, Texts, bench
 from experiments.three_paradigms import Config, main
 from reprojax.data import Split, Task
@@ -181,12 +181,12 @@ def test_what_is_learned_is_compared_with_the_row_that_validation_prefers():
     cells += [cell("few-shot", 4, s, 0.95, validation=0.6) for s in seeds]
     cells += [cell("few-shot, calibrated", 4, s, 0.8, validation=0.7) for s in seeds]
     cells += [cell("zero-shot", 0, 1, 0.5), cell("prompt tuning", 1, 0, 0.1)]
+    head, (line,) = differences(toy([]), cells)
+    assert head == ("k = 4", "over few-shot, calibrated", "over zero-shot")
+    assert line == ("prompt tuning", "+0.030 [-0.036, +0.096]", "+0.350 [+nan, +nan]")
     lines = notes(toy([]), cells)
-    assert lines[0].startswith(
-        "prompt tuning over few-shot, calibrated, k = 4: +0.030 [-0.036, +0.096]"
-    )
-    assert "validation prefers few-shot, calibrated" in lines[1]  # one zero-shot seed
-    assert lines[-1] == "Few."
+    assert "validation prefers few-shot, calibrated" in lines[1]
+    assert "3 seeds" in lines[0] and lines[-1] == "Few."
 
 
 def test_the_page_shows_curves_and_programs(run, tmp_path):
@@ -272,6 +272,23 @@ def test_all_methods_on_a_language_model(run, tmp_path):
     assert len(shown["prompt tuning"].splitlines()) == 1 + 7
     assert shown["additive prompt, Bayesian map"].splitlines()[1].startswith("o: '")
     assert "1 of 257 texts, of more than 6 tokens" in own.remarks[0]
+
+
+def test_all_methods_on_an_image_classifier(run):
+    import backbones
+
+    settings = paradigms_images.SETTINGS._replace(
+        target="digits", ks=(20,), validation=20, test=30, steps=8, inner=8, map="blm"
+    )
+    own = paradigms_images.bench(backbones.transformer(), settings)
+    cells = run(own, seeds=1)
+    assert sorted(c.method for c in cells) == sorted(own.methods)
+    seen = {c.method: c.coordinates for c in cells}
+    assert seen["padding"] == "learnable input concatenative -> statistical"
+    assert seen["visual prompt tuning"].endswith("-> linear")
+    shown = {c.method: c.shown for c in cells}
+    assert len(shown["map without prompt"].splitlines()) == 1 + 10
+    assert "8 steps, loss" in shown["padding"]
 
 
 def test_a_search_learns_and_never_sees_the_test_split():
