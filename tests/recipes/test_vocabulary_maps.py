@@ -20,14 +20,11 @@ from reprojax.alignments import (
 )
 from reprojax.core import Scope
 from reprojax.data import Split
-from reprojax.formats import fixed
 from reprojax.models.language import Special
-from reprojax.operators import insert
 from reprojax.recipes.model_reprogramming import one_word, vocabulary_map
 from reprojax.recipes.prompt_tuning import label_words, prompt_tuning
 from reprojax.sequence import last_value, padded
 from reprojax.steps import estimate, evaluate
-from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
 MASK = V - 1
@@ -169,27 +166,7 @@ def test_an_unknown_kind_is_refused():
         vocabulary_map(card("rotary"), 2, "bml")
 
 
-# -- the cells that the literature leaves empty, a line each
-
-
-def cells(language, align):
-    shown = fixed(jnp.array([4, 5, 6]))
-    return {
-        "no prompt": reprogram(language.forward, {"output": align}),
-        "fixed input concatenative": reprogram(
-            language.forward, {"input": insert(shown, 3), "output": align}
-        ),
-        "learnable embedding concatenative": prompt_tuning(language, align, length=4),
-    }
-
-
-def test_cells_that_the_literature_leaves_empty():
-    language, x = card("rotary"), padded(CLOZES)
-    for prompt, program in cells(language, vocabulary_map(language, 3)).items():
-        seen = describe(program, language.frozen, x, roles=language.roles)
-        assert seen.coordinates == f"{prompt} -> statistical"
-
-
+@pytest.mark.slow
 def test_the_contract():
     language = one_word(masked())
     program = prompt_tuning(language, vocabulary_map(language, 3), length=4)

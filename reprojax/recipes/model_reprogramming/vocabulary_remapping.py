@@ -78,8 +78,8 @@ def remap(
         temperature = temperatures[0] + share * (temperatures[1] - temperatures[0])
         noisy = scores + jax.random.gumbel(scope.key, scores.shape)
         mixed = jax.nn.softmax(noisy / temperature)
-        words = table(scope.frozen)[ids]
-        return value._replace(value=mixed.astype(words.dtype) @ words)
+        rows = table(scope.frozen)[ids]
+        return value._replace(value=mixed.astype(rows.dtype) @ rows)
 
     return Manipulation(init, apply)
 
