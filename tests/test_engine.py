@@ -130,6 +130,22 @@ def test_decoding_is_recomputation(kind, name):
         agree(run(params, frozen, x, keys, cache=head), expected)
 
 
+@pytest.mark.parametrize(
+    "kind, name",
+    [("rotary", "soft prompt"), ("rotary", "hidden"), ("learned", "prefix")],
+)
+def test_causality_holds_behind_a_prompt(kind, name):
+    """Another last word moves its own answer and none before it."""
+    program, params, frozen = program_of(kind, name)
+    run = jax.jit(program.apply)
+    first, second = (
+        run(params, frozen, tokens(jnp.array([[3, 1, 4, 1, last]]))).value
+        for last in (5, 6)
+    )
+    np.testing.assert_array_equal(first[:, :-1], second[:, :-1])
+    assert not np.allclose(first[:, -1], second[:, -1])
+
+
 def test_what_queries_begin_with_is_read_once():
     """Demonstrations, soft prompt and a common beginning, itself padded."""
     program, params, frozen = program_of("rotary", "first tokens")
