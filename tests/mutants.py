@@ -974,6 +974,20 @@ MUTANTS = (
         "models/language/test_language_layers.py",
     ),
     Mutant(
+        "language: bfloat16's slopes are summed in bfloat16",
+        LAYERS,
+        "by_x = _summed(g, kernel, range(len(rows), g.ndim), others)",
+        "by_x = jnp.tensordot(g, kernel, (tuple(range(len(rows), g.ndim)), others))",
+        "models/language/test_language_layers.py",
+    ),
+    Mutant(
+        "language: a group's queries ask another group's keys",
+        LAYERS,
+        "*own[1:3], size).transpose(0, 2, 3, 1, 4)",
+        "own[2], own[1], size).transpose(0, 3, 2, 1, 4)",
+        "models/language/test_language_layers.py",
+    ),
+    Mutant(
         "language: an id beyond the table is its neighbour",
         LAYERS,
         "rows_of(self.embedding, ids)",
