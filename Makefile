@@ -1,7 +1,8 @@
-# make demo    the main job on embedded defaults, in a few minutes
-# make test    the tests that need only Python and this repository
-# make verify  those too that need torch, transformers and the assets; none is skipped
-# make lint    ruff and pyright
+# make demo           the main job on embedded defaults, in a few minutes
+# make demo-language  three ways to ask the embedded language model
+# make test           the tests that need only Python and this repository
+# make verify         those too that need torch, transformers and the assets
+# make lint           ruff and pyright
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -11,11 +12,14 @@ OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
 
-.PHONY: demo test verify lint
+.PHONY: demo demo-language test verify lint
 
 demo: .venv/experiments
 	$(BIN)/python -m experiments.visual_reprogramming --epochs 12 --batch 50 \
 		--learning-rate 0.05 --train 800 --validation 200 --out $(OUT)
+
+demo-language: .venv/experiments
+	$(BIN)/python -m experiments.language_demo --out $(OUT)
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not verify and not slow"

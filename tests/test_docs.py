@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
         "docs/extending.md",
         "docs/your_model.md",
         "docs/instruction.md",
+        "docs/language.md",
         "docs/prompts.md",
     ],
 )
