@@ -103,4 +103,4 @@ SENTENCES = Settings(
     population=10,
     queries=2000,
 )
-LETTERS = SENTENCES._replace(length=8, steps=200)
+LETTERS = SENTENCES._replace(ks=(4, 16, 64), length=8, steps=200)

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import figures
 from experiments.figures import Theme
-from experiments.intervals import mean, paired
+from experiments.intervals import Mean, mean, paired
 from experiments.paradigms import Bench, Cell
 from experiments.report import captioned, write_page
 
@@ -89,8 +89,15 @@ def differences(
         if method.learned and (mine := own(cells, name, k)):
             pairs = [_pairs(mine, own(cells, *pair)) for pair in against]
             found = [paired(*zip(*some, strict=True)) for some in pairs]
-            lines.append((name, *(one.interval for one in found)))
+            lines.append((name, *map(_difference, found)))
     return (f"k = {k}", *(f"over {name}" for name, _ in against)), lines
+
+
+def _difference(one: Mean) -> str:
+    """Of one seed there is no interval, and of none no number."""
+    if np.isnan(one.half):
+        return "" if np.isnan(one.value) else f"{one.value:+.3f}"
+    return one.interval
 
 
 def notes(bench: Bench, cells: Sequence[Cell]) -> list[str]:
@@ -110,7 +117,7 @@ def notes(bench: Bench, cells: Sequence[Cell]) -> list[str]:
 
 
 def _pairs(a: dict[int, Cell], b: dict[int, Cell]) -> list[tuple[float, float]]:
-    """Of the seeds that both have; of one seed there is no interval."""
+    """Of the seeds that both have."""
     return [(a[seed].test, b[seed].test) for seed in a if seed in b] or [NONE]
 
 
