@@ -1,7 +1,33 @@
 """Does a learned prompt in a frozen sentence encoder beat a tuned probe of it?
 
-python -m experiments.frozen_encoder --task banking77
-python -m experiments.frozen_encoder --task sms-spam
+    python -m experiments.frozen_encoder --task banking77
+    python -m experiments.frozen_encoder --task sms-spam
+    python -m experiments.frozen_encoder --task sms-spam --words smollm2 --draws 1 \\
+        --methods "more than four digits" "zero-shot" "16 demonstrations"
+
+MiniLM (22.7 M numbers, from the assets) reads Banking77 with ten questions an intent
+and 385 more for validation, 3,080 for test; and SMS spam with 400 messages, 200 for
+validation and 500 for test, all drawn anew. Texts are cut behind 32 and 48 tokens
+(4 % and 9 % of them are longer); rules of characters see all of a message. The
+encoder is read in bfloat16. A draw is a seed; each method's answers are in a file of
+their own, and a run goes on where it stopped.
+
+All programs have one head, a linear map of the mean over the text's own tokens, made
+of one length; it starts at the centroids. "head" is it alone, on vectors that were
+computed once. Rates, epochs and where the head starts were chosen by the validation
+texts of draw 100 (`--tune`), which no table holds: on Banking77 soft tokens at each
+block had .813 with a rate of 1e-2 and .839 with 2e-3; what is added at each block .834,
+.829 where the head began at the probe's solution; the head alone .831.
+
+Seen on Banking77 (accuracy; 5 draws, prompts 3): probe .850 ± .006, head .850 ± .005,
+nearest neighbour .821 ± .012, centroid .810 ± .006, names .621; soft tokens at each
+block .851 ± .013, over the probe of its draws +.003 [-.002, +.009]: no prompt that was
+tried is above a tuned probe. On SMS spam (balanced accuracy, F1; 5 draws): more than
+four digits .909 ± .033, .875 ± .048; probe .921 ± .027, .852 ± .041, which is not above
+it; regression on vectors and counted characters .944 ± .039, .936 ± .044, which is:
++.036 [+.010, +.062].
+
+A program takes about 80 s of one core a draw, the controls together 15 s.
 """
 
 import json
