@@ -82,7 +82,6 @@ def bench(monkeypatch):
 @pytest.mark.parametrize(
     "name, start",
     [
-        ("added to the words", "probe"),
         ("added at each block", "centroids"),
         (HEAD, "probe"),
     ],
@@ -105,7 +104,13 @@ def test_an_untrained_program_is_the_control_that_its_head_came_from(
     assert found.tolist() == rule[start](seen).test.tolist()
 
 
-@pytest.mark.parametrize("name", PROMPTS)
+QUICK = ("soft tokens", "added at each block")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in PROMPTS],
+)
 def test_prompt_and_head_are_learned_and_the_prompt_is_not_pooled(bench, name):
     read, seen = bench.draw(0)
     program = bench.program(name, 2, HOW)
