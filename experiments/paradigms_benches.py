@@ -103,4 +103,13 @@ SENTENCES = Settings(
     population=10,
     queries=2000,
 )
-LETTERS = SENTENCES._replace(ks=(4, 16, 64), length=8, steps=200)
+LETTERS = SENTENCES._replace(
+    ks=(4, 16, 64),
+    length=8,
+    steps=200,
+    rates={
+        "prompt tuning": 0.01,
+        "prefix tuning": 0.01,
+        "additive prompt, Bayesian map": 0.01,
+    },
+)

@@ -58,7 +58,7 @@ SETTINGS = Settings(
     map="blm+15",
     inner=192,
     length=5,
-    rates={"padding": 0.03, "visual prompt tuning": 0.003},
+    rates={"padding": 0.03, "visual prompt tuning": 0.01},
 )
 
 
