@@ -5,7 +5,7 @@ A document is one family in one form, such as "Q: 7+5-2\\nA: 0\\n\\nQ: ", again 
 again until it is long enough, so that its beginning shows by example what follows:
 
     repeats     a random string, again and again; or random chunks in random order
-    maps        2 to 8 random keys and the label of each, a > x
+    maps        2 to 8 random keys and the label of each: ax, by, ax
     functions   of words of 2 to 6 letters: copy, reverse, first, last, double, upper
     chains      2 to 8 of + - * from left to right, modulo 10
     sums        of two numbers of 1 to 5 digits
@@ -28,7 +28,7 @@ import numpy as np
 
 from reprojax.models.language.abacus import CHARACTERS, IDS
 
-VERSION = 1
+VERSION = 2
 Manner = Literal["direct", "steps"]
 LETTERS, DIGITS = string.ascii_lowercase, string.digits
 SYMBOLS = LETTERS + DIGITS + string.ascii_uppercase
@@ -221,10 +221,14 @@ def repeats(rng: random.Random) -> Iterator[Piece]:
 
 
 def maps(rng: random.Random) -> Iterator[Piece]:
-    """Demonstrations of a map, in random order with repetition."""
-    letters = rng.choice((1, 1, 1, 2, 3)), rng.choice((1, 1, 1, 1, 2))
-    alphabet = lambda: rng.choice((LETTERS, LETTERS, SYMBOLS))
-    of = {"letters": letters, "alphabets": (alphabet(), alphabet())}
+    """Demonstrations of a map, in random order with repetition; most of two letters and
+    what parts them."""
+    form, of = Form("", rng.choice(("", "", ">", ":")), rng.choice("\n;, ")), {}
+    if rng.random() < 0.4:
+        letters = rng.choice((1, 1, 1, 2, 3)), rng.choice((1, 1, 1, 1, 2))
+        alphabet = lambda: rng.choice((LETTERS, LETTERS, SYMBOLS))
+        of = {"letters": letters, "alphabets": (alphabet(), alphabet())}
+        form = drawn_form(rng)
     one = drawn_map(rng, rng.randint(*TRAINED["keys"]), rng.randint(2, 8), **of)
     names = list(one.pairs)
 
@@ -233,7 +237,7 @@ def maps(rng: random.Random) -> Iterator[Piece]:
             key = rng.choice(names)
             yield Problem(key, one.pairs[key], one.pairs[key])
 
-    return written(drawn_form(rng), shown(), "direct")
+    return written(form, shown(), "direct")
 
 
 def functions(rng: random.Random) -> Iterator[Piece]:

@@ -42,8 +42,9 @@ from reprojax.recipes.prompt_instruction import (
 from reprojax.recipes.prompt_tuning import soft_prompts
 from reprojax.text import Language, record
 
-TEMPLATE, LABELS = "{text}>{label}", tuple("wxyz")
+TEMPLATE, LABELS = "{text}{label}", tuple("wxyz")
 KEYS = drawn.LETTERS[:22]
+FREE = tuple("-.?")  # inputs without content, a key's length
 QUESTION, BETWEEN = "Q: {question}\nA: {answer}", "\n\n"
 Rows = list[dict[str, str]]
 
@@ -106,8 +107,8 @@ def in_context(
     def own(shown: Rows) -> Any:
         if not calibrated:
             return start
-        contexts = [shown] * 3
-        return contextual_calibration(program, start, asked, contexts=contexts)
+        free: dict[str, Any] = {"inputs": FREE, "contexts": [shown] * len(FREE)}
+        return contextual_calibration(program, start, asked, **free)
 
     keys = [(i, key) for i, one in enumerate(maps) for key in one.pairs]
     params = [own(shown) for shown in rows]
@@ -165,7 +166,7 @@ def tuner(card: LanguageModel, epochs: int) -> Tune:
     tested on all keys. What was compiled serves all maps."""
     assert card.tokenizer is not None
     preset = soft_prompts.PRESET
-    words = text.one_token_each(card.tokenizer.encode, ">", LABELS)
+    words = text.one_token_each(card.tokenizer.encode, "", LABELS)
     program = soft_prompts.prompt_tuning(card, soft_prompts.label_words(words))
     optimizer = preset.optimizer(preset.learning_rate, 1, epochs)
 

@@ -24,10 +24,9 @@ from reprojax.models.language import LanguageModel
 from reprojax.models.language import abacus as model
 from reprojax.sequence import tokens
 
-LOOKING = 2000  # steps of learning to look back, on short documents
-FIRST = {"repeats": 0.8, "maps": 0.2, "functions": 0.0, "chains": 0.0, "sums": 0.0}
-FINAL = {"repeats": 0.1, "maps": 0.3, "functions": 0.1, "chains": 0.25, "sums": 0.25}
-SHORT = 32
+LOOKING = 2500  # steps of learning to look back, on short documents
+FIRST = {"repeats": 0.5, "maps": 0.5, "functions": 0.0, "chains": 0.0, "sums": 0.0}
+FINAL = {"repeats": 0.1, "maps": 0.4, "functions": 0.1, "chains": 0.2, "sums": 0.2}
 BOTH = ("direct", "steps", "steps")  # to compare them, a third is direct
 NOT_SETTINGS = ("out", "runs")
 
@@ -36,10 +35,8 @@ NOT_SETTINGS = ("out", "runs")
 class Config:
     """The settings of the stored weights."""
 
-    steps: int = 4400
+    steps: int = 10000
     batch: int = 8
-    length: int = 128
-    """Of a document; 32 in the first 2000 steps, twice as long in the last eighth."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     manners: Literal["both", "direct"] = "both"
@@ -67,19 +64,21 @@ def shares(step: int) -> dict[str, float]:
 
 
 def batch_of(config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Step number `step` draws the same documents whenever it is taken."""
+    """Step number `step` draws the same documents whenever it is taken. Long ones come
+    late: what is to be found takes many steps, of few tokens each."""
     rng = random.Random(f"{drawn.VERSION} {config.seed} {step}")
-    late = step >= config.steps - config.steps // 8
-    length = SHORT if step < LOOKING else config.length * (1 + late)
-    size = config.batch, length + 1
+    left = config.steps - step
+    lengths = (48, step < LOOKING), (64, step < 6000), (128, left > 300), (256, True)
+    length = next(length for length, now in lengths if now)
+    size = config.batch // (1 + (length == 256)), length + 1
     if config.manners == "direct":
         return drawn.draw(rng, *size, {"chains": 0.5, "sums": 0.5}, ("direct",))
     return drawn.draw(rng, *size, shares(step), BOTH)
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformation:
-    """AdamW at a constant rate, which falls to 0 in the last quarter."""
-    fall = config.steps // 4
+    """AdamW at a constant rate, which falls to 0 in the last eighth."""
+    fall = config.steps // 8
     rate = optax.join_schedules(
         [
             optax.linear_schedule(0.0, config.learning_rate, 100),
@@ -116,7 +115,7 @@ def looking_back(frozen: PyTree) -> PyTree:
 
     The table is larger too, as tied ones of 0.02 begin with logits of nearly nothing.
     """
-    flat = flatten_dict(frozen["params"], sep="/")
+    flat: dict[str, Any] = flatten_dict(frozen["params"], sep="/")
     flat["embed/embedding"] *= 5
     at, half = "block_0/attention/", model.SIZE // 2
     turn = np.where(np.arange(half) < 6, np.array(model.network().heads.frequencies), 0)

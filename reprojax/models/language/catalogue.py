@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 def names() -> tuple[str, ...]:
     """The registered names that `load` takes."""
-    return ASSETS
+    return ("abacus", *ASSETS)
 
 
 def load(
@@ -59,6 +59,8 @@ def load(
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype {dtype} came, expected jnp.float32 or jnp.bfloat16")
+    if source == "abacus":
+        return _abacus(dtype, tokenizer)
     found = _find(source, tokenizer, revision)
     module = found.family.plan(found.config, found.tensors)
     _fits(found.tokenizer, module.vocabulary, found.name)
@@ -77,6 +79,18 @@ def load(
         found.tokenizer,
         found.special,
     )
+
+
+def _abacus(dtype: Any, tokenizer: Any) -> LanguageModel:
+    """The embedded one."""
+    from reprojax.models.language import abacus
+
+    model = abacus.load(dtype=dtype)
+    if tokenizer == OWN:
+        return model
+    text = _tokenizer(tokenizer, Path(), {})
+    _fits(text, model.vocabulary, model.name)
+    return model._replace(tokenizer=text)
 
 
 def _kind(module: Any) -> Kind:
@@ -142,7 +156,9 @@ def _folder(name: str, folder: Path, tokenizer: Any) -> Found:
         raise ValueError(
             f"the weights of {name} are quantised by "
             f"{how.get('quant_method', 'an unnamed method')}, expected plain "
-            "safetensors in 16 or 32 bits, or a .gguf file"
+            "safetensors in 16 or 32 bits, or a .gguf file; or read them yourself: "
+            "language.texts(module) is the forward of a linen module, and `frozen` its "
+            "weights"
         )
     tensors = clean(weights.read(weights.files(folder)))
     looks = weights.document(folder / "tokenizer_config.json")
