@@ -84,6 +84,7 @@ class Cell(NamedTuple):
     test: float
     validation: float
     learnable: int
+    """Numbers, those without an effect (inside a frame) not counted."""
     milliseconds: float
     """A query, in a batch, compiled and read before."""
     coordinates: str
@@ -117,7 +118,7 @@ def filled(bench: Bench, name: str, k: int, seed: int, task: Task) -> Cell:
         len(task.train.y) if k else 0,
         made.score(task.test),
         made.validation,
-        made.seen.learnable,
+        made.seen.acting,
         per_query,
         made.seen.coordinates,
         str(made.seen),

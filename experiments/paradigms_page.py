@@ -63,7 +63,7 @@ def _row(cells: Sequence[Cell], ks: Sequence[int], seeds: int) -> tuple[str, ...
         last.method,
         last.coordinates,
         f"{last.learnable:,}",
-        f"{np.median([cell.milliseconds for cell in cells]):.1f}",
+        f"{np.median([c.milliseconds for c in cells if c.k == last.k]):.1f}",
         *map(accuracy, ks),
     )
 
@@ -108,7 +108,8 @@ def notes(bench: Bench, cells: Sequence[Cell]) -> list[str]:
         + (" with 95 % intervals of Student's t" if seeds > 1 else "")
         + "; k counts labelled examples in all, and one a class at least (in "
         "brackets). All methods get the same examples and choose by the same "
-        "validation split."
+        "validation split. Times are those of the largest k, in batches of "
+        f"{bench.rows}, a shared beginning read before."
     ]
     k = max(ks_of(cells), default=0)
     if shots := best_shots(cells, k):
