@@ -307,7 +307,8 @@ def steps(config: Config, asked: Language) -> dict[str, list[float]]:
 
 
 def short(values: Sequence[float]) -> str:
-    return str(mean(values))
+    found = mean(values)
+    return f"{found.value:.2f} ± {found.half:.2f}"
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -329,7 +330,7 @@ def main(config: Config) -> dict[str, Any]:
         ),
         "steps": (
             ("chains, operations:", *map(str, config.operations)),
-            [(n, *(f"{v:.3f}" for v in own)) for n, own in by_steps.items()],
+            [(n, *(f"{v:.2f}" for v in own)) for n, own in by_steps.items()],
         ),
     }
     for header, rows in tables.values():

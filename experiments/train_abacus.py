@@ -35,7 +35,7 @@ NOT_SETTINGS = ("out", "runs")
 class Config:
     """The settings of the stored weights."""
 
-    steps: int = 10000
+    steps: int = 13000
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
