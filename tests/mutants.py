@@ -1430,6 +1430,20 @@ MUTANTS = (
         'prompts.split(" + ")[:1]',
         "test_taxonomy.py::test_the_cells_and_what_stands_in_them",
     ),
+    Mutant(
+        "abacus without an end: a line goes on",
+        "models/language/abacus.py",
+        """Special(eos=(IDS["\\n"],))""",
+        "Special()",
+        "models/language/test_abacus.py::test_it_writes_to_the_end_of_a_line",
+    ),
+    Mutant(
+        "abacus leaves out what it has no token for",
+        "models/language/abacus.py",
+        "        if unknown:",
+        "        text = [c for c in text if c in IDS]\n        if False:",
+        "models/language/test_abacus.py::test_other_characters_are_refused",
+    ),
 )
 
 
