@@ -13,7 +13,7 @@ Embed = Callable[[Sequence[str]], Any]
 
 
 def labelled(
-    texts: Sequence[str],
+    texts: Sequence[str] | np.ndarray,
     y: Sequence[int] | np.ndarray,
     labels: Sequence[str],
     *,
