@@ -4,7 +4,29 @@ prompt, and by steps that it writes out, each beside its control.
     python -m experiments.language_demo --out runs/language
 
 Prints three tables and leaves report.html and results.json in the folder. All maps and
-problems are held out: training never drew them.
+problems are held out: training never drew them. A minute and a half on two cores.
+
+    ... --maps 100 --tuned 8 --problems 128 --operations 3 5 6
+
+gave, with 95 % intervals over maps, in less than 3 minutes (128 problems: two standard
+errors of a share are .09 at most):
+
+    demonstrations          0          1          2          4          8         16
+    few-shot            .23 ± .04  .44 ± .04  .61 ± .04  .78 ± .03  .91 ± .02  .98 ± .01
+    calibrated          .27 ± .04  .43 ± .04  .59 ± .04  .77 ± .04  .91 ± .03  .99 ± .01
+    ideal learner       .25        .44        .58 ± .02  .77 ± .02  .92 ± .02  .99 ± .01
+    random labels       .23 ± .04  .26 ± .04  .27 ± .05  .29 ± .05  .28 ± .04  .27 ± .04
+
+    16 examples of 8 keys: prompt tuning .94 ± .08, few-shot .91 ± .07, ideal .92 ± .05,
+    prompt tuning on shuffled labels .50 ± .11 (the prompt is selected on right ones)
+
+    operations              3     5     6
+    steps                 .86   .68   .52
+    majority of 15        .86   .68   .52
+    one sample            .83   .59   .40
+    direct                .12   .15   .09
+
+Self-consistency repairs what sampling spoils, and gains nothing over greedy steps.
 """
 
 import dataclasses
@@ -58,7 +80,7 @@ class Config:
     """Held-out maps of 4 keys; the interval is over them."""
     shown: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
     """Demonstrations."""
-    tuned: int = 3
+    tuned: int = 5
     """Maps of 8 keys for which a prompt is learned."""
     epochs: int = 100
     problems: int = 32
@@ -208,7 +230,7 @@ def prompts(config: Config, card: LanguageModel, asked: Language) -> dict[str, A
         "prompt tuning": accuracy(rows),
         "few-shot": in_context(asked, maps, rows),
         "ideal learner": [ideal(*pair) for pair in zip(maps, rows, strict=True)],
-        "prompt tuning, random labels": accuracy(wrong),
+        "prompt tuning, shuffled labels": accuracy(wrong),
     }
 
 

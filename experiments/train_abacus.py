@@ -1,4 +1,31 @@
-"""Draw strings, train the embedded language model on them, measure it and store it."""
+"""Draw strings, train the embedded language model on them, measure it and store it.
+
+    python -m experiments.train_abacus                  # writes abacus.safetensors
+    python -m experiments.train_abacus --steps 0        # measures what is stored
+    python -m experiments.train_abacus --manners direct --steps 7500 \\
+        --runs runs/direct --out runs/direct.safetensors    # the control
+
+About 18 minutes of one busy core; run again, it goes on from its last save. On what
+training never drew, of 64 maps or problems (two standard errors: .12 at most), the
+stored weights reach, beside the ideal learner and the control:
+
+    demonstrations        0    1    2    4    8   16
+    maps of 4 keys      .27  .42  .61  .77  .92  .98     ideal .25 .44 .58 .77 .92 .99
+    maps of 12 keys     .27  .33  .38  .49  .63  .81     ideal .25 .31 .37 .48 .63 .81
+                                                         (training had 2 to 8)
+    operations            2    4    6    8   10   12
+    chains, steps       .97  .83  .44  .14  .12  .06     (training had up to 8)
+    chains, direct      .05  .12  .14  .12  .16  .16     control .16 .14 .14 .11 .12 .17
+    digits                1    2    3    4    5    6
+    sums, steps        1.00 1.00 1.00  .92  .00  .00     (training had up to 5)
+    sums, direct        .25  .00  .00  .00  .00  .00     control 1.0 .17 .00 .00 .00 .00
+
+So steps gain 2 to 6 operations and 2 to 4 digits, and reach no length beyond training.
+The functions are not learned (.00 to .28 with 4 demonstrations). Three things decided:
+a rate of 1e-3 (at 2e-3 and 3e-3 nothing was looked up yet when the runs were given up,
+after 1200 to 2500 steps), many short documents first, and maps whose labels stand right
+behind their keys: with a sign between them, "a>x", 16 demonstrations give .44.
+"""
 
 import dataclasses
 import json
@@ -35,7 +62,7 @@ NOT_SETTINGS = ("out", "runs")
 class Config:
     """The settings of the stored weights."""
 
-    steps: int = 13000
+    steps: int = 10000
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 0.01

@@ -1,7 +1,8 @@
 """The embedded language model: a small decoder of our own, trained on drawn strings.
 
-It reads random key-value maps off demonstrations, and works out chains of operations
-and sums with written steps; it knows no word of any language. `python -m
+It reads random key-value maps off demonstrations as well as can be, where labels stand
+right behind keys ("{text}{label}"), and works out short chains of operations and sums
+with written steps; it knows no word of any language. `python -m
 experiments.train_abacus` draws, trains and writes abacus.safetensors, which holds the
 measured abilities too: `card()`.
 
