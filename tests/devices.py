@@ -263,8 +263,8 @@ def words(mesh: Any) -> dict[str, np.ndarray]:
     from reprojax.recipes.prompt_tuning import prompt_tuning
 
     task = texts.written(texts.WRITER, texts.QUESTIONS, "do {question}. {answer}")
-    program = prompt_tuning(texts.WRITER, own(), length=3)
-    how = {"optimizer": optax.sgd(0.1), "batch": 5, "epochs": 3, "mesh": mesh}
+    program = prompt_tuning(texts.WRITER, own(), length=8)
+    how = {"optimizer": optax.sgd(0.02), "batch": 5, "epochs": 3, "mesh": mesh}
     fitted = texts.fit(program, texts.CARD.frozen, task, progress=False, **how)
     return leaves(fitted.last) | {"curves": fitted.curves}
 

@@ -83,7 +83,7 @@ def test_sharded_frozen_weights_equal_one_device_and_are_held_in_parts(eight):
 
 def test_texts_over_eight_devices_equal_one(eight):
     one = read(eight / "words_one.npz")
-    near(read(eight / "words_eight.npz"), one, 1e-5)
+    near(read(eight / "words_eight.npz"), one)
     assert one["curves"][0, 0] > 1.01 * one["curves"][-1, 0]
 
 

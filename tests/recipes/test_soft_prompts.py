@@ -181,14 +181,14 @@ def test_adafactor_is_that_by_hand():
 
 
 def test_the_default_settings_learn():
-    """The loss of 32 rows falls below a half of what guessing has, in 100 steps.
+    """The loss of 32 rows falls below a third of what guessing has, in 100 steps.
 
     The mean of the last ten, as the paper's rate makes it go up and down.
     """
     language = card("rotary")
     program = prompt_tuning(language, label_words([0, 1]))
     found, _ = losses(program, language, PRESET, 100)
-    assert np.mean(found[-10:]) < np.log(2) / 2, found[::10]
+    assert np.mean(found[-10:]) < np.log(2) / 3, found[::10]
 
 
 def test_the_contract():
