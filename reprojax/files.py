@@ -1,11 +1,84 @@
-"""Files that are whole or not there, and folders that belong to one run at a time."""
+"""Files that are whole or not there, and folders that belong to one run at a time.
+
+Reading is on guard too: a file is checked to be a regular one of a sane size, and JSON
+to be of the expected type, before anything else looks at it.
+"""
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import msgspec
+
+MOST_JSON = 64 << 20  # bytes; the largest tokenizer.json files have about 20 MB
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, but no pipe, device or socket.
+
+    Raises:
+        ValueError: it is no regular file. Opening a named pipe in the usual way would
+            wait until somebody writes to it.
+        OSError: it cannot be opened at all.
+    """
+    if not stat.S_ISREG(mode := os.stat(path).st_mode):
+        raise ValueError(
+            f"{path} is {_kind(mode)}, expected a regular file; remove it, or copy "
+            "what it gives into a file"
+        )
+    return open(path, "rb")
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. ValueError if it has more than `most` bytes."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path} has more than {most} bytes, expected at most that")
+    return data
+
+
+def read_json(path: Path, kind: Any, most: int = MOST_JSON) -> Any:
+    """A JSON file as a value of the given type; see `decode_json`."""
+    return decode_json(read_file(path, most), kind, str(path))
+
+
+def decode_json(data: bytes | str, kind: Any, name: str) -> Any:
+    """JSON as a value of the given type.
+
+    Args:
+        kind: what msgspec takes: `dict[str, int]`, a TypedDict, a `msgspec.Struct`.
+            Keys that a TypedDict or a Struct does not name are left out.
+        name: what the JSON is, for the error: a file, "the server's reply".
+
+    Raises:
+        ValueError: it is no JSON, or of another type; the error says where.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError as error:
+        raise ValueError(f"{name} is JSON nested too deep to be read") from error
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{name} is JSON of another type than expected: {error}"
+        ) from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ValueError(f"{name} is not whole, valid JSON: {error}") from error
 
 
 def write_file(path: Path, data: bytes) -> None:
