@@ -19,8 +19,8 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(str(path))
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))  # the file stays behind
     elif kind == "folder":
         path.mkdir()
     else:
