@@ -9,15 +9,16 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 MOST_JSON = 64 << 20  # bytes; the largest tokenizer.json files have about 20 MB
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, but no pipe, device or socket.
 
     Raises:
@@ -25,12 +26,19 @@ def open_regular(path: Path) -> BinaryIO:
             wait until somebody writes to it.
         OSError: it cannot be opened at all.
     """
-    if not stat.S_ISREG(mode := os.stat(path).st_mode):
-        raise ValueError(
-            f"{path} is {_kind(mode)}, expected a regular file; remove it, or copy "
-            "what it gives into a file"
-        )
+    size_of(path)
     return open(path, "rb")
+
+
+def size_of(path: str | Path) -> int:
+    """The byte count of a regular file. Raises as `open_regular` does."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(
+            f"{path} is {_kind(found.st_mode)}, expected a regular file; remove it, or "
+            "copy what it gives into a file"
+        )
+    return found.st_size
 
 
 def _kind(mode: int) -> str:
@@ -79,6 +87,11 @@ def decode_json(data: bytes | str, kind: Any, name: str) -> Any:
         ) from error
     except (msgspec.DecodeError, UnicodeError) as error:
         raise ValueError(f"{name} is not whole, valid JSON: {error}") from error
+
+
+def printable(name: str | os.PathLike) -> str:
+    """A file's name as text that can be written: bytes that are no UTF-8 as \\x…."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -589,8 +589,8 @@ MUTANTS = (
     Mutant(
         "lazy: the digest does not look into files",
         "data/lazy.py",
-        "{size} {zlib.crc32(file.read())}",
-        "{size}",
+        "{path.name} {size} {tail}",
+        "{path.name} {size}",
         "data/test_lazy.py",
     ),
     Mutant(
@@ -599,6 +599,34 @@ MUTANTS = (
         "self._sources, self._where[rows],",
         "self._sources, self._where[: len(rows)],",
         "data/test_lazy.py",
+    ),
+    Mutant(
+        "images: a linked folder is not followed",
+        "data/folder.py",
+        "if entry.is_dir():",
+        "if entry.is_dir(follow_symlinks=False):",
+        "data/test_folder.py::test_linked_folders_are_followed_without_circles",
+    ),
+    Mutant(
+        "images: files of one size count as equal",
+        "data/lazy.py",
+        "(size_of, _tail, _sha256)",
+        "(size_of,)",
+        "data/test_lazy.py::test_a_lazy_folder_is_the_folder",
+    ),
+    Mutant(
+        "images: deep grey is cut at 255",
+        "data/pixels.py",
+        "(grey // 257)",
+        "np.minimum(grey, 255)",
+        "data/test_folder.py::test_deep_grey_is_scaled_by_one_rule",
+    ),
+    Mutant(
+        "images: an equal one stays in training beside the test split",
+        "data/splits.py",
+        "for part in reversed(SPLITS):",
+        "for part in SPLITS:",
+        "data/test_splits.py::test_of_equal_images_the_test_split_keeps_its_own",
     ),
     Mutant(
         "zeroth order: a sphere without its dimension",

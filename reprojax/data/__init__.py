@@ -1,8 +1,9 @@
 """Tasks: labelled images or texts in three splits, from arrays, files and by name."""
 
-from reprojax.data.folder import from_folder, image_files, read_images
+from reprojax.data.folder import from_folder, image_files
 from reprojax.data.lazy import Images
 from reprojax.data.order import batch, batches, in_order, steps
+from reprojax.data.pixels import read_images
 from reprojax.data.sources import assets, from_arrays, from_npz, load
 from reprojax.data.splits import shots
 from reprojax.data.task import Split, Task, check, digest

@@ -1,7 +1,9 @@
 """Images that stay in their files until rows of them are asked for."""
 
+import hashlib
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from reprojax.files import open_regular, size_of
 
 MARK = 1024  # bytes at the end of a file: what was compressed there, and PNG's checksum
 
@@ -89,6 +93,25 @@ class Images:
         for start in range(0, len(self), 1024):  # not a million tasks at once
             yield from _pool().map(mark, self._where[start : start + 1024])
 
+    def contents(self) -> list[Any]:
+        """A key for each row, the same for rows whose images have the same bytes.
+
+        Files are compared as in `by_bytes`, lists of bytes by their sha256. Rows of
+        other items have keys of their own: to read them all could take an epoch's time.
+        """
+        keys: list[Any] = [tuple(place) for place in self._where.tolist()]
+        items = {}
+        for row, (source, i) in enumerate(keys):
+            if isinstance(own := self._sources[source].items, list | tuple):
+                items[row] = own[i]
+        rows = [r for r, item in items.items() if isinstance(item, str | Path)]
+        for row, key in zip(rows, by_bytes([items[r] for r in rows]), strict=True):
+            keys[row] = key
+        for row, item in items.items():
+            if isinstance(item, bytes):
+                keys[row] = hashlib.sha256(item).digest()
+        return keys
+
     def __len__(self) -> int:
         return len(self._where)
 
@@ -102,21 +125,15 @@ class Images:
             "wants them all in memory; take some, x[rows], or load without lazy=True"
         )
 
-    def _read(self, place: np.ndarray) -> np.ndarray | Exception:
+    def _read(self, place: np.ndarray) -> np.ndarray:
         source = self._sources[place[0]]
-        try:
-            return _checked(source.read(source.items[int(place[1])]), self.shape[1:])
-        except Exception as error:  # whatever a broken file may raise: collected
-            return error
+        return _checked(source.read(source.items[int(place[1])]), self.shape[1:])
+
+    def _name(self, place: np.ndarray) -> str:
+        return self._sources[place[0]].name(int(place[1]))
 
     def _stack(self, where: np.ndarray) -> np.ndarray:
-        out: list[Any] = list(_pool().map(self._read, where))
-        bad = [
-            (self._sources[source].name(int(i)), error)
-            for (source, i), error in zip(where, out, strict=True)
-            if isinstance(error, Exception)
-        ]
-        refuse(bad, len(where))
+        out = _each(self._read, where, self._name)
         empty = np.empty((0, *self.shape[1:]), np.uint8)
         return np.stack(out) if out else empty
 
@@ -132,6 +149,38 @@ def check_grain() -> None:
         ) from None
 
 
+def by_bytes(files: Sequence[str | Path]) -> list[Any]:
+    """A key for each file, the same for files whose bytes are the same.
+
+    All are compared by their sizes, those of one size by the checksum of their last
+    KiB, and only those that are equal in both are read whole.
+    """
+    keys: list[Any] = [()] * len(files)
+    for look in (size_of, _tail, _sha256):
+        counts = Counter(keys)
+        rows = [row for row, key in enumerate(keys) if counts[key] > 1]
+        found = _each(look, [files[row] for row in rows], str)
+        for row, key in zip(rows, found, strict=True):
+            keys[row] = (*keys[row], key)
+    return keys
+
+
+def _each(call: Callable, items: Any, name: Callable[[Any], str]) -> list[Any]:
+    """call(item) of each, in threads; all items on which it raises are refused."""
+
+    def tried(item: Any) -> Any:
+        try:
+            return call(item)
+        except Exception as error:  # whatever a broken file may raise: collected below
+            return error
+
+    out = list(_pool().map(tried, items))
+    pairs = zip(items, out, strict=True)
+    bad = [(name(item), e) for item, e in pairs if isinstance(e, Exception)]
+    refuse(bad, len(out))
+    return out
+
+
 def refuse(bad: Sequence[tuple[str, Exception]], count: int) -> None:
     """A ValueError that names every image that could not be read, if there is one."""
     if bad:
@@ -143,8 +192,9 @@ def refuse(bad: Sequence[tuple[str, Exception]], count: int) -> None:
 
 
 def _why(error: Exception) -> str:
-    told = isinstance(error, ValueError) and str(error).startswith("it is")
-    return str(error) if told else type(error).__name__
+    """What the library says in its own words, else what was raised."""
+    own = type(error) is ValueError
+    return str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _checked(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -161,10 +211,21 @@ def _mark(item: Any) -> str:
     if isinstance(item, bytes):
         return f"{len(item)} {zlib.crc32(item)}"
     path = Path(item)
-    with path.open("rb") as file:
+    size, tail = _tail(path)
+    return f"{path.parent.name}/{path.name} {size} {tail}"
+
+
+def _tail(path: str | Path) -> tuple[int, int]:
+    """A file's byte count, and the checksum of its last KiB."""
+    with open_regular(Path(path)) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - MARK))
-        return f"{path.parent.name}/{path.name} {size} {zlib.crc32(file.read())}"
+        return size, zlib.crc32(file.read())
+
+
+def _sha256(path: str | Path) -> bytes:
+    with open_regular(Path(path)) as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 @cache

@@ -29,6 +29,7 @@ def from_arrays(
     test: int | float | tuple | None = None,
     seed: int = 0,
     test_seed: int | None = None,
+    duplicates: str = "warn",
     name: str = "arrays",
 ) -> Task:
     """A task from images x, uint8 or floats in [0, 1], and whole-number labels y.
@@ -37,6 +38,10 @@ def from_arrays(
     their own, or a number or share of images to draw (a fifth unless given), each class
     by its share: validation by `seed`, test by `test_seed` (0 unless given), so that
     all seeds are tested on the same images. `train` limits the training images.
+
+    Equal images (by their pixels) in two splits, or under two labels, are counted in
+    one warning; duplicates="drop" leaves them out before anything is drawn, as
+    `splits.divide` says; "keep" keeps them without a word.
     """
     parts, sizes = {"train": (x, y)}, {"train": train}
     for part, given in (("validation", validation), ("test", test)):
@@ -45,7 +50,13 @@ def from_arrays(
         else:
             sizes[part] = given
     return assemble(
-        parts, classes, name=name, sizes=sizes, seed=seed, test_seed=test_seed
+        parts,
+        classes,
+        name=name,
+        sizes=sizes,
+        seed=seed,
+        test_seed=test_seed,
+        duplicates=duplicates,
     )
 
 
@@ -57,18 +68,21 @@ def from_npz(
     test: int | float | None = None,
     seed: int = 0,
     test_seed: int | None = None,
+    duplicates: str = "warn",
 ) -> Task:
     """A task from an npz file: x, y or x_train, y_train, x_val, …; classes if there.
 
     train_images, train_labels, … (MedMNIST's keys) will do too. Sizes and seeds as for
-    `from_arrays`; splits in the file are kept unless `test_seed` is given.
+    `from_arrays`, and `duplicates`; splits in the file are kept unless `test_seed` is
+    given.
     """
     parts, classes = _read_npz(Path(path))
     sizes = {"train": train, "validation": validation, "test": test}
-    name = Path(path).stem
-    return assemble(
-        parts, classes, name=name, sizes=sizes, seed=seed, test_seed=test_seed
-    )
+    seeds = {"seed": seed, "test_seed": test_seed, "duplicates": duplicates}
+    try:
+        return assemble(parts, classes, name=Path(path).stem, sizes=sizes, **seeds)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load(
@@ -81,6 +95,7 @@ def load(
     test_seed: int | None = None,
     size: int = 256,
     lazy: bool = False,
+    duplicates: str = "warn",
 ) -> Task:
     """A task by name, or from an npz file, a folder of images, or "tfds:NAME".
 
@@ -89,10 +104,11 @@ def load(
     images and leaves the test images alone: load("mnist", seed=s, train=600,
     validation=200, test=2000) has one test split for all s. test_seed=s redraws all,
     those splits too that the set came with. `size` is the side of folder images;
-    `lazy` leaves images of a folder or of TFDS in their files until a batch needs them.
+    `lazy` leaves images of a folder or of TFDS in their files until a batch needs them;
+    `duplicates` is as for `from_arrays`.
     """
     sizes = {"train": train, "validation": validation, "test": test}
-    seeds = {"seed": seed, "test_seed": test_seed}
+    seeds = {"seed": seed, "test_seed": test_seed, "duplicates": duplicates}
     files = {"size": size, "lazy": lazy}
     if (key := str(name)) in NAMED:
         parts, classes = NAMED[key]()

@@ -4,10 +4,15 @@ One rule for every source. Splits that a data set comes with are kept. What it l
 drawn from its training images: the test split by `test_seed`, so that it stays the same
 while `seed` redraws validation and training images. A `test_seed` given for a set that
 has its own splits pools them and redraws all three.
+
+Equal images in two splits, or under two labels, are found: see `divide`.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +41,9 @@ def assemble(
     sizes: Mapping[str, int | float | None],
     seed: int = 0,
     test_seed: int | None = None,
+    duplicates: str = "warn",
 ) -> Task:
-    """A checked task from pairs (x, y) by split name; `sizes` as for `draw`."""
+    """A checked task from pairs (x, y) by split name; see `divide`."""
     x = [images(pair[0], part) for part, pair in parts.items()]
     y = {part: labels(pair[1], part) for part, pair in parts.items()}
     for part, own in zip(parts, x, strict=True):
@@ -52,9 +58,17 @@ def assemble(
                 f"{x[0].shape[1:]}; expected one shape [h w C]: resize them first"
             )
     names = class_names(classes, np.concatenate(list(y.values())))
-    rows = draw(y, len(names), sizes=sizes, seed=seed, test_seed=test_seed)
     every_y = np.concatenate(list(y.values())).astype(np.int32)
     every = Split(_joined(x), every_y)
+    rows = divide(
+        y,
+        len(names),
+        lambda: _contents(every.x),
+        sizes=sizes,
+        seed=seed,
+        test_seed=test_seed,
+        duplicates=duplicates,
+    )
     train, validation, test = (_taken(every, r) for r in rows)
     return check(Task(name, train, validation, test, names))
 
@@ -74,6 +88,110 @@ def _taken(split: Split, rows: np.ndarray) -> Split:
     lazy = isinstance(split.x, Images)
     x = split.x.take(rows) if lazy else taken(split.x, rows)
     return Split(x, split.y[rows])
+
+
+def _contents(x: np.ndarray | Images) -> list[Any]:
+    """A key for each image, the same for equal ones."""
+    if isinstance(x, Images):
+        return x.contents()
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in x]
+
+
+def divide(
+    y: Mapping[str, np.ndarray],
+    count: int,
+    contents: Callable[[], Sequence[Any]],
+    *,
+    sizes: Mapping[str, int | float | None],
+    seed: int = 0,
+    test_seed: int | None = None,
+    duplicates: str = "warn",
+) -> Sequence[np.ndarray]:
+    """As `draw`, and equal images are found.
+
+    Args:
+        contents: a key for each row, the same where images are equal.
+        duplicates: "warn" counts, in one warning, equal images in two of the drawn
+            splits and under two labels. "drop" leaves them out before anything is
+            drawn: the set's own test split stays as it is; validation images go that
+            are in it, and training images that are in either; of equal training images
+            one stays, or none if their labels differ. "keep" does not look.
+    """
+    if duplicates not in ("warn", "drop", "keep"):
+        raise ValueError(
+            f"duplicates={duplicates!r}, expected 'warn', 'drop' or 'keep'"
+        )
+    drawing: dict[str, Any] = {"sizes": sizes, "seed": seed, "test_seed": test_seed}
+    if duplicates == "keep":
+        return draw(y, count, **drawing)
+    every, key = np.concatenate(list(y.values())), _numbered(contents())
+    if duplicates == "warn":
+        rows = draw(y, count, **drawing)
+        _warn(dict(zip(SPLITS, rows, strict=True)), every, key)
+        return rows
+    if test_seed is not None:  # one pool, from which splits of the old sizes are drawn
+        own = {part: len(y[part]) for part in y if part != "train"}
+        drawing["sizes"] = own | {k: n for k, n in sizes.items() if n is not None}
+        y = {"train": every}
+    kept = _distinct(y, every, key)
+    ends = np.cumsum([len(own) for own in y.values()])[:-1]
+    parts = zip(y, np.split(every, ends), np.split(kept, ends), strict=True)
+    left = {part: own[stays] for part, own, stays in parts}
+    return [np.flatnonzero(kept)[rows] for rows in draw(left, count, **drawing)]
+
+
+def _numbered(keys: Sequence[Any]) -> np.ndarray:
+    """Equal keys as equal numbers from 0."""
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
+
+
+def _two_labels(every: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """For each row, whether an equal one has another label."""
+    low, high = np.full(key.max() + 1, every.max()), np.zeros(key.max() + 1, int)
+    np.minimum.at(low, key, every)
+    np.maximum.at(high, key, every)
+    return (low < high)[key]
+
+
+def _warn(rows: Mapping[str, np.ndarray], every: np.ndarray, key: np.ndarray) -> None:
+    found, both = [], np.concatenate([rows["train"], rows["validation"]])
+    for part, others, words in (
+        ("validation", rows["train"], "training"),
+        ("test", both, "training or validation"),
+    ):
+        seen = key[others]
+        if equal := np.flatnonzero(np.isin(key[rows[part]], seen)).tolist():
+            found.append(
+                f"{len(equal)} of {len(rows[part])} {part} images (first row "
+                f"{equal[0]}) are {words} images too"
+            )
+    drawn = np.concatenate(list(rows.values()))
+    if mixed := int(_two_labels(every[drawn], key[drawn]).sum()):
+        found.append(f"{mixed} images have an equal one under another label")
+    if found:
+        warnings.warn(
+            f"equal images: {'; '.join(found)}. duplicates='drop' leaves them out, "
+            "'keep' keeps them without this warning",
+            stacklevel=5,
+        )
+
+
+def _distinct(
+    pools: Mapping[str, np.ndarray], every: np.ndarray, key: np.ndarray
+) -> np.ndarray:
+    """bool [N]: which rows stay, as `divide` says of "drop"."""
+    ends = np.cumsum([len(own) for own in pools.values()])[:-1]
+    rows = dict(zip(pools, np.split(np.arange(len(every)), ends), strict=True))
+    seen, kept = np.zeros(len(every), bool), np.zeros(len(every), bool)
+    for part in reversed(SPLITS):
+        own = rows.get(part, np.arange(0))
+        new = own[~seen[key[own]]]
+        if part == "train":
+            new = new[~_two_labels(every, key)[new]]
+            new = new[np.unique(key[new], return_index=True)[1]]
+        seen[key[own]] = kept[new] = True
+    return kept
 
 
 def draw(

@@ -97,7 +97,7 @@ def digest(task: Task) -> str:
             total.update(f"{name} {leaf.shape}".encode())
             if isinstance(leaf, Images):
                 for mark in leaf.marks():
-                    total.update(f"{mark}\n".encode())
+                    total.update(f"{mark}\n".encode(errors="surrogateescape"))
             else:
                 total.update(np.ascontiguousarray(leaf).view(np.uint8).data)
         total.update(np.ascontiguousarray(split.y, dtype="<i4").data)

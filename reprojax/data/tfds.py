@@ -1,5 +1,6 @@
 """A task from TensorFlow Datasets in ArrayRecord files, without TensorFlow."""
 
+import hashlib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from os import PathLike
@@ -8,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from reprojax.data.folder import decode, opened, rgb, square
 from reprojax.data.lazy import Images
-from reprojax.data.splits import draw
+from reprojax.data.pixels import decode, opened, rgb, square
+from reprojax.data.splits import divide
 from reprojax.data.task import SPELLINGS, Split, Task, check, listed
 
 
@@ -27,24 +28,30 @@ def from_tfds(
     seed: int = 0,
     test_seed: int | None = None,
     lazy: bool = False,
+    duplicates: str = "warn",
 ) -> Task:
     """A task from a prepared set: its name, or the folder with its dataset_info.json.
 
     Images of one shape stay as they are; where shapes differ each becomes RGB
     [size size 3], as in `read_images`. Sizes and seeds as for `from_arrays`; only the
     images that are drawn are decoded, with `lazy` when their batch is read. Nothing is
-    downloaded: an absent set raises a ValueError that says how to prepare it.
+    downloaded: an absent set raises a ValueError that says how to prepare it. Images
+    are equal, for `duplicates`, where their encoded bytes are.
     """
     builder = _builder(str(name), data_dir)
     _check_features(builder, image, label)
     sources = _sources(builder, image)
-    y = {
-        part: np.array([source[i][label] for i in range(len(source))], np.int64)
-        for part, source in sources.items()
-    }
+    y, contents = _scan(sources, image, label)
     classes = tuple(str(c) for c in builder.info.features[label].names)
-    sizes = {"train": train, "validation": validation, "test": test}
-    drawn = draw(y, len(classes), sizes=sizes, seed=seed, test_seed=test_seed)
+    drawn = divide(
+        y,
+        len(classes),
+        lambda: contents,
+        sizes={"train": train, "validation": validation, "test": test},
+        seed=seed,
+        test_seed=test_seed,
+        duplicates=duplicates,
+    )
     every = np.concatenate(list(y.values())).astype(np.int32)
     where = [(part, i) for part in y for i in range(len(y[part]))]
     convert = _convert(builder.info.features[image].shape, size)
@@ -62,6 +69,21 @@ def from_tfds(
 
     a, b, c = (read(rows) for rows in drawn)
     return check(Task(builder.info.name, a, b, c, classes))
+
+
+def _scan(
+    sources: Mapping[str, Any], image: str, label: str
+) -> tuple[dict[str, np.ndarray], list[bytes]]:
+    """Labels by split, and the sha256 of every encoded image, in one pass."""
+    y, contents = {}, []
+    for part, source in sources.items():
+        own = []
+        for i in range(len(source)):
+            record = source[i]
+            own.append(record[label])
+            contents.append(hashlib.sha256(record[image]).digest())
+        y[part] = np.array(own, np.int64)
+    return y, contents
 
 
 class _Encoded:

@@ -75,8 +75,8 @@ def test_given_splits_are_kept_and_missing_ones_drawn_from_training():
     task = from_arrays(x[30:], y[30:], test=own)
     assert (task.test.x == own[0]).all() and (task.test.y == own[1]).all()
     assert [len(p) for p in every(task)] == [72, 18, 30]
-    part = from_arrays(x[30:], y[30:], test=own, validation=(x[30:60], y[30:60]))
-    assert len(part.train.y) == 90 and len(part.validation.y) == 30
+    part = from_arrays(x[60:], y[60:], test=own, validation=(x[30:60], y[30:60]))
+    assert len(part.train.y) == 60 and len(part.validation.y) == 30
 
 
 def test_a_test_seed_pools_given_splits_and_keeps_their_sizes():
@@ -90,6 +90,41 @@ def test_a_test_seed_pools_given_splits_and_keeps_their_sizes():
         assert set.union(*every(task)) == set(range(120))
     assert every(draws[0])[2] != every(draws[1])[2]
     assert every(draws[0])[2] != set(range(30))
+
+
+def test_equal_images_are_counted_across_the_splits_that_are_drawn():
+    x, y = numbered([40, 40])
+    x, y = np.concatenate([x, x[:10]]), np.concatenate([y, y[:10]])
+    with pytest.warns(UserWarning) as told:
+        task = from_arrays(x, y, seed=1)
+    train, validation, test = every(task)
+    line = told[0].message.args[0]
+    for split, others in (("validation", train), ("test", train | validation)):
+        numbers = rows(getattr(task, split)).tolist()
+        count = sum(number in others for number in numbers)
+        assert count and f"{count} of {len(numbers)} {split} images" in line
+    assert len(told) == 1
+    few = from_arrays(x, y, duplicates="drop")
+    assert sum(map(len, every(few))) == sum(len(s.y) for s in few[1:4]) == 80
+
+
+def test_of_equal_images_the_test_split_keeps_its_own():
+    x, y = numbered([10, 10])
+    own = {"validation": (x[2:6], y[2:6]), "test": (x[[3, 3, 19]], y[[3, 3, 19]])}
+    task = from_arrays(x, y, **own, duplicates="drop")
+    shown = [sorted(rows(split).tolist()) for split in task[1:4]]
+    assert shown == [[0, 1, *range(6, 19)], [2, 4, 5], [3, 3, 19]]
+    pooled = from_arrays(x, y, **own, duplicates="drop", test_seed=0)
+    assert sum(map(len, every(pooled))) == sum(len(s.y) for s in pooled[1:4]) == 20
+
+
+def test_equal_images_under_two_labels_are_no_training_images():
+    x, y = numbered([10, 10])
+    both, labels = np.concatenate([x, x[:3]]), np.concatenate([y, 1 - y[:3]])
+    with pytest.warns(UserWarning, match="images have an equal one under another"):
+        from_arrays(both, labels, validation=4, test=4)
+    task = from_arrays(both, labels, validation=4, test=4, duplicates="drop")
+    assert set.union(*every(task)) == set(range(3, 20))
 
 
 def test_rare_classes_stay_in_training():

@@ -19,8 +19,8 @@ def png(pixels):
     return file
 
 
-def prepare(root, shape, splits):
-    """A set whose image i of a split shows the grey 10 i, labelled i % 2."""
+def prepare(root, shape, splits, apart=1):
+    """A set whose image i of split s shows the grey 10 i + s apart, labelled i % 2."""
     import tensorflow_datasets as tfds
 
     class Shades(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -33,12 +33,15 @@ def prepare(root, shape, splits):
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
-            return {name: self._generate_examples(n) for name, n in splits.items()}
+            return {
+                name: self._generate_examples(n, apart * s)
+                for s, (name, n) in enumerate(splits.items())
+            }
 
-        def _generate_examples(self, count):
+        def _generate_examples(self, count, more):
             for i in range(count):
                 size = [n or 6 + i for n in shape[:2]]
-                pixels = np.full((*size, shape[-1]), 10 * i, np.uint8)
+                pixels = np.full((*size, shape[-1]), 10 * i + more, np.uint8)
                 pixels = pixels[..., 0] if shape[-1] == 1 else pixels
                 yield i, {"image": png(pixels), "label": i % 2}
 
@@ -56,7 +59,7 @@ def ragged(tmp_path_factory):
 def correct(task):
     for split in (task.train, task.validation, task.test):
         shade = split.x[:, 0, 0, 0] // 10
-        assert (split.x == 10 * shade[:, None, None, None]).all()
+        assert (split.x == split.x[:, :1, :1, :1]).all()
         assert (shade % 2 == split.y).all()
     return [sorted(s.x[:, 0, 0, 0] // 10) for s in task[1:4]]
 
@@ -81,6 +84,17 @@ def test_images_of_one_shape_stay_as_they_are(tmp_path):
     task = from_tfds(path, size=5, train=6)
     assert task.train.x.shape == (6, 4, 7, 1)
     assert correct(task)[1:] == [list(range(4)), list(range(6))]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_equal_images_in_two_splits_are_counted_or_dropped(tmp_path, lazy):
+    path = prepare(tmp_path, (4, 4, 1), {"train": 12, "test": 6}, apart=0)
+    with pytest.warns(UserWarning, match="6 of 6 test images .first row 0. are train"):
+        from_tfds(path, lazy=lazy)
+    task = from_tfds(path, validation=2, lazy=lazy, duplicates="drop")
+    own = [{int(x[0, 0, 0]) // 10 for x in split.x[:]} for split in task[1:4]]
+    assert [len(shades) for shades in own] == [4, 2, 6]
+    assert own[2] == set(range(6)) and own[0] | own[1] == set(range(6, 12))
 
 
 def test_an_absent_set_says_how_to_prepare_it(tmp_path):

@@ -39,7 +39,6 @@ def home(tmp_path, monkeypatch):
         place = tmp_path / "photos" / ("deep/er" if i % 2 else "")
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(place / f"{i}.png")
-    (tmp_path / "photos" / "notes.txt").write_text("no image")
     return tmp_path
 
 

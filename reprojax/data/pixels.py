@@ -1,0 +1,183 @@
+"""Image files and encoded images as pixels: uint8 [h w C]."""
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reprojax.data.lazy import refuse
+from reprojax.data.task import listed
+from reprojax.files import open_regular
+
+# What Pillow reads by itself: no format for which it starts another program (EPS), and
+# none that has no signature (TGA).
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"),
+    *("JPEG2000", "AVIF", "HEIF"),
+)
+ANIMATED = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # the others have one main image
+
+
+def read_images(files: Sequence[str | PathLike], *, size: int = 256) -> np.ndarray:
+    """Image files as uint8 [N size size 3].
+
+    Each is turned as its EXIF says, laid on white where transparent, and its centre
+    square resized (bicubic, antialiased): the same as resizing the short side to `size`
+    and cropping the centre. Of several frames or pages the first is taken, and one
+    warning counts such files. Deep grey is scaled to 8 bits: whole numbers from 0 to
+    65535, floats from 0 to 1. The range is never guessed from an image, so that one
+    rule holds for all; values outside it are an error.
+
+    Raises:
+        ValueError: files cannot be read; it names all of them.
+    """
+    return decode([str(f) for f in files], files, lambda image: square(image, size))
+
+
+@cache
+def endings() -> tuple[str, ...]:
+    """How the names of files end that can be read; HEIC's only with pillow-heif."""
+    from PIL import Image
+
+    own = {f: [] for f in _formats()}
+    for ending, name in Image.registered_extensions().items():
+        own.get(name, []).append(ending)
+    return tuple(ending for found in own.values() for ending in found)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS for which there is a reader."""
+    from PIL import Image
+
+    Image.init()
+    if find_spec("pillow_heif"):  # the extra heif
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def decode(
+    names: Sequence[str],
+    sources: Sequence[str | PathLike | bytes],
+    convert: Callable[[Any], np.ndarray],
+) -> np.ndarray:
+    """convert(PIL image) of every file or encoded bytes, read in threads, stacked."""
+    if not sources:
+        raise ValueError(
+            f"no images to read; expected files that end with {listed(endings())}"
+        )
+
+    def read(source):
+        try:
+            return opened(source, lambda image: (_animated(image), convert(image)))
+        except Exception as error:  # whatever a broken file may raise: collected below
+            return error
+
+    stacked, bad, animated = np.empty(0), [], 0
+    _formats()  # once, before there are threads
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for i, result in enumerate(pool.map(read, sources)):
+            _progress(i + 1, len(sources))
+            if isinstance(result, Exception):
+                bad.append((names[i], result))
+                continue
+            several, pixels = result
+            animated += several
+            if not i:
+                stacked = np.empty((len(sources), *pixels.shape), np.uint8)
+            if not bad:
+                stacked[i] = pixels
+    refuse(bad, len(sources))
+    if animated:
+        warnings.warn(
+            f"{animated} of {len(sources)} images have several frames or pages: the "
+            "first of each is taken",
+            stacklevel=3,
+        )
+    return stacked
+
+
+def opened(source: str | PathLike | bytes, convert: Callable[[Any], Any]) -> Any:
+    """convert(PIL image) of one file, or of encoded bytes."""
+    from PIL import Image, UnidentifiedImageError
+
+    whole = isinstance(source, bytes)
+    with io.BytesIO(source) if whole else open_regular(Path(source)) as file:
+        try:
+            image = Image.open(file, formats=_formats())
+        except UnidentifiedImageError:
+            file.seek(0)
+            raise ValueError(_unknown(file.read(12))) from None
+        with image:
+            return convert(image)
+
+
+def _unknown(start: bytes) -> str:
+    if start[4:8] == b"ftyp" and "HEIF" not in _formats():
+        return "it is HEIC or AVIF, which pip install 'reprojax[heif]' reads"
+    return f"it is empty or none of {', '.join(_formats())}"
+
+
+def _animated(image: Any) -> bool:
+    return image.format in ANIMATED and getattr(image, "is_animated", False)
+
+
+def square(image: Any, size: int) -> np.ndarray:
+    """A PIL image as uint8 [size size 3], as `read_images` says."""
+    from PIL import Image, ImageOps
+
+    image = rgb(ImageOps.exif_transpose(image))
+    side = min(image.size)
+    left, top = ((n - side) / 2 for n in image.size)
+    box = (left, top, left + side, top + side)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image)
+
+
+def rgb(image: Any) -> Any:
+    """A PIL image in RGB: deep grey scaled, transparency laid on white."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):  # convert() would clip at 255, not scale
+        image = Image.fromarray(_shallow(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _shallow(grey: np.ndarray) -> np.ndarray:
+    """Grey of 16 or 32 bits, or of floats, as uint8, as `read_images` says."""
+    low, high = grey.min(), grey.max()
+    most = 1 if grey.dtype.kind == "f" else 65535
+    if not (low >= 0 and high <= most):  # so NaN is outside too
+        raise ValueError(
+            f"it is {grey.dtype} grey from {low:.6g} to {high:.6g}, expected 0 to "
+            f"{most}; save it with 8 bits"
+        )
+    if most == 1:
+        return np.round(grey * 255).astype(np.uint8)
+    if 0 < high < 256:  # more likely 8 bits in a wider type than a black image
+        raise ValueError(
+            f"it is {grey.dtype} grey from {low} to {high} of {most}, nothing but "
+            "black in 8 bits; save it with 8 bits"
+        )
+    return (grey // 257).astype(np.uint8)
+
+
+def _progress(done: int, total: int) -> None:
+    if total > 500 and (done == total or not done % 50):
+        end = "\n" if done == total else ""
+        print(f"\rread {done} of {total} images", end=end, file=sys.stderr, flush=True)
