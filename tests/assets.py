@@ -1,7 +1,12 @@
-"""Where the real weights and data lie that some tests need."""
+"""Where the real weights, data and numbers of official code lie that some tests need.
+
+Numbers of official code are in `reference/official`, beside the folder of the assets.
+"""
 
 import os
 from pathlib import Path
+
+import numpy as np
 
 
 def assets() -> Path:
@@ -14,3 +19,17 @@ def assets() -> Path:
             "REPROJAX_ASSETS, or leave the tests marked verify out"
         )
     return root
+
+
+def official(name: str, part: str = "") -> dict[str, np.ndarray]:
+    """The arrays of reference/official/NAME.npz whose names begin with `part`, without
+    it."""
+    path = assets().resolve().parent / "reference" / "official" / f"{name}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"got no {path}, expected the numbers of official code beside the assets; "
+            "set REPROJAX_ASSETS, or leave the tests marked verify out"
+        )
+    with np.load(path) as found:
+        names = [n for n in found.files if n.startswith(part)]
+        return {n.removeprefix(part): found[n] for n in names}

@@ -1,58 +1,111 @@
 """Learned edits of a language model's hidden states: LoReFT (arXiv 2404.03592)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
-from reprojax.core import Key, Manipulation, Params, Program, Scope, reprogram
+from reprojax.core import Key, Manipulation, Params, Program, Scope, fold, reprogram
 from reprojax.models.language import LanguageModel
 from reprojax.recipes.method import Preset
 from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, dense
-from reprojax.recipes.prompt_tuning.soft_prompts import role
+from reprojax.recipes.prompt_tuning.soft_prompts import outputs
 from reprojax.sequence import Tokens, last_position
 
 
-def low_rank_edit(rank: int, first: int, last: int) -> Manipulation:
+def low_rank_edit(
+    rank: int, first: int, last: int, *, tied: bool = True
+) -> Manipulation:
     """h + R^T (W h + b - R h) for some of a prompt's Tokens, R's rows orthonormal
     (arXiv 2404.03592).
 
-    A word that is written is not edited, as it is no part of the prompt.
+    As in the authors' code (pyreft), a prompt of L tokens has min(L // 2, first) and
+    min(L // 2, last) tokens edited. A token that is generated is not edited, as it is
+    no part of the prompt.
 
     Args:
         rank: rows of R and W.
         first: how many of the prompt's first tokens.
-        last: how many of its last.
+        last: how many of its last tokens.
+        tied: one R, W and b for both ends; otherwise one of each for either end.
     """
+    ends = ("both",) if tied else ("first", "last")
 
     def init(key: Key, value: Tokens, scope: Scope) -> Params:
-        k, width = jax.random.split(key), value.value.shape[-1]
+        width = value.value.shape[-1]
         if not 0 < rank <= width:
             raise ValueError(
-                f"a rank of {rank} came, expected 1 to {width}, the model's width"
+                f"got a rank of {rank}, expected 1 to {width}, the model's width"
             )
-        basis = jax.random.normal(k[0], (width, rank))
-        return Params({"basis": basis, "target": dense(k[1], width, (rank,))})
+        nets = {end: _begin(fold(key, end), width, rank) for end in ends}
+        return Params(nets["both"] if tied else nets)
 
     def apply(params: Params, value: Tokens, scope: Scope) -> Tokens:
-        own, h = params.learnable, value.value
-        rows = jnp.linalg.qr(own["basis"])[0]  # [D r]
-        target = h @ own["target"]["kernel"] + own["target"]["bias"]
-        edited = h + (target - h @ rows) @ rows.T
-        chosen = _chosen(value, first, last)[..., None]
-        return value._replace(value=jnp.where(chosen, edited.astype(h.dtype), h))
+        own, value = params.learnable, _checked(value, first, last)
+        at_first, at_last = _chosen(value, first, last)
+        if tied:
+            return _edited(own, value, at_first | at_last)
+        value = _edited(own["first"], value, at_first)
+        return _edited(own["last"], value, at_last)
 
     return Manipulation(init, apply)
 
 
-def _chosen(value: Tokens, first: int, last: int) -> Bool[Array, "B L"]:
-    chosen = jnp.zeros(value.weight.shape, bool)
-    if value.span.first or value.span.last:  # else it was written
-        chosen |= value.position < first
-    if value.span.last:
-        chosen |= value.position > last_position(value) - last
-    return chosen & (value.weight > 0)
+def _begin(key: Key, width: int, rank: int) -> dict[str, Any]:
+    """R starts orthonormal. Adam's steps have the size of its rate whatever the size of
+    a number is: columns of norm sqrt(D) would hardly turn."""
+    k = jax.random.split(key)
+    basis = orthonormal(jax.random.normal(k[0], (width, rank)))
+    return {"basis": basis, "target": dense(k[1], width, (rank,))}
+
+
+def orthonormal(basis: Float[Array, "D r"]) -> Float[Array, "D r"]:
+    """Orthonormal columns that span the same space.
+
+    The QR factor whose R has a positive diagonal. That of LAPACK changes a column's
+    sign where an entry passes zero, and with it the edit, during training.
+    """
+    columns, triangle = jnp.linalg.qr(basis)
+    return columns * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)
+
+
+def _edited(net: dict[str, Any], value: Tokens, chosen: Bool[Array, "B L"]) -> Tokens:
+    h = value.value
+    rows = orthonormal(net["basis"])
+    target = h @ net["target"]["kernel"] + net["target"]["bias"]
+    edited = h + (target - h @ rows) @ rows.T
+    return value._replace(value=jnp.where(chosen[..., None], edited.astype(h.dtype), h))
+
+
+def _chosen(
+    value: Tokens, first: int, last: int
+) -> tuple[Bool[Array, "B L"], Bool[Array, "B L"]]:
+    """Which tokens are edited as the prompt's first ones, and which as its last."""
+    place, real = value.position, value.weight > 0
+    if not value.span.last:  # a beginning, whose length says nothing, or generated
+        return real & (place < first) & value.span.first, jnp.zeros(real.shape, bool)
+    length = last_position(value) + 1
+    half = length // 2
+    return (
+        real & (place < jnp.minimum(half, first)),
+        real & (place >= length - jnp.minimum(half, last)),
+    )
+
+
+def _checked(value: Tokens, first: int, last: int) -> Tokens:
+    """NaN where a shared beginning was read, and edited, that the whole prompt is too
+    short for, or holds some of the last tokens."""
+    if value.span.first or not value.span.last:
+        return value
+    real, far = value.weight > 0, jnp.iinfo(jnp.int32).max
+    begin = jnp.where(real, value.position, far).min(1, keepdims=True)
+    length = last_position(value) + 1
+    wrong = jnp.minimum(begin, first) > length // 2
+    wrong |= length - jnp.minimum(length // 2, last) < begin
+    bad = (real & wrong)[..., None]
+    return value._replace(value=jnp.where(bad, jnp.nan, value.value))
 
 
 def loreft(
@@ -62,38 +115,41 @@ def loreft(
     rank: int = 8,
     first: int = 7,
     last: int = 7,
+    tied: bool = True,
     layers: Sequence[int] | None = None,
 ) -> Program:
-    """Low-rank edits between the blocks, one for each place (arXiv 2404.03592).
+    """Low-rank edits of what blocks put out, one for each block (arXiv 2404.03592).
 
-    With a beginning that is shared (`engine.share`), a query has at least `last` words.
+    With a beginning that is shared (`engine.share`), the query holds all of the last
+    tokens that are edited, and the whole prompt has at least 2 * first tokens, or the
+    answer is NaN.
 
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
         rank, first, last: see `low_rank_edit`.
-        layers: the blocks whose answers are edited, by default all but the last one,
-            behind which there is no block to act on.
+        tied: our default, one edit for a block's first and last tokens. In pyreft, by
+            default, there is one for each of both.
+        layers: the blocks whose outputs are edited, from 0; by default all, as there.
     """
-    blocks = role(language, "blocks")
-    chosen = range(len(blocks) - 1) if layers is None else layers
-    if not chosen or min(chosen) < 0 or max(chosen) > len(blocks) - 2:
+    places = outputs(language)
+    chosen = range(len(places)) if layers is None else layers
+    if not chosen or min(chosen) < 0 or max(chosen) >= len(places):
         raise ValueError(
-            f"the layers {list(chosen)} came, expected some of 0..{len(blocks) - 2}, "
-            f"the blocks of {language.name} that another one stands behind"
+            f"got the layers {list(chosen)}, expected some of 0..{len(places) - 1}, "
+            f"the blocks of {language.name}"
         )
     if first < 0 or last < 0 or not first + last:
         raise ValueError(
-            f"first={first} and last={last} came, expected numbers of tokens, at least "
+            f"got first={first} and last={last}, expected numbers of tokens, at least "
             "one of both together"
         )
-    at: dict[str, Manipulation] = {
-        blocks[i + 1]: low_rank_edit(rank, first, last) for i in chosen
-    }
+    edit = low_rank_edit(rank, first, last, tied=tied)
+    at: dict[str, Manipulation] = {places[i]: edit for i in chosen}
     return reprogram(
         language.forward, at | ({} if align is None else {"output": align})
     )
 
 
-# Rate, epochs and batch are ours: 100 steps took the loss of a tiny model from 1.33 to
-# .25.
+# AdamW without decay on a falling line is pyreft's; its warm-up is left out, and rate,
+# epochs and batch are ours (there they are searched for each task).
 PRESET = Preset(adamw_linear, 5e-3, epochs=5, batch=32)

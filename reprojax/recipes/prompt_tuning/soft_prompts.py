@@ -30,6 +30,19 @@ def role(language: LanguageModel, name: str) -> tuple[str, ...]:
     return language.roles[name]
 
 
+def outputs(language: LanguageModel) -> tuple[str, ...]:
+    """The sites of what each block puts out. Behind the last one there is no block that
+    it enters, so they are not the inputs moved by one."""
+    blocks = role(language, "blocks")
+    if not all(site.endswith(":in") for site in blocks):
+        raise ValueError(
+            f"got the blocks {list(blocks)} of {language.name}, expected sites such as "
+            "'block_0:in', beside which 'block_0:out' is; name them so in the card's "
+            "roles"
+        )
+    return tuple(site.removesuffix(":in") + ":out" for site in blocks)
+
+
 def check_words(language: LanguageModel, ids: Sequence[int], who: str) -> list[int]:
     """The ids, if there are any and all are the model's."""
     found = [int(i) for i in ids]
