@@ -6,9 +6,9 @@
     fitted = fit_black_box(program, oracle, task, search(), budget=..., batch=...)
 
 What is sent is a text's ids, the prompt's placeholders among them, and numbers that the
-service adds to the vectors of its words (Sun et al., arXiv 2201.03514). So the weights,
-the embedding among them, are never here; what a program does at the embedding has to be
-an addition.
+service adds to the vectors of its words, of an encoder behind their layer norm (Sun et
+al., arXiv 2201.03514). So the weights, the embedding among them, are never here; what a
+program does there has to be an addition.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from reprojax.black_box import SENT
 from reprojax.core import Manipulation, PyTree, passthrough, reprogram
 from reprojax.models.language import LanguageModel
-from reprojax.recipes.prompt_tuning.soft_prompts import role
+from reprojax.recipes.prompt_tuning.soft_prompts import embedded
 from reprojax.searches import Oracle
 from reprojax.sequence import Tokens, tokens
 
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
     text: Tokens
     """Of ids [n L]."""
     added: Float[Array, "n L D"]
-    """To the vectors of its words."""
+    """To the vectors of its words, as the first block gets them."""
 
 
 def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> Oracle:
@@ -43,7 +43,7 @@ def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> 
         align: from Tokens of logits to what is answered [n S], such as
             `label_words(ids)`, or `last()` for the whole vocabulary.
     """
-    (embedding,) = role(language, "embedding")
+    place = embedded(language)
     program = reprogram(language.forward, {"output": align})
     empty = tokens(jnp.zeros((1, 1), jnp.int32))
     params = program.init(jax.random.key(0), language.frozen, empty)
@@ -51,7 +51,7 @@ def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> 
     @jax.jit
     def run(frozen: PyTree, asked: Asked) -> Array:
         def edit(site: str, value: PyTree) -> PyTree:
-            if site != embedding:
+            if site != place:
                 return value
             return value._replace(value=value.value + asked.added)
 
@@ -68,30 +68,31 @@ def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> 
 def only_scores(oracle: Oracle, language: LanguageModel) -> LanguageModel:
     """A card for an oracle that takes `Asked`.
 
-    A program on it edits "input" (ids), the embedding's site, where it finds zeros and
-    leaves what is to be added, and "output", the oracle's answers.
+    A program on it edits "input" (ids), the site of the embedded words, where it finds
+    zeros and leaves what is to be added, and "output", the oracle's answers.
 
     Args:
         language: gives vocabulary, positions, width and tokeniser; not its weights.
     """
-    (embedding,) = role(language, "embedding")
+    place = embedded(language)
 
     def forward(answers: PyTree, x: Tokens, edit: Callable = passthrough) -> PyTree:
         text = edit("input", x)
         _check_length(text.weight.shape[1], language)
         shape = (*text.weight.shape, language.width)
-        added: Any = edit(embedding, text._replace(value=jnp.zeros(shape)))
+        added: Any = edit(place, text._replace(value=jnp.zeros(shape)))
         if added.value.shape != shape:
             raise ValueError(
                 f"vectors {added.value.shape[1:]} of a text of {shape[1]} words are "
                 f"to be sent to {oracle.name}, expected one a word, {shape[1:]}; "
-                'insert words at "input", and add to them at the embedding, as '
+                'insert words at "input", and add to their vectors, as '
                 "black_box_tuning does"
             )
         edit(SENT, Asked(text, added.value))
         return edit("output", answers)
 
-    roles = {"input": ("input",), "embedding": (embedding,)}
+    kind = "embedding" if language.kind == "causal" else "blocks"
+    roles = {"input": ("input",), kind: (place,)}
     return language._replace(name=oracle.name, forward=forward, frozen=(), roles=roles)
 
 

@@ -3,6 +3,7 @@
 Numbers of official code are in `reference/official`, beside the folder of the assets.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -33,3 +34,15 @@ def official(name: str, part: str = "") -> dict[str, np.ndarray]:
     with np.load(path) as found:
         names = [n for n in found.files if n.startswith(part)]
         return {n.removeprefix(part): found[n] for n in names}
+
+
+def folder_of(case: dict[str, np.ndarray], folder: Path) -> Path:
+    """A folder with the model of a case: its `config` and its `weights/...`."""
+    from safetensors.numpy import save_file
+
+    config = json.loads(str(case["config"]))
+    (folder / "config.json").write_text(json.dumps(config))
+    names = [name for name in case if name.startswith("weights/")]
+    tensors = {name.removeprefix("weights/"): case[name] for name in names}
+    save_file(tensors, folder / "model.safetensors")
+    return folder

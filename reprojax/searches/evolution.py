@@ -1,7 +1,7 @@
 """Evolution: antithetic strategies, and CMA-ES by the library `cmaes`."""
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +44,15 @@ class HostState(NamedTuple):
 
     cma: Any
     like: PyTree
+    point: np.ndarray
+    """The best of the last step's points; before a step, the start."""
 
 
-def cma_es(sigma: float, population: int | None = None) -> Search:
+def cma_es(
+    sigma: float,
+    population: int | None = None,
+    result: Literal["mean", "point"] = "mean",
+) -> Search:
     """CMA-ES (Hansen and Ostermeier 2001), for up to some hundred numbers.
 
     The library's optimiser is a mutable object on the host. Ask and tell copy it
@@ -57,7 +63,11 @@ def cma_es(sigma: float, population: int | None = None) -> Search:
     Args:
         sigma: the first step size.
         population: points a step; by default 4 + 3 log d.
+        result: the distribution's mean, or the best of the last step's points, which
+            has been asked for itself.
     """
+    if result not in ("mean", "point"):
+        raise ValueError(f"cma_es got result={result!r}, expected 'mean' or 'point'")
 
     def init(key: Key, learnable: PyTree) -> HostState:
         from cmaes import CMA
@@ -71,7 +81,7 @@ def cma_es(sigma: float, population: int | None = None) -> Search:
             )
         # numbers as the library takes them
         cma = CMA(mean, sigma, seed=_seed(key), population_size=population)
-        return HostState(cma, jax.tree.map(jnp.asarray, learnable))
+        return HostState(cma, jax.tree.map(jnp.asarray, learnable), mean)
 
     def ask(key: Key, state: HostState) -> PyTree:
         cma = copy.deepcopy(state.cma)
@@ -82,12 +92,13 @@ def cma_es(sigma: float, population: int | None = None) -> Search:
     def tell(state: HostState, points: PyTree, values: Any) -> HostState:
         cma = copy.deepcopy(state.cma)
         flat = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
-        rows = np.asarray(flat, np.float64)
-        cma.tell(list(zip(rows, map(float, np.asarray(values)), strict=True)))
-        return state._replace(cma=cma)
+        rows, values = np.asarray(flat, np.float64), np.asarray(values)
+        cma.tell(list(zip(rows, map(float, values), strict=True)))
+        return state._replace(cma=cma, point=rows[values.argmin()])
 
     def read(state: HostState) -> PyTree:
-        return ravel_pytree(state.like)[1](jnp.asarray(state.cma.mean, jnp.float32))
+        found = state.cma.mean if result == "mean" else state.point
+        return ravel_pytree(state.like)[1](jnp.asarray(found, jnp.float32))
 
     return Search(init, ask, tell, read)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from assets import folder_of, official
 from small_languages import KEY, POSITIONS, QUERIES, WIDTH, V, card, parity
 
 from reprojax.alignments import at_mask
@@ -17,6 +18,7 @@ from reprojax.black_box_texts import Asked, only_scores, scores
 from reprojax.core import chain
 from reprojax.data import Split, Task
 from reprojax.engine import generate
+from reprojax.models.language import load
 from reprojax.recipes.prompt_tuning import (
     black_box_tuning,
     hinge,
@@ -34,6 +36,13 @@ SMALL = {"length": P, "size": SIZE}
 SLOW = pytest.mark.slow
 
 
+PLACE = {"encoder": "block_0:in"}  # behind the norm of its embedding
+
+
+def place(kind):
+    return PLACE.get(kind, EMBED)
+
+
 def table(language):
     return np.asarray(language.frozen["params"]["embed"]["embedding"])
 
@@ -41,47 +50,68 @@ def table(language):
 def moved(params, by=2.0):
     """The params at some z, and the ids and vectors [P D] that it adds to them."""
     z = by * jax.random.normal(jax.random.key(5), (SIZE,))
-    params = params._replace(learnable=params.learnable | {EMBED: z})
-    matrix = np.asarray(params.fixed[EMBED]["matrix"], np.float64)
+    (site,) = params.learnable.keys() & {EMBED, "block_0:in"}
+    params = params._replace(learnable=params.learnable | {site: z})
+    matrix = np.asarray(params.fixed[site]["matrix"], np.float64)
     added = np.einsum("s,spd->pd", np.asarray(z), matrix)
     return params, np.asarray(params.fixed["input"]).tolist(), added
-
-
-def with_words(language, added):
-    """The model with P more words, whose vectors are given, from id V on."""
-    rows = np.concatenate([table(language), added]).astype(np.float32)
-    own = language.frozen["params"] | {"embed": {"embedding": jnp.asarray(rows)}}
-    return {"params": own}
 
 
 @pytest.mark.parametrize(
     "kind", ["encoder", *(pytest.param(k, marks=SLOW) for k in ("rotary", "learned"))]
 )
 def test_the_prompt_is_words_and_what_is_added_to_them(kind):
-    """New words in a larger vocabulary; an encoder's first token stays the first."""
-    import small_languages
-
+    """Behind an encoder's first token, and what is added behind its norm."""
     language = card(kind)
     program = black_box_tuning(language, **SMALL)
     params, ids, added = moved(program.init(KEY, language.frozen, padded(QUERIES)))
-    words = table(language)[ids] + added
-    frozen, run = with_words(language, words), jax.jit(program.apply)
-    module = small_languages.MODULES[kind].clone(vocabulary=V + P)
-    bare = jax.jit(small_languages.texts(module))
-    prompt, first = list(range(V, V + P)), 1 if kind == "encoder" else 0
-    if kind == "encoder":  # the head has one number more for each new word
-        head = frozen["params"]["head"]
-        bias = jnp.pad(head["bias"], (0, P))
-        frozen["params"] |= {"head": head | {"bias": bias}}
+    run, first = jax.jit(program.apply), 1 if kind == "encoder" else 0
+
+    @jax.jit
+    def bare(frozen, x):
+        def edit(site, value):
+            if site != place(kind):
+                return value
+            h = value.value.at[:, first : first + P].add(added.astype(np.float32))
+            return value._replace(value=h)
+
+        return language.forward(frozen, x, edit).value[0]
+
     for query in QUERIES:
-        row = query[:first] + prompt + query[first:]
-        expected = bare(frozen, tokens(jnp.array([row]))).value[0, :, :V]
+        row = query[:first] + ids + query[first:]
+        expected = bare(language.frozen, tokens(jnp.array([row])))
         for side in ("left", "right"):
             y = run(params, language.frozen, padded([query], side, 8))
             real = np.asarray(y.weight[0]) > 0
             order = np.argsort(np.asarray(y.position[0])[real])
             found = np.asarray(y.value[0])[real][order]
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.verify
+def test_on_an_encoder_it_is_the_published_code(tmp_path):
+    """RoBERTa's logits, and the deviation of A, as its code has them."""
+    case = official("bbt_encoder")
+    language = load(folder_of(case, tmp_path))
+    start, z = case["start"].tolist(), case["z"]
+    program = black_box_tuning(language, length=6, size=20, words=start)
+    x = tokens(jnp.asarray(case["ids"]))
+    params = program.init(KEY, language.frozen, x)
+    site = PLACE["encoder"]
+    matrix = params.fixed[site]["matrix"]
+    assert abs(matrix.std() / case["A_std"] - 1) < 0.03
+    fixed = params.fixed | {"input": jnp.asarray(case["start"])}
+    fixed |= {site: params.fixed[site] | {"matrix": jnp.asarray(case["A"])}}
+    params = params._replace(fixed=fixed)
+    run = jax.jit(program.apply)
+    for learned, right in ((0 * z, "logits_bare"), (z, "logits")):
+        own = params._replace(learnable=params.learnable | {site: jnp.asarray(learned)})
+        y = run(own, language.frozen, x).value
+        order = [6, *range(6), *range(7, 12)]  # ours puts the prompt in front by index
+        y = np.asarray(y)[:, order]
+        np.testing.assert_allclose(y, case[right], atol=1e-5)
+    away = np.abs(case["logits"] - case["logits_if_before_norm"]).max()
+    assert away > 0.5, "the two places would not be told apart"
 
 
 def test_the_projections_scale_is_that_of_words():
@@ -185,6 +215,10 @@ def test_a_service_answers_as_the_model_itself(kind):
     oracle = scores(language, align)
     assert oracle.classes == 3
     served = only_scores(oracle, language)
+    assert served.roles.keys() == {
+        "input",
+        "blocks" if mask in rows[0] else "embedding",
+    }
     sizes = SMALL | {"words": some}
     ours = black_box_tuning(served, deviation=1.0, **sizes)
     whole = black_box_tuning(language, align, deviation=1.0, **sizes)

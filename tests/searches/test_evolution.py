@@ -59,6 +59,23 @@ def test_cma_es_finds_the_minimum():
     np.testing.assert_allclose(found["b"], 1, atol=0.05)
 
 
+def test_the_result_may_be_the_best_point_that_was_asked():
+    search = cma_es(0.5, population=8, result="point")
+    state = search.init(jax.random.key(0), START)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, search.read(state), START))
+    for key in jax.random.split(jax.random.key(0), 3):
+        points = search.ask(key, state)
+        values = value(points)
+        state = search.tell(state, points, values)
+        best = jax.tree.map(lambda a, i=int(values.argmin()): a[i], points)
+        for found, right in zip(
+            *map(jax.tree.leaves, (search.read(state), best)), strict=True
+        ):
+            np.testing.assert_allclose(found, right, rtol=1e-6)
+    with pytest.raises(ValueError, match="result='last', expected 'mean' or 'point'"):
+        cma_es(0.5, result="last")
+
+
 def test_cma_es_is_pure():
     search, state = run(3)
     before = search.read(state)["a"]

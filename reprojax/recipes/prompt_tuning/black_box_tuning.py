@@ -25,7 +25,7 @@ from reprojax.recipes.prompt_tuning.soft_prompts import (
     COMMON,
     check_length,
     check_words,
-    role,
+    embedded,
     vectors,
 )
 from reprojax.searches import Search, cma_es
@@ -45,26 +45,28 @@ def black_box_tuning(
     """Words in front of a text, and A z added to their vectors (arXiv 2201.03514).
 
     z [size] alone is searched for. A is normal, its deviation alpha * deviation /
-    (sigma sqrt(size)): points drawn at a step of sigma are as far apart as words are.
-    On a model that only answers (`black_box_texts.only_scores`) and on the model itself
-    the params are the same. An encoder's prompt stands behind its first token.
+    (sigma sqrt(size)), as in the published code: points drawn at a step of sigma are as
+    far apart as words are. (In the paper A is uniform.) An encoder's prompt stands
+    behind its first token, and A z is added behind the layer norm of its embedding, as
+    in the published code: in front of it a step would move the first block's input by
+    several times as much. On a model that only answers (`black_box_texts.only_scores`)
+    and on the model itself the params are the same.
 
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits, or the
             answers as they are. (For RoBERTa the published code sets the bias of the
             words' scores to zero; this does not.)
         length: P, tokens of the prompt.
-        words: ids that the prompt is drawn from at first, by default the vocabulary's
-            first 5,000.
-        deviation: of the numbers in the model's word vectors; read from its weights
-            where they are here.
+        words: ids that the prompt is drawn from, once, by default the vocabulary's
+            first 5,000. (In the published code these tokens are 1000, 1001 and so on.)
+        deviation: of the numbers in the model's word vectors, its table of words even
+            where a norm follows; read from its weights where they are here.
         alpha, sigma: sigma is the search's own first step.
     """
     check_length(language, length)
-    (embedding,) = role(language, "embedding")
     if size < 1 or min(alpha, sigma) <= 0:
         raise ValueError(
-            f"size={size}, alpha={alpha} and sigma={sigma} came, expected at least 1 "
+            f"got size={size}, alpha={alpha} and sigma={sigma}, expected at least 1 "
             "number to be searched for and scales above 0"
         )
     at = 0 if language.kind == "causal" else 1  # behind [CLS]
@@ -74,7 +76,7 @@ def black_box_tuning(
     nothing = learnable(jax.nn.initializers.zeros)
     sites: dict[str, Manipulation] = {
         "input": insert(start, length, at=at),
-        embedding: add(subspace(size, nothing, scale), length, at=at),
+        embedded(language): add(subspace(size, nothing, scale), length, at=at),
     }
     return reprogram(
         language.forward, sites | ({} if align is None else {"output": align})
@@ -98,7 +100,7 @@ def _drawn(ids: Sequence[int]) -> Format:
 def _deviation(language: LanguageModel, given: float | None) -> float:
     if given is not None:
         if not given > 0:
-            raise ValueError(f"a deviation of {given} came, expected one above 0")
+            raise ValueError(f"got a deviation of {given}, expected one above 0")
         return float(given)
     if not jax.tree.leaves(language.frozen):
         raise ValueError(
@@ -126,9 +128,12 @@ def hinge(margin: float = 2.0) -> Loss:
 
 
 def search(sigma: float = 1.0) -> Search:
-    """The paper's: CMA-ES, 20 points a step.
+    """The published one: CMA-ES from z = 0, 20 points a step.
 
     There each point is judged by all training texts (`batch=len(task.train.y)`), and
-    8,000 points are judged: a budget of 8,000 queries for each training text.
+    8,000 points are judged: a budget of 8,000 queries for each training text. At times
+    (every 100 points, or steps where a step is one call) one of the points is judged by
+    the validation texts too, and the best of these is the result. Here it is the best
+    of the last step's points, `checks` times in a run.
     """
-    return cma_es(sigma, population=20)
+    return cma_es(sigma, population=20, result="point")

@@ -30,6 +30,17 @@ def role(language: LanguageModel, name: str) -> tuple[str, ...]:
     return language.roles[name]
 
 
+def embedded(language: LanguageModel) -> str:
+    """The site of the words' vectors as the first block gets them.
+
+    An encoder's embedding ends with a layer norm, and what is added there stands behind
+    it; a causal model adds at most positions to its embedding's vectors.
+    """
+    if language.kind == "causal":
+        return role(language, "embedding")[0]
+    return role(language, "blocks")[0]
+
+
 def outputs(language: LanguageModel) -> tuple[str, ...]:
     """The sites of what each block puts out. Behind the last one there is no block that
     it enters, so they are not the inputs moved by one."""
