@@ -292,7 +292,7 @@ class Texts:
             asking,
             oracle,
             read,
-            cma_es(1.0, population=own.population),
+            cma_es(1.0, population=own.population, result="point"),
             budget=own.queries + own.validation * CHECKS,
             batch=min(size, len(task.train.y)),
             seed=seed,

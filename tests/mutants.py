@@ -1282,6 +1282,24 @@ MUTANTS = (
         "test_the_prompt_is_words_and_what_is_added_to_them",
     ),
     Mutant(
+        "bbt: added in front of an encoder's norm",
+        SOFT,
+        """    if language.kind == "causal":
+        return role""",
+        """    if True:
+        return role""",
+        "recipes/test_black_box_tuning.py::"
+        "test_the_prompt_is_words_and_what_is_added_to_them",
+    ),
+    Mutant(
+        "bbt: the worst of the last points for the best",
+        "searches/evolution.py",
+        "rows[values.argmin()]",
+        "rows[values.argmax()]",
+        "searches/test_evolution.py::"
+        "test_the_result_may_be_the_best_point_that_was_asked",
+    ),
+    Mutant(
         "bbt: the hinge counts the right class",
         BBT,
         "(jnp.maximum(above, 0) * wrong)",

@@ -1,7 +1,7 @@
 """Evolution: antithetic strategies, and CMA-ES by the library `cmaes`."""
 
 import copy
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class HostState(NamedTuple):
 def cma_es(
     sigma: float,
     population: int | None = None,
-    result: Literal["mean", "point"] = "mean",
+    result: str = "mean",
 ) -> Search:
     """CMA-ES (Hansen and Ostermeier 2001), for up to some hundred numbers.
 
@@ -63,8 +63,8 @@ def cma_es(
     Args:
         sigma: the first step size.
         population: points a step; by default 4 + 3 log d.
-        result: the distribution's mean, or the best of the last step's points, which
-            has been asked for itself.
+        result: "mean" of the distribution, or "point", the best of the last step's
+            points, which has been asked for itself.
     """
     if result not in ("mean", "point"):
         raise ValueError(f"cma_es got result={result!r}, expected 'mean' or 'point'")

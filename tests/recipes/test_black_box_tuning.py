@@ -341,7 +341,7 @@ def test_what_does_not_fit_is_refused():
     served = only_scores(oracle, language)
     with pytest.raises(ValueError, match="came without weights, expected deviation="):
         black_box_tuning(served, length=P)
-    with pytest.raises(ValueError, match="a deviation of 0.0 came"):
+    with pytest.raises(ValueError, match="got a deviation of 0.0"):
         black_box_tuning(served, length=P, deviation=0.0)
     for wrong in ({"size": 0}, {"sigma": 0.0}, {"alpha": -1.0}):
         with pytest.raises(ValueError, match="scales above 0"):
