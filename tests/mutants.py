@@ -945,6 +945,14 @@ MUTANTS = (
         "test_calibration.py",
     ),
     Mutant(
+        "calibration: each input without content is made to sum to one first",
+        "recipes/prompt_instruction/calibration.py",
+        "[_pooled(seen)] if seen else []",
+        "seen",
+        "recipes/test_prompt_instruction.py::"
+        "test_contextual_calibration_takes_the_mean_first",
+    ),
+    Mutant(
         "calibration: rows weigh alike in the published mean too",
         "alignments/calibration.py",
         "jax.nn.softmax(y) if normalised else jnp.exp(y)",
@@ -1217,10 +1225,18 @@ MUTANTS = (
     Mutant(
         "steering: a block too late",
         STEER,
-        "    return blocks[layer]",
-        "    return [*blocks, 'head:in'][layer + 1]",
+        "    return places[layer]",
+        "    return [*places, 'head:in'][layer + 1]",
         "recipes/test_activation_addition.py::"
         "test_it_is_added_to_the_first_words_or_to_all",
+    ),
+    Mutant(
+        "steering: a contrast of what enters the block",
+        STEER,
+        "_place(language, layer, outputs(language))",
+        'language.roles["blocks"][layer]',
+        "recipes/test_activation_addition.py::"
+        "test_a_contrast_is_the_difference_of_means_at_the_last_words",
     ),
     Mutant(
         "steering: the mean over all words",

@@ -27,7 +27,8 @@ def calibrated(
         normalised: each row's probabilities are made to sum to one over the labels
             before their mean is taken, so that logits will do. Otherwise y are
             log-probabilities, and a row weighs as much as the labels have in it, as in
-            the code of Zhao et al.; with one input both are the same.
+            the code of Zhao et al.; with one input both are the same. (For texts
+            `contextual_calibration` sees to that.)
     """
 
     def init(key: Key, y: PyTree, scope: Scope) -> Params:

@@ -9,7 +9,7 @@ from reprojax.text.procedure import Row
 from reprojax.text.template import fill
 
 Embed = Callable[[Sequence[str]], Any]
-"""Texts -> their vectors [N D]; only their directions count."""
+"""Texts -> their vectors [N D]."""
 
 
 def labelled(
@@ -73,34 +73,48 @@ def _check_known(rows: Sequence[Row], labels: Sequence[str], label: str) -> None
 
 
 def nearest(
-    rows: Sequence[Row], k: int, embed: Embed, key: str, *, last: bool = True
+    rows: Sequence[Row],
+    k: int,
+    embed: Embed,
+    key: str,
+    *,
+    distance: str = "cosine",
+    last: bool = True,
 ) -> Callable[[Sequence[Row]], list[list[Row]]]:
-    """look(xs) -> each query's k rows of the largest cosine, for `informed`.
+    """look(xs) -> each query's k nearest rows, for `informed`.
 
     Args:
         embed: called once for all rows, now, and once for all queries of a call.
         key: the template of what is embedded, such as "{text}".
+        distance: "cosine" or "euclidean".
         last: the nearest stands last, next to the query; otherwise first.
     """
     if not 1 <= k <= len(rows):
-        raise ValueError(f"k={k} came, expected 1 to {len(rows)}, the number of rows")
+        raise ValueError(f"got k={k}, expected 1 to {len(rows)}, the number of rows")
+    if distance not in ("cosine", "euclidean"):
+        raise ValueError(f"got distance={distance!r}, expected 'cosine' or 'euclidean'")
 
-    def directions(texts: Sequence[Row]) -> np.ndarray:
-        found = np.asarray(embed([fill(key, row) for row in texts]), np.float32)
+    def vectors(texts: Sequence[Row]) -> np.ndarray:
+        found = np.asarray(embed([fill(key, row) for row in texts]), np.float64)
         if found.ndim != 2 or len(found) != len(texts) or not np.isfinite(found).all():
             raise ValueError(
                 f"embed gave {found.shape} for {len(texts)} texts, expected a finite "
                 "vector each, [N D]"
             )
+        if distance == "euclidean":
+            return found
         length = np.linalg.norm(found, axis=1, keepdims=True)
         return found / np.maximum(length, 1e-12)
 
-    known = directions(rows)
+    known = vectors(rows)
+    # |x - v|^2 / 2 is |x|^2 / 2 - (x v - |v|^2 / 2), and |x| is that of all rows
+    half = (known**2).sum(1) / 2 if distance == "euclidean" else 0.0
 
     def look(xs: Sequence[Row]) -> list[list[Row]]:
         if not len(xs):
             return []
-        order = np.argsort(-(directions(xs) @ known.T), axis=1, kind="stable")[:, :k]
+        near = vectors(xs) @ known.T - half
+        order = np.argsort(-near, axis=1, kind="stable")[:, :k]
         order = order[:, ::-1] if last else order
         return [[rows[i] for i in own] for own in order]
 

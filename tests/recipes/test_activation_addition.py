@@ -1,18 +1,21 @@
 """Steering (arXiv 2308.10248, 2312.06681) against the bare model with other words or
 other weights.
 
-The wrong variants: the block before or behind; places by index where there is padding;
-a mean over words, or over padding; what is written is not steered, or the text is.
+The wrong variants: the block before or behind, its input for its output; places by
+index where there is padding; a mean over words, or over padding; what is written is not
+steered, or the text is.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from assets import folder_of, official
 from small_languages import KEY, QUERIES, WIDTH, V, card
 
 from reprojax.core import reprogram
 from reprojax.engine import generate, score, share
+from reprojax.models.language import load
 from reprojax.recipes.prompt_tuning import (
     activation_addition,
     contrast,
@@ -79,10 +82,32 @@ def test_a_contrast_is_the_difference_of_means_at_the_last_words(kind):
             seen = {}
             spy = lambda site, value, seen=seen: seen.setdefault(site, value)
             language.forward(language.frozen, tokens(jnp.array([text])), spy)
-            rows.append(np.asarray(seen["block_0:out"].value[0, -1], np.float64))
-        middles.append(np.mean(rows, 0))
-    found = contrast(language, wanted, unwanted, 1, batch=3)
-    np.testing.assert_allclose(found, middles[0] - middles[1], atol=1e-5)
+            rows.append([seen[f"block_{i}:out"].value[0, -1] for i in (0, 1)])
+        middles.append(np.mean(np.asarray(rows, np.float64), 0))
+    for layer in (0, 1):
+        found = contrast(language, wanted, unwanted, layer, batch=3)
+        right = (middles[0] - middles[1])[layer]
+        np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+@pytest.mark.verify
+def test_layers_are_those_of_the_literatures_code(tmp_path):
+    """Vectors at the output of each block, the last one's too, and what they do."""
+    case = official("caa")
+    language = load(folder_of(case, tmp_path))
+    groups = case["positive"].tolist(), case["negative"].tolist()
+    query = tokens(jnp.asarray(case["query"]))
+    for layer, (vector, logits) in enumerate(
+        zip(case["vectors"], case["logits_steered"], strict=True)
+    ):
+        found = contrast(language, *groups, layer)
+        np.testing.assert_allclose(found, vector, atol=1e-5)
+        times = float(case["multiplier"])
+        program = activation_addition(language, found, layer, coefficient=times)
+        params = program.init(KEY, language.frozen, query)
+        y = program.apply(params, language.frozen, query).value[0]
+        np.testing.assert_allclose(y, logits, atol=1e-5)
+        assert np.abs(logits - case["logits_bare"]).max() > 1e-3
 
 
 # -- where they are added, against a model that holds them in its weights
@@ -96,7 +121,7 @@ def with_positions(language, rows):
 
 
 def with_bias(language, vector):
-    """A vector added to the bias of block 0's last layer: it enters block 1."""
+    """A vector added to the bias of block 0's last layer: block 0 puts it out."""
     own = language.frozen["params"]
     block = own["block_0"]
     down = block["mlp"]["down"]
@@ -111,7 +136,7 @@ def vectors(*shape):
 
 CASES = {
     "first words": (with_positions, vectors(4), 0),
-    "every word": (with_bias, vectors(), 1),
+    "every word": (with_bias, vectors(), 0),
 }
 GENERAL = pytest.mark.parametrize("case", CASES)
 
@@ -167,12 +192,12 @@ def test_the_answer_alone_may_be_steered(head):
     """The bare model on each word with the vector from the query's last word on; a part
     of the query may have been read before."""
     language, vector = card("rotary"), vectors()
-    program = activation_addition(language, vector, 1, answer=True)
+    program = activation_addition(language, vector, 0, answer=True)
     params = begun(program, language)
 
     def logits(row, asked):
         def edit(site, value):
-            if site != "block_1:in":
+            if site != "block_0:out":
                 return value
             late = value.position >= asked - 1
             return value._replace(value=value.value + late[..., None] * vector)
@@ -235,18 +260,18 @@ def test_what_does_not_fit_is_refused():
     language = card("rotary")
     for layer in (-1, 2):
         with pytest.raises(
-            ValueError, match=f"layer {layer} came, expected one of 0..1"
+            ValueError, match=f"got the layer {layer}, expected one of 0..1"
         ):
             activation_addition(language, vectors(), layer)
-        with pytest.raises(ValueError, match=f"layer {layer} came"):
+        with pytest.raises(ValueError, match=f"got the layer {layer}"):
             steering(language, [1], [2], layer)
-        with pytest.raises(ValueError, match=f"layer {layer} came"):
+        with pytest.raises(ValueError, match=f"got the layer {layer}"):
             contrast(language, [[1]], [[2]], layer)
     for vector in (jnp.zeros(WIDTH + 1), jnp.zeros((2, 3, WIDTH)), jnp.zeros(())):
-        with pytest.raises(ValueError, match=r"came, expected \[16\]"):
+        with pytest.raises(ValueError, match=r"got a vector .* expected \[16\]"):
             activation_addition(language, vector, 0)
     with pytest.raises(
-        ValueError, match="answer=True came with a vector for the first 4"
+        ValueError, match="got answer=True with a vector for the first 4"
     ):
         activation_addition(language, vectors(4), 0, answer=True)
     with pytest.raises(ValueError, match="prompts of 1 and 3 tokens came"):

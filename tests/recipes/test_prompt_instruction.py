@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from assets import official
 from scripted import Scripted, worded
 
 from reprojax.alignments.calibration import calibrated
@@ -181,6 +182,56 @@ def test_contextual_calibration_takes_a_bias_off_without_labels(normalised):
     assert abs(bias[1] - bias[0] - 3) < 1e-4  # exactly what the language leans
     again = contextual_calibration(program, new, scripted.language)
     np.testing.assert_allclose(part(again, "output").fixed["calibrated"], bias)
+
+
+def tabled(free, queries):
+    """A language whose labels have the probabilities of a table [n T], by the text."""
+    texts = ("N/A", "", "[MASK]", *(f"q{i}" for i in range(len(queries))))
+    rows = dict(zip(texts, np.concatenate([free, queries]), strict=True))
+    read = lambda item: item.prompt.split("<")[1].split(">")[0]
+    return Scripted(score=lambda item: float(np.log(rows[read(item)][int(item.text)])))
+
+
+def by_contexts(free, queries):
+    """(program, calibrated params, scripted), the labels being numbers."""
+    scripted = tabled(free, queries)
+    labels = [str(t) for t in range(free.shape[1])]
+    program = zero_shot("<{text}> is {label}", labels)
+    params = program.init(None, scripted.language)
+    return program, contextual_calibration(program, params, scripted.language), scripted
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-37])
+def test_contextual_calibration_takes_the_mean_first(scale):
+    """Two labels behind three inputs, of which one gives them next to nothing; the same
+    where all labels are so long that no float32 holds their probabilities' mean."""
+    free = scale * np.array([[0.6, 0.2], [0.001, 0.009], [0.1, 0.3]])
+    queries = scale * np.array([[0.5, 0.4], [0.2, 0.19], [0.02, 0.01]])
+    program, params, scripted = by_contexts(free, queries)
+    mean = free.mean(0) / free.mean(0).sum()
+    found = part(params, "output").fixed["calibrated"]
+    np.testing.assert_allclose(found, np.log(mean), rtol=1e-5)
+    each = (free / free.sum(1, keepdims=True)).mean(0)
+    assert (queries / mean).argmax(1).tolist() == [1, 1, 0]
+    assert (queries / each).argmax(1).tolist() == [0, 0, 0]
+    xs = [{"text": f"q{i}"} for i in range(3)]
+    answers = program.apply(params, scripted.language, xs)
+    assert [a.value for a in answers] == [1, 1, 0]
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("case", range(20))
+def test_contextual_calibration_is_the_published_code(case):
+    case = official("calibration", f"{case:02}/")
+    program, params, scripted = by_contexts(case["content_free"], case["queries"])
+    found = part(params, "output").fixed["calibrated"]
+    np.testing.assert_allclose(np.exp(found), case["p_content_free"], rtol=1e-5)
+    xs = [{"text": f"q{i}"} for i in range(len(case["queries"]))]
+    answers = program.apply(params, scripted.language, xs)
+    assert [a.value for a in answers] == case["prediction"].tolist()
+    assert (
+        abs(score(answers, case["labels"].tolist()).accuracy - case["accuracy"]) < 1e-9
+    )
 
 
 def test_batch_calibration_asks_each_query_once():

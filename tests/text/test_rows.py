@@ -77,9 +77,21 @@ def test_nearest_by_cosine_the_nearest_last():
     assert look([]) == []
 
 
+def test_nearest_by_euclidean_distance_counts_lengths():
+    rows = [{"text": t} for t in "abcd"]
+    embed = lambda texts: np.array([PLANE[t] for t in texts])
+    look = nearest(rows, 4, embed, "{text}", distance="euclidean", last=False)
+    plane = np.array([PLANE[t] for t in "abcd"], float)
+    away = np.linalg.norm(plane - PLANE["x"], axis=1)
+    right = ["abcd"[i] for i in away.argsort()]
+    assert [row["text"] for row in look([{"text": "x"}])[0]] == right == list("adcb")
+
+
 def test_nearest_refuses():
     rows = [{"text": t} for t in "abcd"]
-    with pytest.raises(ValueError, match="k=5 came, expected 1 to 4"):
+    with pytest.raises(ValueError, match="distance='manhattan', expected 'cosine'"):
+        nearest(rows, 1, lambda texts: np.ones((4, 2)), "{text}", distance="manhattan")
+    with pytest.raises(ValueError, match="got k=5, expected 1 to 4"):
         nearest(rows, 5, lambda texts: np.ones((4, 2)), "{text}")
     with pytest.raises(ValueError, match=r"embed gave \(3, 2\) for 4 texts"):
         nearest(rows, 2, lambda texts: np.ones((3, 2)), "{text}")

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import Params, Program
 from reprojax.text import Language, estimate, looked, realigned
+from reprojax.text.estimation import Seen
 from reprojax.text.procedure import Row
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
@@ -24,8 +27,10 @@ def contextual_calibration(
 ) -> Params:
     """The params, calibrated on inputs without content (arXiv 2102.09690).
 
-    Source: Zhao et al. The demonstrations are the program's own. No label and no query
-    is used.
+    Source: Zhao et al. As in their code, the labels' probabilities are averaged over
+    the inputs as the model gives them, and then made to sum to one: an input behind
+    which the labels are unlikely weighs less. The demonstrations are the program's own.
+    No label and no query is used.
 
     Args:
         field: what the inputs are put into.
@@ -34,7 +39,13 @@ def contextual_calibration(
     """
     xs = [{**(row or {}), field: text} for text in inputs]
     _, seen = looked(program, params, language, xs, contexts)
-    return estimate(program, params, seen)
+    return estimate(program, params, [_pooled(seen)] if seen else [])
+
+
+def _pooled(seen: Seen) -> dict[str, jax.Array]:
+    """One row of log-probabilities in the place of several: of their sum."""
+    rows = {site: jnp.stack([own[site] for own in seen]) for site in seen[0]}
+    return {site: jax.nn.logsumexp(logp, axis=0) for site, logp in rows.items()}
 
 
 def domain_context_calibration(
@@ -51,6 +62,8 @@ def domain_context_calibration(
     contexts: Sequence[Any] | None = None,
 ) -> Params:
     """The same on random words of the task's inputs (Fei et al., arXiv 2305.19148).
+
+    The mean over such inputs is taken as for inputs without content.
 
     Args:
         texts: unlabelled inputs, whose words are drawn.
@@ -83,8 +96,9 @@ def batch_calibration(
 ) -> tuple[list, Params]:
     """The answers to a batch, calibrated on itself (Zhou et al., arXiv 2309.17249).
 
-    Each query is asked once. An answer hangs on the other queries of the batch, not on
-    any label: the params that come back answer single queries as this batch would have.
+    Each query is asked once. An answer depends on the other queries of the batch, not
+    on any label: the params that come back answer single queries as this batch would
+    have. Each query weighs the same: its labels' probabilities are made to sum to one.
     """
     _, seen = looked(program, params, language, xs, contexts)
     params = estimate(program, params, seen)

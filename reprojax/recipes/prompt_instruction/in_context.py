@@ -115,6 +115,7 @@ def kate(
     embed: Embed,
     *,
     k: int = 8,
+    distance: str = "cosine",
     last: bool = True,
     instruction: str = "",
     between: str = "\n",
@@ -128,8 +129,11 @@ def kate(
     Args:
         embed: texts -> vectors; of rows and queries what stands in the template's
             question is embedded.
-        last: the nearest stands last, next to the query. Over a budget the farthest
-            are left out.
+        distance: "cosine" or "euclidean". The published scripts have the first for
+            encoders that were trained on pairs of sentences, and the second, which is
+            their default, for RoBERTa as it is.
+        last: our default, the nearest stands last, next to the query. In the published
+            code the nearest stands first. Over a budget the farthest are left out.
     """
     program = few_shot(
         template,
@@ -144,4 +148,6 @@ def kate(
         calibration=calibration,
     )
     question, _, _ = asked(template)
-    return informed(program, nearest(rows, k, embed, question, last=last))
+    return informed(
+        program, nearest(rows, k, embed, question, distance=distance, last=last)
+    )

@@ -1,5 +1,12 @@
 """Steering: activation addition (Turner et al., arXiv 2308.10248) and contrastive
-activation addition (Rimsky et al., arXiv 2312.06681). Nothing is learned."""
+activation addition (Rimsky et al., arXiv 2312.06681). Nothing is learned.
+
+Layers are numbered as in these papers, from 0. Activation addition counts what enters a
+block: its layer l is the residual stream in front of block l. Contrastive activation
+addition counts what a block puts out: its layer l is the residual stream behind block
+l, so that the same place has a number less. A vector and the program that adds it have
+the same number.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +19,7 @@ from reprojax.core import Format, Manipulation, Params, Program, Scope, reprogra
 from reprojax.formats import fixed
 from reprojax.models.language import LanguageModel
 from reprojax.operators import add
-from reprojax.recipes.prompt_tuning.soft_prompts import check_words, role
+from reprojax.recipes.prompt_tuning.soft_prompts import check_words, outputs, role
 from reprojax.sequence import Tokens, last_position, last_value, padded, tokens
 from reprojax.taps import record
 
@@ -29,7 +36,7 @@ def steering(
 
     Args:
         wanted, unwanted: ids; a model that begins texts with a token wants it in both.
-        layer: the block, from 0.
+        layer: the block whose input is taken, from 0, as the paper counts.
         fill: the id behind the shorter one, up to the longer one's length; the paper
             fills with blanks.
     """
@@ -43,7 +50,8 @@ def steering(
     if fill is not None:
         check_words(language, [fill], "fill")
         both = [ids + [fill] * (long - len(ids)) for ids in both]
-    h = _entering(language, layer)(tokens(jnp.asarray(both, jnp.int32))).value
+    look = _seen(language, _place(language, layer, role(language, "blocks")))
+    h = look(tokens(jnp.asarray(both, jnp.int32))).value
     h = h.astype(jnp.float32)
     return h[0] - h[1]
 
@@ -56,17 +64,19 @@ def contrast(
     *,
     batch: int = 32,
 ) -> Float[Array, "D"]:
-    """What enters a block at the last word of texts: the mean over those that show a
+    """What a block puts out at the last word of texts: the mean over those that show a
     behaviour, less the mean over those that do not (arXiv 2312.06681).
 
     In the paper they are pairs, a question with either answer.
 
     Args:
         wanted, unwanted: ids of the texts.
-        layer: the block, from 0.
+        layer: the block whose output is taken, from 0, as the paper counts; the last
+            one too.
         batch: texts a call.
     """
-    means, look = [], _entering(language, layer)
+    means = []
+    look = _seen(language, _place(language, layer, outputs(language)))
     for who, group in (("the wanted texts", wanted), ("the unwanted texts", unwanted)):
         if not len(group):
             raise ValueError(f"{who} are none, expected some of both kinds")
@@ -80,21 +90,19 @@ def contrast(
     return jnp.asarray(means[0] - means[1], jnp.float32)
 
 
-def _entering(language: LanguageModel, layer: int) -> Callable[[Tokens], Tokens]:
-    """What enters a block; the rest of the model is dropped."""
-    site = _block(language, layer)
+def _seen(language: LanguageModel, site: str) -> Callable[[Tokens], Tokens]:
+    """What stands at a site; the rest of the model is dropped."""
     look = jax.jit(lambda frozen, x: record(language.forward, [site])(frozen, x)[1])
     return lambda x: look(language.frozen, x)[site]
 
 
-def _block(language: LanguageModel, layer: int) -> str:
-    blocks = role(language, "blocks")
-    if not 0 <= layer < len(blocks):
+def _place(language: LanguageModel, layer: int, places: Sequence[str]) -> str:
+    if not 0 <= layer < len(places):
         raise ValueError(
-            f"the layer {layer} came, expected one of 0..{len(blocks) - 1}, the blocks "
+            f"got the layer {layer}, expected one of 0..{len(places) - 1}, the blocks "
             f"of {language.name}"
         )
-    return blocks[layer]
+    return places[layer]
 
 
 def activation_addition(
@@ -106,35 +114,39 @@ def activation_addition(
     coefficient: float = 1.0,
     answer: bool = False,
 ) -> Program:
-    """A fixed vector, times a coefficient, added to what enters a block (arXiv
+    """A fixed vector, times a coefficient, added to the residual stream (arXiv
     2308.10248, 2312.06681).
 
     Args:
-        vector: [P D], such as `steering` gives: added to the first P words; where a
-            text is shorter, to those that are written at these places too. [D], such
-            as `contrast` gives: added to every word.
-        layer: the block, that of the vector.
+        vector: [P D], such as `steering` gives: added to what enters a block at the
+            first P words; where a text is shorter, to those that are written at these
+            places too. [D], such as `contrast` gives: added to what a block puts out,
+            at every word.
+        layer: the block, with the number that its vector was made with.
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
         coefficient: below 0, away from what was wanted.
         answer: a vector [D] is spared the text that is given, but for its last word,
             from which the answer goes on, as in arXiv 2312.06681.
     """
-    site, vector = _block(language, layer), jnp.asarray(vector, jnp.float32)
+    vector = jnp.asarray(vector, jnp.float32)
     if vector.ndim not in (1, 2) or vector.shape[-1] != language.width:
         raise ValueError(
-            f"a vector of shape {vector.shape} came, expected [{language.width}], or "
+            f"got a vector of shape {vector.shape}, expected [{language.width}], or "
             f"[P, {language.width}] for the first P words of {language.name}; make it "
             "with this model's card, by contrast or steering"
         )
     if answer and vector.ndim == 2:
         raise ValueError(
-            f"answer=True came with a vector for the first {len(vector)} words, "
+            f"got answer=True with a vector for the first {len(vector)} words, "
             "expected one for every word, [D]; make it by contrast"
         )
     fmt = fixed(coefficient * vector)
     length = len(vector) if vector.ndim == 2 else None
+    places = outputs(language) if length is None else role(language, "blocks")
     edit = to_answers(fmt) if answer else add(fmt, length)
-    at = {site: edit} | ({} if align is None else {"output": align})
+    at = {_place(language, layer, places): edit} | (
+        {} if align is None else {"output": align}
+    )
     return reprogram(language.forward, at)
 
 
