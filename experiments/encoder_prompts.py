@@ -164,9 +164,7 @@ def _weighed(weight: tuple[float, ...]) -> Loss:
         each = optax.softmax_cross_entropy_with_integer_labels(
             logits, jnp.maximum(labels, 0)
         )
-        real = labels >= 0
-        own = jnp.where(real, jnp.asarray(weight)[labels], 0)
-        return (each * own).sum() / jnp.maximum(real.sum(), 1)
+        return each * jnp.asarray(weight)[labels]
 
     return loss
 

@@ -27,15 +27,16 @@ from jax.sharding import PartitionSpec as Spec
 from tqdm import tqdm
 
 from reprojax import statistics
+from reprojax.checks import check_params, check_rows, check_statistics
 from reprojax.core import Key, Params, Program, PyTree, passthrough
 from reprojax.data import Split, Task, check, digest, in_order, order
-from reprojax.data.task import taken
-from reprojax.losses import Loss, cross_entropy
+from reprojax.data.task import taken, whole, whole_seed
+from reprojax.losses import Loss, cross_entropy, mean
 from reprojax.models import Backbone
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
 from reprojax.searches.oracle import count
 from reprojax.statistics import Refresh
-from reprojax.steps import refresh_maps
+from reprojax.steps import chosen, refresh_maps
 from reprojax.taps import record
 
 SENT = "sent"  # the site of what goes to the model
@@ -101,9 +102,8 @@ def in_process(
 def zero_one(
     seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
 ) -> jax.Array:
-    """The share of errors: of no use to a gradient, a loss like any other here."""
-    wrong = (seen["output"].argmax(-1) != labels) & (labels >= 0)
-    return wrong.sum() / jnp.maximum((labels >= 0).sum(), 1)
+    """1 for each error: of no use to a gradient, a loss like any other here."""
+    return (chosen(seen["output"]) != labels).astype(jnp.float32)
 
 
 class Fitted(NamedTuple):
@@ -158,8 +158,9 @@ def fit_black_box(
         identity: what else makes this run itself, as JSON.
     """
     check(task)
-    _check_settings(budget, batch, checks, refresh)
-    params = _begin(program, oracle, task, seed)
+    budget, batch, checks = _settings(budget, batch, checks, refresh)
+    seed = whole_seed(seed)
+    params = _begin(program, oracle, task, seed, loss)
     size, held = min(batch, len(task.train.y)), len(task.validation.y)
     epoch, key = order.steps(task.train, size), jax.random.key(seed)
     state = search.init(key, params.learnable)
@@ -283,6 +284,7 @@ class _Asking(NamedTuple):
             given = (_one(params), answers, x, y, None)
             sums = _judge(self.program, cross_entropy, self.said, *given)[1]
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        check_statistics(total, "the answers to the training images")
         return refresh_maps(self.program, params, total)
 
     def accuracy(self, params: Params, split: Split, size: int) -> float:
@@ -335,7 +337,7 @@ def _judge(
         y = logits(kind, answers, classes)
         _, seen = record(program.apply, wanted)(params, y, x, key=key)
         sums = statistics.observe(program, params, seen, labels)
-        return loss(seen, labels, learnable), sums
+        return mean(loss(seen, labels, learnable), labels), sums
 
     values, sums = jax.vmap(one)(points.learnable, answers)
     return values, jax.tree.map(lambda a: a.mean(0), sums)
@@ -347,7 +349,9 @@ def _bar(budget: int, progress: bool) -> tqdm:
     return tqdm(total=budget, unit="query", disable=not progress, mininterval=often)
 
 
-def _begin(program: Program, oracle: Oracle, task: Task, seed: int) -> Params:
+def _begin(
+    program: Program, oracle: Oracle, task: Task, seed: int, loss: Loss
+) -> Params:
     """The first params, once it is sure that the program can be asked."""
     if not task.classes:
         raise ValueError(
@@ -357,7 +361,8 @@ def _begin(program: Program, oracle: Oracle, task: Task, seed: int) -> Params:
     x, labels = taken(task.train.x, slice(2)), task.train.y[:2]
     answers = jnp.zeros((len(labels), oracle.classes))
     params = program.init(jax.random.key(seed), answers, x)
-    y, _ = record(program.apply, [SENT])(params, answers, x)
+    wanted = ["output", *statistics.raw_sites(program), SENT]
+    y, seen = record(program.apply, wanted)(params, answers, x)
     shape = getattr(y, "shape", type(y).__name__)
     if shape != (len(labels), len(task.classes)):
         raise ValueError(
@@ -365,6 +370,8 @@ def _begin(program: Program, oracle: Oracle, task: Task, seed: int) -> Params:
             f"{(len(labels), len(task.classes))} for the classes of {task.name}; give "
             '"output" an alignment to that number'
         )
+    check_rows(loss, params.learnable, seen, labels, "the last step may have fewer")
+    check_params(params)
     return params
 
 
@@ -375,17 +382,18 @@ def _fingerprint(*trees: PyTree) -> str:
     return total.hexdigest()
 
 
-def _check_settings(budget: int, batch: int, checks: int, refresh: str) -> None:
-    if min(budget, batch) < 1 or checks < 0:
-        raise ValueError(
-            f"fit_black_box got budget={budget}, batch={batch} and checks={checks}, "
-            "expected at least 1 query, 1 image a step and 0 checks"
-        )
+def _settings(
+    budget: Any, batch: Any, checks: Any, refresh: str
+) -> tuple[int, int, int]:
+    """The first three as whole numbers."""
+    counts = whole("budget", budget, 1), whole("batch", batch, 1)
+    found = *counts, whole("checks", checks)
     if refresh not in ("epoch", "once"):
         raise ValueError(
             f"fit_black_box got refresh={refresh!r}, expected 'epoch' or 'once'; an "
             "exact map would pay for all training images again"
         )
+    return found
 
 
 def _check_budget(

@@ -9,7 +9,7 @@ is read once, at the end, for the selected and for the last params.
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from reprojax import parallel
+from reprojax import checks, parallel
 from reprojax.caches import cached
 from reprojax.checkpoints import Checkpoints
+from reprojax.checks import Evaluated
 from reprojax.core import Params, Program, PyTree
-from reprojax.data import Task, check, digest, order
-from reprojax.data.task import spec
+from reprojax.data import Task, digest, order
+from reprojax.data.task import spec, whole_seed
 from reprojax.losses import Loss, cross_entropy
 from reprojax.statistics import Refresh
 from reprojax.steps import (
@@ -31,12 +32,11 @@ from reprojax.steps import (
     Trace,
     bar,
     begin,
-    check_answer,
-    check_loss,
     close_epoch,
     estimate,
     evaluate,
     refresh_maps,
+    shown,
     train_step,
 )
 
@@ -66,6 +66,7 @@ def fit(
     seed: int = 0,
     loss: Loss = cross_entropy,
     record_sites: tuple[str, ...] = (),
+    evaluated: Evaluated | None = None,
     refresh: Refresh = "epoch",
     mesh: Mesh | None = None,
     accumulate: int = 1,
@@ -82,7 +83,12 @@ def fit(
         program: what `reprogram` gives; `frozen` is the model's tree.
         batch: rows a step; what fills a short last batch counts for nothing.
         seed: decides the initial params, the order of images and all randomness.
-        loss: a function of the recorded values; `record_sites` names more of them.
+        optimizer: it gets the loss too, as `value`, `grad` and `value_fn`.
+        loss: a value for each row, from what was recorded (see `losses.Loss`);
+            `record_sites` names more of that.
+        evaluated: (the optimiser's state, learnable) -> the learnable params that are
+            evaluated, selected and returned, where training has others:
+            `optax.contrib.schedule_free_eval_params`, an average of params.
         refresh: when label maps are estimated, beyond once before the first step: from
             each epoch's own steps, by an exact second pass, or not again.
         mesh: the devices, from `parallel.mesh`; what is to be equal on all of them is
@@ -97,7 +103,9 @@ def fit(
             refused.
         profile: a folder for a profile of a few steps, for TensorBoard.
     """
-    check_settings(task, epochs, batch, refresh, accumulate)
+    given = task, epochs, batch, refresh, accumulate
+    epochs, batch, accumulate = checks.check_settings(*given)
+    seed = whole_seed(seed)
     run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
     run |= {"data": digest(task), **(identity or {})}
     if cache:
@@ -106,8 +114,12 @@ def fit(
     size = min(batch, len(task.train.y))
     steps = order.steps(task.train, size)
     images = spec(task.train.x, size)
-    check_answer(program, frozen, task, images, record_sites)
+    checks.check_run(
+        *(program, frozen, task, size, loss, record_sites),
+        *(optimizer, evaluated, mesh, accumulate),
+    )
     frozen = parallel.settle(frozen, mesh)
+    checks.check_frozen(frozen)
     held = None if mesh is None else parallel.replicated(mesh)
     given = {"frozen": frozen, "batch": size, "mesh": mesh}
     what = program, optimizer, loss, record_sites
@@ -121,6 +133,7 @@ def fit(
         state = checkpoints.latest(first_state, held)
         if state is None:
             state = first_state()
+            checks.check_params(state.params)
             state = state if mesh is None else parallel.replicate(state, mesh)
             params = estimate(program, state.params, split=task.train, **given)
             state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
@@ -139,13 +152,24 @@ def fit(
                 x, y = next(batches)
                 state = train_step(*what, state, frozen, x, y, **how)
                 clock.tick(state.step, stop=ends or profile is not None)
+                if step == 0:
+                    checks.check_first([state.loss])
                 trace.after(step, state)
                 line.update()
                 if saves := checkpoints.due(step + 1) or ends:
-                    check_loss(state, step // steps)
+                    numbers = state.loss, state.params, state.sums
+                    checks.check_loss(*numbers, step // steps, step + 1)
                 if ends:
                     state = _end_epoch(
-                        program, frozen, task, refresh, steps, size, mesh, state
+                        program,
+                        frozen,
+                        task,
+                        refresh,
+                        steps,
+                        size,
+                        mesh,
+                        evaluated,
+                        state,
                     )
                     line.set_postfix(validation=f"{state.curves[step // steps, 1]:.3f}")
                 if saves:
@@ -156,10 +180,11 @@ def fit(
     test = partial(evaluate, program, split=task.test, **given)
     curves = np.asarray(state.curves)
     accuracy = {"validation": float(curves[:, 1].max())}
-    accuracy["last"] = accuracy["test"] = test(params=state.params)
+    last = shown(evaluated, state)
+    accuracy["last"] = accuracy["test"] = test(params=last)
     if curves[:, 1].argmax() < epochs - 1:  # another epoch was selected than the last
         accuracy["test"] = test(params=state.best)
-    return Fitted(state.best, state.params, accuracy, curves, clock.seconds_per_step())
+    return Fitted(state.best, last, accuracy, curves, clock.seconds_per_step())
 
 
 def _end_epoch(
@@ -170,9 +195,10 @@ def _end_epoch(
     steps: int,
     size: int,
     mesh: Mesh | None,
+    evaluated: Evaluated | None,
     state: State,
 ) -> State:
-    params = state.params
+    params = shown(evaluated, state)
     if refresh == "epoch":
         params = refresh_maps(program, params, state.sums)
     elif refresh == "exact":
@@ -198,18 +224,3 @@ def _cached(
         )
     folder = None if isinstance(cache, bool) else cache
     return cached(program, frozen, task, batch=batch, folder=folder, progress=progress)
-
-
-def check_settings(
-    task: Task, epochs: int, batch: int, refresh: str, accumulate: int = 1
-) -> None:
-    """Raise for settings that no run can have, or for a task that is none."""
-    if min(epochs, batch) < 1:
-        raise ValueError(
-            f"fit got epochs={epochs} and batch={batch}, expected at least 1 of each"
-        )
-    if accumulate < 1:
-        raise ValueError(f"fit got accumulate={accumulate}, expected at least 1 part")
-    if refresh not in get_args(Refresh):
-        raise ValueError(f"fit got refresh={refresh!r}, expected {get_args(Refresh)}")
-    check(task)

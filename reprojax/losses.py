@@ -1,7 +1,7 @@
-"""Losses: plain functions of what a program's call recorded."""
+"""Losses: plain functions of what a program's call recorded, a value for each row."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,33 @@ import optax
 
 from reprojax.core import PyTree
 
-Loss = Callable[[Mapping[str, Any], jax.Array, PyTree], jax.Array]
-"""(recorded values, labels [B], learnable) -> a number; a label of -1 is no example."""
+
+class Rows(NamedTuple):
+    """A loss whose rows do not weigh the same, such as one with class weights."""
+
+    value: jax.Array
+    """[B], or [B L] where words are the labels."""
+    weight: jax.Array
+    """Of the same shape; no gradient passes through it."""
+
+
+Loss = Callable[[Mapping[str, Any], jax.Array, PyTree], "jax.Array | Rows"]
+"""(recorded values, labels [B] or [B L], learnable) -> a value for each label.
+
+A label of -1 is no example. The loop leaves its value out, whatever it is, and divides
+once: sum(value * weight) / sum(weight) over the real rows, of all parts and devices. A
+single number is allowed where no label can be -1 and no batch is cut into parts.
+"""
 
 
 def cross_entropy(
     seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
 ) -> jax.Array:
-    """The mean over a batch's real rows, from the task's logits "output" [B T]."""
+    """Of each row, or word, from the task's logits "output" [B T], or [B L V]."""
     logits = seen["output"].astype(jnp.float32)
-    each = optax.softmax_cross_entropy_with_integer_labels(
+    return optax.softmax_cross_entropy_with_integer_labels(
         logits, jnp.maximum(labels, 0)
     )
-    real = labels >= 0
-    return (each * real).sum() / jnp.maximum(real.sum(), 1)
 
 
 def with_norm(weight: float) -> Loss:
@@ -35,3 +48,30 @@ def with_norm(weight: float) -> Loss:
         return cross_entropy(seen, labels, learnable) + weight * norm
 
     return loss
+
+
+def summed(found: jax.Array | Rows, labels: Any) -> tuple[jax.Array, jax.Array]:
+    """(sum of the real rows' weighted values, sum of their weights).
+
+    Both add up over the parts of a batch and over devices. A single number, and a loss
+    without labels, count as one row.
+    """
+    value, weight = found if isinstance(found, Rows) else (found, None)
+    value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    if value.ndim == 0:
+        return value, jnp.ones_like(value)
+    weight = jnp.ones_like(value) if weight is None else weight.astype(value.dtype)
+    real = labels >= 0
+    weight = jax.lax.stop_gradient(jnp.where(real, weight, 0))
+    # The value too: zero times what is not finite would be NaN.
+    return (jnp.where(real, value, 0) * weight).sum(), weight.sum()
+
+
+def divided(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """A sum over its weight, in the sum's own type; the sum where nothing weighs."""
+    return (total / jnp.where(weight == 0, 1, weight)).astype(total.dtype)
+
+
+def mean(found: jax.Array | Rows, labels: Any) -> jax.Array:
+    """The weighted mean over the real rows; zero where there are none."""
+    return divided(*summed(found, labels))

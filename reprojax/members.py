@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from reprojax import statistics
+from reprojax.checks import Evaluated, check_params, check_statistics, not_finite
 from reprojax.core import Program, PyTree
 from reprojax.data import Split, Task, in_order, order
 from reprojax.data.task import spec
@@ -26,6 +27,8 @@ from reprojax.steps import (
     refresh_maps,
     train_step,
 )
+
+DIVERGED = -1.0  # an accuracy that there is not
 
 Axes = tuple[int | None, ...]
 """Of each argument: 0, one for each member, or None, one for all."""
@@ -102,6 +105,7 @@ class Members(NamedTuple):
     size: int
     together: bool
     """Whether all members see the same rows."""
+    evaluated: Evaluated | None = None
     form: Form = FORMS["loop"]
 
     @property
@@ -130,6 +134,7 @@ def first_states(
     for k, seed in enumerate(run.seeds):
         program = run.program._replace(init=inits[k]) if inits else run.program
         state = begin(program, run.optimizer, run.frozen, images(run), seed, epochs)
+        check_params(state.params, f"member {k}")
         opt = with_settings(state.opt, settings[k]) if settings else state.opt
         states.append(state._replace(opt=opt))
     return states
@@ -219,6 +224,9 @@ def estimate(run: Members, params: list) -> list:
     if not statistics.estimated(run.program):
         return params
     sums = _summed(run, observe_batch, params, run.splits("train"))
+    for own, shown in zip(params, sums, strict=True):
+        if not not_finite(own.learnable):
+            check_statistics(shown, "the training images")
     return refresh(run, params, sums)
 
 
@@ -231,14 +239,10 @@ def refresh(run: Members, params: list, sums: list) -> list:
 
 
 def accuracies(run: Members, params: list, splits: list[Split]) -> list:
-    """Of each member; NaN of one that diverged."""
+    """Of each member; -1 of one that diverged, since NaN ends a run that looks for it
+    (`JAX_DEBUG_NANS`)."""
     hits = jax.device_get(_summed(run, count_correct, params, splits))
     return [
-        float(hit) / len(split.y) if is_finite(p.learnable) else float("nan")
+        DIVERGED if not_finite(p.learnable) else float(hit) / len(split.y)
         for hit, split, p in zip(hits, splits, params, strict=True)
     ]
-
-
-def is_finite(tree: PyTree) -> bool:
-    """Whether no number of a run is infinite or NaN."""
-    return all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(tree))

@@ -31,17 +31,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reprojax import members
+from reprojax import checks, members
 from reprojax.checkpoints import Checkpoints
-from reprojax.core import Program, PyTree
+from reprojax.checks import Evaluated
+from reprojax.core import Params, Program, PyTree
 from reprojax.data import Task, digest
 from reprojax.data.order import steps as steps_of
-from reprojax.data.task import SPLITS, shape_of
-from reprojax.fit import Fitted, check_settings
+from reprojax.data.task import SPLITS, shape_of, whole_seed
+from reprojax.fit import Fitted
 from reprojax.losses import Loss, cross_entropy
 from reprojax.members import FORMS, Members
 from reprojax.statistics import Refresh
-from reprojax.steps import Clock, State, bar, check_answer, close_epoch, train_step
+from reprojax.steps import Clock, State, bar, close_epoch, shown, train_step
 
 How = Literal["measured", "vmap", "map", "loop"]
 Order = Literal["own", "shared"]
@@ -72,6 +73,7 @@ def fit_population(
     order: Order = "own",
     loss: Loss = cross_entropy,
     record_sites: tuple[str, ...] = (),
+    evaluated: Evaluated | None = None,
     refresh: Refresh = "epoch",
     out: str | Path | None = None,
     resume: bool = False,
@@ -89,13 +91,15 @@ def fit_population(
         memory: the most that a measured form may take, over one program alone.
         order: which rows a step sees: each member its own, as in `fit`, or all of them
             those of the first seed.
+        loss, evaluated: as in `fit`.
         out, resume: as in `fit`; to the same bits if `how` is named.
 
     A member whose loss diverges has the accuracy NaN, and the others go on.
     """
     tasks = [task] * len(seeds) if isinstance(task, Task) else [*task]
-    for each in tasks:
-        check_settings(each, epochs, batch, refresh)
+    seeds = [whole_seed(seed) for seed in seeds]
+    for each in {id(t): t for t in tasks}.values():
+        epochs, batch, _ = checks.check_settings(each, epochs, batch, refresh)
     _check(tasks, seeds, settings, inits, how, order)
     run = Members(
         program,
@@ -107,9 +111,12 @@ def fit_population(
         [*seeds],
         size=min(batch, len(tasks[0].train.y)),
         together=order == "shared" or len(set(seeds)) == 1,
+        evaluated=evaluated,
     )
-    check_answer(program, frozen, tasks[0], members.images(run), record_sites)
+    what = program, frozen, tasks[0], run.size, loss, record_sites, optimizer
+    checks.check_run(*what, evaluated)
     run = run._replace(frozen=jax.device_put(frozen))
+    checks.check_frozen(run.frozen)
     first = partial(members.first_states, run, epochs, settings, inits)
     if how == "measured":
         measured = _costs(run, first(), memory)
@@ -184,6 +191,8 @@ def _train(
             x, y, axes = members.rows(run, step)
             group = members.stepper(run, axes)(group, run.frozen, x, y)
             clock.tick(jax.tree.leaves(group)[-1], stop=ends)
+            if step == 0:
+                checks.check_first([state.loss for state in run.form.split(group)])
             line.update()
             if ends:
                 states = _end_epoch(run, refresh, steps, run.form.split(group))
@@ -203,7 +212,7 @@ def _train(
 def _end_epoch(
     run: Members, refresh: Refresh, steps: int, states: list[State]
 ) -> list[State]:
-    params = [state.params for state in states]
+    params = _shown(run, states)
     if refresh == "epoch":
         params = members.refresh(run, params, [state.sums for state in states])
     elif refresh == "exact":
@@ -215,11 +224,15 @@ def _end_epoch(
     ]
 
 
+def _shown(run: Members, states: list[State]) -> list[Params]:
+    return [shown(run.evaluated, state) for state in states]
+
+
 def _results(run: Members, states: list[State], seconds: float) -> list[Fitted]:
-    tests = run.splits("test")
-    last = members.accuracies(run, [state.params for state in states], tests)
+    tests, final = run.splits("test"), _shown(run, states)
+    last = members.accuracies(run, final, tests)
     curves = [np.asarray(state.curves) for state in states]
-    chosen = [int(np.nan_to_num(c[:, 1], nan=-1.0).argmax()) for c in curves]
+    chosen = [int(c[:, 1].argmax()) for c in curves]
     earlier = [epoch < len(c) - 1 for epoch, c in zip(chosen, curves, strict=True)]
     best = last
     if any(earlier):  # another epoch was selected than the last
@@ -228,8 +241,16 @@ def _results(run: Members, states: list[State], seconds: float) -> list[Fitted]:
     for k, state in enumerate(states):
         accuracy = {"validation": float(curves[k][chosen[k], 1])}
         accuracy |= {"last": last[k], "test": best[k] if earlier[k] else last[k]}
-        fits.append(Fitted(state.best, state.params, accuracy, curves[k], seconds))
+        told = {name: _or_nan(value) for name, value in accuracy.items()}
+        curve = np.stack([curves[k][:, 0], _or_nan(curves[k][:, 1])], 1)
+        fits.append(Fitted(state.best, final[k], told, curve, seconds))
     return fits
+
+
+def _or_nan(accuracy: Any) -> Any:
+    """As a reader knows it: NaN where a member had diverged."""
+    found = np.where(np.equal(accuracy, members.DIVERGED), np.nan, accuracy)
+    return found if found.ndim else float(found)
 
 
 # -- which form

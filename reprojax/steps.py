@@ -6,7 +6,6 @@ evaluation, its controls) share what was compiled.
 
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,12 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from reprojax import parallel, statistics
+from reprojax import statistics
+from reprojax.checks import Evaluated, check_statistics
 from reprojax.core import Key, Params, Program, PyTree
-from reprojax.data import Split, Task, in_order
-from reprojax.losses import Loss
+from reprojax.data import Split, in_order
+from reprojax.gradients import forward, gradient
+from reprojax.losses import Loss, divided
 from reprojax.parallel import held, spread
 from reprojax.taps import record
 
@@ -35,7 +36,7 @@ class State(NamedTuple):
     step: jax.Array
     loss: jax.Array  # sum over the epoch's steps
     sums: PyTree  # what the epoch's steps showed to label maps
-    curves: jax.Array  # [epochs 2]: mean training loss, validation accuracy
+    curves: jax.Array  # [epochs 2]: mean training loss, validation accuracy; 0: to come
     best: Params  # selected by validation, the earliest of equals
 
 
@@ -61,7 +62,7 @@ def begin(
         step=jnp.zeros((), jnp.int32),
         loss=jnp.zeros(()),
         sums=_no_sums(program, params, frozen, images),
-        curves=jnp.full((epochs, 2), jnp.nan),
+        curves=jnp.zeros((epochs, 2)),
         best=params,
     )
     # Copies, because the step gives its state away: the caller's own arrays may be
@@ -111,87 +112,51 @@ def train_step(
     """
     key = jax.random.fold_in(state.key, state.step)
     learnable = state.params.learnable
-    wanted = ("output", *statistics.raw_sites(program), *sites)
+    call = partial(forward, program, loss, sites)
+    rows = frozen, key, x, labels
+    whole = gradient(program, call, accumulate, mesh, state.params, *rows)
+    # Divided once, so that parts, fillers and class weights make no other gradient.
+    value = divided(whole.loss, whole.weight)
+    grads = jax.tree.map(lambda total: divided(total, whole.weight), whole.grads)
 
-    def part(params: Params, key: Key, x: PyTree, labels: jax.Array) -> _Part:
-        def objective(learnable: PyTree) -> tuple[jax.Array, dict[str, Any]]:
-            call = record(program.apply, wanted, also=statistics.is_news)
-            _, seen = call(params._replace(learnable=learnable), frozen, x, key=key)
-            return loss(seen, labels, learnable), seen
+    def again(learnable: PyTree) -> jax.Array:
+        params = state.params._replace(learnable=learnable)
+        return divided(*call(params, *rows)[:2])
 
-        (value, seen), grads = jax.value_and_grad(objective, has_aux=True)(learnable)
-        sums = statistics.observe(program, params, seen, labels)
-        return _Part(value, grads, sums, statistics.put_news(params, seen))
-
-    if accumulate == 1:
-        whole = part(state.params, key, x, labels)
-    else:
-        rows = parallel.micro_batches((x, labels), accumulate, mesh)
-        whole = _accumulated(part, state, key, *rows)
-    updates, opt = optimizer.update(whole.grads, state.opt, learnable)
+    update = optax.with_extra_args_support(optimizer).update
+    extra = {"value": value, "grad": grads, "value_fn": again}
+    updates, opt = update(grads, state.opt, learnable, **extra)
     moved = optax.apply_updates(learnable, updates)
     new = state._replace(
         params=whole.params._replace(learnable=moved),
         opt=opt,
         step=state.step + 1,
-        loss=state.loss + whole.loss,
+        loss=state.loss + value.astype(state.loss.dtype),
         sums=jax.tree.map(jnp.add, state.sums, whole.sums),
     )
     return held(new, mesh)
-
-
-class _Part(NamedTuple):
-    """What a part of a batch, or all of it, gives."""
-
-    loss: jax.Array
-    grads: PyTree
-    sums: PyTree
-    params: Params  # with new batch statistics
-
-
-def _accumulated(
-    part: Callable[..., _Part], state: State, key: Key, x: Any, labels: jax.Array
-) -> _Part:
-    """The sum over parts [n B ...], each weighed by its real rows, or words.
-
-    A mean of means would be biased where a batch is filled. Batch statistics move once
-    a part.
-    """
-    real = (labels >= 0).reshape(len(labels), -1).sum(1)
-    share = real / jnp.maximum(real.sum(), 1)
-
-    def add(total: _Part, each: tuple) -> tuple[_Part, None]:
-        i, share, x, labels = each
-        new = part(total.params, jax.random.fold_in(key, i), x, labels)
-        weighed = lambda old, new: old + share.astype(old.dtype) * new
-        return _Part(
-            total.loss + share * new.loss,
-            jax.tree.map(weighed, total.grads, new.grads),
-            jax.tree.map(jnp.add, total.sums, new.sums),
-            new.params,
-        ), None
-
-    grads = jax.tree.map(jnp.zeros_like, state.params.learnable)
-    sums = jax.tree.map(jnp.zeros_like, state.sums)
-    start = _Part(jnp.zeros(()), grads, sums, state.params)
-    return jax.lax.scan(add, start, (jnp.arange(len(labels)), share, x, labels))[0]
 
 
 @partial(jax.jit, static_argnums=0)
 def count_correct(
     program: Program, params: Params, frozen: PyTree, x: PyTree, labels: jax.Array
 ) -> jax.Array:
-    """How many rows of a batch are right; a label of -1 never is.
+    """How many rows of a batch are right; a label of -1 never is, nor an answer of NaN.
 
     One number, or [K] of a program that answers [B K T]. Where words [B L] are the
     labels, a row is right if all are that count, each behind the right ones.
     """
-    answers = program.apply(params, frozen, x).argmax(-1)
+    answers = chosen(program.apply(params, frozen, x))
     if labels.ndim == 2:
         real = labels >= 0
         return (((answers == labels) | ~real).all(1) & real.any(1)).sum()
     labels = labels.reshape(-1, *(1,) * (answers.ndim - 1))
     return (answers == labels).sum(0)
+
+
+def chosen(y: jax.Array) -> jax.Array:
+    """The best class of each row [... T] -> [...]; -2, no class, of NaN or overflow."""
+    return jnp.where((y < jnp.inf).all(-1), y.argmax(-1), -2)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
@@ -247,67 +212,34 @@ def estimate(
         sums = observe_batch(program, params, frozen, x, y, mesh=mesh)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     assert total is not None
+    check_statistics(total, "the training images")
     return refresh_maps(program, params, total)
 
 
+def shown(evaluated: Evaluated | None, state: State) -> Params:
+    """The params that are evaluated: those of training, unless others are named."""
+    if evaluated is None:
+        return state.params
+    own = evaluated(state.opt, state.params.learnable)
+    return state.params._replace(learnable=own)
+
+
 def close_epoch(state: State, params: Params, accuracy: float, steps: int) -> State:
-    """The state after an epoch of so many steps, whose params reached an accuracy."""
-    before = state.curves[:, 1]
-    better = bool(jnp.all(jnp.isnan(before) | (before < accuracy)))
-    epoch = state.step // steps - 1
+    """The state after an epoch of so many steps, with which training goes on.
+
+    Args:
+        params: those that reached the accuracy, with the label maps of now.
+    """
+    epoch = int(state.step) // steps - 1
+    better = not bool((state.curves[:epoch, 1] >= accuracy).any())
     return state._replace(
-        params=params,
+        params=state.params._replace(fixed=params.fixed),
         # a copy: the step gives its own params away
         best=jax.tree.map(jnp.copy, params) if better else state.best,
         curves=state.curves.at[epoch].set(jnp.array([state.loss / steps, accuracy])),
         loss=jnp.zeros(()),
         sums=jax.tree.map(jnp.zeros_like, state.sums),
     )
-
-
-def check_answer(
-    program: Program, frozen: PyTree, task: Task, images: Any, sites: tuple[str, ...]
-) -> None:
-    """Raise, before anything is compiled, if a program does not answer a task."""
-
-    def answer(frozen: PyTree, x: PyTree) -> PyTree:
-        params = program.init(jax.random.key(0), frozen, x)
-        return record(program.apply, sites)(params, frozen, x)[0]
-
-    y = jax.eval_shape(answer, frozen, images)
-    if not task.classes:
-        _check_writes(y, (_rows(images), task.train.y.shape[1]), task)
-        return
-    if getattr(y, "shape", None) != (_rows(images), len(task.classes)):
-        raise ValueError(
-            f"the program answers {_shown(y)} to a batch of {_rows(images)}, expected "
-            f"{(_rows(images), len(task.classes))} for the {len(task.classes)} "
-            f'classes of {task.name}; give "output" an alignment to that number'
-        )
-
-
-def _check_writes(y: Any, places: tuple[int, int], task: Task) -> None:
-    if getattr(y, "shape", ())[:-1] != places:
-        raise ValueError(
-            f"the program answers {_shown(y)}, expected logits {places} + (vocabulary,)"
-            f' for the words of {task.name}; give "output" alignments.own()'
-        )
-
-
-def _shown(y: Any) -> str:
-    return str(tuple(y.shape)) if hasattr(y, "shape") else type(y).__name__
-
-
-def check_loss(state: State, epoch: int) -> None:
-    """Raise if a run diverged."""
-    # The params too: what the last step of all broke, no later loss would show.
-    numbers = [state.loss, *jax.tree.leaves(state.params.learnable)]
-    if not all(bool(jnp.isfinite(a).all()) for a in numbers):
-        raise ValueError(
-            f"the loss diverged in epoch {epoch + 1} (by step {int(state.step)}); "
-            "what was saved before stays; lower the learning rate, or clip the "
-            "gradient with optax.clip_by_global_norm"
-        )
 
 
 def bar(first: int, total: int, progress: bool) -> tqdm:

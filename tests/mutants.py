@@ -420,8 +420,8 @@ MUTANTS = (
     Mutant(
         "loss: divided by the batch's size, not by its real rows",
         "losses.py",
-        "jnp.maximum(real.sum(), 1)",
-        "len(labels)",
+        "* weight).sum(), weight.sum()",
+        "* weight).sum(), jnp.ones_like(weight).sum()",
         "test_losses.py::test_cross_entropy_is_the_mean_over_real_rows",
     ),
     Mutant(
@@ -490,8 +490,8 @@ MUTANTS = (
     Mutant(
         "population: a member that diverged has an accuracy",
         "members.py",
-        "if is_finite(p.learnable) else",
-        "if p else",
+        "DIVERGED if not_finite(p.learnable) else",
+        "DIVERGED if not p else",
         "test_population.py::test_a_member_that_diverges_leaves_the_others_alone",
     ),
     Mutant(
@@ -525,8 +525,8 @@ MUTANTS = (
     Mutant(
         "fit: the last of equally good epochs is selected",
         "steps.py",
-        "(before < accuracy)",
-        "(before <= accuracy)",
+        "1] >= accuracy)",
+        "1] > accuracy)",
         "test_fit.py::test_the_first_of_the_best_epochs_is_selected",
     ),
     Mutant(
@@ -806,9 +806,9 @@ MUTANTS = (
     ),
     Mutant(
         "accumulation: a mean of the parts' means",
-        "steps.py",
-        "share = real / jnp.maximum(real.sum(), 1)",
-        "share = jnp.ones(len(x)) / len(x)",
+        "gradients.py",
+        "        return total, rest\n",
+        "        return total / rest[0], [rest[0] / rest[0], rest[1]]\n",
         "test_parallel.py::test_accumulation_is_the_whole_batch",
     ),
     Mutant(

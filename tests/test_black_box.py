@@ -32,7 +32,7 @@ from reprojax.black_box import (
 from reprojax.core import chain, passthrough
 from reprojax.data import order
 from reprojax.formats import learnable, subspace
-from reprojax.losses import cross_entropy
+from reprojax.losses import cross_entropy, mean
 from reprojax.models import Backbone
 from reprojax.operators import add, dropout
 from reprojax.searches import (
@@ -185,7 +185,8 @@ def test_three_epochs_equal_a_loop_on_the_model_itself():
         for i in range(4):
             one = params._replace(learnable=jax.tree.map(lambda a, i=i: a[i], points))
             seen = whole(one, x)
-            values.append(cross_entropy(seen, jnp.asarray(y), ()))
+            y = jnp.asarray(y)
+            values.append(mean(cross_entropy(seen, y, ()), y))
             hot = jax.nn.one_hot(seen["output/raw"].argmax(-1), SOURCES)
             sums = sums + hot.T @ jax.nn.one_hot(y, TARGETS) / 4
         state = SPSA.tell(state, points, jnp.stack(values))
@@ -286,8 +287,8 @@ def test_a_log_of_another_run_is_refused(tmp_path):
 def test_what_is_refused_before_anything_is_paid():
     service = Service()
     cases = {
-        "budget=0, batch=4 and checks=2, expected": {"budget": 0},
-        "batch=0 and": {"batch": 0},
+        "budget=0, expected a whole number of at least 1": {"budget": 0},
+        "batch=0, expected": {"batch": 0},
         "27 queries leaves no step: 10 are for the label map, 14 for": {"budget": 27},
         "refresh='exact', expected 'epoch' or 'once'": {"refresh": "exact"},
         r"answers \(2, 5\) to a batch of 2, expected \(2, 3\)": {
@@ -313,7 +314,7 @@ def grey():
 
 
 def test_a_loss_that_is_not_finite(tmp_path):
-    broken = lambda seen, labels, learnable: jnp.nan * seen["output"].sum()
+    broken = lambda seen, labels, learnable: jnp.nan * seen["output"].sum(-1)
     with pytest.raises(ValueError, match="loss of step 1 is not finite.*in the log"):
         search(Service(), loss=broken, log=tmp_path / "log")
 

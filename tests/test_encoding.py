@@ -18,7 +18,7 @@ from reprojax.core import Params, chain
 from reprojax.data import Questions, Split, digest, from_texts, order
 from reprojax.encoding import encoded, written
 from reprojax.fit import fit
-from reprojax.losses import cross_entropy
+from reprojax.losses import cross_entropy, mean
 from reprojax.models.language import Special
 from reprojax.recipes.prompt_tuning import label_words, prefix_tuning, prompt_tuning
 from reprojax.steps import count_correct, evaluate
@@ -193,7 +193,8 @@ def test_the_loss_is_the_mean_over_the_answers_words(recipe):
     x, y = task.train
     params = program.init(jax.random.key(0), CARD.frozen, x)
     output = program.apply(params, CARD.frozen, x)
-    found = cross_entropy({"output": output}, jnp.asarray(y), params.learnable)
+    y = jnp.asarray(y)
+    found = mean(cross_entropy({"output": output}, y, params.learnable), y)
     bare = recipe(WRITER, length=3)
     costs = []
     for i in range(len(y)):

@@ -22,7 +22,7 @@ from reprojax.checkpoints import Checkpoints
 from reprojax.core import Manipulation, Params, chain
 from reprojax.data import Split
 from reprojax.formats import fixed, learnable
-from reprojax.losses import cross_entropy
+from reprojax.losses import Rows, cross_entropy
 from reprojax.models import Backbone
 from reprojax.operators import add, dropout
 from reprojax.recipes import no_prompt, sample_specific_masks
@@ -134,7 +134,9 @@ def test_filling_with_zero_weight_is_what_keeps_the_last_batch_fair():
     fair = logits(np.zeros((8, 8, 3)), TASK.train.x[order[8:]])
     unfair = logits(np.zeros((8, 8, 3)), TASK.train.x[filled])
     fair_loss, unfair_loss = (
-        cross_entropy({"output": raw[:, :3]}, jnp.asarray(TASK.train.y[rows]), ())
+        cross_entropy(
+            {"output": raw[:, :3]}, jnp.asarray(TASK.train.y[rows]), ()
+        ).mean()
         for raw, rows in ((fair, order[8:]), (unfair, filled))
     )
     assert abs(fair_loss - unfair_loss) > 1e-3
@@ -342,8 +344,9 @@ def test_randomness_is_new_in_every_step():
 
 def test_evaluation_has_no_randomness():
     # Its first map is what evaluation must see; the noise would leave no answer whole.
-    program = noisy(lambda key: jnp.nan)
-    fitted = train(program=program, loss=lambda *seen: jnp.zeros(()), refresh="exact")
+    program = noisy(lambda key: 1e6)
+    nothing = lambda seen, labels, learnable: jnp.zeros(labels.shape)
+    fitted = train(program=program, loss=nothing, refresh="exact")
     still = reprogram(fitting.FORWARD, {"output": bayesian(3)})
     expected = train(program=still, refresh="once")
     near(fitted.last.fixed["output"], expected.last.fixed["output"])
@@ -443,8 +446,8 @@ def test_fewer_source_than_target_classes_are_refused_before_compilation(caplog)
             r"answers \(4, 4\) to a batch of 4, expected \(4, 3\) for the 3 classes of "
             r'toy; give "output" an alignment',
         ),
-        ({"epochs": 0}, "epochs=0 and batch=4, expected at least 1"),
-        ({"batch": 0}, "epochs=3 and batch=0, expected at least 1"),
+        ({"epochs": 0}, "epochs=0, expected a whole number of at least 1"),
+        ({"batch": 0}, "batch=0, expected a whole number of at least 1"),
         ({"record_sites": ("head_in",)}, r"no such site: \['head_in'\], expected"),
         (
             {"task": TASK._replace(train=Split(TASK.train.x[:0], TASK.train.y[:0]))},
@@ -466,7 +469,7 @@ def test_bad_input_is_refused_before_compilation(caplog, changes, message):
 
 def test_an_unknown_refresh_is_refused():
     with pytest.raises(ValueError, match=r"refresh='often', expected \('epoch', 'ex"):
-        loop.check_settings(TASK, 1, 1, "often")  # where types are not checked
+        loop.checks.check_settings(TASK, 1, 1, "often")  # where types are not checked
 
 
 # -- compilation and time

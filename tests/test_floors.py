@@ -16,6 +16,7 @@ FLOORS = (
     ("files", "losses", "statistics", "observation"),
     ("models", "data", "searches", "dependence", "text"),
     ("recipes", "parallel"),
+    ("checks", "gradients"),
     ("taxonomy", "checkpoints", "steps", "engine", "storage"),
     ("caches", "members"),
     ("fit", "black_box"),

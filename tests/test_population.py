@@ -238,7 +238,7 @@ SHORT = TASK._replace(test=split(6, 3))
         ({"settings": SETTINGS[:2]}, r"got {'tasks': 3, 'seeds': 3, 'settings': 2}"),
         ({"task": [TASK] * 2}, r"got {'tasks': 2, 'seeds': 3}"),
         ({"task": [TASK, TASK, SHORT]}, "tasks differ in classes and shapes"),
-        ({"epochs": 0}, "fit got epochs=0.*expected at least 1 of each"),
+        ({"epochs": 0}, "got epochs=0, expected a whole number of at least 1"),
         (
             {"settings": [{"momentum": 0.9}] * 3},
             r"settings came for \['momentum'\].*\(\['learning_rate'\]\)",

@@ -20,8 +20,13 @@ Map = Float[Array, "S T"]
 
 
 def count(y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int) -> Counts:
-    """How often each source class was the answer to images of each target class."""
+    """How often each source class was the answer to images of each target class.
+
+    An answer with NaN makes the counts NaN, and is not counted as class 0.
+    """
     answers = jax.nn.one_hot(y.argmax(-1), y.shape[-1])
+    broken = jnp.isnan(y).any(-1, keepdims=True)
+    answers = jnp.where(broken, jnp.nan, answers)
     return answers.T @ jax.nn.one_hot(labels, targets)
 
 

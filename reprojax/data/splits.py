@@ -28,6 +28,7 @@ from reprojax.data.task import (
     labels,
     listed,
     taken,
+    whole_seed,
 )
 
 SHARE = 0.2  # of the training images, for a split that is neither there nor asked for
@@ -219,6 +220,8 @@ def draw(
             f"no train split among {listed(list(y))}; expected one: others can be "
             "drawn from it"
         )
+    seed = whole_seed(seed)
+    test_seed = None if test_seed is None else whole_seed(test_seed, "test_seed")
     every = np.concatenate(list(y.values()))
     ends = np.cumsum([len(own) for own in y.values()])
     have = dict(zip(y, np.split(np.arange(len(every)), ends[:-1]), strict=True))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,7 @@ def check(task: Task) -> Task:
                 f"{name}: {', '.join(map(str, rows))} {what} and {len(split.y)} labels;"
                 f" expected one label each of the {what}"
             )
+        _check_finite(split.x, name)
         if not len(split.y):
             raise ValueError(
                 f"the {name} split is empty; give it images, or a share such as .2 "
@@ -82,6 +84,42 @@ def check(task: Task) -> Task:
             "from 0"
         )
     return task
+
+
+def _check_finite(x: Any, name: str, rows: int = 1024) -> None:
+    """By parts, because values may lie in a mapped file."""
+    import jax.numpy as jnp
+
+    for leaf in leaves(x):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        for at in range(0, len(leaf), rows):
+            part = np.asarray(leaf[at : at + rows])
+            fine = np.isfinite(part.reshape(len(part), -1)).all(1)
+            if not fine.all():
+                row = at + int(np.flatnonzero(~fine)[0])
+                raise ValueError(
+                    f"{name}: row {row} holds NaN or infinity, expected finite values; "
+                    "leave such rows out, or fill in what they lack"
+                )
+
+
+def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A setting as an int, from NumPy's numbers too; ValueError names it."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and float(value).is_integer() and least <= float(value)):
+        raise ValueError(
+            f"got {name}={value!r}, expected a whole number of at least {least}"
+        )
+    if most is not None and float(value) > most:
+        raise ValueError(f"got {name}={value!r}, expected at most {most}")
+    return int(float(value)) if not isinstance(value, int) else value
+
+
+def whole_seed(value: Any, name: str = "seed") -> int:
+    """A seed as an int; JAX keeps 32 bits, and 2^32 would be the key of 0."""
+    return whole(name, value, most=2**32 - 1)
 
 
 def digest(task: Task) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax import statistics
+from reprojax import losses, statistics
 from reprojax.core import Key, Params, Program, PyTree
 from reprojax.losses import Loss
 from reprojax.taps import record
@@ -134,7 +134,7 @@ def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Ans
         def cost(learnable: PyTree) -> tuple[jax.Array, tuple]:
             own = params._replace(learnable=learnable)
             y, seen = apply(own, frozen, x, context, key=key)
-            return case.loss(seen, labels, learnable), (y, seen)
+            return losses.mean(case.loss(seen, labels, learnable), labels), (y, seen)
 
         pull = jax.grad(wrap(cost), has_aux=True, allow_int=True)
         gradient, (y, seen) = pull(params.learnable)

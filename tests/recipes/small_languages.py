@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reprojax.losses import cross_entropy
+from reprojax.losses import cross_entropy, mean
 from reprojax.models.language import LanguageModel, Special, texts
 from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
@@ -59,7 +59,7 @@ def losses(program, language, preset, steps, rate=None):
         def cost(learnable):
             own = params._replace(learnable=learnable)
             y = program.apply(own, language.frozen, x)
-            return cross_entropy({"output": y}, labels, learnable)
+            return mean(cross_entropy({"output": y}, labels, learnable), labels)
 
         value, grads = jax.value_and_grad(cost)(learnable)
         updates, opt = optimizer.update(grads, opt, learnable)

@@ -181,7 +181,7 @@ def test_the_default_settings_learn():
     optimizer = PRESET.optimizer(PRESET.learning_rate, 200, 1)
     state = begin(program, optimizer, language.frozen, x, 0, 1)
     hard = jax.jit(lambda p: program.apply(p, language.frozen, x))
-    cost = lambda p: cross_entropy({"output": hard(p)}, labels, ())
+    cost = lambda p: cross_entropy({"output": hard(p)}, labels, ()).mean()
     first = cost(state.params)
     fixed = (program, optimizer, cross_entropy, ())
     for _ in range(200):

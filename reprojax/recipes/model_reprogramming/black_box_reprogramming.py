@@ -65,7 +65,7 @@ def mean_probability(targets: int, several: int = 6) -> Manipulation:
 
 
 def focal(power: float = 2.0) -> Loss:
-    """The mean of -(1 - h)^power log h over a batch's real rows (arXiv 2007.08714).
+    """-(1 - h)^power log h of each row (arXiv 2007.08714).
 
     h is the probability of the right class, exp(output). The published h are means of
     source probabilities and do not sum to one over the targets; they are not made to.
@@ -76,9 +76,7 @@ def focal(power: float = 2.0) -> Loss:
     ) -> jax.Array:
         right = jnp.maximum(labels, 0)[:, None]
         log = jnp.take_along_axis(seen["output"].astype(jnp.float32), right, 1)[:, 0]
-        real = labels >= 0
-        each = -((1 - jnp.exp(log)) ** power) * log
-        return (each * real).sum() / jnp.maximum(real.sum(), 1)
+        return -((1 - jnp.exp(log)) ** power) * log
 
     return loss
 
