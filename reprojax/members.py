@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from reprojax import statistics
-from reprojax.checks import Evaluated, check_params, check_statistics, not_finite
+from reprojax.checks import Evaluated, check_statistics, not_finite
 from reprojax.core import Program, PyTree
 from reprojax.data import Split, Task, in_order, order
 from reprojax.data.task import spec
@@ -134,7 +134,6 @@ def first_states(
     for k, seed in enumerate(run.seeds):
         program = run.program._replace(init=inits[k]) if inits else run.program
         state = begin(program, run.optimizer, run.frozen, images(run), seed, epochs)
-        check_params(state.params, f"member {k}")
         opt = with_settings(state.opt, settings[k]) if settings else state.opt
         states.append(state._replace(opt=opt))
     return states

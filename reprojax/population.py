@@ -177,6 +177,8 @@ def _train(
     states = checkpoints.latest(first)
     if states is None:
         states = first()
+        for k, state in enumerate(states):
+            checks.check_params(state.params, f"member {k}")
         params = members.estimate(run, [state.params for state in states])
         states = [
             state._replace(params=p, best=jax.tree.map(jnp.copy, p))

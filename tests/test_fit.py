@@ -22,7 +22,7 @@ from reprojax.checkpoints import Checkpoints
 from reprojax.core import Manipulation, Params, chain
 from reprojax.data import Split
 from reprojax.formats import fixed, learnable
-from reprojax.losses import Rows, cross_entropy
+from reprojax.losses import cross_entropy
 from reprojax.models import Backbone
 from reprojax.operators import add, dropout
 from reprojax.recipes import no_prompt, sample_specific_masks
