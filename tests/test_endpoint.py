@@ -1,18 +1,22 @@
 """Against a server of ours on the loopback that says what a test scripts."""
 
+import contextlib
 import http.server
+import itertools
 import json
 import math
+import os
+import signal
+import socket
 import sys
 import threading
 from contextlib import contextmanager
 
-import openai
 import pytest
 from scripted import Scripted
 
 from reprojax import local
-from reprojax.endpoint import Endpoint, Malformed
+from reprojax.endpoint import Endpoint, Malformed, Unanswered
 from reprojax.models.language import load
 from reprojax.recipes.prompt_instruction import (
     contextual_calibration,
@@ -35,7 +39,7 @@ from reprojax.text import (
 class Server:
     """answer(path, body) -> a JSON value, bytes, or (status, headers, JSON value)."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, port=0):
         self.seen, self.headers, outer = [], [], self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -52,13 +56,15 @@ class Server:
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                with contextlib.suppress(OSError):  # the other side went away
+                    self.wfile.write(data)
 
             def log_message(self, *args):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/v1"
         loop = self.server.serve_forever
         self.thread = threading.Thread(target=loop, args=(0.01,))
 
@@ -86,8 +92,8 @@ def upper(path, body):
 
 
 @contextmanager
-def far(answer, **kw):
-    with Server(answer) as server, connected(server.url, **kw) as endpoint:
+def far(answer, port=0, **kw):
+    with Server(answer, port) as server, connected(server.url, **kw) as endpoint:
         yield server, endpoint
 
 
@@ -188,33 +194,29 @@ def test_429_and_500_are_tried_again_and_paid_once():
 
 
 @pytest.mark.parametrize(
-    "status, error, tries",
-    [
-        (429, openai.RateLimitError, 3),
-        (500, openai.InternalServerError, 3),
-        (400, openai.BadRequestError, 1),
-        (401, openai.AuthenticationError, 1),
-        (404, openai.NotFoundError, 1),
-    ],
+    "status, tries", [(429, 3), (500, 3), (400, 1), (401, 1), (404, 1), (307, 1)]
 )
-def test_what_stays_wrong_ends_the_run_and_nothing_is_lost(
-    tmp_path, status, error, tries
-):
+def test_what_stays_wrong_ends_the_run_and_nothing_is_lost(tmp_path, status, tries):
     def answer(path, body):
         if body["prompt"] == "bad" and wrong:
-            return status, {"retry-after-ms": "1"}, {"error": {"message": "no"}}
+            more = {"retry-after-ms": "1", "location": "http://127.0.0.1:1/v1"}
+            return status, more, {"error": {"message": "no"}}
         return upper(path, body)
 
     wrong = [True]
     requests = [Request(p) for p in ("a", "b", "bad", "c")]
     kw = {"log": tmp_path / "log", "workers": 1, "retries": 2}
     with far(answer, **kw) as (server, endpoint):
-        with pytest.raises(error) as caught:
+        with pytest.raises(Unanswered, match=f"answered {status}") as caught:
             endpoint.complete(requests)
-        assert endpoint.paid == 2 and len(server.seen) == 2 + tries
+        assert (
+            caught.value.status == status
+            and endpoint.paid == 2
+            and len(server.seen) == 2 + tries
+        )
     assert f"is kept in {tmp_path / 'log'}" in caught.value.__notes__[0]
     wrong.clear()
-    with far(answer, **kw) as (server, endpoint):
+    with far(answer, port=server.port, **kw) as (server, endpoint):
         assert texts(endpoint.complete(requests)) == [["A"], ["B"], ["BAD"], ["C"]]
         assert [body["prompt"] for body in server.seen] == ["bad", "c"]
 
@@ -223,64 +225,158 @@ def test_a_refused_connection():
     with Server(upper) as server:
         url = server.url
     with connected(url) as endpoint:
-        with pytest.raises(openai.APIConnectionError) as caught:
+        with pytest.raises(Unanswered, match="is it running") as caught:
             endpoint.complete([Request("p")])
         assert "kept in no log" in caught.value.__notes__[0]
-        assert endpoint.paid == 0
-
-
-def test_a_server_that_does_not_answer():
-    late = threading.Event()
-
-    def answer(path, body):
-        late.wait(10)
-        return upper(path, body)
-
-    with far(answer, timeout=0.2) as (_, endpoint):
-        with pytest.raises(openai.APITimeoutError):
-            endpoint.complete([Request("p")])
-        late.set()
         assert endpoint.paid == 0
 
 
 def test_a_record_that_a_kill_tore_is_asked_again(tmp_path):
     log = tmp_path / "log"
     requests = [Request(p) for p in ("a", "b")]
-    with far(upper, log=log, workers=1) as (_, endpoint):
+    with far(upper, log=log, workers=1) as (server, endpoint):
         endpoint.complete(requests)
     log.write_bytes(log.read_bytes()[:-5])
-    with far(upper, log=log) as (server, endpoint):
+    with far(upper, port=server.port, log=log) as (server, endpoint):
         assert endpoint.paid == 1
         assert texts(endpoint.complete(requests)) == [["A"], ["B"]]
         assert [body["prompt"] for body in server.seen] == ["b"]
 
 
+DEEP = b'{"more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+LONG = b'{"choices": [' + b" " * 17_000_000 + b"]}"
+
+
 @pytest.mark.parametrize(
     "answer, fault",
     [
-        (b"<html>", "b'<html>', expected JSON; is the address"),
+        (b"<html>", "b'<html>', expected JSON .* is the address"),
         (b"", "b'', expected JSON"),
-        ([], r"\[\], expected choices"),
-        ({"error": "x"}, "expected choices"),
-        ({"choices": None}, "expected choices"),
-        ({"choices": ["x"]}, "expected choices"),
+        ([], "expected JSON with choices"),
+        ({"error": "x"}, "expected JSON with choices"),
+        ({"choices": None}, "expected JSON with choices"),
+        ({"choices": ["x"]}, "expected JSON with choices"),
+        (DEEP, "nested too deep"),
+        (LONG, "more than 16777216 bytes"),
         (said(), "0 choices, expected 1"),
-        (said(choice("a"), choice("b", 1)), "2 choices, expected 1; some give one"),
+        (said(choice("a"), choice("b", 1)), "2 choices, expected 1"),
         (said(choice(None)), "expected a text and one of"),
+        (said(choice(7)), "expected JSON with choices"),
         (said(choice("a", why=None)), "expected a text and one of"),
         (said(choice("a", why="tool_calls")), "tool_calls"),
+        (said(choice("a", why=["stop"])), "expected JSON with choices"),
+        (said(choice("a", index="0")), "expected JSON with choices"),
+        ({"choices": [choice("a")], "usage": [1]}, "expected JSON with choices"),
+        (said(choice("a"), prompt="3"), "expected JSON with choices"),
     ],
 )
 def test_malformed_answers_are_named_paid_and_not_used(tmp_path, answer, fault):
     kw = {"log": tmp_path / "log", "budget": 2}
-    with far(lambda path, body: answer, **kw) as (_, endpoint):
+    with far(lambda path, body: answer, **kw) as (server, endpoint):
         with pytest.raises(Malformed, match=fault):
             endpoint.complete([Request("p")])
-        assert endpoint.paid == 1
-    with far(upper, **kw) as (server, endpoint):
+        assert endpoint.paid == len(server.seen) == 1
+    with far(upper, port=server.port, **kw) as (server, endpoint):
         assert endpoint.paid == 1
         assert texts(endpoint.complete([Request("p")])) == [["P"]]
         assert len(server.seen) == 1 and endpoint.left == 0
+
+
+def test_an_answer_is_counted_whatever_reading_it_raises(tmp_path, monkeypatch):
+    def broken(text):
+        raise ZeroDivisionError
+
+    bare = lambda path, body: {"choices": [choice("a")]}
+    log = tmp_path / "log"
+    with far(bare, log=log, encode=broken) as (server, endpoint):
+        with pytest.raises(ZeroDivisionError):
+            endpoint.complete([Request("p")])
+        assert endpoint.paid == 1
+    with connected(server.url, log=log) as endpoint:
+        assert endpoint.paid == 1
+
+
+# -- in time
+
+
+@pytest.mark.parametrize("retries, tries", [(0, 1), (2, 3)])
+def test_a_server_that_does_not_answer(retries, tries):
+    late = threading.Event()
+
+    def answer(path, body):
+        late.wait(10)
+        return upper(path, body)
+
+    with far(answer, timeout=0.2, retries=retries) as (server, endpoint):
+        with pytest.raises(Unanswered, match=r"did not answer within timeout=.*, 0 bytes"):
+            endpoint.complete([Request("p")])
+        late.set()
+        assert endpoint.paid == 0 and 1 <= len(server.seen) <= tries
+
+
+@contextmanager
+def dripping(head, data):
+    """A server that sends the head at once, and then a byte of data every 50 ms."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def serve():
+        with contextlib.suppress(OSError):  # the other side went away
+            client, _ = listening.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(head)
+                for i in range(len(data)):
+                    client.sendall(data[i : i + 1])
+                    if ended.wait(0.05):
+                        return
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    finally:
+        ended.set()
+        listening.close()
+        thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n"
+
+
+@pytest.mark.parametrize("head", [HEAD + b"x: ", HEAD + b"\r\n"])
+def test_a_timeout_is_of_the_whole_attempt(head):
+    """Each byte comes in time, in the header or in the body; the whole does not."""
+    with dripping(head, b"x" * 500) as url, connected(url, timeout=0.3) as endpoint:
+        with pytest.raises(Unanswered, match=r"timeout=0\.3 s"):
+            endpoint.complete([Request("p")])
+
+
+def test_waits_between_attempts_end_with_all_of_them():
+    busy = lambda path, body: (429, {"retry-after": "100"}, {"error": "busy"})
+    with far(busy, timeout=0.5, retries=3) as (server, endpoint):
+        with pytest.raises(Unanswered, match="answered 429"):
+            endpoint.complete([Request("p")])
+        assert len(server.seen) == 1  # another one would come after 2 s, the whole
+
+
+def test_an_interrupt_ends_requests_that_are_under_way():
+    """As Ctrl-C does: the main thread waits, and gets the signal."""
+    late = threading.Event()
+
+    def answer(path, body):
+        if body["prompt"] == "p3":  # the last that four workers send
+            os.kill(os.getpid(), signal.SIGINT)
+        late.wait(10)
+        return upper(path, body)
+
+    with Server(answer) as server:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            with connected(server.url, workers=4) as endpoint:
+                endpoint.complete([Request(f"p{i}") for i in range(9)])
+        assert not late.is_set() and len(server.seen) <= 4 and endpoint.paid == 0
+        late.set()
+    assert "kept in no log" in caught.value.__notes__[0]
 
 
 def test_requests_run_at_a_time():
@@ -327,9 +423,12 @@ def test_a_log_is_of_one_model_and_one_run(tmp_path):
         endpoint.complete([Request("p")])
         with pytest.raises(ValueError, match="is in use by another run"):
             connected(server.url, log=log).__enter__()
-    for other in ({"api": "chat"}, {"extra": {"min_p": 0.1}}):
+    elsewhere = server.url.replace("/v1", "/v2")
+    others = {"api": "chat"}, {"extra": {"min_p": 0.1}}, {"url": elsewhere}
+    for other in (*others, {"model": "small"}):
+        settings = {"model": "tiny", "url": server.url, "budget": 100, **other}
         with pytest.raises(ValueError, match="is of another run"):
-            connected(server.url, log=log, **other).__enter__()
+            Endpoint(**settings, log=log).__enter__()
 
 
 # -- scores
@@ -342,7 +441,9 @@ def echoing(step):
         assert body["echo"] and body["logprobs"] == 1 and body["max_tokens"] == 1
         text = body["prompt"] + "!!"
         at = list(range(0, len(body["prompt"]), step)) + [len(body["prompt"])]
-        logprobs = {"text_offset": at, "token_logprobs": [None, *(-i for i in at[1:])]}
+        tokens = [text[a:b] for a, b in itertools.pairwise([*at, len(text)])]
+        logp = [None, *(-i for i in at[1:])]
+        logprobs = {"tokens": tokens, "text_offset": at, "token_logprobs": logp}
         return said(choice(text, why="length", logprobs=logprobs))
 
     return answer
@@ -360,7 +461,7 @@ def test_scores_are_of_the_continuations_tokens_alone(tmp_path):
 
 def test_a_continuation_that_begins_within_a_token():
     with far(echoing(3)) as (_, endpoint):
-        with pytest.raises(ValueError, match="does not begin at a token's border"):
+        with pytest.raises(Malformed, match="begins within a token, move the blank"):
             endpoint.score([Continuation("abcd", " x")])
 
 
@@ -368,7 +469,7 @@ def test_a_continuation_that_begins_within_a_token():
 def test_a_server_that_cannot_score(logprobs):
     answer = lambda path, body: said(choice("a", logprobs=logprobs))
     with far(answer) as (_, endpoint):
-        with pytest.raises(Malformed, match="let this one write the label"):
+        with pytest.raises(Malformed, match="let it write the label"):
             endpoint.score([Continuation("abcd", " x")])
 
 
@@ -382,7 +483,7 @@ def test_the_environments_key_is_not_sent_to_another_server(monkeypatch):
         assert "secret" not in str(server.headers)
     with far(upper, key="mine") as (server, endpoint):
         endpoint.complete([Request("p")])
-        assert server.headers[0]["authorization"] == "Bearer mine"
+        assert server.headers[0]["Authorization"] == "Bearer mine"
 
 
 @pytest.mark.parametrize(
@@ -390,8 +491,12 @@ def test_the_environments_key_is_not_sent_to_another_server(monkeypatch):
     [
         ({"api": "edits"}, "expected 'completions' or 'chat'"),
         ({"system": "x"}, "a system message with 'chat' alone"),
-        ({"budget": 0}, "expected at least 1, 1 and 0"),
-        ({"workers": 0}, "expected at least 1, 1 and 0"),
+        ({"budget": 0}, "budget=0, .* expected at least 1, 1, 1 and 0"),
+        ({"workers": 0}, "expected at least 1, 1, 1 and 0"),
+        ({"timeout": math.nan}, "timeout=nan, expected .* seconds"),
+        ({"key": "a\n"}, "a key of 2 characters that cannot be sent"),
+        ({"key": ""}, "a key of 0 characters that cannot be sent"),
+        ({"extra": {"a": {1}}}, "is not JSON"),
     ],
 )
 def test_settings(unchecked, settings, fault):
@@ -400,7 +505,7 @@ def test_settings(unchecked, settings, fault):
 
 
 def test_without_the_client(monkeypatch):
-    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(ValueError, match=r"pip install 'reprojax\[endpoint\]'"):
         connected("http://127.0.0.1:1/v1")
 
@@ -433,7 +538,7 @@ def served(language):
             cut = body["prompt"].rindex(" ")
             item = Continuation(body["prompt"][:cut], body["prompt"][cut:])
             logprobs = {
-                "text_offset": [0, cut, len(body["prompt"])],
+                "tokens": [*item, "!"],
                 "token_logprobs": [None, language.score([item])[0].logp, -1.0],
             }
             return said(choice("", logprobs=logprobs))

@@ -59,6 +59,9 @@ class Scored(NamedTuple):
 
     logp: float
     tokens: int = 1
+    of: Literal["text", "first token", "at most"] = "text"
+    """What logp is of: the whole text; its first token alone, or no more than that of
+    its first token, from servers that only list the likeliest next ones."""
 
 
 class Language(NamedTuple):
