@@ -1,9 +1,6 @@
 """Against a server of ours on the loopback that says what a test scripts."""
 
 import contextlib
-import http.server
-import itertools
-import json
 import math
 import os
 import signal
@@ -13,10 +10,12 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from answering import Server, choice, connected, far, said, upper
 from scripted import Scripted
 
 from reprojax import local
 from reprojax.endpoint import Endpoint, Malformed, Unanswered
+from reprojax.endpoint.connection import server as server_of
 from reprojax.models.language import load
 from reprojax.recipes.prompt_instruction import (
     contextual_calibration,
@@ -30,75 +29,9 @@ from reprojax.text import (
     Continuation,
     Reply,
     Request,
-    Scored,
     drive,
     number,
 )
-
-
-class Server:
-    """answer(path, body) -> a JSON value, bytes, or (status, headers, JSON value)."""
-
-    def __init__(self, answer, port=0):
-        self.seen, self.headers, outer = [], [], self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                outer.seen.append(body)
-                outer.headers.append(dict(self.headers))
-                said = answer(self.path, body)
-                status, more, said = said if type(said) is tuple else (200, {}, said)
-                data = said if isinstance(said, bytes) else json.dumps(said).encode()
-                self.send_response(status)
-                headers = {"content-type": "application/json", **more}
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                with contextlib.suppress(OSError):  # the other side went away
-                    self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port = self.server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        loop = self.server.serve_forever
-        self.thread = threading.Thread(target=loop, args=(0.01,))
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-def choice(text, index=0, why="stop", **kw):
-    return {"index": index, "text": text, "finish_reason": why, **kw}
-
-
-def said(*choices, prompt=3, tokens=5):
-    usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
-    return {"choices": list(choices), "usage": usage}
-
-
-def upper(path, body):
-    return said(choice(body["prompt"].upper()))
-
-
-@contextmanager
-def far(answer, port=0, **kw):
-    with Server(answer, port) as server, connected(server.url, **kw) as endpoint:
-        yield server, endpoint
-
-
-def connected(url, **kw):
-    return Endpoint("tiny", url, **{"budget": 100, "retries": 0, **kw})
 
 
 def texts(replies):
@@ -308,7 +241,9 @@ def test_a_server_that_does_not_answer(retries, tries):
         return upper(path, body)
 
     with far(answer, timeout=0.2, retries=retries) as (server, endpoint):
-        with pytest.raises(Unanswered, match=r"did not answer within timeout=.*, 0 bytes"):
+        with pytest.raises(
+            Unanswered, match=r"did not answer within timeout=.*, 0 bytes"
+        ):
             endpoint.complete([Request("p")])
         late.set()
         assert endpoint.paid == 0 and 1 <= len(server.seen) <= tries
@@ -431,59 +366,95 @@ def test_a_log_is_of_one_model_and_one_run(tmp_path):
             Endpoint(**settings, log=log).__enter__()
 
 
-# -- scores
+# -- fewer samples at a time
 
 
-def echoing(step):
-    """Tokens of `step` letters, each with log p = -offset."""
+def few_at_a_time(most, refuses):
+    """A server that gives `most` samples of those asked for, or refuses more."""
 
     def answer(path, body):
-        assert body["echo"] and body["logprobs"] == 1 and body["max_tokens"] == 1
-        text = body["prompt"] + "!!"
-        at = list(range(0, len(body["prompt"]), step)) + [len(body["prompt"])]
-        tokens = [text[a:b] for a, b in itertools.pairwise([*at, len(text)])]
-        logp = [None, *(-i for i in at[1:])]
-        logprobs = {"tokens": tokens, "text_offset": at, "token_logprobs": logp}
-        return said(choice(text, why="length", logprobs=logprobs))
+        if refuses and body["n"] > most:
+            return 400, {}, {"error": {"message": f"n must be at most {most}"}}
+        each = range(min(body["n"], most))
+        return said(*[choice(f"{body['seed']}.{i}", i) for i in each], prompt=2)
 
     return answer
 
 
-def test_scores_are_of_the_continuations_tokens_alone(tmp_path):
-    items = [Continuation("abcd", " x"), Continuation("abcd", " xyz")]
-    log = tmp_path / "log"
-    with far(echoing(2), log=log) as (server, endpoint):
-        assert endpoint.score(items) == [Scored(-4, 1), Scored(-10, 2)]
-        assert {body["prompt"] for body in server.seen} == {"abcd x", "abcd xyz"}
-    with connected(server.url, log=log) as endpoint:
-        assert endpoint.score(items) == [Scored(-4, 1), Scored(-10, 2)]
+@pytest.mark.parametrize("refuses, sent", [(False, [7, 3, 1]), (True, [7, 3, 3, 1])])
+def test_samples_come_in_parts_where_a_server_gives_fewer(tmp_path, refuses, sent):
+    log, request = tmp_path / "log", Request("p", 7, temperature=0.7, seed=5)
+    with far(few_at_a_time(3, refuses), log=log) as (server, endpoint):
+        (reply,) = endpoint.complete([request])
+        sizes = [body["n"] for body in server.seen]
+        assert sizes == sent and endpoint.paid == 3
+        assert len(set(texts([reply])[0])) == 7 and reply.prompt_tokens == 6
+        seeds = [body["seed"] for body in server.seen]
+        assert len(set(seeds)) == len(sent) and all(0 <= seed < 2**31 for seed in seeds)
+        endpoint.complete([request._replace(prompt="q")])
+        assert [body["n"] for body in server.seen[len(sent) :]] == [3, 3, 1]
+    with connected(server.url, log=log, budget=6) as endpoint:
+        assert endpoint.complete([request]) == [reply]  # nothing is left, and no server
 
 
-def test_a_continuation_that_begins_within_a_token():
-    with far(echoing(3)) as (_, endpoint):
-        with pytest.raises(Malformed, match="begins within a token, move the blank"):
-            endpoint.score([Continuation("abcd", " x")])
+def test_parts_never_pass_the_budget():
+    with far(few_at_a_time(1, False), budget=3) as (server, endpoint):
+        with pytest.raises(BudgetSpent):
+            endpoint.complete([Request("p", 5, temperature=0.7)])
+        assert endpoint.paid == len(server.seen) == 3
 
 
-@pytest.mark.parametrize("logprobs", [None, {}, {"text_offset": [0]}, {"tokens": []}])
-def test_a_server_that_cannot_score(logprobs):
-    answer = lambda path, body: said(choice("a", logprobs=logprobs))
-    with far(answer) as (_, endpoint):
-        with pytest.raises(Malformed, match="let it write the label"):
-            endpoint.score([Continuation("abcd", " x")])
+def test_a_request_that_is_refused_whatever_its_samples():
+    no = lambda path, body: (400, {}, {"error": "too long"})
+    with far(no) as (server, endpoint):
+        with pytest.raises(Unanswered, match="400 Bad Request: .*too long"):
+            endpoint.complete([Request("p", 5, temperature=0.7)])
+        assert [body["n"] for body in server.seen] == [5, 2, 1] and endpoint.paid == 0
 
 
 # -- settings
 
 
+SECRETS = {
+    "OPENAI_API_KEY": "secret",
+    "OPENAI_ADMIN_KEY": "secret",
+    "OPENAI_ORG_ID": "secret",
+    "OPENAI_PROJECT_ID": "secret",
+    "OPENAI_CUSTOM_HEADERS": "X-Gateway: secret",
+}
+
+
 def test_the_environments_key_is_not_sent_to_another_server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
     with far(upper) as (server, endpoint):
         endpoint.complete([Request("p")])
         assert "secret" not in str(server.headers)
+        assert not {"Authorization", "Cookie"} & server.headers[0].keys()
     with far(upper, key="mine") as (server, endpoint):
         endpoint.complete([Request("p")])
         assert server.headers[0]["Authorization"] == "Bearer mine"
+
+
+def test_the_environments_key_and_names_go_to_openai(monkeypatch):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    to = server_of(None, None)
+    assert to.url == "https://api.openai.com/v1"
+    assert to.headers == {
+        "OpenAI-Organization": "secret",
+        "OpenAI-Project": "secret",
+        "Authorization": "Bearer secret",
+    }
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match="give key=, or OPENAI_API_KEY"):
+        server_of(None, None)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "file:///x", "http://u:p@h/v1", ""])
+def test_addresses(url):
+    with pytest.raises(ValueError, match=r"expected http://host:port/v1"):
+        connected(url)
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,9 @@ class Connection:
         now = asyncio.get_running_loop().time
         end = now() + (self.retries + 1) * self.timeout
         for tried in range(self.retries + 1):
+            left = max(min(self.timeout, end - now()), LEAST)
             try:
-                return await self._attempt(path, body, min(self.timeout, end - now()))
+                return await self._attempt(path, body, left)
             except Unanswered as error:
                 wait = _wait(tried) if error.wait is None else error.wait
                 late = now() + wait > end - LEAST
@@ -158,8 +159,8 @@ class Connection:
                             break
         except TimeoutError:
             raise Unanswered(
-                f"{self.url} did not answer within timeout={seconds:.3g} s, {len(data)} "
-                "bytes came; give a larger timeout, or ask for shorter answers"
+                f"{self.url} did not answer within timeout={seconds:.3g} s, "
+                f"{len(data)} bytes came; give a larger timeout, or ask for less"
             ) from None
         except httpx2.TransportError as error:
             raise Unanswered(

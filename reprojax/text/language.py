@@ -6,7 +6,10 @@ text. A frozen language model is a `Language`, whatever it runs on.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from numbers import Real
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
 
 Finish = Literal["stop", "length", "refused"]
 """It ended by itself or at a stop string; it was cut; the service withheld it."""
@@ -131,12 +134,19 @@ def completed(language: Language, requests: Sequence[Request]) -> list[Reply]:
             f"{[len(r.completions) for r in replies]} completions, expected "
             f"{[r.samples for r in requests]}; mend its complete()"
         )
+    for one in (one for reply in replies for one in reply.completions):
+        if not isinstance(one.text, str) or one.finish not in get_args(Finish):
+            raise ValueError(
+                f"the language answered {one!r}, expected a text that ended by one of "
+                f"{get_args(Finish)}; mend its complete()"
+            )
     return replies
 
 
 def scored(language: Language, items: Sequence[Continuation]) -> list[Scored]:
     """The log-probability of each of different continuations."""
     for item in items:
+        _check_text(item.prompt + item.text)
         if not item.text:
             raise ValueError(
                 f"an empty continuation of {item.prompt[-40:]!r} came, expected a "
@@ -145,14 +155,21 @@ def scored(language: Language, items: Sequence[Continuation]) -> list[Scored]:
         if language.context is not None:
             _check_room(language, item.prompt + item.text, 0)
     found = list(_able(language, "score")(items))
-    wrong = [i for i, one in enumerate(found) if math.isnan(one.logp)]
+    wrong = [one for one in found if not _is_score(one)]
     if len(found) != len(items) or wrong:
         raise ValueError(
             f"the language scored {len(items)} continuations with {len(found)} "
-            f"numbers, {len(wrong)} of them NaN; expected one log-probability each; "
-            "mend its score()"
+            f"numbers, {len(wrong)} of them wrong, such as {wrong[:1]}; expected a "
+            "finite log-probability up to 0 of each; mend its score()"
         )
     return found
+
+
+def _is_score(one: Any) -> bool:
+    """A log-probability; a sum of rounded ones may be a little above 0."""
+    logp = one.logp if isinstance(one, Scored) else None
+    number = isinstance(logp, Real) and not isinstance(logp, bool | np.bool_)
+    return number and math.isfinite(logp) and logp <= 1e-3
 
 
 def _able(language: Language, what: str) -> Callable[..., Any]:
@@ -181,8 +198,19 @@ def _check_request(request: Request) -> None:
             f"{request.samples} samples at temperature 0 are all the same, expected a "
             "temperature above 0, or one sample"
         )
+    _check_text(request.prompt)
     if "" in request.stop:
         raise ValueError("an empty stop string came, expected texts; give stop=()")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"got a text with {text[error.start : error.end]!a} in it, expected whole "
+            "characters, which UTF-8 can hold; read the data with the right encoding"
+        ) from None
 
 
 def _check_room(language: Language, text: str, length: int) -> None:

@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 from scripted import Scripted, spelled
 
@@ -170,9 +173,33 @@ def test_wrong_numbers_of_answers_and_nan_are_noticed():
     two = Language(lambda requests: [Reply((Completion("x"), Completion("y")))])
     with pytest.raises(ValueError, match=r"with \[2\] completions, expected \[1\]"):
         drive([say("a")], two)
-    nan = Language(score=lambda items: [Scored(float("nan")) for _ in items])
-    with pytest.raises(ValueError, match="1 of them NaN"):
-        drive([scoring(" b")], nan)
+
+
+@pytest.mark.parametrize("logp", [math.nan, math.inf, -math.inf, 0.5, "-1", True, None])
+def test_what_is_no_log_probability_is_noticed(logp, unchecked):
+    wrong = Language(score=lambda items: [Scored(logp) for _ in items])
+    with pytest.raises(ValueError, match="1 of them wrong.*mend its score"):
+        drive([scoring(" b")], wrong)
+
+
+def test_numbers_of_numpy_are_log_probabilities():
+    fine = Language(score=lambda items: [Scored(np.float32(-1)) for _ in items])
+    assert drive([scoring(" b")], fine)
+
+
+@pytest.mark.parametrize(
+    "one", [Completion(7), Completion("a", "eos"), Completion(None)]
+)
+def test_an_answer_that_is_no_text_or_ended_by_nothing_known(one, unchecked):
+    wrong = Language(lambda requests: [Reply((one,)) for _ in requests])
+    with pytest.raises(ValueError, match=r"expected a text that ended by one of"):
+        drive([say("a")], wrong)
+
+
+def test_a_text_that_utf8_cannot_hold_is_refused_before_it_is_sent():
+    for asked in (say("a\ud83d"), scoring(" b\ud83d")):
+        with pytest.raises(ValueError, match="expected whole characters"):
+            drive([asked], Language(lambda r: 1 / 0, lambda i: 1 / 0))
 
 
 def test_metered_counts_what_was_paid():
