@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-
 Finish = Literal["stop", "length", "refused"]
 """It ended by itself or at a stop string; it was cut; the service withheld it."""
 
@@ -168,8 +166,9 @@ def scored(language: Language, items: Sequence[Continuation]) -> list[Scored]:
 def _is_score(one: Any) -> bool:
     """A log-probability; a sum of rounded ones may be a little above 0."""
     logp = one.logp if isinstance(one, Scored) else None
-    number = isinstance(logp, Real) and not isinstance(logp, bool | np.bool_)
-    return number and math.isfinite(logp) and logp <= 1e-3
+    if not isinstance(logp, Real) or isinstance(logp, bool):
+        return False
+    return math.isfinite(logp) and float(logp) <= 1e-3
 
 
 def _able(language: Language, what: str) -> Callable[..., Any]:
