@@ -77,8 +77,20 @@ def decode_json(data: bytes | str, kind: Any, name: str) -> Any:
     Raises:
         ValueError: it is no JSON, or of another type; the error says where.
     """
-    try:
+    with _refusing(name):
         return msgspec.json.decode(data, type=kind)
+
+
+def checked(value: Any, kind: Any, name: str) -> Any:
+    """A value that was read already, as one of the given type; see `decode_json`."""
+    with _refusing(name):
+        return msgspec.convert(value, kind)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
     except RecursionError as error:
         raise ValueError(f"{name} is JSON nested too deep to be read") from error
     except msgspec.ValidationError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from reprojax import engine
 from reprojax.core import Params, Program, fold, reprogram
 from reprojax.engine import Cache, Sampling
-from reprojax.models.language import LanguageModel
+from reprojax.models.language import LanguageModel, Tokenizer
 from reprojax.sequence import Tokens, padded, tokens
 from reprojax.text.language import (
     Completion,
@@ -178,6 +178,8 @@ class _Local:
         samples, size = requests[0].samples, bucket(len(requests), 2)
         prompts = [tuple(self.text.encode(request.prompt)) for request in requests]
         self._check(prompts, [request.length for request in requests])
+        own = self.card.special.eos
+        ends = [stops(self.text, request.stop, own) for request in requests]
         x, cache = self.read(prompts)
         length = max(request.length for request in requests)
         state = self._begin(
@@ -198,8 +200,8 @@ class _Local:
             of("top_p", np.float32, 1),
         )
         answers = [
-            _Answer(self, prompt, request.stop)
-            for prompt, request in zip(prompts, requests, strict=True)
+            _Answer(self, prompt, end)
+            for prompt, end in zip(prompts, ends, strict=True)
             for _ in range(samples)
         ]
         limit = of("length", np.int32, 0)
@@ -268,6 +270,31 @@ class _Local:
             for b, group in enumerate(groups)
             for c, item in enumerate(group)
         }
+
+
+def stops(
+    text: Tokenizer, given: Sequence[str], ends: Sequence[int]
+) -> tuple[str, ...]:
+    """Stop strings that a text can hold: without those that are the model's own end.
+
+    Raises:
+        ValueError: a stop string that holds another special token, which is in no text.
+    """
+
+    def hidden(stop: str) -> list[int]:
+        ids = [i for i in text.encode(stop, special=False) if not text.decode([i])]
+        return [i for i in ids if (token := text.token(i)) and token in stop]
+
+    found = {stop: hidden(stop) for stop in given}
+    for stop, ids in found.items():
+        if ids and not (ids[0] in ends and text.token(ids[0]) == stop):
+            raise ValueError(
+                f"the stop string {stop!r} holds the special token {ids[0]}, which no "
+                "text shows, expected plain text; let the model end at that token: "
+                "card._replace(special=card.special._replace(eos=(*card.special.eos, "
+                f"{ids[0]})))"
+            )
+    return tuple(stop for stop, ids in found.items() if not ids)
 
 
 class _Answer:

@@ -34,7 +34,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from reprojax.core import PyTree
 from reprojax.data import Split
 from reprojax.data.task import taken
-from reprojax.models import weights
+from reprojax.models import stored
 
 Rules = Mapping[str, PartitionSpec]
 """{pattern of an array's path, such as "*/kernel": how it lies on the mesh}."""
@@ -191,7 +191,7 @@ def load(
 
     path = Path(path)
     slices: dict[str, Any] = {}
-    for file in weights.files(path) if path.is_dir() else [path]:
+    for file in stored.files(path) if path.is_dir() else [path]:
         try:
             opened = safe_open(file, framework="np")
             slices |= {name: opened.get_slice(name) for name in opened.keys()}

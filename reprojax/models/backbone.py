@@ -55,7 +55,7 @@ def images(
     what the network gets.
     """
     network = linen(network) if isinstance(network, nn.Module) else network
-    center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    center, spread = _constants(mean, std)
 
     def forward(frozen, x, edit=passthrough):
         x = (_pixels(edit("input", x), size) - center) / spread
@@ -67,6 +67,20 @@ def images(
         return network(frozen, x, edit=renamed)
 
     return forward
+
+
+def _constants(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """[2, 3] float32. ValueError if they are not three finite numbers each."""
+    try:
+        both = np.asarray([mean, std], np.float32)
+    except (TypeError, ValueError):
+        both = np.empty(0)
+    if both.shape != (2, 3) or not np.isfinite(both).all() or both[1].min() <= 0:
+        raise ValueError(
+            f"mean {mean} and std {std} came, expected three finite numbers each, the "
+            "std positive; call load(..., mean=..., std=...)"
+        )
+    return both
 
 
 def _dtype(frozen: PyTree) -> Any:

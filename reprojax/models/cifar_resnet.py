@@ -7,10 +7,10 @@ from jaxtyping import Float
 
 from reprojax.models.layers import BatchNorm, head
 from reprojax.models.resnet import conv, roles
+from reprojax.models.settings import Config
 from reprojax.models.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Config,
     Layout,
     Plan,
     Shapes,
@@ -81,13 +81,19 @@ RULES = (
 
 def _plan(shapes: Shapes, config: Config) -> Plan:
     depths = tuple(count(shapes, rf"layer{s}\.(\d+)\.") or 1 for s in range(1, 4))
-    width = shape_of(shapes, RULES, "stem/kernel", (16,))[0]
+    width = shape_of(shapes, RULES, "stem/kernel", (16, 3, 3, 3))[0]
     bias = shape_of(shapes, RULES, "head/bias", (0,))
-    classes = shape_of(shapes, RULES, "head/kernel", bias)[0]
+    classes = shape_of(shapes, RULES, "head/kernel", (*bias, 0))[0]
     module = CifarResNet(depths, width, classes)
     return Plan(module, 32, IMAGENET_MEAN, IMAGENET_STD, roles(depths), classes)
 
 
 LAYOUTS = (
-    Layout("CIFAR ResNet", r"layer[123]\.\d+\.(conv|bn)\d|linear\.", _plan, RULES),
+    Layout(
+        "CIFAR ResNet",
+        r"layer[123]\.\d+\.(conv|bn)\d|linear\.",
+        _plan,
+        RULES,
+        names="cifar_resnet",
+    ),
 )

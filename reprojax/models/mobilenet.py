@@ -5,7 +5,8 @@ from jax import Array
 from jaxtyping import Float
 
 from reprojax.models.layers import Depthwise, Pointwise, head
-from reprojax.models.weights import Config, Layout, Plan, Shapes, shape_of
+from reprojax.models.settings import Config
+from reprojax.models.weights import Layout, Plan, Shapes, shape_of
 
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 WIDTHS = (16, 24, 24, 32, 32, 32, *(64,) * 4, *(96,) * 3, *(160,) * 3, 320)
@@ -73,7 +74,8 @@ RULES = (
 def _plan(shapes: Shapes, config: Config) -> Plan:
     def wide(path: str, default: int) -> int:
         bias = shape_of(shapes, RULES, f"{path}/bias", (default,))
-        return shape_of(shapes, RULES, f"{path}/kernel", bias)[0]
+        rank = 2 if path == "head" else 4
+        return shape_of(shapes, RULES, f"{path}/kernel", (*bias, *(0,) * (rank - 1)))[0]
 
     widths = tuple(wide(f"block_{i}/project", w) for i, w in enumerate(WIDTHS))
     hidden = tuple(wide(f"block_{i}/depthwise", 0) for i in range(len(WIDTHS)))
@@ -84,5 +86,11 @@ def _plan(shapes: Shapes, config: Config) -> Plan:
 
 
 LAYOUTS = (
-    Layout("MobileNetV2", r"blocks\.\d+\.(expand|depthwise|project)\.", _plan, RULES),
+    Layout(
+        "MobileNetV2",
+        r"blocks\.\d+\.(expand|depthwise|project)\.",
+        _plan,
+        RULES,
+        names="mobilenet_v2",
+    ),
 )

@@ -9,15 +9,16 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from reprojax.models.layers import BatchNorm, Pointwise, Stem, head
+from reprojax.models.settings import Config, Vision, refuse
 from reprojax.models.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Config,
     Layout,
     Plan,
     Rules,
     Shapes,
     count,
+    origin,
     shape_of,
 )
 
@@ -120,37 +121,39 @@ def roles(depths: tuple[int, ...]) -> Mapping[str, tuple[str, ...]]:
     }
 
 
+class Settings(Vision, total=False):
+    """Of transformers."""
+
+    hidden_act: str
+    downsample_in_bottleneck: bool
+    downsample_in_first_stage: bool
+
+
 def _planner(rules: Rules, blocks: Callable[[int], str]):
     def plan(shapes: Shapes, config: Config) -> Plan:
-        _refuse_variants(config)
+        refuse(
+            config,
+            "a ResNet",
+            global_pool="avg",
+            is_encoder_decoder=False,
+            hidden_act="relu",
+            downsample_in_bottleneck=False,
+            downsample_in_first_stage=False,
+        )
         depths = [count(shapes, blocks(s)) for s in range(1, 5)]
         depths = tuple(depth for depth in depths if depth) or (2, 2, 2, 2)
         look = lambda path, default: shape_of(shapes, rules, path, default)
-        stem = look("stem/kernel", (64,))[0]
+        stem = look("stem/kernel", (64, 3, 7, 7))[0]
         widths = tuple(
-            look(f"stage_{s}/block_0/conv_1/kernel", (stem * 2 ** (s - 1),))[0]
+            look(f"stage_{s}/block_0/conv_1/kernel", (stem * 2 ** (s - 1), 0, 0, 0))[0]
             for s in range(1, len(depths) + 1)
         )
-        bottleneck = bool(look("stage_1/block_0/conv_3/kernel", ()))
-        classes = look("head/kernel", look("head/bias", (0,)))[0]
+        bottleneck = origin(rules, "stage_1/block_0/conv_3/kernel")[0] in shapes
+        classes = look("head/kernel", (*look("head/bias", (0,)), 0))[0]
         module = ResNet(stem, depths, widths, bottleneck, classes)
         return Plan(module, 224, IMAGENET_MEAN, IMAGENET_STD, roles(depths), classes)
 
     return plan
-
-
-def _refuse_variants(config: Config) -> None:
-    expected = {
-        "hidden_act": "relu",
-        "downsample_in_bottleneck": False,
-        "downsample_in_first_stage": False,
-    }
-    for name, value in expected.items():
-        if (came := config.get(name, value)) != value:
-            raise ValueError(
-                f"a ResNet with {name} {came!r} came, expected {value!r}; wrap another "
-                "variant with reprojax.models.images(module, size, mean, std)"
-            )
 
 
 BLOCK = r"stage_(\d+)/block_(\d+)"
@@ -185,11 +188,20 @@ LAYOUTS = (
         r"layer4\.\d+\.(conv|bn)\d|layer\d\.\d+\.downsample|fc\.",
         _planner(TORCHVISION, lambda s: rf"layer{s}\.(\d+)\."),
         TORCHVISION,
+        names=r"resnet|((tv|gluon|ssl|swsl)_)?resnet(18|26|34|50|101|152|200)(_v1b)?",
+        example="resnet50",
+        settings=Settings,
+        arguments=r"drop_rate|\w+_drop_rate",
     ),
     Layout(
         "ResNet, transformers names",
         r"encoder\.stages\.\d+\.layers\.\d+\.(layer|shortcut)\.",
         _planner(TRANSFORMERS, lambda s: rf"encoder\.stages\.{s - 1}\.layers\.(\d+)\."),
         TRANSFORMERS,
+        names="resnet",
+        example="resnet",
+        settings=Settings,
+        harmless="num_channels|embedding_size|hidden_sizes|depths|layer_type"
+        "|stage_names|out_features|out_indices",
     ),
 )

@@ -11,10 +11,17 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from reprojax.models.layers import Patches, head
+from reprojax.models.settings import (
+    Config,
+    Count,
+    Positive,
+    Vision,
+    bounded,
+    refuse,
+)
 from reprojax.models.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Config,
     Layout,
     Plan,
     Rules,
@@ -151,30 +158,37 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
     }
 
 
+class Settings(Vision, total=False):
+    """Of transformers and, in its model_args, timm."""
+
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_heads: Count
+    layer_norm_eps: Positive
+    hidden_act: str
+    use_swiglu_ffn: bool
+
+
 def _planner(rules: Rules, block: str, epsilon: float):
     """Width, depth, patch and classes from shapes; heads and epsilon from a config."""
 
     def plan(shapes: Shapes, config: Config) -> Plan:
         look = lambda path, default: shape_of(shapes, rules, path, default)
-        activation = config.get("hidden_act", "gelu")
-        if activation != "gelu" or config.get("use_swiglu_ffn"):
-            raise ValueError(
-                f"a ViT with hidden_act {activation!r} and use_swiglu_ffn "
-                f"{config.get('use_swiglu_ffn', False)} came, expected an MLP with "
-                "'gelu'; other MLPs are not supported"
-            )
+        refuse(
+            config,
+            "a ViT",
+            hidden_act="gelu",
+            use_swiglu_ffn=False,
+            global_pool="token",
+            is_encoder_decoder=False,
+        )
         width, _, patch, _ = look("patches/kernel", (192, 3, 16, 16))
         length = look("positions", (1, 197, width))[-2]
         hidden = look("block_0/mlp/up/kernel", (4 * width, width))[0]
         classes, *read = look("head/kernel", (*look("head/bias", (0,)), width))
-        depth = config.get("num_hidden_layers", count(shapes, block))
-        # ViT-L and beyond have 16 heads of any width, smaller ones heads of 64
-        heads = config.get("num_attention_heads", 16 if width > 1023 else width // 64)
-        if not heads or width % heads:
-            raise ValueError(
-                f"a ViT of width {width} came with {heads or 'no'} heads, expected a "
-                "divisor of the width; call load(..., heads=...)"
-            )
+        depth = config.get("num_hidden_layers") or count(shapes, block)
+        depth = bounded(depth, shapes)
+        heads = _heads(config, width)
         scaled = any(re.search(r"lambda1|gamma", name) for name in shapes)
         module = ViT(
             patch,
@@ -183,7 +197,7 @@ def _planner(rules: Rules, block: str, epsilon: float):
             heads,
             hidden,
             classes,
-            config.get("layer_norm_eps", epsilon),
+            config.get("layer_norm_eps") or epsilon,
             layer_scale=scaled,
             with_mean=read == [2 * width],
             bias=any(re.search(r"(qkv|query)\.bias", name) for name in shapes),
@@ -193,6 +207,21 @@ def _planner(rules: Rules, block: str, epsilon: float):
         return Plan(module, size, mean, std, roles(depth), classes)
 
     return plan
+
+
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+
+
+def _heads(config: Config, width: int) -> int:
+    """As the config says, or as the published models of that width have them."""
+    heads = config.get("num_attention_heads") or config.get("num_heads")
+    heads = HEADS.get(width) if heads is None else heads
+    if not heads or width % heads:
+        raise ValueError(
+            f"a ViT of width {width} came with {heads or 'no'} heads, expected a "
+            "divisor of the width; call load(..., heads=...)"
+        )
+    return heads
 
 
 def _fit_positions(name: str):
@@ -274,21 +303,47 @@ DINOV2 = (
 )
 
 
-def _layout(label: str, block: str, own: str, rules: Rules, epsilon: float) -> Layout:
+# whose blocks, classifier and epsilon are the ones built here
+NAMES = (
+    r"vit|dinov2|deit_(tiny|small|base)_patch16_\d+|vit_(small|base|large)_patch14_dinov2"
+    r"|vit_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino|_miil)?"
+)
+SHAPES = "hidden_size|intermediate_size|mlp_ratio|image_size|patch_size|num_channels"
+
+
+def _layout(
+    label: str, block: str, own: str, rules: Rules, epsilon: float, names: str = "vit"
+) -> Layout:
     """`block` matches a block's tensors, with `own` those that no other layout has."""
     plan, (positions, _) = _planner(rules, block, epsilon), origin(rules, "positions")
-    return Layout(label, block + own, plan, rules, _fit_positions(positions))
+    return Layout(
+        label,
+        block + own,
+        plan,
+        rules,
+        _fit_positions(positions),
+        names,
+        names if names.isalnum() else "vit_tiny_patch16_224",
+        Settings,
+        SHAPES + r"|qkv_bias|encoder_stride|pooler_(act|output_size)|apply_layernorm"
+        r"|reshape_hidden_states|use_mask_token|stage_names|out_features|out_indices",
+        r"embed_dim|depth|patch_size|mlp_ratio|qkv_bias|init_values|dynamic_img_size"
+        r"|drop_rate|\w+_drop_rate",
+    )
 
 
 THEIRS = r"encoder\.layer\.(\d+)\."
 LAYOUTS = (
-    _layout("ViT or DINOv2, timm names", r"blocks\.(\d+)\.", r"attn\.", TIMM, 1e-6),
+    _layout(
+        "ViT or DINOv2, timm names", r"blocks\.(\d+)\.", r"attn\.", TIMM, 1e-6, NAMES
+    ),
     _layout(
         "DINOv2, transformers names",
         THEIRS,
         r"(layer_scale\d|norm\d|mlp)\.",
         (*TRANSFORMERS, *DINOV2),
         1e-6,
+        "dinov2",
     ),
     _layout(
         "ViT, transformers names",

@@ -1,10 +1,8 @@
-"""From named tensors in safetensors files to a frozen tree."""
+"""From named tensors to a frozen tree."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,16 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from reprojax.models.settings import Config, Vision, bounded
+
 Shapes = Mapping[str, tuple[int, ...]]
-Config = Mapping[str, Any]
 Rules = Sequence[tuple[str, str]]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-IGNORED = re.compile(
-    r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\..*"
-)
-WRAPPERS = re.compile(r"^(module\.|vit\.|dinov2\.|resnet\.)+")
 SUFFIX = {
     "kernel": "weight",
     "scale": "weight",
@@ -58,74 +53,30 @@ class Layout(NamedTuple):
     prepare: Callable[[dict[str, np.ndarray], Plan], dict[str, np.ndarray]] = (
         lambda tensors, plan: tensors
     )
+    names: str = ""
+    """A pattern of what timm or transformers call architectures of this kind."""
+    example: str = ""
+    """One of them where names and shapes do not tell this from another architecture, so
+    that a bare file has to come with its name."""
+    settings: Any = Vision
+    """A TypedDict of what `plan` reads in a config."""
+    harmless: str = ""
+    """A pattern of keys that change nothing, or that shapes say too."""
+    arguments: str = ""
+    """The same of timm's model_args."""
 
 
 def shape_of(shapes: Shapes, rules: Rules, path: str, default: Sequence[int]):
-    """The stored shape of our `path`; a default where it is missing, which is reported
-    with all that does not fit once a model is planned."""
-    return tuple(shapes.get(origin(rules, path)[0], default))
+    """The stored shape of our `path`; a default where it is missing or of another rank,
+    which is reported with all that does not fit once a model is planned."""
+    shape = tuple(shapes.get(origin(rules, path)[0], default))
+    return shape if len(shape) == len(default) else tuple(default)
 
 
 def count(shapes: Shapes, pattern: str) -> int:
     """1 + the largest number that the pattern's group matches; 0 without a match."""
     found = (re.match(pattern, name) for name in shapes)
-    return 1 + max((int(m[1]) for m in found if m), default=-1)
-
-
-def read(paths: Iterable[Path]) -> dict[str, np.ndarray]:
-    """All tensors of some safetensors files, wrappers' prefixes taken off."""
-    from safetensors import SafetensorError, safe_open
-
-    tensors = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="np") as file:
-                for name in file.keys():
-                    tensors[WRAPPERS.sub("", name)] = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path} could not be read as safetensors ({error}), expected a whole "
-                "file of that format; fetch it again, or write it with "
-                "safetensors.torch.save_file(model.state_dict(), path)"
-            ) from error
-    return {name: t for name, t in tensors.items() if not IGNORED.fullmatch(name)}
-
-
-def files(folder: Path) -> list[Path]:
-    """The shards of an index, or model.safetensors, or the only .safetensors file."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        wanted = sorted(set(document(index).get("weight_map", {}).values()))
-        if missing := [name for name in wanted if not (folder / name).exists()]:
-            raise ValueError(
-                f"{folder} lacks {missing}, expected every shard that {index.name} "
-                "names; fetch them again"
-            )
-        return [folder / name for name in wanted]
-    found = sorted(folder.glob("*.safetensors"))
-    whole = [path for path in found if path.name == "model.safetensors"] or found
-    if len(whole) != 1:
-        raise ValueError(
-            f"{folder} holds the safetensors files {[p.name for p in found]}, expected "
-            "model.safetensors, model.safetensors.index.json, or just one; give load() "
-            "the file's own path"
-        )
-    return whole
-
-
-def document(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}), expected an object; fetch it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}, expected an object")
-    return value
+    return bounded(1 + max((int(m[1]) for m in found if m), default=-1), shapes)
 
 
 def identify(layouts: Sequence[Layout], names: Iterable[str], source: str) -> Layout:

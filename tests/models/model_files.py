@@ -66,6 +66,13 @@ def mobilenet(classes: int = 5) -> dict[str, np.ndarray]:
 
 
 SIZES = {"vit": 16, "resnet": 64, "cifar": 32, "mobilenet": 32}
+CONFIG = {"architecture": "vit", "model_args": {"num_heads": 2}}
+TOLD = {  # what a bare file of it does not tell
+    "vit": dict(architecture="vit", heads=2),
+    "resnet": dict(architecture="resnet50"),
+    "cifar": {},
+    "mobilenet": {},
+}
 MODELS = {"vit": vit, "resnet": resnet, "cifar": cifar, "mobilenet": mobilenet}
 
 

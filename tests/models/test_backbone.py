@@ -18,7 +18,7 @@ def leaves(frozen):
 @pytest.fixture(params=sorted(files.MODELS))
 def model(request, tmp_path):
     name = request.param
-    return load(files.write(tmp_path, name), size=files.SIZES[name])
+    return load(files.write(tmp_path, name), size=files.SIZES[name], **files.TOLD[name])
 
 
 def test_random_weights_keep_the_shapes_and_nothing_else(model):
@@ -35,7 +35,7 @@ def test_random_weights_keep_the_shapes_and_nothing_else(model):
 
 
 def test_random_kernels_are_as_wide_as_their_fan_in_asks(tmp_path):
-    model = load(files.write(tmp_path, "vit"))
+    model = load(files.write(tmp_path, "vit"), **files.TOLD["vit"])
     new = leaves(random(model, jax.random.key(0)).frozen)
     other = leaves(random(model, jax.random.key(1)).frozen)
     assert not np.allclose(other["head/kernel"], new["head/kernel"])
@@ -49,7 +49,9 @@ def test_random_kernels_are_as_wide_as_their_fan_in_asks(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet", "cifar"])
 def test_batch_statistics_are_those_of_the_data(tmp_path, name):
-    model = load(files.write(tmp_path, name), size=files.SIZES[name])
+    model = load(
+        files.write(tmp_path, name), size=files.SIZES[name], **files.TOLD[name]
+    )
     x = files.photos(model.size, 8)
     drawn = random(model, jax.random.key(0), x)
     new = leaves(drawn.frozen)
@@ -78,7 +80,7 @@ def test_folded_batch_norms_are_set_on_data_too(tmp_path):
 
 def test_without_data_there_are_no_statistics(tmp_path):
     for name in ("resnet", "cifar", "mobilenet"):
-        model = load(files.write(tmp_path, name))
+        model = load(files.write(tmp_path, name), **files.TOLD[name])
         with pytest.raises(ValueError, match=r"call random\(backbone, key, x\)"):
             random(model, jax.random.key(0))
 

@@ -27,7 +27,7 @@ for name in sys.argv[1:]:
 def hub(tmp_path):
     folder = files.write_shards(tmp_path / "repository", files.vit())
     labels = {str(i): f"bird {i}" for i in range(5)}
-    (folder / "config.json").write_text(json.dumps({"id2label": labels}))
+    (folder / "config.json").write_text(json.dumps({"id2label": labels} | files.CONFIG))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle that nobody wants")
     with serving(folder) as server:
         yield server

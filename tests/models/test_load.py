@@ -12,12 +12,14 @@ from safetensors.numpy import save_file
 from reprojax.models import load, names
 from reprojax.taps import record, sites
 
+VIT = files.TOLD["vit"]
+
 
 @pytest.fixture(params=sorted(files.MODELS))
 def model(request, tmp_path):
     name = request.param
     size = files.SIZES[name]
-    return load(files.write(tmp_path, name), size=size)
+    return load(files.write(tmp_path, name), size=size, **files.TOLD[name])
 
 
 def test_sites_come_in_order_and_roles_are_among_them(model):
@@ -36,7 +38,7 @@ def test_sites_come_in_order_and_roles_are_among_them(model):
 
 
 def test_keys_and_values_have_heads(tmp_path):
-    model = load(files.write(tmp_path, "vit"))
+    model = load(files.write(tmp_path, "vit"), **VIT)
     found = sites(model.forward, model.frozen, files.photos(16))
     for role in ("keys", "values"):
         assert len(model.roles[role]) == 2
@@ -81,7 +83,7 @@ def test_load_casts(tmp_path):
 def test_sixteen_bit_files_are_read(tmp_path, stored):
     tensors = {name: value.astype(stored) for name, value in files.vit().items()}
     save_file(tensors, tmp_path / "half.safetensors")
-    frozen = load(tmp_path / "half.safetensors").frozen["params"]
+    frozen = load(tmp_path / "half.safetensors", **VIT).frozen["params"]
     expected = tensors["head.weight"].astype(np.float32).T
     np.testing.assert_array_equal(frozen["head"]["kernel"], expected)
 
@@ -94,7 +96,7 @@ def test_every_misfit_is_listed_in_one_error(tmp_path):
     tensors["blocks.0.attn.relative"] = np.zeros(3, np.float32)
     save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(ValueError) as caught:
-        load(tmp_path / "bad.safetensors")
+        load(tmp_path / "bad.safetensors", **VIT)
     lines = dict(
         line.strip().split(": ") for line in str(caught.value).split("\n")[1:-1]
     )
@@ -115,7 +117,7 @@ def test_any_one_tensor_may_be_the_missing_one(tmp_path, name, which):
     del tensors[gone]
     save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(ValueError, match=f"missing: .*{gone}"):
-        load(tmp_path / "bad.safetensors")
+        load(tmp_path / "bad.safetensors", **files.TOLD[name])
 
 
 def test_files_that_are_none(tmp_path):
@@ -140,7 +142,8 @@ def test_files_that_are_none(tmp_path):
 def test_shards_equal_one_file(tmp_path):
     tensors = files.vit()
     folder = files.write_shards(tmp_path / "shards", tensors)
-    sharded, whole = load(folder), load(files.write(tmp_path, "vit"))
+    sharded = load(folder, **VIT)
+    whole = load(files.write(tmp_path, "vit"), **VIT)
     jax.tree.map(np.testing.assert_array_equal, sharded.frozen, whole.frozen)
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(ValueError, match="lacks .*model-00002-of-00003"):
@@ -150,7 +153,7 @@ def test_shards_equal_one_file(tmp_path):
 def test_what_a_folder_says_beside_the_weights(tmp_path):
     save_file(files.vit(), tmp_path / "model.safetensors")
     labels = {str(i): f"bird {i}" for i in (3, 1, 0, 2, 4)}
-    config = {"num_attention_heads": 4, "id2label": labels}
+    config = {"num_attention_heads": 4, "id2label": labels, "architecture": "vit"}
     looks = {
         "image_mean": [0.1, 0.2, 0.3],
         "image_std": [0.4, 0.5, 0.6],
@@ -169,14 +172,16 @@ def test_what_a_folder_says_beside_the_weights(tmp_path):
     own = load(tmp_path, classes="abcde", size=16, mean=(0.0, 0.0, 0.0), heads=2)
     assert own.classes == tuple("abcde") and own.size == 16 and own.mean == (0, 0, 0)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is not JSON"):
+    with pytest.raises(ValueError, match="config.json is not whole, valid JSON"):
         load(tmp_path)
 
 
 def test_timm_says_it_in_its_own_config(tmp_path):
     save_file(files.vit(), tmp_path / "model.safetensors")
     looks = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 24, 24]}
-    config = {"architecture": "vit", "pretrained_cfg": looks}
+    arguments = {"num_heads": 4, "img_size": [24, 24], "global_pool": "token"}
+    config = {"architecture": "vit_small_patch16_224.of_mine", "pretrained_cfg": looks}
+    config |= {"num_classes": 5, "model_args": arguments, "global_pool": "token"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = load(tmp_path)
     assert (model.size, model.mean, model.std) == (24, (0.1,) * 3, (0.2,) * 3)
@@ -185,7 +190,7 @@ def test_timm_says_it_in_its_own_config(tmp_path):
 def test_a_model_without_a_head_gives_its_features(tmp_path):
     tensors = {n: v for n, v in files.vit().items() if not n.startswith("head")}
     save_file(tensors, tmp_path / "bare.safetensors")
-    model = load(tmp_path / "bare.safetensors")
+    model = load(tmp_path / "bare.safetensors", **VIT)
     y, seen = record(model.forward, ["head:in"])(model.frozen, files.photos(16))
     assert model.classes == () and y.shape == (2, 128)
     np.testing.assert_array_equal(y, seen["head:in"])
@@ -194,8 +199,8 @@ def test_a_model_without_a_head_gives_its_features(tmp_path):
 def test_wrappers_prefixes_are_taken_off(tmp_path):
     tensors = {f"module.{name}": value for name, value in files.resnet().items()}
     save_file(tensors, tmp_path / "wrapped.safetensors")
-    wrapped = load(tmp_path / "wrapped.safetensors")
-    plain = load(files.write(tmp_path, "resnet"))
+    wrapped = load(tmp_path / "wrapped.safetensors", **files.TOLD["resnet"])
+    plain = load(files.write(tmp_path, "resnet"), **files.TOLD["resnet"])
     jax.tree.map(np.testing.assert_array_equal, wrapped.frozen, plain.frozen)
 
 
@@ -203,7 +208,7 @@ def test_wrappers_prefixes_are_taken_off(tmp_path):
     "wrong, says",
     [
         (dict(classes=["a"]), "1 class names came .* 5 classes"),
-        (dict(mean=(0.5,)), "three numbers"),
+        (dict(mean=(0.5,)), "three finite numbers"),
         (dict(std=(0.5, 0.5, 0.0)), "std positive"),
         (dict(heads=3), "width 128 came with 3 heads"),
         (dict(size=20), "size 20 came for patches of 8 pixels"),
@@ -212,7 +217,7 @@ def test_wrappers_prefixes_are_taken_off(tmp_path):
 )
 def test_settings_that_do_not_fit(tmp_path, wrong, says):
     with pytest.raises(ValueError, match=says):
-        load(files.write(tmp_path, "vit"), **wrong)
+        load(files.write(tmp_path, "vit"), **VIT | wrong)
 
 
 def test_names_that_are_none(tmp_path, monkeypatch):
@@ -220,7 +225,7 @@ def test_names_that_are_none(tmp_path, monkeypatch):
         load("vit_tiny_patch16")
     with pytest.raises(ValueError, match="no file or folder .*lost.safetensors"):
         load(tmp_path / "lost.safetensors")
-    with pytest.raises(ValueError, match=r"holds the safetensors files \[\]"):
+    with pytest.raises(ValueError, match=r"holds \[\] of safetensors"):
         load(tmp_path)
     monkeypatch.setenv("REPROJAX_ASSETS", str(tmp_path))
     for name in set(names()) - {"glyphs"}:
@@ -238,7 +243,7 @@ def test_names_that_are_none(tmp_path, monkeypatch):
     ],
 )
 def test_images_that_do_not_fit(tmp_path, x, says):
-    model = load(files.write(tmp_path, "vit"))
+    model = load(files.write(tmp_path, "vit"), **VIT)
     with pytest.raises(ValueError, match=says):
         jax.eval_shape(model.forward, model.frozen, x)
 
@@ -247,7 +252,9 @@ def test_positions_of_another_grid(tmp_path):
     tensors = files.vit()
     tensors["pos_embed"][:, 1:] = np.arange(128) / 100  # the same everywhere
     save_file(tensors, tmp_path / "even.safetensors")
-    small, large = (load(tmp_path / "even.safetensors", size=s) for s in (16, 56))
+    small, large = (
+        load(tmp_path / "even.safetensors", size=s, **VIT) for s in (16, 56)
+    )
     few, many = (m.frozen["params"]["positions"] for m in (small, large))
     assert few.shape == (1, 5, 128) and many.shape == (1, 50, 128)
     np.testing.assert_array_equal(few[:, 0], many[:, 0])

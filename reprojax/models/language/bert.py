@@ -1,5 +1,7 @@
 """BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692), encoders of masked words."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
@@ -9,7 +11,8 @@ from reprojax.models.language.family import (
     activation,
     headless,
     need,
-    refuse,
+    one_of,
+    size_of_heads,
 )
 from reprojax.models.language.layers import (
     ACTIVATIONS,
@@ -24,7 +27,7 @@ from reprojax.models.language.layers import (
     check_positions,
     norm,
 )
-from reprojax.models.weights import Config
+from reprojax.models.settings import Common, Config, Count, Positive, bounded, refuse
 from reprojax.sequence import Tokens, on_value
 
 
@@ -118,10 +121,30 @@ class Bert(nn.Module):
         )
 
 
+class Settings(Common, total=False):
+    """What is read of a config."""
+
+    vocab_size: Count
+    hidden_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    intermediate_size: Count
+    max_position_embeddings: Count
+    type_vocab_size: Count
+    hidden_act: str
+    layer_norm_eps: Positive
+    position_embedding_type: str
+    is_decoder: bool
+    add_cross_attention: bool
+    tie_word_embeddings: bool
+
+
 def plan(config: Config, tensors: Tensors) -> Bert:
     """The module of a config."""
     refuse(
         config,
+        "a BERT",
+        is_encoder_decoder=False,
         position_embedding_type="absolute",
         is_decoder=False,
         add_cross_attention=False,
@@ -131,13 +154,20 @@ def plan(config: Config, tensors: Tensors) -> Bert:
     # RoBERTa counts positions from the one behind its padding
     roberta = config.get("model_type") == "roberta"
     offset = need(config, "pad_token_id") + 1 if roberta else 0
+    positions = need(config, "max_position_embeddings") - offset
+    if offset < 0 or positions < 1:
+        raise ValueError(
+            f"a RoBERTa with pad_token_id = {offset - 1} and max_position_embeddings = "
+            f"{positions + offset} came, expected positions behind the padding's; "
+            "mend config.json"
+        )
     return Bert(
         vocabulary=need(config, "vocab_size"),
-        positions=need(config, "max_position_embeddings") - offset,
+        positions=positions,
         width=width,
-        depth=need(config, "num_hidden_layers"),
+        depth=bounded(need(config, "num_hidden_layers"), tensors),
         hidden=need(config, "intermediate_size"),
-        heads=Heads(heads, heads, width // heads, causal=False),
+        heads=Heads(heads, heads, size_of_heads(width, heads), causal=False),
         types=need(config, "type_vocab_size"),
         activation=activation(config, "hidden_act"),
         epsilon=need(config, "layer_norm_eps"),
@@ -146,13 +176,17 @@ def plan(config: Config, tensors: Tensors) -> Bert:
     )
 
 
-def _no_head(tensors: Tensors, module: Bert) -> Tensors:
-    heads = ("cls.predictions.", "lm_head.")
-    return {
-        name: value
-        for name, value in tensors.items()
-        if not (module.headless and name.startswith(heads))
-    }
+def _own_head(head: str) -> Callable[[Tensors, Bert], Tensors]:
+    """The decoder in a head is tied to the embedding and to the head's own bias."""
+
+    def prepare(tensors: Tensors, module: Bert) -> Tensors:
+        if module.headless:
+            return {n: t for n, t in tensors.items() if not n.startswith(head)}
+        words = "embeddings.word_embeddings.weight"
+        tensors = one_of(tensors, words, f"{head}.decoder.weight")
+        return one_of(tensors, f"{head}.bias", f"{head}.decoder.bias")
+
+    return prepare
 
 
 BLOCK = r"block_(\d+)/"
@@ -179,6 +213,15 @@ ROBERTA = (
     ("head/bias", "lm_head.bias"),
 )
 FAMILIES = {
-    "bert": Family("BERT", plan, (*ENCODER, *BERT), _no_head),
-    "roberta": Family("RoBERTa", plan, (*ENCODER, *ROBERTA), _no_head),
+    "bert": Family(
+        "BERT",
+        plan,
+        (*ENCODER, *BERT),
+        _own_head("cls.predictions"),
+        Settings,
+        r"pooler_\w+|directionality",
+    ),
+    "roberta": Family(
+        "RoBERTa", plan, (*ENCODER, *ROBERTA), _own_head("lm_head"), Settings
+    ),
 }

@@ -1,9 +1,8 @@
 """`load`: a language model from a folder, the hub, a GGUF file, or by its name."""
 
 import difflib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.models import hub, weights
-from reprojax.models.language import bert, gguf_files, gpt2, llama
+from reprojax.files import checked, read_json
+from reprojax.models import hub, stored, weights
+from reprojax.models.language import bert, gguf_files, gguf_tokenizer, gpt2, llama
 from reprojax.models.language import tokenizer as tokenizers
 from reprojax.models.language.card import Kind, LanguageModel, Special, roles, texts
 from reprojax.models.language.family import Family, clean
 from reprojax.models.language.tokenizer import Tokenizer
+from reprojax.models.settings import Common, settings
 from reprojax.sequence import tokens
 
 FAMILIES: dict[str, Family] = {**bert.FAMILIES, **gpt2.FAMILIES, **llama.FAMILIES}
@@ -45,6 +46,7 @@ def load(
     *,
     dtype: Any = jnp.float32,
     tokenizer: str | os.PathLike | Tokenizer | None = OWN,
+    ignore: Sequence[str] = (),
     revision: str | None = None,
 ) -> LanguageModel:
     """A frozen language model: a folder as transformers writes it, "org/name" on the
@@ -56,12 +58,17 @@ def load(
         dtype: of the weights, and so of the whole pass; quantised ones are read into it
             too. jnp.float32 or jnp.bfloat16.
         tokenizer: a folder that holds one, a `Tokenizer`, or None for a model of ids.
+            What a folder's puts behind a text is left out for a causal model.
+        ignore: keys in its config that change no number that it computes.
+
+    Raises:
+        ValueError: what no family reads: other architectures, tensors and settings.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype {dtype} came, expected jnp.float32 or jnp.bfloat16")
     if source == "abacus":
         return _abacus(dtype, tokenizer)
-    found = _find(source, tokenizer, revision)
+    found = _find(source, tokenizer, ignore, revision)
     module = found.family.plan(found.config, found.tensors)
     _fits(found.tokenizer, module.vocabulary, found.name)
     tensors = found.family.prepare(found.tensors, module)
@@ -88,7 +95,7 @@ def _abacus(dtype: Any, tokenizer: Any) -> LanguageModel:
     model = abacus.load(dtype=dtype)
     if tokenizer == OWN:
         return model
-    text = _tokenizer(tokenizer, Path(), {})
+    text = _tokenizer(tokenizer, Path(), {}, ends=False)
     _fits(text, model.vocabulary, model.name)
     return model._replace(tokenizer=text)
 
@@ -108,12 +115,17 @@ def _fits(tokenizer: Tokenizer | None, vocabulary: int, name: str) -> None:
         )
 
 
-def _find(source: str | os.PathLike, tokenizer: Any, revision: str | None) -> Found:
+def _find(
+    source: str | os.PathLike,
+    tokenizer: Any,
+    ignore: Sequence[str],
+    revision: str | None,
+) -> Found:
     path, text = Path(source), str(source)
     if path.is_file() and gguf_files.is_gguf(path):
-        return _gguf(path, tokenizer)
+        return _gguf(path, tokenizer, ignore)
     if path.is_dir():
-        return _folder(path.resolve().name, path, tokenizer)
+        return _folder(path.resolve().name, path, tokenizer, ignore)
     if path.is_file():
         raise ValueError(
             f"the file {text} came, expected a .gguf file or a folder: safetensors do "
@@ -125,7 +137,7 @@ def _find(source: str | os.PathLike, tokenizer: Any, revision: str | None) -> Fo
         raise ValueError(f"no file or folder {text}, expected a language model there")
     if text.count("/") == 1:
         beside = ("generation_config.json", *tokenizers.FILES)
-        return _folder(text, hub.fetch(text, revision, beside), tokenizer)
+        return _folder(text, hub.fetch(text, revision, beside), tokenizer, ignore)
     near = difflib.get_close_matches(text, names(), n=3, cutoff=0.3) or names()
     raise ValueError(
         f"no language model {text!r}; the nearest names are {', '.join(near)}; load() "
@@ -143,39 +155,58 @@ def _known(kind: Any, families: Mapping[str, Family], name: str) -> Family:
     return families[kind]
 
 
-def _folder(name: str, folder: Path, tokenizer: Any) -> Found:
+def _folder(
+    name: str, folder: Path, tokenizer: Any, ignore: Sequence[str] = ()
+) -> Found:
     """A folder as transformers writes it."""
-    config = weights.document(folder / "config.json")
+    config = stored.document(folder / "config.json")
     if not config:
         raise ValueError(
             f"{folder} holds no config.json, expected one beside the weights, as "
             "model.save_pretrained(folder) writes it"
         )
     family = _known(config.get("model_type"), FAMILIES, name)
-    if how := config.get("quantization_config"):
-        raise ValueError(
-            f"the weights of {name} are quantised by "
-            f"{how.get('quant_method', 'an unnamed method')}, expected plain "
-            "safetensors in 16 or 32 bits, or a .gguf file; or read them yourself: "
-            "language.texts(module) is the forward of a linen module, and `frozen` its "
-            "weights"
-        )
-    tensors = clean(weights.read(weights.files(folder)))
-    looks = weights.document(folder / "tokenizer_config.json")
-    text = _tokenizer(tokenizer, folder, looks)
-    more = weights.document(folder / "generation_config.json")
+    _refuse_quantised(name, config)
+    config = _settings(config, family, f"{name}'s config.json", ignore)
+    more = stored.document(folder / "generation_config.json")
+    more = {k: v for k, v in more.items() if v is not None}
+    checked(more, Common, f"{name}'s generation_config.json")
+    looks = tokenizers.looks(folder)
+    tensors = clean(stored.read(stored.files(folder)))
+    ends = config["model_type"] in bert.FAMILIES
+    text = _tokenizer(tokenizer, folder, looks, ends)
     special = _special(config, more, looks, text)
     return Found(name, family, config, tensors, text, special)
 
 
-def _tokenizer(given: Any, folder: Path, looks: Mapping[str, Any]) -> Tokenizer | None:
+def _settings(
+    config: Mapping[str, Any], family: Family, name: str, ignore: Sequence[str] = ()
+) -> dict[str, Any]:
+    return settings(config, family.settings, name, family.harmless, ignore)
+
+
+def _refuse_quantised(name: str, config: Mapping[str, Any]) -> None:
+    for key in ("quantization_config", "compression_config"):
+        if how := config.get(key):
+            method = how.get("quant_method") if isinstance(how, dict) else how
+            raise ValueError(
+                f"the weights of {name} are quantised by {method}, expected plain "
+                "safetensors in 16 or 32 bits, or a .gguf file; or read them yourself: "
+                "language.texts(module) is the forward of a linen module, and `frozen` "
+                "its weights"
+            )
+
+
+def _tokenizer(
+    given: Any, folder: Path, looks: Mapping[str, Any], ends: bool
+) -> Tokenizer | None:
     """The caller's, or what the folder holds."""
     if given is None or isinstance(given, Tokenizer):
         return given
     if given == OWN:
-        return tokenizers.from_folder(folder, looks)
+        return tokenizers.from_folder(folder, looks, ends)
     place = Path(given)
-    text = tokenizers.from_folder(place, weights.document(place / tokenizers.FILES[1]))
+    text = tokenizers.from_folder(place, tokenizers.looks(place), ends)
     if text is None:
         raise ValueError(
             f"{place} holds no tokeniser, expected tokenizer.json, vocab.txt, or "
@@ -209,11 +240,16 @@ def _special(
     return Special(find("bos"), several, pad, find("mask", "[MASK]", "<mask>"))
 
 
-def _gguf(path: Path, tokenizer: Any) -> Found:
+def _gguf(path: Path, tokenizer: Any, ignore: Sequence[str]) -> Found:
     config, tensors, data = gguf_files.read(path)
     family = _known(config["model_type"], llama.GGUF_FAMILIES, path.name)
+    config = _settings(config, family, path.name, ignore)
     own = tokenizer == OWN
-    text = tokenizers.from_gguf(data) if own else _tokenizer(tokenizer, path.parent, {})
+    text = (
+        gguf_tokenizer.from_gguf(data)
+        if own
+        else _tokenizer(tokenizer, path.parent, {}, ends=False)
+    )
     special = _special(config, {}, {}, text)
     return Found(path.stem, family, config, tensors, text, special)
 
@@ -233,7 +269,7 @@ def _asset(name: str, tokenizer: Any) -> Found:
 
 def _stories(name: str, folder: Path, tokenizer: Any) -> Found:
     """Meta's names and settings, and pieces with scores."""
-    its = weights.document(folder / "config.json")
+    its = stored.document(folder / "config.json")
     config = {
         "model_type": "llama",
         "architectures": ["LM"],
@@ -251,11 +287,14 @@ def _stories(name: str, folder: Path, tokenizer: Any) -> Found:
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    rows = json.loads((folder / "tok512.json").read_text("utf8"))
+    rows = read_json(folder / "tok512.json", list[tuple[str, float]])
     pieces = [row[0].encode("latin-1").decode("utf8") for row in rows]
     pieces = [(piece.strip("\n") or piece).replace(" ", "\u2581") for piece in pieces]
-    text = tokenizers.sentencepiece(pieces, [row[1] for row in rows], (0, 1, 2), bos=1)
-    text = text if tokenizer == OWN else _tokenizer(tokenizer, folder, {})
-    tensors = weights.read(weights.files(folder))
+    text = gguf_tokenizer.sentencepiece(
+        pieces, [row[1] for row in rows], (0, 1, 2), bos=1
+    )
+    text = text if tokenizer == OWN else _tokenizer(tokenizer, folder, {}, ends=False)
+    config = _settings(config, llama.META_FAMILY, name)
+    tensors = stored.read(stored.files(folder))
     special = _special(config, {}, {}, text)
     return Found(name, llama.META_FAMILY, config, tensors, text, special)

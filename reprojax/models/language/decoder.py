@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from reprojax.models.language.family import Tensors
+from reprojax.models.language.family import Tensors, one_of
 from reprojax.models.language.layers import (
     Attention,
     Embed,
@@ -71,7 +71,14 @@ class Decoder(nn.Module):
         return Head(self.vocabulary, name="head")(x, table)
 
 
-def own_head(tensors: Tensors, module: Decoder) -> Tensors:
-    """Without the copy of the table that some checkpoints of tied models hold."""
-    spare = module.tied or module.headless
-    return {n: t for n, t in tensors.items() if not (spare and n == "lm_head.weight")}
+def own_head(embedding: str) -> Callable[[Tensors, Decoder], Tensors]:
+    """Tied models may hold the table of the embedding as lm_head too, or so alone."""
+
+    def prepare(tensors: Tensors, module: Decoder) -> Tensors:
+        if module.headless:
+            return {n: t for n, t in tensors.items() if n != "lm_head.weight"}
+        if module.tied:
+            return one_of(tensors, embedding, "lm_head.weight")
+        return tensors
+
+    return prepare

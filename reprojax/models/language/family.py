@@ -8,14 +8,10 @@ import flax.linen as nn
 import numpy as np
 
 from reprojax.models.language.layers import ACTIVATIONS
-from reprojax.models.weights import Config, Rules
+from reprojax.models.settings import Common, Config, refuse_heads
+from reprojax.models.weights import Rules
 
 Tensors = Mapping[str, np.ndarray]
-WRAPPER = re.compile(r"^(bert|roberta|transformer|model)\.")
-IGNORED = re.compile(
-    r"pooler\..*|cls\.seq_relationship\..*|(cls\.predictions|lm_head)\.decoder\..*"
-    r"|.*\.attn\.(masked_)?bias|.*\.rotary_emb\.inv_freq|.*position_ids"
-)
 
 
 class Family(NamedTuple):
@@ -28,21 +24,44 @@ class Family(NamedTuple):
     plan: Callable[[Config, Tensors], nn.Module]
     rules: Rules
     prepare: Callable[[Tensors, Any], Tensors] = lambda tensors, module: tensors
+    settings: Any = Common
+    """A TypedDict of what `plan` reads in a config."""
+    harmless: str = ""
+    """A pattern of further keys on which no forward pass depends."""
 
 
 def clean(tensors: Tensors) -> dict[str, np.ndarray]:
-    """Names without wrappers, and without what no forward pass reads."""
+    """TensorFlow's names of a layer norm as torch's."""
 
     def short(name: str) -> str:
-        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", WRAPPER.sub("", name))
-        return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)  # TensorFlow's names
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+        return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
-    found = {short(name): value for name, value in tensors.items()}
-    return {name: t for name, t in found.items() if not IGNORED.fullmatch(name)}
+    return {short(name): value for name, value in tensors.items()}
+
+
+def one_of(tensors: Tensors, name: str, copy: str) -> dict[str, np.ndarray]:
+    """Without the copy of a tied tensor, which may stand for it.
+
+    Raises:
+        ValueError: the two differ: the file is of a model that is not tied.
+    """
+    rest = {key: value for key, value in tensors.items() if key != copy}
+    if copy not in tensors:
+        return rest
+    own, other = tensors.get(name), tensors[copy]
+    if own is not None and not np.array_equal(own, other):
+        raise ValueError(
+            f"{copy} differs from {name}, expected the same in a tied model; if the "
+            "model is not tied, its config.json is to say so: "
+            '"tie_word_embeddings": false'
+        )
+    return {**rest, name: other if own is None else own}
 
 
 def headless(config: Config) -> bool:
     """Whether the checkpoint is of the bare model, that has no logits."""
+    refuse_heads(config, r"\w*(Model|LM|ForPreTraining)", "the language model")
     names = config.get("architectures") or ["LM"]
     return not any(re.search("LM|PreTraining", name) for name in names)
 
@@ -69,13 +88,11 @@ def activation(config: Config, *names: str) -> str:
     return name
 
 
-def refuse(config: Config, **wanted: Any) -> None:
-    """Refuses settings that differ from what is built here; absent ones are these."""
-    for name, value in wanted.items():
-        given = config.get(name)
-        if given is not None and given != value:
-            raise ValueError(
-                f"a model with {name} = {given!r} came, expected {value!r}, the only "
-                "kind that is built here; write a module for it, and call "
-                "language.texts(module)"
-            )
+def size_of_heads(width: int, heads: int) -> int:
+    """Of heads that share a width."""
+    if width % heads:
+        raise ValueError(
+            f"a model of width {width} came with {heads} heads, expected a divisor of "
+            "the width; mend config.json"
+        )
+    return width // heads

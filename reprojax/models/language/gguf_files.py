@@ -1,10 +1,15 @@
 """GGUF files (llama.cpp's), by the package `gguf`: settings, tensors, tokeniser."""
 
+import mmap
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from reprojax.files import open_regular
+from reprojax.models.stored import numbers
 
 # their names of settings, behind the architecture's -> those of transformers
 SETTINGS = {
@@ -18,13 +23,28 @@ SETTINGS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "rope.freq_base": "rope_theta",
 }
-SPECIAL = {"bos": "bos", "eos": "eos", "padding": "pad", "mask": "mask"}
+# read below, or saying what the tensors say too
+READ = (
+    "vocab_size", "tensor_data_layout", "attention.value_length",
+    "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scaling.original_context_length", "rope.scaling.finetuned",
+)  # fmt: skip
+SPECIAL = {"bos": "bos", "padding": "pad", "mask": "mask"}
+# what llama.cpp ends at, whatever the file names as its end
+ENDS = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
+    "<|eom_id|>", "<EOT>", "<|end_of_text|>",
+)  # fmt: skip
+MANY = 1 << 21  # the largest vocabularies have some 300,000 tokens
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+STRING, LIST = 8, 9
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
     """A file -> (config as transformers names it, float32 or float16 tensors, all of
     its metadata)."""
     package = _package()
+    _check_sizes(path)
     try:
         reader = package.GGUFReader(path)
         data = {key: field.contents() for key, field in reader.fields.items()}
@@ -58,9 +78,10 @@ def _package() -> Any:
 def _values(package: Any, tensor: Any, path: Path) -> np.ndarray:
     kind = tensor.tensor_type
     if kind.name == "F16":  # half of the memory until it is converted
-        return np.asarray(tensor.data.view(np.float16))
+        return numbers(np.asarray(tensor.data.view(np.float16)), tensor.name, path)
     try:
-        return np.asarray(package.dequantize(tensor.data, kind))
+        values = np.asarray(package.dequantize(tensor.data, kind))
+        return numbers(values, tensor.name, path)
     except NotImplementedError as error:
         known = ["F32", "F16", *(kind.name for kind in package.quants._type_traits)]
         raise ValueError(
@@ -71,14 +92,63 @@ def _values(package: Any, tensor: Any, path: Path) -> np.ndarray:
         ) from error
 
 
+def _check_sizes(path: Path) -> None:
+    """Refuses a header that announces more than the file can hold: the package would
+    go through all of it, one thing after the other."""
+    with open_regular(path) as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                _walk(data)
+        except (struct.error, ValueError) as error:
+            raise ValueError(
+                f"{path} could not be read as GGUF ({error}), expected a whole file of "
+                "that format; fetch it again"
+            ) from error
+
+
+def _walk(data: mmap.mmap) -> None:
+    """Over the keys of a header and their values."""
+    magic, version = struct.unpack_from("<4sI", data)
+    order = "<" if version < 1 << 16 else ">"
+
+    def take(at: int, kind: str) -> int:
+        return struct.unpack_from(order + kind, data, at)[0]
+
+    def behind(at: int, kind: int, count: int) -> int:
+        """The place behind so many values of a kind."""
+        if count > MANY:
+            raise ValueError(f"it announces a list of {count}")
+        if kind != STRING:
+            return at + count * SIZES[kind] if kind in SIZES else len(data) + 1
+        for _ in range(count):
+            at += 8 + take(at, "Q")
+        return at
+
+    tensors, keys = take(8, "Q"), take(16, "Q")
+    if magic != b"GGUF" or 24 * tensors + 12 * keys > len(data):
+        raise ValueError(f"it announces {tensors} tensors and {keys} keys")
+    at = 24
+    for _ in range(keys):
+        at = behind(at, STRING, 1)
+        kind, at = take(at, "I"), at + 4
+        count = 1
+        if kind == LIST:
+            kind, count, at = take(at, "I"), take(at + 4, "Q"), at + 12
+        at = behind(at, kind, count)
+        if at > len(data):
+            raise ValueError("it announces more than it holds")
+
+
 def settings(data: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """Metadata as config.json would say it; takes the factors of the rotation out."""
     family = data.get("general.architecture", "none")
-    config = {
-        new: data[f"{family}.{old}"]
-        for old, new in SETTINGS.items()
-        if f"{family}.{old}" in data
+    its = {
+        key.removeprefix(f"{family}."): value
+        for key, value in data.items()
+        if key.startswith(f"{family}.")
     }
+    # what is not known keeps its name, and is refused by it
+    config = {SETTINGS.get(key, key): v for key, v in its.items() if key not in READ}
     config |= {"model_type": family, "hidden_act": "silu", "architectures": ["LM"]}
     config["tie_word_embeddings"] = "output.weight" not in tensors
     if "token_embd.weight" in tensors:
@@ -86,25 +156,43 @@ def settings(data: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> dict[st
     config["rope_parameters"] = _rotation(data, family, tensors)
     for theirs, ours in SPECIAL.items():
         config[f"{ours}_token_id"] = data.get(f"tokenizer.ggml.{theirs}_token_id")
+    config["eos_token_id"] = _ends(data)
     size = config.get("head_dim") or _head_size(config)
-    if data.get(f"{family}.rope.dimension_count", size) != size:
-        config["partial_rotary_factor"] = data[f"{family}.rope.dimension_count"] / size
+    if (turned := its.get("rope.dimension_count", size)) != size and size:
+        config["partial_rotary_factor"] = turned / size
+    if its.get("attention.value_length", size) != size:
+        config["attention.value_length"] = its["attention.value_length"]
     return config
 
 
+def _ends(data: Mapping[str, Any]) -> list[int]:
+    """The ids at which llama.cpp ends a text, that of the file's own end first."""
+    found = [
+        data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")
+    ]
+    pieces = data.get("tokenizer.ggml.tokens", [])
+    ids = {piece: i for i, piece in enumerate(pieces) if piece in ENDS}
+    found += [ids[piece] for piece in ENDS if piece in ids]
+    return [i for i in dict.fromkeys(found) if i is not None]
+
+
 def _head_size(config: Mapping[str, Any]) -> int:
-    return config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
+    sizes = [config.get(key) for key in ("hidden_size", "num_attention_heads")]
+    whole = all(isinstance(size, int) and size > 0 for size in sizes)
+    return sizes[0] // sizes[1] if whole else 0
 
 
 def _rotation(
     data: Mapping[str, Any], family: str, tensors: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     factors = tensors.pop("rope_freqs.weight", None)
-    if factors is not None:
-        return {"rope_type": "factors", "factors": [float(f) for f in factors]}
     kind = data.get(f"{family}.rope.scaling.type", "none")
-    factor = data.get(f"{family}.rope.scaling.factor")
-    return {"rope_type": "default" if kind == "none" else kind, "factor": factor}
+    if factors is not None:
+        kind = "factors" if kind == "none" else f"factors and {kind}"
+        return {"rope_type": kind, "factors": [float(f) for f in factors]}
+    if kind == "none":
+        return {"rope_type": "default"}
+    return {"rope_type": kind, "factor": data.get(f"{family}.rope.scaling.factor")}
 
 
 def is_gguf(path: Path) -> bool:

@@ -12,10 +12,10 @@ from reprojax.models.language.family import (
     activation,
     headless,
     need,
-    refuse,
+    size_of_heads,
 )
 from reprojax.models.language.layers import MLP, Heads, norm
-from reprojax.models.weights import Config
+from reprojax.models.settings import Common, Config, Count, Positive, bounded, refuse
 
 
 class GPT2(Decoder):
@@ -30,10 +30,29 @@ class GPT2(Decoder):
         return partial(norm, self.epsilon), mlp
 
 
+class Settings(Common, total=False):
+    """What is read of a config."""
+
+    vocab_size: Count
+    n_embd: Count
+    n_head: Count
+    n_positions: Count
+    n_layer: Count
+    n_inner: Count
+    activation_function: str
+    layer_norm_epsilon: Positive
+    tie_word_embeddings: bool
+    scale_attn_weights: bool
+    scale_attn_by_inverse_layer_idx: bool
+    add_cross_attention: bool
+
+
 def plan(config: Config, tensors: Tensors) -> GPT2:
     """The module of a config."""
     refuse(
         config,
+        "a GPT-2",
+        is_encoder_decoder=False,
         scale_attn_weights=True,
         scale_attn_by_inverse_layer_idx=False,
         add_cross_attention=False,
@@ -43,9 +62,9 @@ def plan(config: Config, tensors: Tensors) -> GPT2:
         vocabulary=need(config, "vocab_size"),
         positions=need(config, "n_positions"),
         width=width,
-        depth=need(config, "n_layer"),
+        depth=bounded(need(config, "n_layer"), tensors),
         hidden=config.get("n_inner") or 4 * width,
-        heads=Heads(heads, heads, width // heads),
+        heads=Heads(heads, heads, size_of_heads(width, heads)),
         activation=activation(config, "activation_function"),
         epsilon=need(config, "layer_norm_epsilon"),
         tied=bool(config.get("tie_word_embeddings", True)),
@@ -57,7 +76,7 @@ def prepare(tensors: Tensors, module: GPT2) -> Tensors:
     """GPT-2 stores its kernels [in, out]."""
     return {
         name: t.T if re.search(r"\.c_(attn|proj|fc)\.weight", name) else t
-        for name, t in own_head(tensors, module).items()
+        for name, t in own_head("wte.weight")(tensors, module).items()
     }
 
 
@@ -75,4 +94,8 @@ RULES = (
     ("norm", "ln_f"),
     ("head/words", "lm_head"),
 )
-FAMILIES = {"gpt2": Family("GPT-2", plan, RULES, prepare)}
+FAMILIES = {
+    "gpt2": Family(
+        "GPT-2", plan, RULES, prepare, Settings, r"n_ctx|summary_\w+|is_decoder"
+    )
+}

@@ -4,10 +4,12 @@
 import math
 import re
 from functools import partial
+from typing import Annotated, Any, TypedDict
 
 import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Float
+from msgspec import Meta
 
 from reprojax.models.language.decoder import Decoder, Make, own_head
 from reprojax.models.language.family import (
@@ -16,10 +18,18 @@ from reprojax.models.language.family import (
     activation,
     headless,
     need,
-    refuse,
+    size_of_heads,
 )
 from reprojax.models.language.layers import ACTIVATIONS, Dense, Heads
-from reprojax.models.weights import Config
+from reprojax.models.settings import (
+    Common,
+    Config,
+    Count,
+    Positive,
+    bounded,
+    refuse,
+    settings,
+)
 
 
 class Gated(nn.Module):
@@ -52,49 +62,129 @@ class Llama(Decoder):
         return partial(nn.RMSNorm, self.epsilon), mlp
 
 
+class Rotation(TypedDict, total=False):
+    """What is read of rope_parameters, or rope_scaling."""
+
+    rope_type: str
+    type: str
+    rope_theta: Positive
+    factor: Positive
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+    original_max_position_embeddings: Count
+    partial_rotary_factor: float
+    factors: list[Positive]
+
+
+class Settings(Common, total=False):
+    """What is read of a config."""
+
+    vocab_size: Count
+    hidden_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    head_dim: Annotated[int, Meta(ge=2, lt=2**16, multiple_of=2)]
+    intermediate_size: Count
+    max_position_embeddings: Count
+    rms_norm_eps: Positive
+    hidden_act: str
+    attention_bias: bool
+    mlp_bias: bool
+    tie_word_embeddings: bool
+    rope_theta: Positive
+    rope_parameters: dict[str, Any]
+    rope_scaling: dict[str, Any]
+    rope_interleaved: bool
+    partial_rotary_factor: float
+    sliding_window: Count
+    use_sliding_window: bool
+    layer_types: list[str]
+    use_mrope: bool
+
+
 def plan(config: Config, tensors: Tensors) -> Llama:
     """The module of a config; which layers have biases is what the tensors say."""
-    refuse(config, use_sliding_window=False, partial_rotary_factor=1.0)
+    refuse(
+        config,
+        "a Llama or one of its kin",
+        is_encoder_decoder=False,
+        use_sliding_window=False,
+        partial_rotary_factor=1.0,
+        rope_interleaved=False,
+        use_mrope=False,
+    )
     width, heads = need(config, "hidden_size"), need(config, "num_attention_heads")
-    size = config.get("head_dim") or width // heads
-    epsilon = need(config, "rms_norm_eps")
-    has = lambda pattern: any(re.fullmatch(pattern, name) for name in tensors)
-    # Qwen2 writes a window that its flag use_sliding_window leaves off
-    windowed = config.get("model_type") == "mistral"
+    size = config.get("head_dim") or size_of_heads(width, heads)
+    groups = config.get("num_key_value_heads") or heads
+    if heads % groups:
+        raise ValueError(
+            f"{heads} heads came in {groups} groups, expected a divisor; mend "
+            "num_key_value_heads in config.json"
+        )
+    epsilon, kind = need(config, "rms_norm_eps"), config.get("model_type")
+
+    def said(key: str, pattern: str) -> bool:
+        """By the config, or else by the tensors."""
+        found = any(re.fullmatch(rf".*\.{pattern}", name) for name in tensors)
+        # Qwen2's class has no such setting: biases of queries, keys and values alone
+        return found if config.get(key) is None or kind == "qwen2" else config[key]
+
     return Llama(
         vocabulary=need(config, "vocab_size"),
         positions=need(config, "max_position_embeddings"),
         width=width,
-        depth=need(config, "num_hidden_layers"),
+        depth=bounded(need(config, "num_hidden_layers"), tensors),
         hidden=need(config, "intermediate_size"),
         heads=Heads(
             heads,
-            config.get("num_key_value_heads") or heads,
+            groups,
             size,
-            bias=has(r".*(q_proj|attn_q)\.bias"),
-            out_bias=has(r".*(o_proj|attn_output)\.bias"),
+            bias=kind == "qwen2" or said("attention_bias", r"(q_proj|attn_q)\.bias"),
+            out_bias=said("attention_bias", r"(o_proj|attn_output)\.bias"),
             frequencies=frequencies(config, size),
-            norm=epsilon if has(r".*(q_norm|attn_q_norm)\.weight") else None,
-            window=config.get("sliding_window") if windowed else None,
+            norm=epsilon if kind == "qwen3" else None,
+            window=_window(config),
         ),
         activation=activation(config, "hidden_act"),
-        mlp_bias=has(r".*(down_proj|ffn_down)\.bias"),
+        mlp_bias=said("mlp_bias", r"(down_proj|ffn_down)\.bias"),
         epsilon=epsilon,
         tied=bool(config.get("tie_word_embeddings", False)),
         headless=headless(config),
     )
 
 
+def _window(config: Config) -> int | None:
+    """How far back a query sees. Qwen2 writes a window that it leaves off by its flag;
+    a Mistral that says none has one of 4,096, and null for none at all."""
+    if config.get("model_type") == "mistral":
+        return config.get("sliding_window", 4096)
+    if other := {*(config.get("layer_types") or ())} - {"full_attention"}:
+        raise ValueError(
+            f"a model with layers of {sorted(other)} came, expected full_attention in "
+            "all of them; write a module for it, and call language.texts(module)"
+        )
+    return None
+
+
 def frequencies(config: Config, size: int) -> tuple[float, ...]:
     """Radians a position of each rotated pair, scaled as `rope_scaling` says."""
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    both = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
+    given = [its for its in both if its]
+    if len(given) > 1 and given[0] != given[1]:
+        raise ValueError(
+            f"a config with rope_parameters {both[0]} and rope_scaling {both[1]} came, "
+            "expected one of them; take the other one out of config.json"
+        )
+    scaling = settings(given[0], Rotation, "the rotation") if given else {}
+    refuse(scaling, "a rotation", partial_rotary_factor=1.0)
     theta = scaling.get("rope_theta") or config.get("rope_theta") or 1e4
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     plain = [theta ** (-i / size) for i in range(0, size, 2)]
     if kind == "default":
         return tuple(plain)
     if kind == "linear":
-        return tuple(f / scaling["factor"] for f in plain)
+        return tuple(f / need(scaling, "factor") for f in plain)
     if kind == "factors":  # one of each pair, as a GGUF file holds them
         return tuple(f / k for f, k in zip(plain, scaling["factors"], strict=True))
     if kind == "llama3":
@@ -107,10 +197,16 @@ def frequencies(config: Config, size: int) -> tuple[float, ...]:
 
 def _llama3(frequency: float, scaling: Config) -> float:
     """Low frequencies divided by a factor, high ones kept, a ramp between."""
-    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    context = need(scaling, "original_max_position_embeddings")
+    turns = context * frequency / (2 * math.pi)
+    low, high = need(scaling, "low_freq_factor"), need(scaling, "high_freq_factor")
+    if low >= high:
+        raise ValueError(
+            f"a rotation with low_freq_factor {low} and high_freq_factor {high} came, "
+            "expected the first below the second; mend config.json"
+        )
     kept = min(max((turns - low) / (high - low), 0.0), 1.0)
-    return (1 - kept) * frequency / scaling["factor"] + kept * frequency
+    return (1 - kept) * frequency / need(scaling, "factor") + kept * frequency
 
 
 def in_halves(tensors: Tensors, module: Llama) -> Tensors:
@@ -171,15 +267,25 @@ META = (
 )
 
 FAMILIES = {
-    "llama": Family("Llama", plan, TRANSFORMERS, own_head),
-    "mistral": Family("Mistral", plan, TRANSFORMERS, own_head),
-    "qwen2": Family("Qwen2", plan, TRANSFORMERS, own_head),
-    "qwen3": Family("Qwen3", plan, TRANSFORMERS, own_head),
+    kind: Family(
+        label,
+        plan,
+        TRANSFORMERS,
+        own_head("embed_tokens.weight"),
+        Settings,
+        "max_window_layers",
+    )
+    for kind, label in (
+        ("llama", "Llama"),
+        ("mistral", "Mistral"),
+        ("qwen2", "Qwen2"),
+        ("qwen3", "Qwen3"),
+    )
 }
 GGUF_FAMILIES = {
     # llama.cpp turns pairs for Llama's names alone
-    "llama": Family("Llama, GGUF names", plan, GGUF, in_halves),
-    "qwen2": Family("Qwen2, GGUF names", plan, GGUF),
-    "qwen3": Family("Qwen3, GGUF names", plan, GGUF),
+    "llama": Family("Llama, GGUF names", plan, GGUF, in_halves, Settings),
+    "qwen2": Family("Qwen2, GGUF names", plan, GGUF, settings=Settings),
+    "qwen3": Family("Qwen3, GGUF names", plan, GGUF, settings=Settings),
 }
-META_FAMILY = Family("Llama, Meta's names", plan, META, in_halves)
+META_FAMILY = Family("Llama, Meta's names", plan, META, in_halves, Settings)

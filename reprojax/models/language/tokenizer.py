@@ -1,9 +1,11 @@
 """Tokenisers, by the package `tokenizers`, from the files that come with a model."""
 
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
+
+from reprojax.files import MOST_JSON, read_file, read_json
 
 FILES = (
     "tokenizer.json",
@@ -20,13 +22,12 @@ MODERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CUTS = {
-    "default": (WORDS,),
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", WORDS, r"\p{N}+", r"[0-9]{3}"),
     "gpt-2": (WORDS,),
     "smollm": (r"\p{N}", WORDS),
-    "llama-bpe": (MODERN.replace("@", "{1,3}"),),
     "qwen2": (MODERN.replace("@", ""),),
 }
-CONTROL, USER = 3, 4  # llama.cpp's types of tokens that no text is merged into
+CUTS["llama-bpe"] = (MODERN.replace("@", "{1,3}"),)
 
 
 class Tokenizer(NamedTuple):
@@ -44,15 +45,33 @@ class Tokenizer(NamedTuple):
     """1 + the largest id."""
 
 
-def wrapped(rust: Any) -> Tokenizer:
-    """A tokenizers.Tokenizer as a `Tokenizer`."""
+def wrapped(rust: Any, ends: bool = True) -> Tokenizer:
+    """A tokenizers.Tokenizer as a `Tokenizer`.
+
+    Args:
+        ends: whether a text gets what the post-processor puts behind it. A causal
+            model goes on from a text's last word, so that an EOS there is an error.
+    """
+    behind = 0 if ends else _behind_text(rust)
 
     def encode(text: str, special: bool = True) -> list[int]:
-        return rust.encode(text, add_special_tokens=special).ids
+        ids = rust.encode(text, add_special_tokens=special).ids
+        return ids[: len(ids) - behind] if special else ids
 
     size = 1 + max(rust.get_vocab(with_added_tokens=True).values(), default=-1)
     decode = lambda ids: rust.decode([int(i) for i in ids])
     return Tokenizer(encode, decode, rust.token_to_id, rust.id_to_token, size)
+
+
+def _behind_text(rust: Any) -> int:
+    """How many tokens the post-processor puts behind any text."""
+    if not rust.num_special_tokens_to_add(False):
+        return 0
+    for text in ("a", "0", " ", ".", "\u4e00"):
+        of = rust.encode(text).sequence_ids
+        if 0 in of:
+            return of[::-1].index(0)
+    return 0
 
 
 def package() -> Any:
@@ -67,24 +86,57 @@ def package() -> Any:
     return tokenizers
 
 
-def from_folder(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
+class Looks(TypedDict, total=False):
+    """tokenizer_config.json, as far as it is read."""
+
+    tokenizer_class: str | None
+    do_lower_case: bool
+    strip_accents: bool | None
+    tokenize_chinese_chars: bool
+    do_basic_tokenize: bool
+    never_split: list[str] | None
+    add_prefix_space: bool
+    add_bos_token: bool | None
+    bos_token: str | dict[str, Any] | None
+    eos_token: str | dict[str, Any] | None
+    pad_token: str | dict[str, Any] | None
+    unk_token: str | dict[str, Any] | None
+    cls_token: str | dict[str, Any] | None
+    sep_token: str | dict[str, Any] | None
+    mask_token: str | dict[str, Any] | None
+    added_tokens_decoder: dict[str, dict[str, Any]]
+
+
+def looks(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, {} where there is none."""
+    path = folder / "tokenizer_config.json"
+    return dict(read_json(path, Looks)) if path.exists() else {}
+
+
+def from_folder(
+    folder: Path, settings: Mapping[str, Any], ends: bool = True
+) -> Tokenizer | None:
     """tokenizer.json, vocab.txt (WordPiece), or vocab.json and merges.txt (bytes).
 
     Args:
         settings: tokenizer_config.json. None of the files: None.
+        ends: as for `wrapped`.
     """
     has = lambda *names: all((folder / name).exists() for name in names)
     try:
         if has("tokenizer.json"):
-            path = str(folder / "tokenizer.json")
-            rust = package().Tokenizer.from_file(path)
+            text = read_file(folder / "tokenizer.json", MOST_JSON).decode()
+            rust = package().Tokenizer.from_str(text)
             rust.no_padding()
             rust.no_truncation()  # what is too long is refused, not cut in silence
-            return wrapped(rust)
+            _agrees_on_bos(rust, settings, folder)
+            return wrapped(rust, ends)
         if has("vocab.txt"):
-            return wordpiece(folder / "vocab.txt", settings)
+            _expect_class(folder, settings, "Bert")
+            return wordpiece(folder / "vocab.txt", settings, ends)
         if has("vocab.json", "merges.txt"):
-            return _bytes_of_folder(folder, settings)
+            _expect_class(folder, settings, "GPT2|Roberta")
+            return _bytes_of_folder(folder, settings, ends)
     except ValueError:
         raise
     except Exception as error:  # whatever the package raises on a damaged file
@@ -95,12 +147,64 @@ def from_folder(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
     return None
 
 
-def wordpiece(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
+def _agrees_on_bos(rust: Any, settings: Mapping[str, Any], folder: Path) -> None:
+    """tokenizer_config.json may ask for a BOS that tokenizer.json does not put, or the
+    other way round; which of them counts depends on the version of transformers."""
+    wanted, bos = settings.get("add_bos_token"), token(settings, "bos")
+    if wanted is None or bos is None or (number := rust.token_to_id(bos)) is None:
+        return
+    if wanted != (rust.encode("a").ids[:1] == [number]):
+        puts = "does not put" if wanted else "puts"
+        raise ValueError(
+            f"{folder} says add_bos_token = {wanted} in tokenizer_config.json, and its "
+            f"tokenizer.json {puts} {bos!r} before a text, expected the same; set the "
+            "one with which the model was trained, or call load(..., tokenizer=...)"
+        )
+
+
+def _expect_class(folder: Path, settings: Mapping[str, Any], known: str) -> None:
+    """Refuses words in files that another class would read otherwise."""
+    kind = settings.get("tokenizer_class")
+    words = {its.get("content") for its in _added(settings)}
+    apart = (folder / "added_tokens.json").exists() or any(
+        not re.fullmatch(r"\[\w+\]|<\|?\w+\|?>|</s>", str(word)) for word in words
+    )
+    odd = [k for k in ("never_split", "add_prefix_space") if settings.get(k)]
+    odd += ["do_basic_tokenize"] if settings.get("do_basic_tokenize") is False else []
+    if apart or odd or (kind and not re.fullmatch(rf"({known})Tokenizer(Fast)?", kind)):
+        raise ValueError(
+            f"the tokeniser in {folder} is a {kind} with {odd or 'tokens added'}, and "
+            f"there is no tokenizer.json; expected {known}Tokenizer with nothing of "
+            "that; write one with AutoTokenizer.from_pretrained(folder)"
+            ".save_pretrained(folder)"
+        )
+
+
+def _added(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(settings.get("added_tokens_decoder", {}).values())
+
+
+def token(settings: Mapping[str, Any], role: str, default: str | None = None) -> Any:
+    """A special token's text, of tokenizer_config.json."""
+    its = settings.get(f"{role}_token")
+    return (its.get("content") if isinstance(its, dict) else its) or default
+
+
+def lines(path: Path) -> list[str]:
+    """Lines as transformers reads them: only a line feed ends one. Python's splitlines
+    cuts at characters that are tokens too, U+2028 among them."""
+    text = read_file(path, MOST_JSON).decode().replace("\r\n", "\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def wordpiece(path: Path, settings: Mapping[str, Any], ends: bool = True) -> Tokenizer:
     """BERT's tokeniser from vocab.txt, one token a line."""
     rust = package()
     lower = settings.get("do_lower_case", True)
-    vocabulary = {word: i for i, word in enumerate(path.read_text("utf8").splitlines())}
-    text = rust.Tokenizer(rust.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    vocabulary = {word: i for i, word in enumerate(lines(path))}
+    roles = ("pad", "unk", "cls", "sep", "mask")
+    names = [token(settings, role, f"[{role.upper()}]") for role in roles]
+    text = rust.Tokenizer(rust.models.WordPiece(vocabulary, unk_token=names[1]))
     text.normalizer = rust.normalizers.BertNormalizer(
         lowercase=lower,
         strip_accents=settings.get("strip_accents"),
@@ -108,39 +212,56 @@ def wordpiece(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
     )
     text.pre_tokenizer = rust.pre_tokenizers.BertPreTokenizer()
     text.decoder = rust.decoders.WordPiece()
-    ends = ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
-    text.post_processor = rust.processors.BertProcessing(*ends)
-    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    if lost := [name for name in names[1:4] if name not in vocabulary]:
+        raise ValueError(
+            f"{path} lacks {lost}, expected a line for each; fetch the file again"
+        )
+    around = [(name, vocabulary[name]) for name in (names[3], names[2])]
+    text.post_processor = rust.processors.BertProcessing(*around)
     text.add_special_tokens([name for name in names if name in vocabulary])
-    return wrapped(text)
+    return wrapped(text, ends)
 
 
-def _bytes_of_folder(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    vocabulary = json.loads((folder / "vocab.json").read_text("utf8"))
-    lines = (folder / "merges.txt").read_text("utf8").splitlines()
-    merges = [line for line in lines if line and not line.startswith("#version")]
+def _bytes_of_folder(
+    folder: Path, settings: Mapping[str, Any], ends: bool
+) -> Tokenizer:
+    vocabulary = read_json(folder / "vocab.json", dict[str, int])
+    found = lines(folder / "merges.txt")
+    merges = [line for line in found if line and not line.startswith("#version")]
     names = ("<s>", "</s>", "<pad>", "<mask>", "<unk>", "<|endoftext|>")
     special = [name for name in names if name in vocabulary]
-    text = _bytes(vocabulary, merges, CUTS["gpt-2"], special)
+    text = byte_pairs(vocabulary, merges, CUTS["gpt-2"], special)
     if "<s>" in vocabulary:  # RoBERTa
-        ends = ("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"])
+        around = ("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"])
         rust = package()
         text.post_processor = rust.processors.RobertaProcessing(
-            *ends, add_prefix_space=settings.get("add_prefix_space", False)
+            *around, add_prefix_space=False
         )
-    return wrapped(text)
+    return wrapped(text, ends)
 
 
-def _bytes(
+def byte_pairs(
     vocabulary: Mapping[str, int],
     merges: Sequence[str],
     cuts: Sequence[str],
     special: Sequence[str],
+    whole: bool = False,
 ) -> Any:
-    """Merged pairs over bytes, a text cut by regular expressions first."""
+    """Merged pairs over bytes, a text cut by regular expressions first.
+
+    Args:
+        whole: whether a cut that is a token is that token, whatever pairs make of it.
+    """
     rust = package()
     pairs = [tuple(merge.split(" ")) for merge in merges]
-    text = rust.Tokenizer(rust.models.BPE(dict(vocabulary), pairs))
+    if bad := [
+        merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2
+    ]:
+        raise ValueError(
+            f"the merges {bad[:3]} came, expected pairs with one space between; fetch "
+            "the tokeniser again"
+        )
+    text = rust.Tokenizer(rust.models.BPE(dict(vocabulary), pairs, ignore_merges=whole))
     split = lambda cut: rust.pre_tokenizers.Split(rust.Regex(cut), "isolated")
     steps = [split(cut) for cut in cuts]
     steps.append(rust.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
@@ -148,86 +269,3 @@ def _bytes(
     text.decoder = rust.decoders.ByteLevel()
     text.add_special_tokens(list(special))
     return text
-
-
-def sentencepiece(
-    pieces: Sequence[str],
-    scores: Sequence[float],
-    special: Sequence[int],
-    bos: int | None,
-    prefix: bool = True,
-) -> Tokenizer:
-    """Pairs merged by the score of what they make; a character that no piece has is its
-    bytes <0x..>.
-
-    Args:
-        pieces: by id, with "\u2581" for a space.
-        special: ids that no text is merged into.
-        bos: put before a text.
-        prefix: whether a text begins with a space that is added.
-    """
-    rust = package()
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    made = []
-    for i, piece in enumerate(pieces):
-        cuts = ((piece[:k], piece[k:]) for k in range(1, len(piece)))
-        halves = [pair for pair in cuts if all(half in vocabulary for half in pair)]
-        made += [(-scores[i], pair) for pair in halves if i not in special]
-    made.sort(key=lambda row: row[0])  # stable: ties in the order of ids
-    merges = [pair for _, pair in made]
-    unknown = pieces[special[0]] if special else None
-    text = rust.Tokenizer(
-        rust.models.BPE(
-            vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
-        )
-    )
-    space = [rust.normalizers.Prepend("\u2581")] if prefix else []
-    space.append(rust.normalizers.Replace(" ", "\u2581"))
-    text.normalizer = rust.normalizers.Sequence(space)
-    steps = [rust.decoders.Replace("\u2581", " "), rust.decoders.ByteFallback()]
-    steps.append(rust.decoders.Fuse())
-    if prefix:
-        steps.append(rust.decoders.Strip(" ", 1, 0))
-    text.decoder = rust.decoders.Sequence(steps)
-    text.add_special_tokens([pieces[i] for i in special])
-    if bos is not None:
-        text.post_processor = _behind(pieces[bos], bos)
-    return wrapped(text)
-
-
-def _behind(token: str, number: int) -> Any:
-    return package().processors.TemplateProcessing(
-        single=[token, "$A"], special_tokens=[(token, number)]
-    )
-
-
-def from_gguf(data: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokeniser that a GGUF file's metadata describes."""
-    found = {
-        key.removeprefix("tokenizer.ggml."): value
-        for key, value in data.items()
-        if key.startswith("tokenizer.ggml.")
-    }
-    if "tokens" not in found:
-        return None
-    pieces, kinds = found["tokens"], found.get("token_type", [])
-    special = [i for i, kind in enumerate(kinds) if kind in (CONTROL, USER)]
-    bos = found.get("bos_token_id") if found.get("add_bos_token", True) else None
-    if found.get("model") == "llama":
-        unknown = found.get("unknown_token_id", 0)
-        special = [unknown, *(i for i in special if i != unknown)]
-        prefix = found.get("add_space_prefix", True)
-        return sentencepiece(pieces, found["scores"], special, bos, prefix)
-    cut = found.get("pre", "default")
-    if found.get("model") != "gpt2" or cut not in CUTS:
-        raise ValueError(
-            f"the file's tokeniser is {found.get('model')!r}, its texts cut as "
-            f"{cut!r}; expected 'llama', or 'gpt2' with one of {sorted(CUTS)}; call "
-            "load(..., tokenizer=folder) with one that holds tokenizer.json"
-        )
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    names = [pieces[i] for i in special]
-    text = _bytes(vocabulary, found["merges"], CUTS[cut], names)
-    if bos is not None and found.get("add_bos_token"):
-        text.post_processor = _behind(pieces[bos], bos)
-    return wrapped(text)

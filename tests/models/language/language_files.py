@@ -116,7 +116,9 @@ def bert() -> dict[str, np.ndarray]:
         )
         shapes |= _dense(at + "intermediate.dense", HIDDEN, WIDTH)
         shapes |= _dense(at + "output.dense", WIDTH, HIDDEN)
-    return drawn(shapes)
+    tensors = drawn(shapes)
+    words = tensors["bert.embeddings.word_embeddings.weight"]
+    return tensors | {"cls.predictions.decoder.weight": words.copy()}
 
 
 MODELS = {"llama": (LLAMA, llama), "gpt2": (GPT2, gpt2), "bert": (BERT, bert)}

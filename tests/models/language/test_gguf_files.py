@@ -128,9 +128,8 @@ def test_its_sentencepiece_tokeniser(tmp_path):
 
 def test_a_tokeniser_that_does_not_fit(tmp_path):
     many = [f"t{i}" for i in range(41)]
-    its = dict(
-        add_tokenizer_model="gpt2", add_token_list=many, add_token_merges=["a b"]
-    )
+    its = dict(add_tokenizer_model="gpt2", add_token_merges=["a b"])
+    its |= dict(add_tokenizer_pre="default")
     its["add_token_list"] = [*many[:39], "a", "b", "ab"]
     path = files.write_gguf(tmp_path / "m.gguf", **its)
     with pytest.raises(ValueError, match="ids up to 41 and m a vocabulary of 40"):

@@ -187,6 +187,7 @@ def test_other_kinds_of_bert_and_gpt2_are_refused(tmp_path):
 
 def test_places_without_a_model(tmp_path):
     folder = files.write(tmp_path / "llama", "llama")
+    (folder / "model.safetensors").rename(tmp_path / "alone.safetensors")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"lacks \['model-1.safetensors', 'model-2"):
@@ -195,7 +196,7 @@ def test_places_without_a_model(tmp_path):
     with pytest.raises(ValueError, match="holds no config.json"):
         language.load(folder)
     with pytest.raises(ValueError, match="expected a .gguf file or a folder"):
-        language.load(folder / "model.safetensors")
+        language.load(tmp_path / "alone.safetensors")
     for name in ("nowhere.gguf", "./nowhere"):
         with pytest.raises(ValueError, match="no file or folder"):
             language.load(name)
