@@ -26,7 +26,7 @@ HARMLESS = (
     r"|\w*dropout\w*|\w+_pdrop|drop_path_rate|initializer_(range|factor)|init_std"
     r"|gradient_checkpointing|layerscale_value"
     # how it is run: the same numbers, or rounded otherwise
-    r"|use_cache|pretraining_tp|chunk_size_feed_forward|output_\w+|return_dict\w*"
+    r"|use_cache|pretraining_tp|chunk_size_feed_forward|output_(attentions|hidden_states|scores|past)|return_dict\w*"
     r"|torchscript|use_bfloat16|reorder_and_upcast_attn"
     # generation, which is the caller's
     r"|do_sample|temperature|top_[kp]|typical_p|num_(beams|beam_groups|return_sequences)"

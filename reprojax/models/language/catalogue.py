@@ -146,7 +146,7 @@ def _find(
 
 
 def _known(kind: Any, families: Mapping[str, Family], name: str) -> Family:
-    if kind not in families:
+    if not isinstance(kind, str) or kind not in families:
         raise ValueError(
             f"{name} is a {kind!r}, expected one of {', '.join(sorted(families))}; for "
             "another, write a linen module from Tokens to Tokens, with its weights as "

@@ -125,8 +125,7 @@ def from_folder(
     has = lambda *names: all((folder / name).exists() for name in names)
     try:
         if has("tokenizer.json"):
-            text = read_file(folder / "tokenizer.json", MOST_JSON).decode()
-            rust = package().Tokenizer.from_str(text)
+            rust = package().Tokenizer.from_str(_text(folder / "tokenizer.json"))
             rust.no_padding()
             rust.no_truncation()  # what is too long is refused, not cut in silence
             _agrees_on_bos(rust, settings, folder)
@@ -193,8 +192,17 @@ def token(settings: Mapping[str, Any], role: str, default: str | None = None) ->
 def lines(path: Path) -> list[str]:
     """Lines as transformers reads them: only a line feed ends one. Python's splitlines
     cuts at characters that are tokens too, U+2028 among them."""
-    text = read_file(path, MOST_JSON).decode().replace("\r\n", "\n")
+    text = _text(path).replace("\r\n", "\n")
     return text.removesuffix("\n").split("\n")
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path, MOST_JSON).decode()
+    except UnicodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 ({error}), expected that; fetch it again"
+        ) from error
 
 
 def wordpiece(path: Path, settings: Mapping[str, Any], ends: bool = True) -> Tokenizer:

@@ -1,5 +1,6 @@
 """GGUF files: the model of the safetensors, and what is refused."""
 
+import struct
 import sys
 
 import gguf
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from reprojax.models import language
+from reprojax.models.language.gguf_tokenizer import from_gguf
 from reprojax.sequence import tokens
 
 BYTES = ["a", "b", "c", "\u0120", "ab", "\u0120ab", "<|end|>"]
@@ -134,3 +136,118 @@ def test_a_tokeniser_that_does_not_fit(tmp_path):
     path = files.write_gguf(tmp_path / "m.gguf", **its)
     with pytest.raises(ValueError, match="ids up to 41 and m a vocabulary of 40"):
         language.load(path)
+
+
+BPE = dict(model="gpt2", pre="qwen2", tokens=["a", "b", "ab", "c", "abc", "<s>"])
+BPE |= dict(token_type=[1, 1, 1, 1, 1, 3], merges=["a b"], bos_token_id=5)
+SPM = dict(model="llama", tokens=PIECES, scores=[0.0] * 10)
+SPM |= dict(token_type=[2, 3, 3, 6] + [1] * 6)
+
+
+def described(**fields):
+    found = {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
+    return from_gguf({key: v for key, v in found.items() if v is not None})
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+@pytest.mark.parametrize("pre", ["llama-bpe", "qwen2"])
+def test_bos_as_llama_cpp_puts_it(pre, said):
+    """With Llama 3's cut texts begin with BOS, and a word that is a token is that
+    token, though no pairs make it."""
+    text = described(**BPE | dict(pre=pre, add_bos_token=said))
+    puts = pre == "llama-bpe" if said is None else said
+    assert text.encode("ab") == [5, 2] if puts else [2]
+    assert text.encode("abc", special=False) == ([4] if pre == "llama-bpe" else [2, 3])
+
+
+def test_user_defined_tokens_are_text_and_control_tokens_are_not():
+    pieces = ["a", "b", "ab", "<think>", "</think>", "\n\n", "<|end|>"]
+    kinds = [1, 1, 1, 4, 4, 4, 3]
+    text = described(**BPE | dict(tokens=pieces, token_type=kinds, bos_token_id=None))
+    said = "<think>ab</think>\n\nab"
+    ids = text.encode(said + "<|end|>")
+    assert ids == [3, 2, 4, 5, 2, 6] and text.decode(ids) == said
+    text = described(**SPM | dict(token_type=[2, 3, 3, 6, 1, 1, 1, 4, 1, 1]))
+    assert text.decode(text.encode("ab</s>")) == "ab"
+
+
+def test_the_default_cut_is_llama_cpps():
+    """Digits in threes, and punctuation apart."""
+    pieces = ["1", "2", "12", "121", "!", "1!", "<s>"]
+    its = dict(tokens=pieces, token_type=[1] * 6 + [3], merges=["1 2", "12 1", "1 !"])
+    text = described(**BPE | its | dict(pre="default", bos_token_id=6))
+    assert text.encode("12121!") == [3, 1, 0, 4]
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (BPE | dict(merges=None), "'gpt2' without merges"),
+        (SPM | dict(scores=None), "'llama' without scores"),
+        (BPE | dict(pre=None), "cut as 'None'"),
+        (BPE | dict(merges=["a b c"]), "pairs with one space between"),
+        (BPE | dict(token_type=[1]), "6 tokens, 1 types"),
+        (SPM | dict(scores=[0.0]), "10 tokens, 10 types, 1 scores"),
+        (BPE | dict(pre="llama-bpe", bos_token_id=None), "no bos_token_id"),
+        (BPE | dict(pre="llama-bpe", bos_token_id=6), "begins with 6"),
+        (BPE | dict(tokens="abc"), r"got `str` - at `\$.tokens`"),
+        (BPE | dict(merges=[1]), r"got `int` - at `\$.merges"),
+        (BPE | dict(add_bos_token="no"), r"at `\$.add_bos_token`"),
+    ],
+)
+def test_tokenisers_that_are_not_whole(fields, message):
+    with pytest.raises(ValueError, match=message):
+        described(**fields)
+
+
+def test_it_ends_where_llama_cpp_ends(tmp_path):
+    """At the end of a turn too, named or known by its text."""
+    pieces = ["a", "b", "ab", "<|end_of_text|>", "<|eot_id|>", "<|mine|>"]
+    its = dict(add_tokenizer_model="gpt2", add_tokenizer_pre="qwen2")
+    its |= dict(add_token_list=pieces, add_token_types=[1, 1, 1, 3, 3, 3])
+    its |= dict(add_token_merges=["a b"], add_uint32=("tokenizer.ggml.eot_token_id", 5))
+    model = language.load(files.write_gguf(tmp_path / "m.gguf", **its))
+    assert model.special.eos == (2, 5, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (dict(add_float32=("llama.logit_scale", 0.5)), "'logit_scale': 0.5"),
+        (dict(add_sliding_window=8), "'attention.sliding_window': 8"),
+        (dict(add_causal_attention=False), "'attention.causal': False"),
+        (dict(add_value_length=8), "'attention.value_length': 8"),
+        (dict(add_rope_scaling_type=gguf.RopeScalingType.YARN), "scaling 'yarn'"),
+    ],
+)
+def test_settings_that_are_not_known_are_refused(tmp_path, more, message):
+    with pytest.raises(ValueError, match=message):
+        language.load(files.write_gguf(tmp_path / "m.gguf", **more))
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path, monkeypatch):
+    tensors = files.llama()
+    tensors["model.norm.weight"][1] = np.nan
+    monkeypatch.setattr(files, "llama", lambda: tensors)
+    with pytest.raises(ValueError, match="holds output_norm.weight with 1 of 16"):
+        language.load(files.write_gguf(tmp_path / "m.gguf"))
+
+
+def test_headers_that_announce_too_much_end_at_once(tmp_path):
+    """2^40 tensors, keys, letters, things in a list, lists of lists."""
+    key = struct.pack("<Q", 7) + b"general"
+    head = lambda tensors, keys: struct.pack("<4sIQQ", b"GGUF", 3, tensors, keys)
+    many, path = 2**40, tmp_path / "m.gguf"
+    rest = bytes(1 << 20)
+    cases = [head(many, 0), head(0, many), head(0, 1) + struct.pack("<Q", many)]
+    for kind in (struct.pack("<IQ", 8, many), struct.pack("<IIQ", 9, 8, many)):
+        cases.append(head(0, 1) + key + kind)
+    cases += [head(0, 1) + key + struct.pack("<IIQ", 9, 5, many)]
+    cases += [head(0, 1) + key + struct.pack("<IIQ", 9, 9, 2)]
+    cases += [head(0, 1) + key + struct.pack("<I", 77), b"GGUF", b""]
+    tensor = key + struct.pack("<IQQIQ", 2, many, many, 0, 0)
+    cases += [head(1, 0) + tensor, head(1, 0) + key + struct.pack("<I", 2**31)]
+    for case in cases:
+        path.write_bytes(case + rest if case else b"")
+        with pytest.raises(ValueError, match="m.gguf could not be read as GGUF"):
+            language.load(path)

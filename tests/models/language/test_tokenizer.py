@@ -88,3 +88,82 @@ def test_bad_ones(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="pip install tokenizers"):
         language.load(folder)
     assert language.load(folder, tokenizer=None).tokenizer is None
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_a_line_feed_ends_a_line(tmp_path, end):
+    """The vocabulary of bert-base-chinese has a token U+2028."""
+    folder = files.write(tmp_path / "bert", "bert")
+    words = [*WORDS, "\u2028", "\x85", "world"]
+    (folder / "vocab.txt").write_bytes((end.join(words) + end).encode())
+    text = language.load(folder).tokenizer
+    assert (text.id("hello"), text.id("world"), text.size) == (5, 13, 14)
+
+
+def with_ends(folder):
+    """A tokeniser that puts BOS before a text and EOS behind it."""
+    words = ["<s>", "</s>", "one", "two", "a"]
+    rust = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "a")
+    )
+    rust.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    rust.add_special_tokens(words[:2])
+    rust.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    rust.save(str(folder / "tokenizer.json"))
+
+
+def test_no_eos_stands_behind_what_a_causal_model_goes_on_from(tmp_path):
+    llama, bert = (files.write(tmp_path / name, name) for name in ("llama", "bert"))
+    for folder in (llama, bert):
+        with_ends(folder)
+    text = language.load(llama).tokenizer
+    assert text.encode("one two") == [0, 2, 3] and text.encode("") == [0]
+    assert text.encode("one </s>") == [0, 2, 1]  # the text's own one
+    assert text.encode("one", special=False) == [2]
+    assert language.load(bert).tokenizer.encode("one") == [0, 2, 1]
+
+
+def test_files_that_disagree_on_bos(tmp_path):
+    folder = files.write(tmp_path / "llama", "llama")
+    with_ends(folder)
+    looks = {"bos_token": {"content": "<s>"}, "add_bos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(looks))
+    assert language.load(folder).tokenizer.encode("one") == [0, 2]
+    looks["add_bos_token"] = False
+    (folder / "tokenizer_config.json").write_text(json.dumps(looks))
+    with pytest.raises(ValueError, match="add_bos_token = False .* puts '<s>' before"):
+        language.load(folder)
+
+
+@pytest.mark.parametrize(
+    "looks, message",
+    [
+        (dict(tokenizer_class="BertJapaneseTokenizer"), "a BertJapaneseTokenizer with"),
+        (dict(do_basic_tokenize=False), "do_basic_tokenize"),
+        (dict(never_split=["x"]), "never_split"),
+        (dict(added_tokens_decoder={"11": {"content": "new word"}}), "tokens added"),
+        (dict(unk_token="<none>"), r"lacks \['<none>'\]"),
+        (dict(do_lower_case="yes"), "tokenizer_config.json is JSON of another type"),
+    ],
+)
+def test_words_that_another_class_reads_otherwise(tmp_path, looks, message):
+    with pytest.raises(ValueError, match=message):
+        wordpiece(tmp_path, **looks)
+
+
+def test_tokeniser_files_that_are_none(tmp_path):
+    folder = files.write(tmp_path / "gpt2", "gpt2")
+    (folder / "merges.txt").write_text("a b\n")
+    for text in ("[]", "", '{"a": "b"}', '{"a": null}', "[" * 10**5):
+        (folder / "vocab.json").write_text(text)
+        with pytest.raises(ValueError, match="vocab.json is "):
+            language.load(folder)
+    for text in ("", "[]", "{}", "null", "[" * 10**5, '{"model": {"type": "BPE"}}'):
+        (folder / "tokenizer.json").write_text(text)
+        with pytest.raises(ValueError, match="tokeniser in .* cannot be read"):
+            language.load(folder)
+    (folder / "tokenizer.json").write_bytes(b"\xff{")
+    with pytest.raises(ValueError, match="tokenizer.json is no text in UTF-8"):
+        language.load(folder)
