@@ -148,7 +148,7 @@ def test_timm_names_are_the_same_model(name, tmp_path):
     (tmp_path / "timm").mkdir()
     path = tmp_path / "timm" / "model.safetensors"
     save_file(timm(tensors), path)
-    model = load(path, heads=4)
+    model = load(path, architecture=name.split()[0], heads=4)
     assert model.size == other.size
     agree(ours(model, noise(32)), ours(other, noise(32)))
 
@@ -188,7 +188,8 @@ def test_torchvision_names_are_the_same_model(tmp_path):
     (tmp_path / "torchvision").mkdir()
     path = tmp_path / "torchvision" / "resnet50.safetensors"
     save_file(torchvision(tensors), path)
-    agree(ours(load(path, size=64), noise(64)), theirs(reference, noise(64)))
+    model = load(path, architecture="resnet50", size=64)
+    agree(ours(model, noise(64)), theirs(reference, noise(64)))
 
 
 def torchvision(tensors):
