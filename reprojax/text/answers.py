@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ Rule = Callable[[str], Any]
 _FAULTS: dict[str, Fault] = {"length": "truncated", "refused": "refused"}
 
 _PLAIN = r"\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\$?\.\d+"
+MOST_DIGITS = 1000  # Python reads no more than some thousands
 # A minus belongs to a number unless something that can be subtracted from stands there.
 _NUMBER = re.compile(rf"(?:(?<![\w).])[-−])?(?:{_PLAIN})(?:/\d+)?(?![\d])")
 
@@ -89,8 +91,10 @@ def _check_pairs(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) ->
             f"{len(answers)} answers and {len(gold)} right ones came, expected one "
             "each, and at least one"
         )
-    if any(value is None for value in gold):
-        raise ValueError("a right answer is None, expected values; mend the data")
+    if any(v is None or (isinstance(v, Real) and v != v) for v in gold):
+        raise ValueError(
+            "a right answer is None or NaN, expected values; mend the data"
+        )
 
 
 # -- rules
@@ -123,6 +127,8 @@ def number(
 
 
 def _fraction(text: str) -> Fraction | None:
+    if len(text) > MOST_DIGITS:
+        return None
     plain = re.sub(r"[$,]", "", text).replace("−", "-")
     top, _, bottom = plain.partition("/")
     if bottom and not int(bottom):
@@ -162,15 +168,22 @@ def words(
     """
 
     def rule(text: str) -> str | None:
-        tail = (_tail(text, after) or "").strip()
-        line = " ".join(tail.split("\n")[0].casefold().split())
-        line = line.removesuffix(".").rstrip()
+        line = _said((_tail(text, after) or "").strip().split("\n")[0])
         if not line or (among is not None and line not in allowed):
             return None
         return line
 
-    allowed = {word.casefold() for word in among or ()}
+    allowed = {_said(word) for word in among or ()}
+    if among is not None and len(allowed - {""}) < len(among):
+        raise ValueError(
+            f"got the answers {list(among)}, expected words that differ by more than "
+            "case, blanks and a full stop; give other ones"
+        )
     return rule
+
+
+def _said(line: str) -> str:
+    return " ".join(line.casefold().split()).removesuffix(".").rstrip()
 
 
 # -- alignments

@@ -47,6 +47,11 @@ def choose(
     question, gap, _ = asked(template)
     if by not in ("sum", "mean"):
         raise ValueError(f"by={by!r} came, expected 'sum' or 'mean'")
+    if odd := [label for label in labels if gap and label != label.lstrip()]:
+        raise ValueError(
+            f"got the label {odd[0]!r} behind a template that ends with {gap!r}, "
+            "expected one blank between them; give labels without theirs"
+        )
 
     def run(x: Row, edit: Edit) -> Run:
         prompt = edit("ask:in", fill(question, x))

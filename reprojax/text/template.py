@@ -1,8 +1,10 @@
 """Templates with named fields."""
 
+import math
 import string
 from collections.abc import Mapping
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 from reprojax.core import nearest
@@ -41,9 +43,21 @@ def fill(template: str, row: Mapping[str, Any]) -> str:
             "them, or change the template"
         )
     return "".join(
-        text + ("" if name is None else str(row[name]))
+        text + ("" if name is None else _cell(name, row[name]))
         for text, name in _pieces(template)
     )
+
+
+def _cell(name: str, value: Any) -> str:
+    """Texts and finite numbers; what else prints is no text that anybody wrote."""
+    number = isinstance(value, Real) and math.isfinite(value)
+    if not isinstance(value, str) and not number:
+        raise ValueError(
+            f"got {str(value)[:40]!r} ({type(value).__name__}) as the field {name!r}, "
+            "expected a text or a finite number; leave rows without it out, or write "
+            "it as a text"
+        )
+    return str(value)
 
 
 def ending(template: str) -> str:

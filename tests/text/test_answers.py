@@ -200,3 +200,21 @@ def test_a_table_has_the_mean_of_its_tasks():
         ["two", "0.500", "of", "2,", "1", "unparsable"],
         ["mean", "of", "2", "0.750"],
     ]
+
+
+def test_the_only_answers_are_read_as_the_answer_is():
+    rule = words(among=("Not  Spam.", "spam"))
+    assert rule(" not spam\n") == "not spam" and rule("SPAM.") == "spam"
+    with pytest.raises(ValueError, match="differ by more than case"):
+        words(among=("yes", "Yes."))
+
+
+def test_a_number_that_python_would_not_read_says_nothing():
+    assert number()("It is " + "9" * 5000) is None
+    assert number()("It is 1/" + "0" * 5000) is None
+    assert number()("It is " + "9" * 300) == int("9" * 300)
+
+
+def test_a_right_answer_that_is_nan_is_refused():
+    with pytest.raises(ValueError, match="is None or NaN"):
+        score([Answer(1.0)], [float("nan")])

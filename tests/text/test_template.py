@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from reprojax.text import asked, ending, fields, fill
+from reprojax.text import asked, choose, ending, fields, fill
 
 
 def test_fields_in_their_order_each_once():
@@ -64,3 +65,28 @@ def test_ending():
     assert ending("Review: {text}\nSentiment:") == "\nSentiment:"
     assert ending("Review: {text}") == ""
     assert ending("plain") == "plain"
+
+
+@pytest.mark.parametrize("cell", [None, float("nan"), float("inf"), b"x", ["a"], {}])
+def test_a_cell_that_is_no_text_is_refused(cell):
+    with pytest.raises(ValueError, match="as the field 'text', expected a text or"):
+        fill("Review: {text}\nSentiment:", {"text": cell})
+
+
+@pytest.mark.parametrize(
+    "cell", ["{text}", "{", "}}", "{0.__class__}", "%s", "\nSentiment: {label}", ""]
+)
+def test_what_a_cell_holds_is_never_read_as_a_template(cell):
+    row = {"text": cell, "label": "good"}
+    assert fill("R: {text}\nS: {label}", row) == f"R: {cell}\nS: good"
+
+
+def test_numbers_are_written_as_they_print():
+    row = {"a": 3, "b": np.float32(0.5), "c": np.int64(-2), "d": True}
+    assert fill("{a} {b} {c} {d}", row) == "3 0.5 -2 True"
+
+
+def test_a_label_that_brings_the_templates_blank_along_is_refused():
+    with pytest.raises(ValueError, match="got the label ' good' behind a template"):
+        choose("R: {text}\nS: {label}", ("bad", " good"))
+    choose("R: {text}\nS:{label}", (" bad", " good"))
