@@ -203,15 +203,47 @@ def by_hand(how: str, batch: int, steps: int = 20) -> dict[str, np.ndarray]:
     params, opt, counts = state.params, state.opt, 0
     make = names["by_pmap"], partial(names["by_shard_map"], mesh=mesh)
     step = make[how == "shard_map"](program, sgd)
+    place = parallel.replicate if how == "shard_map" else names["placed_for_pmap"]
+    params, opt, frozen = (place(tree, mesh) for tree in (params, opt, frozen))
+    lies = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     for i in range(steps):
         x, y = order.batch(split, batch, 0, i)
         x = np.resize(x, (16, *x.shape[1:]))
         y = np.pad(y, (0, 16 - batch), constant_values=-1)
         if how == "pmap":
             x, y = x.reshape(8, 2, *x.shape[1:]), y.reshape(8, 2)
-        params, opt, _, new = step(params, opt, frozen, x, y)
-        counts = counts + np.asarray(new["output"])
-    return leaves(params) | {"counts": counts}
+        x, y = jax.device_put((x, y), lies)
+        with jax.transfer_guard("disallow"):  # a step moves nothing else
+            params, opt, _, new = step(params, opt, frozen, x, y)
+        own = lambda a: np.asarray(a)[0] if how == "pmap" else np.asarray(a)
+        counts = counts + own(new["output"])
+    return leaves(jax.tree.map(own, params)) | {"counts": counts}
+
+
+def reduced(program: Any, mesh: Any) -> tuple[dict, dict]:
+    """A step in four parts, with its all-reduces: all, and those behind the loop; and
+    the same step on one device, whole."""
+    import jax
+    import optax
+
+    from reprojax import parallel
+    from reprojax.steps import begin, train_step
+
+    _, frozen, split = resnet_parts
+    x, y = split.x[:32], split.y[:32]
+    what = program, optax.sgd(0.1), cross_entropy(), ()
+    start = begin(*what[:2], frozen, x, 0, 1)
+    one = train_step(*what, jax.tree.map(jax.numpy.copy, start), frozen, x, y)
+    lies = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x, y = jax.device_put((x, y), lies)
+    state = parallel.replicate(start, mesh)
+    given = *what, state, parallel.settle(frozen, mesh), x, y
+    text = train_step.lower(*given, accumulate=4, mesh=mesh).compile().as_text()
+    count = lambda text: len(re.findall(r" all-reduce(?:-start)?\(", text))
+    whole, outside = count(text), count(text[text.index("ENTRY ") :])
+    new = train_step(*given, accumulate=4, mesh=mesh)
+    counted = {"whole": np.array(whole), "outside": np.array(outside)}
+    return leaves(new) | counted, leaves(one)
 
 
 def eight(folder: Path) -> None:
@@ -249,6 +281,7 @@ def eight(folder: Path) -> None:
         fitting.train(frozen=elsewhere)
     except ValueError as error:
         found["refused"]["no_mesh"] = np.array(str(error))
+    found["parts"], found["parts_one"] = reduced(resnet_parts[0], mesh)
     found["words_one"], found["words_eight"] = words(None), words(mesh)
     for name, values in found.items():
         np.savez(folder / f"{name}.npz", **values)

@@ -530,6 +530,13 @@ MUTANTS = (
         "test_fit.py::test_the_first_of_the_best_epochs_is_selected",
     ),
     Mutant(
+        "fit: an answer of NaN is class 0",
+        "steps.py",
+        "y.argmax(-1), -2)",
+        "y.argmax(-1), 0)",
+        "test_checks.py::test_an_answer_of_nan_is_no_class",
+    ),
+    Mutant(
         "fit: accuracy over the rows that were filled up",
         "steps.py",
         "/ len(split.y)",

@@ -75,6 +75,12 @@ def test_the_documented_pmap_and_shard_map_equal_one_device(eight, how):
     near(found, {name: one[f".params{name}"] for name in found})
 
 
+def test_parts_are_summed_over_devices_once(eight):
+    found = read(eight / "parts.npz")
+    assert found.pop("whole") == found.pop("outside") >= 1
+    near(found, read(eight / "parts_one.npz"))
+
+
 def test_sharded_frozen_weights_equal_one_device_and_are_held_in_parts(eight):
     near(read(eight / "sharded_13.npz"), read(eight / "one_13.npz"))
     held, whole = read(eight / "bytes.npz").values()
