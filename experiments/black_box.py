@@ -33,10 +33,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from jax.nn.initializers import zeros
 
 from experiments.intervals import mean
+from experiments.outputs import command
 from reprojax import data, models, recipes, steps
 from reprojax.alignments import bayesian
 from reprojax.black_box import Fitted, evaluate, fit_black_box, in_process, only_answers
@@ -210,7 +210,4 @@ def main(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(main, Config)

@@ -11,14 +11,12 @@ cores.
 Expected with a watermark: .849, .927, .946, .945, .952; intervals in docs/results.md.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
 from experiments import visual_reprogramming as job
 from experiments.intervals import mean, paired
+from experiments.outputs import command
 from experiments.tables import summary
 from reprojax import models, recipes
 from reprojax.files import write_json
@@ -103,7 +101,4 @@ def orders(results: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(main, Config)

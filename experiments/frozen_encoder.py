@@ -36,25 +36,23 @@ zero-shot .502, .221, calibrated .503, .211; 16 demonstrations .799, .418, calib
 A program takes about 80 s of one core a draw, the controls together 15 s.
 """
 
-import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments import encoder_prompts as prompts
 from experiments import text_controls as controls
 from experiments.encoder_prompts import HEAD, Training
 from experiments.in_words import WORDS, in_words, remembering
 from experiments.intervals import mean, paired
+from experiments.outputs import command
 from experiments.paradigms_benches import smollm2
 from experiments.tables import text_table
 from experiments.text_controls import CONTROLS, Control, Measure, Seen
@@ -62,11 +60,20 @@ from reprojax import data, local
 from reprojax.data import Split, Task
 from reprojax.data.task import SPLITS, taken
 from reprojax.encoding import encoded
-from reprojax.files import below, differences, only_writer, plain, write_json
+from reprojax.files import below, differences, only_writer, plain, read_json, write_json
 from reprojax.models import language as languages
 from reprojax.models.language import Tokenizer
 from reprojax.sequence import padded
 from reprojax.text import Language
+
+
+class Kept(TypedDict):
+    """A method's file: what it answered on a draw."""
+
+    test: list[int]
+    validation: NotRequired[float]
+    learnable: NotRequired[int]
+    settings: dict[str, Any]
 
 
 class Problem(NamedTuple):
@@ -267,7 +274,7 @@ def kept(config: Config, name: str, seed: int, make: Callable[[], dict]) -> dict
     settings = plain({"model": model, "dtype": config.dtype, "how": how})
     if not path.exists():
         write_json(path, {**make(), "settings": settings})
-    found = json.loads(path.read_text())
+    found = read_json(path, Kept)
     if lines := differences(settings, found["settings"]):
         raise ValueError(
             f"{path} came from other settings:{below(lines)}\nremove it to run it "
@@ -337,8 +344,4 @@ def main(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        config = tyro.cli(Config)
-        _ = tune(config) if config.tune else main(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(lambda config: tune(config) if config.tune else main(config), Config)

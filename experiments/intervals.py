@@ -7,12 +7,17 @@ import numpy as np
 
 
 class Mean(NamedTuple):
-    """A mean and the half width of its 95 % interval (NaN for a single value)."""
+    """A mean and the half width of its 95 % interval (NaN for a single value).
+
+    Where a value is NaN or infinite the mean is NaN, and is printed as "not finite".
+    """
 
     value: float
     half: float
 
     def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "not finite"
         if np.isnan(self.half):
             return f"{self.value:.3f}"
         return f"{self.value:.3f} ± {self.half:.3f}"
@@ -20,6 +25,8 @@ class Mean(NamedTuple):
     @property
     def interval(self) -> str:
         """As in "+0.123 [+0.100, +0.146]"."""
+        if not np.isfinite(self.value):
+            return "not finite"
         low, high = self.value - self.half, self.value + self.half
         return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
@@ -29,6 +36,8 @@ def mean(values: Sequence[float] | np.ndarray) -> Mean:
     from scipy import stats
 
     array = np.asarray(values, np.float64)
+    if not np.isfinite(array).all():
+        return Mean(float("nan"), float("nan"))
     if len(array) < 2:
         return Mean(float(array.mean()), float("nan"))
     t = stats.t.ppf(0.975, len(array) - 1)

@@ -41,12 +41,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments import abacus as drawn
 from experiments import figures, report
 from experiments.abacus import Manner, Map, Problem
 from experiments.intervals import mean
+from experiments.outputs import command
 from experiments.tables import text_table
 from reprojax import text
 from reprojax.data import Split, Task
@@ -423,7 +423,4 @@ def page(
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(main, Config)

@@ -14,16 +14,15 @@ one word, .884 ± .007 by 100; centred .705, .901, .866 and .903 ± .007, the la
 them. Two minutes of two cores; a second run reads the model's answers from --out.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments.intervals import mean, paired
+from experiments.outputs import command
 from experiments.paradigms_benches import smollm2
 from reprojax import data
 from reprojax.core import Scope
@@ -136,7 +135,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(main, Config)

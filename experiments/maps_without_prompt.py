@@ -11,7 +11,6 @@ Expected on clothing: FLM .486 ± .013, BLM .403 ± .022, BLM+ .582 ± .020 at i
 the other sets are in docs/results.md. Under ten minutes on two cores.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +19,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments.controls import Outputs, outputs
 from experiments.intervals import mean, paired
+from experiments.outputs import command
 from reprojax import data, models
 from reprojax.alignments import bayesian_map, count, one_to_one_map, soft_count
 from reprojax.data import Split
@@ -151,7 +150,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(main, Config)

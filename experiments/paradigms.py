@@ -1,7 +1,6 @@
 """What the methods of `three_paradigms` share: k examples, a fit, a row a method."""
 
 import hashlib
-import json
 import re
 import time
 from collections import OrderedDict
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import msgspec
 import numpy as np
 import optax
 
@@ -20,6 +20,7 @@ from reprojax.alignments.centring import centred
 from reprojax.core import PyTree
 from reprojax.data import Split, Task
 from reprojax.data.task import taken
+from reprojax.files import read_json
 from reprojax.fit import fit
 from reprojax.locations import black_box
 from reprojax.losses import Loss, cross_entropy
@@ -101,9 +102,16 @@ def path_of(out: Path, method: str, k: int, seed: int) -> Path:
 
 
 def kept(out: Path) -> list[Cell]:
-    """All cells of a folder."""
+    """All cells of a folder.
+
+    Raises:
+        ValueError: a file holds another thing than a cell, or a number that is NaN or
+            infinite, which JSON has not; remove it to run the cell again.
+    """
     paths = sorted((out / "cells").glob("*.json"))
-    return [Cell(**json.loads(path.read_text())) for path in paths]
+    keys = list(Cell.__annotations__.items())
+    form = msgspec.defstruct("Kept", keys, forbid_unknown_fields=True)
+    return [Cell(*msgspec.structs.astuple(read_json(path, form))) for path in paths]
 
 
 def filled(bench: Bench, name: str, k: int, seed: int, task: Task) -> Cell:
@@ -111,12 +119,18 @@ def filled(bench: Bench, name: str, k: int, seed: int, task: Task) -> Cell:
     begun = time.perf_counter()
     made = bench.methods[name].make(task, seed)
     per_query = milliseconds(made, task.validation, bench.rows)
+    test = made.score(task.test)
+    if not np.isfinite([test, made.validation]).all():
+        raise ValueError(
+            f"{name}, k = {k}, seed {seed}: an accuracy is not finite (test {test}, "
+            f"validation {made.validation}); no cell of a table is made of it"
+        )
     return Cell(
         name,
         k,
         seed,
         len(task.train.y) if k else 0,
-        made.score(task.test),
+        test,
         made.validation,
         made.seen.acting,
         per_query,

@@ -8,7 +8,7 @@ that, and the probability of every class. Images are cut and resized as in train
 
 import csv
 import io
-import sys
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,14 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from experiments.outputs import command, replaceable
 from reprojax import data, models, storage
 from reprojax.core import Params, Program, PyTree
-from reprojax.files import write_file
+from reprojax.files import printable, write_file
 from reprojax.models import Backbone
 from reprojax.storage import Card
 
+HEAD = ("file", "label", "probability")
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601), as PIL's
 
 
@@ -38,10 +40,13 @@ class Config:
     program: Path
     """What a run left: seed-0.safetensors."""
     images: Path
-    """A folder; PNG, JPEG, WebP and BMP files are found at any depth."""
+    """A folder; image files are found at any depth, by their endings."""
     backbone: Annotated[
         str | None,
-        tyro.conf.arg(help="where the frozen model lies now, if not where it lay then"),
+        tyro.conf.arg(
+            help="where the frozen model lies now; without it only an embedded one, or "
+            "a path that the program names, is used, and nothing is downloaded"
+        ),
     ] = None
     out: Path = Path("predictions.csv")
     batch: int = 32
@@ -52,12 +57,18 @@ def main(config: Config) -> Path:
     if config.batch < 1:
         raise ValueError(f"--batch {config.batch} came, expected at least 1")
     saved = storage.load(config.program)
+    replaceable(config.out, ",".join(HEAD).encode())
     files = data.image_files(config.images)
     x = read(files, saved.card, config.images)
     backbone = find_backbone(saved.card, config.backbone)
     program, params = storage.rebuild(saved, backbone)
     found = probabilities(program, params, backbone.frozen, x, config.batch)
     names = [file.relative_to(config.images).as_posix() for file in files]
+    if bad := [names[i] for i in np.flatnonzero(~np.isfinite(found).all(1))]:
+        raise ValueError(
+            f"the program answers {len(bad)} of {len(names)} images with numbers that "
+            f"are not finite ({printable(bad[0])}); it was damaged, or has diverged"
+        )
     write_file(config.out, table(names, saved.card.classes, found).encode())
     counts = Counter(saved.card.classes[i] for i in found.argmax(1))
     shares = ", ".join(f"{name} {count}" for name, count in counts.most_common())
@@ -74,7 +85,7 @@ def read(files: Sequence[Path], card: Card, folder: Path) -> np.ndarray:
             "read as squares; read them yourself and call storage.rebuild from Python"
         )
     if not files:
-        raise ValueError(f"no image below {folder}, expected PNG, JPEG, WebP or BMP")
+        raise ValueError(f"no image below {folder}, expected PNG, JPEG or others")
     x = data.read_images(files, size=height)
     if channels == 3:
         return x
@@ -82,9 +93,18 @@ def read(files: Sequence[Path], card: Card, folder: Path) -> np.ndarray:
 
 
 def find_backbone(card: Card, source: str | None) -> Backbone:
-    """The frozen model of the card, by the name under which the run found it."""
+    """The frozen model of the card, by the name under which the run found it.
+
+    A card may come from anybody: no hub is asked because a card names it.
+    """
     own = {"size": card.size, "mean": card.mean, "std": card.std}
     name = source or card.backbone
+    if not (source or name in models.names() or Path(name).exists()):
+        raise ValueError(
+            f"the program names {name!r} as its frozen model, which is not embedded "
+            "and no path here, and nothing is downloaded because a file says so; say "
+            f"where it is by --backbone (--backbone {name}, if you trust that)"
+        )
     try:
         return models.load(name, **{} if name == "glyphs" else own)
     except ValueError as error:
@@ -119,16 +139,23 @@ def table(names: Sequence[str], classes: Sequence[str], found: np.ndarray) -> st
     """CSV: file, label, probability, then a column for each class."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["file", "label", "probability", *classes])
+    classes = [cell(name) for name in classes]
+    lines.writerow([*HEAD, *classes])
     for name, row in zip(names, found, strict=True):
         best = row.argmax()
         cells = [f"{p:.6f}" for p in row]
-        lines.writerow([name, classes[best], cells[best], *cells])
+        lines.writerow([cell(printable(name)), classes[best], cells[best], *cells])
     return out.getvalue()
 
 
+def cell(text: str) -> str:
+    """A text on one line that no spreadsheet takes for a formula: ' stands before it.
+
+    Control characters are escaped, since a tab or a carriage return begins one too.
+    """
+    text = re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(main, Config)

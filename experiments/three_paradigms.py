@@ -47,6 +47,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments import paradigms_benches as benches
+from experiments.outputs import command
 from experiments.paradigms import Bench, Cell, examples, filled, kept, path_of
 from experiments.paradigms_page import differences, header, notes, rows, write
 from experiments.tables import text_table
@@ -144,7 +145,4 @@ def report(config: Config, bench: Bench) -> list[Cell]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(main, Config)

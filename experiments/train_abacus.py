@@ -1,9 +1,11 @@
 """Draw strings, train the embedded language model on them, measure it and store it.
 
-    python -m experiments.train_abacus                  # writes abacus.safetensors
-    python -m experiments.train_abacus --steps 0        # measures what is stored
+    python -m experiments.train_abacus                  # writes into runs/abacus/
+    python -m experiments.train_abacus --steps 0        # measures the embedded one
     python -m experiments.train_abacus --manners direct --steps 7500 \\
         --runs runs/direct --out runs/direct.safetensors    # the control
+
+The embedded model is such a file, copied to reprojax/models/language by hand.
 
 About 18 minutes of one busy core; run again, it goes on from its last save. On what
 training never drew, of 64 maps or problems (two standard errors: .12 at most), the
@@ -39,11 +41,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments import abacus as drawn
 from experiments import language_demo as demo
+from experiments.outputs import command, replaceable
 from reprojax.checkpoints import Checkpoints
 from reprojax.core import PyTree
 from reprojax.local import language
@@ -51,11 +53,12 @@ from reprojax.models.language import LanguageModel
 from reprojax.models.language import abacus as model
 from reprojax.sequence import tokens
 
+MARK = b'{"__metadata__":{"card":'  # of a file that `store` wrote
 LOOKING = 2500  # steps of learning to look back, on short documents
 FIRST = {"repeats": 0.5, "maps": 0.5, "functions": 0.0, "chains": 0.0, "sums": 0.0}
 FINAL = {"repeats": 0.1, "maps": 0.4, "functions": 0.1, "chains": 0.2, "sums": 0.2}
 BOTH = ("direct", "steps", "steps")  # to compare them, a third is direct
-NOT_SETTINGS = ("out", "runs")
+NOT_SETTINGS = ("out", "runs", "weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +72,10 @@ class Config:
     manners: Literal["both", "direct"] = "both"
     """direct: the control, which sees chains and sums alone and no step written out."""
     seed: int = 0
-    out: Path = model.WEIGHTS
+    out: Path = Path("runs/abacus/abacus.safetensors")
     """Where the weights go."""
+    weights: Path = model.WEIGHTS
+    """What is measured with --steps 0."""
     runs: Path = Path("runs/abacus")
     """Where training is saved, and resumed from."""
 
@@ -230,13 +235,16 @@ def measure(net: LanguageModel, number: int = 64) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    """Train, store, and measure what was stored."""
-    if config.steps:
+    """Train, store, and measure what was stored; or only measure."""
+    if not config.steps:
+        abilities = measure(model.load(config.weights))
+    else:
+        replaceable(config.out, MARK)
         frozen = train(config)
         store(config.out, frozen, about(config, frozen))
-    net = model.load(config.out)
-    abilities = measure(net)
-    store(config.out, net.frozen, model.card(config.out) | {"abilities": abilities})
+        net = model.load(config.out)
+        abilities = measure(net)
+        store(config.out, net.frozen, model.card(config.out) | {"abilities": abilities})
     for name, value in abilities.items():
         print(f"{name:<40} {value}")
 
@@ -253,4 +261,4 @@ def about(config: Config, frozen: PyTree) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -1,10 +1,11 @@
 """Draw glyphs, train the embedded backbone on them, measure it and store it.
 
-    python -m experiments.train_glyphs                  # writes glyphs.safetensors
-    python -m experiments.train_glyphs --steps 0        # measures what is stored
+    python -m experiments.train_glyphs                  # writes runs/glyphs.safetensors
+    python -m experiments.train_glyphs --steps 0        # measures the embedded one
     python -m experiments.train_glyphs --sheet FILE     # a picture of all classes
 
-About 4 minutes of one core. One run gave, of 5120 fresh glyphs and of 500 digits, with
+The embedded model is such a file, copied to reprojax/models by hand. About 4 minutes of
+one core. One run gave, of 5120 fresh glyphs and of 500 digits, with
 two standard errors of that many images:
 
     held_out             .997 ± .002    random weights .008 ± .002
@@ -25,16 +26,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments import glyphs
+from experiments.outputs import command, replaceable
+from reprojax.files import write_file
 from reprojax.models import Backbone, random
 from reprojax.models.glyphs import SIZE, WEIGHTS, Glyphs, backbone, card, load
 
+MARK = b'{"__metadata__":{"card":'  # of a file that `store` wrote
 HELD_OUT = 1_000_003  # the seed of images that no training seed draws
 MOMENTUM = 0.95
-NOT_SETTINGS = ("out", "sheet")
+NOT_SETTINGS = ("out", "sheet", "weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,10 @@ class Config:
     weight_decay: float = 0.02
     smoothing: float = 0.05
     seed: int = 0
-    out: Path = WEIGHTS
+    out: Path = Path("runs/glyphs.safetensors")
     """Where the weights go."""
+    weights: Path = WEIGHTS
+    """What is measured with --steps 0."""
     sheet: Path | None = None
     """Write a picture of all classes there, and train nothing."""
 
@@ -142,14 +147,14 @@ def batches(config: Config, rng: np.random.Generator):
 
 def store(path: Path, net: Backbone, about: dict[str, Any]) -> None:
     """Kernels in float16, the rest in float32, the card in the file's metadata."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     flat: dict[str, Any] = flatten_dict(net.frozen["params"], sep="/")
     tensors = {
         name: np.asarray(leaf, np.float16 if leaf.ndim > 1 else np.float32)
         for name, leaf in flat.items()
     }
-    save_file(tensors, path, {"card": json.dumps(about, sort_keys=True)})
+    write_file(path, save(tensors, {"card": json.dumps(about, sort_keys=True)}))
 
 
 def outputs(net: Backbone, x: np.ndarray, site: str = "output") -> np.ndarray:
@@ -212,6 +217,8 @@ def measure(net: Backbone) -> dict[str, float]:
 
 def sheet(path: Path) -> None:
     """One image a class, a manner in every two rows."""
+    if path.exists():
+        raise ValueError(f"{path} is there already; choose another name for the sheet")
     from PIL import Image
 
     x, y = glyphs.draw(np.random.default_rng(0), 8 * len(glyphs.CLASSES))
@@ -227,6 +234,7 @@ def main(config: Config) -> None:
     if config.sheet:
         return sheet(config.sheet)
     if config.steps:
+        replaceable(config.out, MARK)
         about = {
             "architecture": "8 convolutions 3x3 with batch norm and relu, mean, linear",
             "images": "experiments/glyphs.py, none drawn twice",
@@ -236,7 +244,7 @@ def main(config: Config) -> None:
             "classes": glyphs.CLASSES,
         }
         store(config.out, train(config), about)
-    net = load(config.out)
+    net = load(config.out if config.steps else config.weights)
     numbers = measure(net)
     if config.steps:
         store(config.out, net, card(config.out) | numbers)
@@ -245,4 +253,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -41,6 +41,7 @@ import optax
 import tyro
 
 from experiments import controls
+from experiments.outputs import command
 from experiments.tables import (
     HEADER,
     comparisons,
@@ -387,7 +388,4 @@ def run(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run(tyro.cli(Config))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command(run, Config)

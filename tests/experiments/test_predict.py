@@ -1,6 +1,7 @@
 """Predictions from a kept program equal the program itself; bad input is refused."""
 
 import csv
+import io
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import predict
+from experiments.outputs import command
 from experiments.predict import Config, main
 from reprojax import data, models, recipes, storage
 
@@ -34,6 +36,7 @@ def home(tmp_path, monkeypatch):
         return known[name]
 
     monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(models, "names", lambda: tuple(known))
     x = backbones.photos(7, side=12)
     for i, image in enumerate(x):
         place = tmp_path / "photos" / ("deep/er" if i % 2 else "")
@@ -51,10 +54,10 @@ def kept(home, method="watermark", image=(12, 12, 3), **arguments):
     program = recipes.find_method(method).build(backbone, 3, align, **sizes)
     x = jnp.zeros((1, *image), jnp.uint8)
     params = program.init(jax.random.key(0), backbone.frozen, x)
-    draw = lambda a: (
-        np.random.default_rng(a.size).normal(size=a.shape).astype("float32")
+    draw = lambda a: abs(np.random.default_rng(a.size).normal(size=a.shape)).astype(
+        "float32"
     )
-    params = jax.tree.map(draw, params)
+    params = jax.tree.map(draw, params)  # variances among them, so none is negative
     card = storage.Card.of(
         backbone, method=method, arguments=arguments, image=image, classes=CLASSES
     )
@@ -88,6 +91,7 @@ def test_the_csv_is_what_the_program_says(home, how):
     assert [line[0] for line in lines] == names
     x = jnp.asarray(backbones.photos(7, side=12)[order])
     logits = jax.jit(program.apply)(params, backbones.convolutional().frozen, x)
+    logits = logits - logits.max(1, keepdims=True)
     wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     found = np.array([line[3:] for line in lines], float)
     np.testing.assert_allclose(found, wanted, atol=2e-6)
@@ -194,6 +198,63 @@ def test_read_images_as_training_did(home):
     x = predict.read(files, storage.load(path).card, home / "photos")
     np.testing.assert_array_equal(x, data.read_images(files, size=12))
     assert x.dtype == np.uint8 and x.shape == (7, 12, 12, 3)
+
+
+def test_nothing_is_fetched_because_a_file_says_so(home, monkeypatch):
+    _, params, path = kept(home)
+    for name in ("somebody/model", "https://example.com/x", str(home / "gone")):
+        storage.save(path, params, storage.load(path).card._replace(backbone=name))
+        with pytest.raises(ValueError, match=f"names '{name}' .* by --backbone"):
+            main(Config(path, home / "photos", out=home / "out.csv"))
+    main(Config(path, home / "photos", "elsewhere", out=home / "out.csv"))
+
+
+def test_what_is_not_its_own_is_not_overwritten(home):
+    _, _, path = kept(home)
+    out = home / "out.csv"
+    main(Config(path, home / "photos", out=out))
+    main(Config(path, home / "photos", out=out))  # its own
+    other = home / "marks.csv"
+    other.write_text("name,mark\nAnn,1\n")
+    with pytest.raises(ValueError, match="marks.csv is there and was not written by"):
+        main(Config(path, home / "photos", out=other))
+    assert other.read_text() == "name,mark\nAnn,1\n"
+    with pytest.raises(ValueError, match="photos is a folder, expected a regular file"):
+        main(Config(path, home / "photos", out=home / "photos"))
+    with pytest.raises(OSError, match="out.csv"):  # a file in a folder's place
+        main(Config(path, home / "photos", out=out / "new.csv"))
+
+
+def test_cells_are_no_formulas_and_names_can_be_written():
+    names = ["=1+1.png", "+a", "-a", "@a", "\ta", "\ra", "a=b", "caf\udce9.png"]
+    text = predict.table(names, ["=cat", "dog"], np.full((8, 2), 0.5))
+    header, *lines = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["file", "label", "probability", "'=cat", "dog"]
+    wanted = ["'=1+1.png", "'+a", "'-a", "'@a", r"\x09a", r"\x0da", "a=b"]
+    wanted += [r"caf\xe9.png"]
+    assert [line[:2] for line in lines] == [[name, "'=cat"] for name in wanted]
+    assert text.encode()
+
+
+def test_answers_that_are_not_finite_are_refused(home, monkeypatch):
+    _, _, path = kept(home)
+    bad = np.full((7, 3), 1 / 3)
+    bad[2] = np.nan
+    monkeypatch.setattr(predict, "probabilities", lambda *_: bad)
+    with pytest.raises(ValueError, match=r"1 of 7 images .* not finite \(4.png\)"):
+        main(Config(path, home / "photos", out=home / "out.csv"))
+    assert not (home / "out.csv").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), OSError(28, "No space left", "f")])
+def test_a_fault_is_one_line(error, monkeypatch, capsys):
+    def fails(config):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["x", "--program", "a", "--images", "b"])
+    with pytest.raises(SystemExit) as ended:
+        command(fails, Config)
+    assert ended.value.code == f"error: {error}"
 
 
 def test_the_command_line_names_the_fault():

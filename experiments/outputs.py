@@ -1,0 +1,42 @@
+"""How a script is called, how it ends, and what it may write."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from reprojax.files import open_regular
+
+
+def command(main: Callable[[Any], Any], settings: type) -> None:
+    """main(settings of the command line). A fault is one line, and exit status 1."""
+    try:
+        main(tyro.cli(settings))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def replaceable(path: Path, mark: bytes) -> None:
+    """Before long work: a file can be written there, and none of others is lost.
+
+    Args:
+        mark: what the first KiB of a script's own file holds.
+
+    Raises:
+        ValueError: another file, or no file at all, has that name.
+        OSError: the folder cannot be made, or not be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent} cannot be written to")
+    if not os.path.lexists(path):
+        return
+    with open_regular(path) as file:
+        if mark not in file.read(1024):
+            raise ValueError(
+                f"{path} is there and was not written by this command; choose another "
+                "--out, or remove it"
+            )
