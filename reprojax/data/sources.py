@@ -1,13 +1,15 @@
 """Tasks from arrays, npz files and by name."""
 
 import gzip
+import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -15,7 +17,9 @@ from reprojax.data.folder import from_folder
 from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, SPLITS, Task, listed
 from reprojax.data.tfds import from_tfds
+from reprojax.files import open_regular
 
+DEFLATE = 1040  # no compressed byte can stand for more
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -148,20 +152,54 @@ def _unknown(key: str) -> str:
 
 def _read_npz(path: Path) -> tuple[Parts, list[str] | None]:
     try:
-        with path.open("rb") as handle:
-            file = np.load(handle)
-            if isinstance(file, np.ndarray):
-                raise ValueError("it is a single array")
+        with open_regular(path) as handle:
+            _check_sizes(handle)
+            file = np.load(handle, allow_pickle=False)
             found = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise ValueError(f"no file {path}; expected an npz file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zip, zlib and NumPy raise all kinds on damaged files
         raise ValueError(
-            f"cannot read {path} as an npz file ({error}); expected one written by "
-            "np.savez with plain arrays, no objects"
+            f"cannot read {path} as an npz file ({error or type(error).__name__}); "
+            "expected one written by np.savez with plain arrays, no objects"
         ) from error
     classes = found.get("classes")
+    if classes is not None and (classes.ndim != 1 or classes.dtype.kind not in "USiu"):
+        raise ValueError(
+            f"{path} has classes of {classes.dtype}{list(classes.shape)}; expected "
+            "their names [T], as text"
+        )
     return _parts(found, path), None if classes is None else [str(c) for c in classes]
+
+
+def _check_sizes(handle: IO[bytes]) -> None:
+    """ValueError where an array is announced that the file cannot hold.
+
+    NumPy makes room for an array before it reads it.
+    """
+    from numpy.lib import format as npy
+
+    with zipfile.ZipFile(handle) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as array:
+                major = npy.read_magic(array)[0]
+                read = npy.read_array_header_1_0 if major == 1 else _header_2
+                shape, _, dtype = read(array)
+            size = math.prod(shape) * dtype.itemsize
+            if size > member.file_size or member.file_size > DEFLATE * (
+                member.compress_size + 1
+            ):
+                raise ValueError(
+                    f"{member.filename} announces {dtype}{list(shape)} and holds "
+                    f"{member.compress_size} bytes"
+                )
+    handle.seek(0)
+
+
+def _header_2(array: IO[bytes]) -> Any:
+    from numpy.lib import format as npy
+
+    return npy.read_array_header_2_0(array)
 
 
 def _parts(found: Mapping[str, np.ndarray], path: Path) -> Parts:
@@ -212,10 +250,12 @@ def _read_idx(path: Path) -> np.ndarray:
     """IDX: two zero bytes, type 8 for uint8, the rank, big-endian sizes, the values."""
     try:
         data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"cannot read {path} ({error}); expected gzipped IDX"
         ) from error
+    if len(data) < 4 or len(data) < 4 + 4 * data[3]:
+        raise ValueError(f"{path} is no whole IDX file of unsigned bytes")
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
     if data[:3] != b"\0\0\x08" or len(data) != 4 + 4 * len(shape) + shape.prod():
         raise ValueError(f"{path} is no whole IDX file of unsigned bytes")

@@ -275,7 +275,8 @@ def _check_images(x: Any, name: str) -> None:
     if x.dtype != np.uint8:
         raise ValueError(
             f"{name}: images of type {x.dtype}; expected uint8, or floats in [0, 1] "
-            "(whole numbers from 0 to 255: x.astype(np.uint8))"
+            "(whole numbers from 0 to 255: x.astype(np.uint8); from 0 to 65535: "
+            "(x // 257).astype(np.uint8))"
         )
 
 

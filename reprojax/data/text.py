@@ -7,20 +7,35 @@ training, so that no split has seen another's.
 """
 
 import csv
-import json
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from reprojax.data.sources import assets
 from reprojax.data.splits import draw
-from reprojax.data.task import Split, Task, check, listed
+from reprojax.data.task import Split, Task, check, labels, listed
+from reprojax.files import MOST_JSON, decode_json, read_file, read_json
 
 Labelled = tuple[list[str], list[int]]
 Sizes = int | float | None
 REVIEWS = {"imdb": "imdb", "yelp": "yelp", "amazon": "amazon_cells"}
+
+
+class Example(TypedDict):
+    """A row of BIG-Bench-Hard."""
+
+    input: str
+    target: str
+
+
+class Examples(TypedDict):
+    """A file of BIG-Bench-Hard."""
+
+    examples: list[Example]
 
 
 class Questions(NamedTuple):
@@ -70,8 +85,11 @@ def from_texts(
     test_seed: int | None = None,
 ) -> Task:
     """A task from {split: (texts, labels)}, at least "train"; labels index classes."""
+    for part, (x, y) in parts.items():
+        _check_texts(part, x)
+        labels(y, part)
     parts = _distinct({part: (list(x), list(y)) for part, (x, y) in parts.items()})
-    y = {part: np.asarray(own[1], int) for part, own in parts.items()}
+    y = {part: labels(own[1], part) for part, own in parts.items()}
     rows = draw(y, len(classes), sizes=sizes or {}, seed=seed, test_seed=test_seed)
     every_x = np.array([text for x, _ in parts.values() for text in x])
     every_y = np.concatenate(list(y.values())).astype(np.int32)
@@ -79,9 +97,19 @@ def from_texts(
     return check(Task(name, *splits, classes=tuple(classes), holds="text"))
 
 
+def _check_texts(part: str, texts: Sequence[str]) -> None:
+    wrong = [i for i, text in enumerate(texts) if not isinstance(text, str)]
+    if isinstance(texts, str) or wrong:
+        first = texts if isinstance(texts, str) else texts[wrong[0]]
+        raise ValueError(
+            f"{part}: {len(wrong) or 'all'} of {len(texts)} texts are none (first "
+            f"{first!r}), expected strings; drop these rows, or fill them"
+        )
+
+
 def _distinct(parts: Mapping[str, Labelled]) -> dict[str, Labelled]:
     """Published test and validation texts stay; training ones are new, and once."""
-    labels: dict[str, tuple[int, str]] = {}
+    seen: dict[str, tuple[int, str]] = {}
     kept: dict[str, Labelled] = {}
     for part in sorted(parts, key=["test", "validation", "train"].index):
         texts, own = [text.strip() for text in parts[part][0]], parts[part][1]
@@ -91,13 +119,16 @@ def _distinct(parts: Mapping[str, Labelled]) -> dict[str, Labelled]:
             )
         rows = []
         for i, (text, label) in enumerate(zip(texts, own, strict=True)):
-            first, where = labels.setdefault(text, (label, f"{part} {i}"))
+            first, where = seen.setdefault(text, (label, f"{part} {i}"))
             if first != label:
                 raise ValueError(
                     f"{text[:60]!r} has the label {label} in {part} {i} and {first} in "
                     f"{where}; expected one; mend the data"
                 )
-            if part != "train" or where == f"train {i}":
+            first_part = where.split()[0]
+            if part in ("test", first_part) and (
+                part != "train" or where == f"train {i}"
+            ):
                 rows.append(i)
         kept[part] = [texts[i] for i in rows], [own[i] for i in rows]
     return {part: kept[part] for part in parts}
@@ -120,7 +151,12 @@ def _sentiment(*names: str) -> Callable[[], tuple[dict[str, Labelled], list[str]
         texts, y = [], []
         for name in names:
             for line in _lines(f"sentiment_sentences/{REVIEWS[name]}_labelled.txt"):
-                text, label = line.rsplit("\t", 1)
+                text, _, label = line.rpartition("\t")
+                if label not in ("0", "1"):
+                    raise ValueError(
+                        f"{REVIEWS[name]}: {line[-60:]!r} does not end with a label, "
+                        "expected a tab and 0 or 1"
+                    )
                 texts.append(text)
                 y.append(int(label))
         return {"train": (texts, y)}, ["negative", "positive"]
@@ -130,25 +166,50 @@ def _sentiment(*names: str) -> Callable[[], tuple[dict[str, Labelled], list[str]
 
 def _sms_spam() -> tuple[dict[str, Labelled], list[str]]:
     classes = ["ham", "spam"]
-    pairs = [line.split("\t", 1) for line in _lines("sms_spam/SMSSpamCollection")[1:]]
+    rows = [line.partition("\t") for line in _lines("sms_spam/SMSSpamCollection")[1:]]
+    if bad := [c for c, _, _ in rows if c not in classes]:
+        raise ValueError(
+            f"SMSSpamCollection: {len(bad)} lines begin with another label (first "
+            f"{bad[0][:60]!r}), expected ham or spam and a tab"
+        )
     return {
-        "train": ([text for _, text in pairs], [classes.index(c) for c, _ in pairs])
+        "train": ([text for _, _, text in rows], [classes.index(c) for c, _, _ in rows])
     }, classes
 
 
 def _banking77() -> tuple[dict[str, Labelled], list[str]]:
     folder = assets() / "data/text/banking77"
-    classes = json.loads((folder / "categories.json").read_text())
+    classes = read_json(folder / "categories.json", list[str])
     number = {name: i for i, name in enumerate(classes)}
     parts: dict[str, Labelled] = {}
     for part in ("train", "test"):
-        with (folder / f"{part}.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = _rows(folder / f"{part}.csv", ("text", "category"))
+        if bad := [r["category"] for r in rows if r["category"] not in number]:
+            raise ValueError(
+                f"{part}.csv has {len(bad)} rows of other categories (first {bad[0]!r})"
+                ", expected those of categories.json"
+            )
         parts[part] = (
             [" ".join(row["text"].split()) for row in rows],
             [number[row["category"]] for row in rows],
         )
     return parts, [name.replace("_", " ") for name in classes]
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a CSV, each with these columns; a ValueError names the file."""
+    try:
+        text = read_file(path, MOST_JSON).decode("utf-8")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {path} ({error}); expected CSV") from error
+    whole = all(isinstance(row.get(column), str) for row in rows for column in columns)
+    if not rows or not whole:
+        raise ValueError(
+            f"{path}: rows have not all the columns {listed(columns)}; expected each "
+            "in every row"
+        )
+    return rows
 
 
 TEXTS: dict[str, Callable[[], tuple[dict[str, Labelled], list[str]]]] = {
@@ -174,7 +235,9 @@ def gsm8k(*, validation: int = 200, seed: int = 0) -> Questions:
 
 
 def _worked(line: str) -> dict[str, str]:
-    row = json.loads(line)
+    row = decode_json(line, dict[str, str], f"{line[:60]!r}")
+    if missing := {"question", "answer"} - row.keys():
+        raise ValueError(f"{line[:60]!r} has no {missing.pop()!r}, expected it")
     steps, _, answer = row["answer"].rpartition("\n#### ")
     if not steps:
         raise ValueError(f"no '#### ' in {row['answer'][-60:]!r}, expected an answer")
@@ -204,7 +267,7 @@ def bbh(task: str, *, train: int = 0, validation: int = 0, seed: int = 0) -> Que
     path = assets() / "data/text/bbh" / f"{task}.json"
     rows = [
         {"question": row["input"].strip(), "answer": row["target"].strip()}
-        for row in json.loads(path.read_text())["examples"]
+        for row in read_json(path, Examples)["examples"]
     ]
     return _questions(f"bbh/{task}", [], rows, train, validation, seed)
 

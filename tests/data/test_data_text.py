@@ -99,7 +99,7 @@ def test_gsm8k_rows(gsm8k_files):
     with pytest.raises(ValueError, match="expected fewer than the 10"):
         gsm8k(validation=10)
     (gsm8k_files / "test.jsonl").write_text('{"question": "?", "answer": "5"}')
-    with pytest.raises(ValueError, match="no '#### ' in '5'"):
+    with pytest.raises(ValueError, match="no .#### . in .5."):
         gsm8k(validation=3)
     (gsm8k_files / "test.jsonl").unlink()
     with pytest.raises(ValueError, match="cannot read .*test.jsonl"):
@@ -145,3 +145,21 @@ def test_the_real_questions_are_whole():
     assert [len(s) for s in drawn[1:]] == [3, 20, 155]
     with pytest.raises(ValueError, match="no task 'snark'; expected one of"):
         bbh("snark")
+
+
+@pytest.mark.parametrize("wrong", [None, float("nan"), 3, b"a"])
+def test_what_is_no_text_or_no_label_is_refused(wrong, unchecked):
+    with pytest.raises(ValueError, match="train: 1 of 3 texts are none"):
+        from_texts({"train": (["a", "b", wrong], [0, 1, 0])}, CLASSES)
+    if not isinstance(wrong, int):
+        with pytest.raises(ValueError, match="train: labels of type"):
+            from_texts({"train": (["a", "b", "c"], [0, 1, wrong])}, CLASSES)
+    with pytest.raises(ValueError, match="train: labels of type float64"):
+        from_texts({"train": (["a", "b", "c"], [0, 1, 0.9])}, CLASSES)
+
+
+def test_no_validation_text_is_a_test_text():
+    x, y = numbered(20)
+    parts = {"train": (x, y), "validation": (x[:4], y[:4]), "test": (x[3:5], y[3:5])}
+    task = from_texts(parts, CLASSES)
+    assert sorted(task.validation.x) == x[:3] and sorted(task.test.x) == x[3:5]

@@ -1,6 +1,7 @@
 import gzip
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -188,3 +189,50 @@ def test_the_clothing_file_is_kept_as_it_is():
     both = np.concatenate([task.train.x, task.validation.x])
     key = lambda x: sorted(im.tobytes() for im in x)
     assert key(both) == key(file["x_train"])
+
+
+def test_an_npz_that_announces_what_it_does_not_hold(tmp_path):
+    from numpy.lib import format as npy
+
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open("x.npy", "w") as array:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (2**40, 1, 1)}
+            npy.write_array_header_1_0(array, header)
+        archive.writestr("y.npy", b"")
+    with pytest.raises(ValueError, match=r"x.npy announces uint8\[1099511627776, 1, 1"):
+        from_npz(path)
+
+
+def test_damaged_npz_files_are_named(tmp_path):
+    x, y = pictures()
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=x, y=y)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        place = int(rng.integers(len(data)))
+        data[place : place + 8] = rng.bytes(8)
+        path.write_bytes(bytes(data)[: len(data) - int(rng.integers(0, 40))])
+        with pytest.raises(ValueError, match="a.npz"):
+            from_npz(path)
+
+
+def test_wrong_values_name_the_file(tmp_path):
+    x, y = pictures()
+    path = tmp_path / "a.npz"
+    nan = np.full(x.shape, np.nan)
+    for given, words in (
+        ({"x": nan, "y": y}, "pixel values are NaN or infinite"),
+        ({"x": x.astype(float), "y": y}, r"outside \[0, 1\]"),
+        ({"x": x.astype(np.uint16), "y": y}, "images of type uint16"),
+        ({"x": x, "y": y.astype(float)}, "labels of type float64"),
+        ({"x": x, "y": y.astype(str)}, "labels of type <U"),
+        ({"x": x, "y": y - 1}, "out of range"),
+        ({"x": x, "y": y, "x_test": x[:0], "y_test": y[:0]}, "test split is empty"),
+        ({"x": x, "y": y, "classes": np.array([0.5, np.nan, 1])}, "classes of float64"),
+    ):
+        np.savez(path, **given)
+        with pytest.raises(ValueError, match=f"a.npz.*{words}"):
+            from_npz(path)
