@@ -25,7 +25,15 @@ from toys import (
     mixer,
 )
 
-from reprojax import Manipulation, Params, chain, informed, reprogram, stateless
+from reprojax import (
+    Manipulation,
+    Params,
+    chain,
+    informed,
+    passthrough,
+    reprogram,
+    stateless,
+)
 from reprojax.alignments import bayesian, columns, linear
 from reprojax.formats import from_context, learnable
 from reprojax.operators import add, dropout, insert, padding, resize, scale_and_shift
@@ -181,6 +189,27 @@ def test_law_5_a_copy_inside_a_fusion_is_none():
         return value + both[4 + (scope.x > 0).sum(1), :1]
 
     contract(on_hidden(apply, lambda width: jnp.ones((2, 5))), *ON_DENSE)
+
+
+def test_law_5_a_class_token_for_each_row_is_no_copy():
+    """Also where there are as many rows as programs, or twice as many values."""
+
+    def forward(frozen, x, edit=passthrough):
+        token = jnp.broadcast_to(frozen["cls"], (len(x), 1, 6))
+        x = jnp.concatenate([token, edit("input", x)[:, None]], 1).mean(1)
+        return edit("output", x @ frozen["out"])
+
+    frozen = {"cls": jnp.ones((1, 1, 6)), "out": jnp.eye(6)}
+    program = reprogram(forward, {"output": linear(2)})
+    for programs in (len(ROWS), 3):
+        contract(program, frozen, ROWS, LABELS, forward=forward, programs=programs)
+
+
+def test_law_5_a_copy_is_seen_where_rows_equal_programs():
+    def apply(params, value, scope):
+        return jnp.tanh(scope.x @ (scope.frozen["a"] * params.learnable))
+
+    assert "copies of the frozen" in broken(on_hidden(apply), 5, programs=len(ROWS))
 
 
 def test_law_6_what_a_checkpoint_changes(monkeypatch):

@@ -92,6 +92,22 @@ def copies(
     return found
 
 
+def distinct(
+    program: Program, params: Params, frozen: PyTree, *given: PyTree, programs: int
+) -> int:
+    """The least number of programs, from the given one on, that shows copies as such.
+
+    A model itself repeats a frozen class token for each row, which are as many as the
+    programs by chance.
+    """
+    jaxpr = jax.make_jaxpr(program.apply)(params, frozen, *given).jaxpr
+    variables = jaxpr.invars[len(jax.tree.leaves(params)) :]
+    pairs = list(zip(jax.tree.leaves(frozen), variables, strict=False))
+    while any(_copy_sizes(jaxpr, {v}, a.size, programs) for a, v in pairs):
+        programs += 1
+    return programs
+
+
 def _stored_sizes(text: str) -> set[int]:
     """Of the values that have memory: what is inside a fusion is never stored."""
     fused = set(re.findall(r"calls=%?([\w.-]+)", text))

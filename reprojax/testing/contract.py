@@ -77,8 +77,11 @@ def contract(
         no_gradient: parts of names of learnable leaves that may be without gradient.
         neutral: params -> params with which the answer is the bare model's.
         bare: (frozen, x) -> that answer, where it is not forward(frozen, x).
-        programs: the K of the law about vmap.
-        work: the most that a step may cost, over the bare model and its gradient.
+        programs: the K of the law about vmap. It is raised where the model itself
+            repeats a frozen leaf K times, such as a class token for each row.
+        work: the most that a step may cost, over the bare model and its gradient. The
+            default is for prompts that cost nothing; a method that computes (a mask
+            network, an image's features) states its own.
         tolerance: of relative differences.
     """
     if loss is None:

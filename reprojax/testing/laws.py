@@ -22,7 +22,7 @@ from reprojax.testing.case import (
     stepper,
     updated,
 )
-from reprojax.testing.compiled import bare_step, copies, operations
+from reprojax.testing.compiled import bare_step, copies, distinct, operations
 
 
 def shapes(
@@ -107,6 +107,7 @@ def gradient(first: Answer, no_gradient: Collection[str]) -> None:
 
 def vmap(case: Case, step: Callable[..., Answer], seed: int, programs: int) -> float:
     """Law 5."""
+    programs = distinct(case.program, case.params, *case.given, programs=programs)
     keys = jax.random.split(jax.random.key(seed), programs)
     apply = partial(case.program.apply, key=case.key)
     with law(5):
