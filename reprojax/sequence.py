@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped
@@ -43,6 +44,15 @@ class Tokens(NamedTuple):
     weight: Array
     """[B L]: 0 is padding, 1 a token, between them a key that counts less."""
     span: Span = WHOLE
+
+
+jax.export.register_namedtuple_serialization(Tokens, serialized_name="reprojax.Tokens")
+jax.export.register_pytree_node_serialization(
+    Span,
+    serialized_name="reprojax.Span",
+    serialize_auxdata=lambda span: bytes([span.first, span.last]),
+    deserialize_auxdata=lambda raw: Span(*map(bool, raw)),
+)
 
 
 def tokens(

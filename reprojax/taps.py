@@ -6,7 +6,17 @@ from typing import Any
 import jax
 from jax.extend.core import get_opaque_trace_state
 
-from reprojax.core import Forward, Params, Program, PyTree, check_sites, passthrough
+from reprojax.core import (
+    Forward,
+    Params,
+    Program,
+    PyTree,
+    check_frozen,
+    check_sites,
+    handed_on,
+    passthrough,
+    reach,
+)
 
 
 def record(
@@ -23,12 +33,13 @@ def record(
     sites = frozenset(sites)
 
     def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
-        seen, reached, here = {}, set(), get_opaque_trace_state()
+        seen, here = {}, get_opaque_trace_state()
+        reached: dict[str, Any] = {}
 
         def spy(site: str, value: PyTree) -> PyTree:
-            value = edit(site, value)
-            reached.add(site)
+            value = handed_on(site, value, edit(site, value))
             if site in sites or also(site):
+                reach(reached, site)
                 if get_opaque_trace_state() != here:
                     raise ValueError(
                         f"{site!r} lies inside remat, scan or vmap, or a jit within "
@@ -37,6 +48,7 @@ def record(
                         "remat (the same frozen tree fits)"
                     )
                 seen[site] = value
+            reached.setdefault(site)
             return value
 
         y = apply(*args, edit=spy, **kw)
@@ -54,17 +66,38 @@ def given(apply: Callable[..., Any], values: Mapping[str, Any]) -> Callable[...,
     """
 
     def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
-        used = set()
+        used: dict[str, Any] = {}
 
         def put(site: str, value: PyTree) -> PyTree:
-            used.add(site)
-            return values[site] if site in values else edit(site, value)
+            if site not in values:
+                used.setdefault(site)
+                return handed_on(site, value, edit(site, value))
+            reach(used, site)
+            _check_same(site, value, values[site])
+            return values[site]
 
         y = apply(*args, edit=put, **kw)
         check_sites(values, used)  # a misspelt cache would be recomputed in silence
         return y
 
     return run
+
+
+def _check_same(site: str, value: PyTree, new: PyTree) -> None:
+    """Raise if what is given is of another structure, shape or type than the value."""
+    (old, old_tree), (found, tree) = (jax.tree.flatten(v) for v in (value, new))
+    old, found = ([_kind(a) for a in leaves] for leaves in (old, found))
+    if old != found or old_tree != tree:
+        raise ValueError(
+            f"given got {found or tree} for {site!r}, expected what the model has "
+            f"there, {old or old_tree}: other rows or types would go on in silence; "
+            "give values of the same batch, cast to its type"
+        )
+
+
+def _kind(a: Any) -> str:
+    arrays = hasattr(a, "dtype") and hasattr(a, "shape")
+    return jax.typeof(a).str_short() if arrays else repr(a)
 
 
 def until(forward: Forward, site: str) -> Forward:
@@ -83,24 +116,44 @@ def until(forward: Forward, site: str) -> Forward:
 
 def sites(forward: Forward, frozen: PyTree, x: PyTree) -> dict[str, Any]:
     """{site: shapes} of a forward in the order of its calls, without running it."""
+    check_frozen(frozen)
     seen = {}
 
     def spy(site: str, value: PyTree) -> PyTree:
         if not site.endswith(":call"):  # a module's arguments: any Python objects
-            seen[site] = jax.tree.map(_shape, value)
+            seen[site] = jax.tree.map(_shape, value, is_leaf=_is_custom)
         return value
 
     jax.eval_shape(lambda frozen, x: forward(frozen, x, edit=spy), frozen, x)
     return seen
 
 
+def _is_custom(node: Any) -> bool:
+    """A node that is built by code of its own, which expects arrays and no shapes."""
+    plain = type(node) in (tuple, list, dict) or hasattr(node, "_fields")
+    return node is not None and not plain
+
+
 def _shape(leaf: Any) -> Any:
-    """Or the type of what is no array, such as another framework's answer."""
-    return leaf.shape if hasattr(leaf, "shape") else type(leaf).__name__
+    """Of an array; of a node of another class {path: shape}; or the type of what is no
+    array, such as another framework's answer."""
+    paths = jax.tree_util.tree_leaves_with_path(leaf)
+    if not paths:  # a static node
+        return leaf
+    if paths[0][1] is leaf:
+        return leaf.shape if hasattr(leaf, "shape") else type(leaf).__name__
+    return {jax.tree_util.keystr(path): _shape(a) for path, a in paths}
+
+
+CONTEXT = "scope/context"
+"""The site of the context that `informed` makes: `given` replaces it, too."""
 
 
 def informed(program: Program, look: Callable[[PyTree, PyTree], PyTree]) -> Program:
-    """Where no context is given, it is look(frozen, x): the model's own features."""
+    """Where no context is given, it is look(frozen, x): the model's own features.
+
+    It is shown at the site "scope/context", before the program's own sites.
+    """
 
     def init(key: jax.Array, frozen: PyTree, x: PyTree, context: Any = None) -> Params:
         if context is None:
@@ -108,9 +161,17 @@ def informed(program: Program, look: Callable[[PyTree, PyTree], PyTree]) -> Prog
         return program.init(key, frozen, x, context)
 
     def apply(
-        params: Params, frozen: PyTree, x: PyTree, context: Any = None, **kw: Any
+        params: Params,
+        frozen: PyTree,
+        x: PyTree,
+        context: Any = None,
+        *,
+        edit: Callable = passthrough,
+        **kw: Any,
     ) -> PyTree:
-        context = look(frozen, x) if context is None else context
-        return program.apply(params, frozen, x, context, **kw)
+        if context is None:
+            made = look(frozen, x)
+            context = handed_on(CONTEXT, made, edit(CONTEXT, made))
+        return program.apply(params, frozen, x, context, edit=edit, **kw)
 
     return program._replace(init=init, apply=apply)

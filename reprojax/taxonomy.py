@@ -5,12 +5,14 @@ user's own operator is described as the library's are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from reprojax.core import Program, PyTree, Scope, Sites, part, spec_of
 from reprojax.observation import (
@@ -21,6 +23,7 @@ from reprojax.observation import (
     operator,
     real,
 )
+from reprojax.taps import CONTEXT
 
 FORMATS = ("learnable", "fixed")
 LOCATIONS = ("input", "embedding", "hidden")
@@ -121,7 +124,10 @@ def describe(
     place |= {site: "input" for site in (*inputs, *roles.get("input", ()))}
     place["output"] = "output"
     params = program.init(jax.random.key(seed), frozen, x, context)
-    specs = _raw_specs(program, params, frozen, x, context)
+    specs, looped = _raw_specs(program, params, frozen, x, context)
+    # A loop's one site is what enters all layers, whatever a card calls it.
+    place |= {site: "hidden" for site in looped if place.get(site) == "embedding"}
+    context = specs.get(CONTEXT) if context is None else context
     x, context = draw_task(random, x), real(random, context)
     rows = []
     for sites, manipulation in program.at:
@@ -135,17 +141,38 @@ def describe(
     return Description(tuple(rows), omega)
 
 
-def _raw_specs(program: Program, *args: Any) -> dict[str, PyTree]:
-    """{site: spec} of what each manipulation is given."""
+def _raw_specs(program: Program, *args: Any) -> tuple[dict[str, PyTree], set[str]]:
+    """{site: spec} of what each manipulation is given, and the sites inside loops."""
     specs = {}
 
     def spy(site: str, value: PyTree) -> PyTree:
         if site.endswith("/raw"):  # nested programs: the last is the outer one's
-            specs[site.removesuffix("/raw")] = spec_of(value)
+            site = site.removesuffix("/raw")
+            specs[site] = spec_of(value)
+            return jax.tree.map(partial(_marked, site), value)
+        if site == CONTEXT:
+            specs[site] = spec_of(value)
         return value
 
-    jax.eval_shape(lambda *args: program.apply(*args, edit=spy), *args)
-    return specs
+    jaxpr = jax.make_jaxpr(partial(program.apply, edit=spy))(*args)
+    return specs, _in_loops(jaxpr.jaxpr)
+
+
+def _marked(site: str, a: Any) -> Any:
+    return checkpoint_name(a, site) if isinstance(a, jax.Array) else a
+
+
+def _in_loops(jaxpr: Any, inside: bool = False) -> set[str]:
+    """The names of marked values inside scan or while: one site of many layers."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "name" and inside:
+            found.add(eqn.params["name"])
+        loop = inside or eqn.primitive.name in ("scan", "while")
+        for leaf in jax.tree.leaves(list(eqn.params.values())):
+            inner = getattr(leaf, "jaxpr", leaf)
+            found |= _in_loops(inner, loop) if hasattr(inner, "eqns") else set()
+    return found
 
 
 def _rows(group: Sequence[Alone], locations: Sequence[str]) -> list[Row]:

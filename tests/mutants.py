@@ -546,8 +546,8 @@ MUTANTS = (
     Mutant(
         "core: an outer program sees a value before it is edited",
         "core.py",
-        "            return top.tap(site, value)\n",
-        "            return value\n",
+        "            return handed_on(site, new, top.tap(site, new))\n",
+        "            return new\n",
         "test_core.py::test_the_order_of_events",
     ),
     Mutant(
@@ -556,6 +556,41 @@ MUTANTS = (
         "jax.random.fold_in(key, zlib.crc32(name.encode()))",
         "key",
         "test_core.py::test_keys_by_name",
+    ),
+    Mutant(
+        "core: a module of one example under vmap is taken for one of a batch",
+        "core.py",
+        "if before[:1] != (1,) and after",
+        "if len(before) == 0 and after",
+        "locations/test_linen.py::test_a_module_of_one_example_is_refused",
+    ),
+    Mutant(
+        "core: a site that comes twice is edited twice in silence",
+        "core.py",
+        'if reached.get(site) == now and not site.endswith("/raw"):',
+        "if False:",
+        "test_taps.py::test_a_site_that_comes_twice_is_refused",
+    ),
+    Mutant(
+        "taps: given rows of another batch are broadcast",
+        "taps.py",
+        "if old != found or old_tree != tree:",
+        "if old_tree != tree:",
+        "test_taps.py::test_given_refuses_what_the_model_would_not_have_there",
+    ),
+    Mutant(
+        "taxonomy: the one site of scanned layers is the embedding",
+        "taxonomy.py",
+        'eqn.primitive.name in ("scan", "while")',
+        'eqn.primitive.name in ("while",)',
+        "test_taxonomy.py::test_a_site_inside_a_loop_is_hidden_whatever_a_card_calls_it",
+    ),
+    Mutant(
+        "contract: a class token for each row is called a copy",
+        "testing/laws.py",
+        "programs = distinct(",
+        "programs = programs or distinct(",
+        "test_testing.py::test_law_5_a_class_token_for_each_row_is_no_copy",
     ),
     Mutant(
         "nnx: batch norm on the batch's own statistics",

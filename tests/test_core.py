@@ -410,3 +410,9 @@ def test_what_is_no_manipulation_is_refused(unchecked):
         reprogram(dense, {"hidden": soft})
     with pytest.raises(ValueError, match="got function"):
         reprogram(dense, {"hidden": lambda value: value})
+
+
+def test_a_group_without_shared_says_what_to_call():
+    program = reprogram(dense, {("hidden", "input"): add(soft)})
+    with pytest.raises(ValueError, match="of several sites.*call shared"):
+        program.init(KEY, DENSE_FROZEN, ROWS)

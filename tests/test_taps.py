@@ -1,17 +1,31 @@
 """record, given, until, sites and informed, around forwards and programs alike."""
 
 import functools
+from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import DENSE_FROZEN, IMAGES, ROWS, VIT, VIT_FROZEN, dense
+from jax import export
+from toys import (
+    DECODER_FROZEN,
+    DENSE_FROZEN,
+    IDS,
+    IMAGES,
+    ROWS,
+    VIT,
+    VIT_FROZEN,
+    decoder,
+    dense,
+)
 
-from reprojax import given, informed, record, reprogram, sites, until
-from reprojax.alignments import linear
+from reprojax import given, informed, record, reprogram, sites, stateless, until
+from reprojax.alignments import bayesian, linear
 from reprojax.formats import from_context, learnable
 from reprojax.operators import add
+from reprojax.sequence import WHOLE, Tokens, tokens
 from reprojax.testing import operations
 
 KEY = jax.random.key(0)
@@ -123,6 +137,45 @@ def test_given_and_record_together():
     np.testing.assert_array_equal(seen["output"], y)
 
 
+def test_given_refuses_what_the_model_would_not_have_there():
+    """Broadcasting would answer for rows that were never given."""
+    for wrong in (jnp.ones((1, 7)), jnp.ones(7), jnp.ones((4, 7), jnp.bfloat16), None):
+        with pytest.raises(ValueError, match=r"for 'hidden', expected .*float32.4,7."):
+            given(dense, {"hidden": wrong})(DENSE_FROZEN, ROWS)
+
+
+def twofold(frozen, x, edit):
+    """Comes to one site twice."""
+    return edit("output", edit("hidden", jnp.tanh(edit("hidden", edit("input", x)))))
+
+
+def test_a_site_that_comes_twice_is_refused():
+    """One value would be recorded for both, and one prompt would act in both."""
+    for run in (
+        lambda: record(twofold, ["hidden"])((), ROWS),
+        lambda: given(twofold, {"hidden": ROWS})((), ROWS),
+        lambda: reprogram(twofold, {"hidden": add(soft)}).init(KEY, (), ROWS),
+    ):
+        with pytest.raises(ValueError, match="to 'hidden' twice.*hidden#2"):
+            run()
+    assert list(record(twofold, ["output"])((), ROWS)[1]) == ["output"]
+
+
+def test_an_edit_that_returns_nothing_is_refused():
+    forget = lambda site, value: None if site == "hidden" else value
+    program, params = made({"hidden": add(soft)})
+    for run in (
+        lambda: program.apply(params, DENSE_FROZEN, ROWS, edit=forget),
+        lambda: record(dense, ["output"])(DENSE_FROZEN, ROWS, edit=forget),
+        lambda: made({"hidden": stateless(lambda value: None)}),
+    ):
+        with pytest.raises(ValueError, match="'hidden' returned None, expected"):
+            run()
+    forget = lambda site, value: None if site == "head:in" else value
+    with pytest.raises(ValueError, match="'head:in' returned None"):
+        VIT(VIT_FROZEN, IMAGES, forget)
+
+
 # -- until
 
 
@@ -179,6 +232,87 @@ def test_sites_runs_nothing():
     assert listed["output"] == (10**6, 2)
 
 
+@flax.struct.dataclass
+class Output:
+    """As the flax models of transformers 4: it looks into a first field of its own."""
+
+    state: object = None
+    hidden: object = None
+
+    def __post_init__(self):
+        if self.hidden is None and isinstance(self.state, tuple | list | dict):
+            self.hidden = "given as pairs"
+
+
+class Pair(NamedTuple):
+    first: jax.Array
+    second: jax.Array | None
+
+
+def test_sites_of_values_with_classes_of_their_own():
+    def forward(frozen, x, edit):
+        x = edit("object", (Output(edit("input", x)), 1.0))[0].state
+        x = edit("pair", Pair(x, None)).first
+        x = edit("dictionary", {"a": [x, x]})["a"][0]
+        return edit("output", edit("tokens", Tokens(x, x, x)).value)
+
+    found = sites(forward, (), ROWS)
+    assert found["object"] == ({".state": (4, 6)}, "float")
+    assert found["pair"] == Pair((4, 6), None)
+    assert found["dictionary"] == {"a": [(4, 6), (4, 6)]}
+    assert found["tokens"].value == (4, 6) and found["tokens"].span == WHOLE
+    assert found["output"] == (4, 6)
+
+
+# -- what jit cannot take
+
+
+def test_a_frozen_tree_of_other_things_than_arrays_is_refused_by_path():
+    program = reprogram(dense, {"hidden": add(soft)})
+    for wrong in (jnp.tanh, 12, True, "gelu", np.array("gelu"), object()):
+        frozen = DENSE_FROZEN | {"layer": [None, {"act": wrong}]}
+        for run in (
+            lambda f: program.init(KEY, f, ROWS),
+            lambda f: sites(dense, f, ROWS),
+        ):
+            with pytest.raises(ValueError, match=r"\['layer'\]\[1\]\['act'\].*arrays"):
+                run(frozen)
+
+
+def test_floats_integers_none_and_keys_in_a_frozen_tree():
+    def forward(frozen, x, edit):
+        x = edit("input", x) * frozen["scale"] + frozen["ids"][0]
+        noise = jax.random.normal(frozen["key"], x.shape)
+        return edit("output", x + noise)
+
+    frozen = {"scale": 0.5, "ids": np.arange(3), "none": None, "key": KEY}
+    program = reprogram(forward, {"input": add(soft)})
+    params = program.init(KEY, frozen, ROWS)
+    found = jax.jit(program.apply)(params, frozen, ROWS)
+    moved = ROWS + params.learnable["input"]
+    expected = moved * 0.5 + jax.random.normal(KEY, ROWS.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# -- export
+
+
+@pytest.mark.parametrize("tokens_or_rows", ["rows", "tokens"])
+def test_a_program_is_exported_to_the_same_bits(tokens_or_rows):
+    forward, frozen, x = dense, DENSE_FROZEN, ROWS
+    at = {"hidden": add(soft), "output": bayesian(3)}
+    if tokens_or_rows == "tokens":
+        forward, frozen, x = decoder, DECODER_FROZEN, tokens(IDS)
+        at = {"embed:out": add(soft)}
+    program, params = made(at, forward, frozen, x)
+    apply = jax.jit(program.apply)
+    raw = export.export(apply)(params, frozen, x).serialize()
+    found = export.deserialize(raw).call(params, frozen, x)
+    expected = apply(params, frozen, x)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 # -- informed
 
 
@@ -191,6 +325,9 @@ def test_informed_computes_the_context_from_the_model():
     np.testing.assert_allclose(
         found, 2 * plain @ DENSE_FROZEN["b"], rtol=1e-4, atol=1e-5
     )
+    cached = given(program.apply, {"scope/context": jnp.zeros((4, 7))})
+    other = cached(params, DENSE_FROZEN, ROWS)
+    np.testing.assert_allclose(other, dense(DENSE_FROZEN, ROWS), rtol=1e-5, atol=1e-6)
     other = program.apply(params, DENSE_FROZEN, ROWS, jnp.zeros((4, 7)))
     np.testing.assert_allclose(other, dense(DENSE_FROZEN, ROWS), rtol=1e-5, atol=1e-6)
     assert program.at == inner.at

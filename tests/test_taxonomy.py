@@ -29,6 +29,7 @@ from reprojax import (
     Manipulation,
     Params,
     chain,
+    informed,
     passthrough,
     reprogram,
     shared,
@@ -504,3 +505,30 @@ def test_coordinates_of_another_kind_are_refused():
 def test_a_wrong_site_is_named():
     with pytest.raises(ValueError, match="no such site"):
         describe(reprogram(mixer, {"block_7:in": add(soft)}), MIXER_FROZEN, IMAGES)
+
+
+def test_a_program_that_makes_its_own_context():
+    """As the same program with that context given; the prompt is the context."""
+    program = reprogram(dense, {"hidden": add(from_context()), "output": linear(3)})
+    own = informed(program, lambda frozen, x: jnp.tanh(x @ frozen["a"]))
+    found = describe(own, DENSE_FROZEN, ROWS)
+    given = describe(program, DENSE_FROZEN, ROWS, jnp.ones((4, 7)))
+    assert found == given
+    assert found.coordinates == "fixed hidden additive -> linear"
+    with pytest.raises(ValueError, match="from_context got no context"):
+        describe(program, DENSE_FROZEN, ROWS)
+
+
+def test_a_site_inside_a_loop_is_hidden_whatever_a_card_calls_it():
+    """One site for all layers: what enters the first, and every other."""
+
+    def forward(frozen, x, edit=passthrough):
+        layer = lambda x, w: (jnp.tanh(edit("blocks:in", x) @ w), None)
+        x = jax.lax.scan(jax.checkpoint(layer), edit("input", x), frozen["layers"])[0]
+        return edit("output", edit("head:in", x))
+
+    frozen = {"layers": jnp.ones((3, 6, 6))}
+    for site, location in (("blocks:in", "hidden"), ("head:in", "embedding")):
+        program = reprogram(forward, {site: add(soft)})
+        found = describe(program, frozen, ROWS, embedding=[site])
+        assert found.coordinates == f"learnable {location} additive -> identity"

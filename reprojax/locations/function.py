@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from reprojax.core import Forward, PyTree, passthrough
+from reprojax.locations.visits import returned
 
 
 def black_box(function: Callable[[PyTree, PyTree], PyTree]) -> Forward:
@@ -15,6 +16,7 @@ def black_box(function: Callable[[PyTree, PyTree], PyTree]) -> Forward:
     """
 
     def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+        edit = returned(edit)
         x = edit("input", x)
         try:
             y = function(frozen, x)

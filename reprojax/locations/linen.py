@@ -8,7 +8,7 @@ import flax.linen as nn
 from flax.core import lift
 
 from reprojax.core import Forward, PyTree, passthrough
-from reprojax.locations.visits import Visits, plain
+from reprojax.locations.visits import Visits, plain, refuse
 
 
 def linen(
@@ -27,6 +27,14 @@ def linen(
         call: how the module is called, such as
             lambda m, x: m(pixel_values=x.transpose(0, 3, 1, 2)).logits
     """
+    if not isinstance(module, nn.Module):
+        refuse("linen", module, "a flax.linen module")
+    if module.scope is not None:
+        raise ValueError(
+            f"linen got {type(module).__name__} bound to its variables, expected a "
+            "plain module, whose variables are the frozen tree; call linen on the "
+            "first of module.unbind(), and take the second for the tree"
+        )
     _refuse_jit(type(module), "<root>")
 
     def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
@@ -39,10 +47,10 @@ def linen(
                 return next_fun(*args, **kwargs)
             return visits(path, next_fun, args, kwargs)
 
-        x = edit("input", x)
+        x = visits.edit("input", x)
         with nn.intercept_methods(intercept):
             y = call(partial(module.apply, frozen, **kw), x)
-        return edit("output", y)
+        return visits.edit("output", y)
 
     return forward
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from reprojax.core import Forward, PyTree, passthrough, spec_of
-from reprojax.locations.visits import Visits, plain
+from reprojax.locations.visits import Visits, plain, refuse
 
 if TYPE_CHECKING:
     from flax import nnx as flax_nnx
@@ -33,10 +33,7 @@ def nnx(
     from flax import nnx
 
     if not isinstance(module, nnx.Module):
-        raise ValueError(
-            f"nnx got {type(module).__name__}, expected a flax.nnx module; call "
-            "linen(module) for flax.linen, or write forward(frozen, x, edit)"
-        )
+        refuse("nnx", module, "a flax.nnx module")
     # in graph mode whatever flax's setting: it knows shared modules, and takes both
     graphdef, streams, state = nnx.split(module, nnx.RngState, ..., graph=True)
     flat = nnx.to_flat_state(state)
@@ -70,7 +67,7 @@ def nnx(
         for path, part in list(nnx.iter_modules(model, graph=True)):
             if path and callable(part):
                 _tap(part, _Tap("/".join(map(str, path)), visits))
-        return edit("output", call(model, edit("input", x)))
+        return visits.edit("output", call(model, visits.edit("input", x)))
 
     return forward, frozen
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from reprojax.core import Forward, PyTree, passthrough
-from reprojax.locations.visits import Visits, plain
+from reprojax.locations.visits import Visits, plain, refuse
 
 
 def torchax(
@@ -33,10 +33,7 @@ def torchax(
     """
     torch, env = _environment()
     if not isinstance(module, torch.nn.Module):
-        raise ValueError(
-            f"torchax got {type(module).__name__}, expected a torch.nn.Module; call "
-            "linen(module) or nnx(module) for flax, or write forward(frozen, x, edit)"
-        )
+        refuse("torchax", module, "a torch.nn.Module")
     _refuse_compiled(module)
     own, kind = copy.deepcopy(module).eval(), type(module).__name__
     _register(own, torch.Tensor)
@@ -59,18 +56,19 @@ def torchax(
                 f"the frozen tree and {kind} differ in {differ[:3]}, "
                 "expected the tree that torchax(module) gave, or one of its structure"
             )
-        x = edit("input", x)
+        visits = Visits(edit)
+        x = visits.edit("input", x)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(own, env.j2t_iso(values), args, kwargs)
 
         with lock, torch.no_grad(), env:
-            passes.append(Visits(edit))
+            passes.append(visits)
             try:
                 y = env.t2j_iso(call(run, _to_torch(env, x)))
             finally:
                 passes.pop()
-        return edit("output", y)
+        return visits.edit("output", y)
 
     return forward, frozen
 

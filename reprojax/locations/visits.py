@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from jax.extend.core import get_opaque_trace_state
+
+from reprojax.core import handed_on
 
 
 class Visits:
@@ -21,7 +23,7 @@ class Visits:
     """
 
     def __init__(self, edit: Callable[[str, Any], Any]) -> None:
-        self.edit = edit
+        self.edit = returned(edit)
         self.counts: list[tuple[Any, Counter]] = []
 
     def __call__(
@@ -44,6 +46,31 @@ class Visits:
                 return count
         self.counts.append((here, Counter()))
         return self.counts[-1][1]
+
+
+def returned(edit: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """The edit, which raises where it forgot to return a value."""
+    return lambda site, value: handed_on(site, value, edit(site, value))
+
+
+ADAPTERS = {"flax.linen": "linen", "flax.nnx": "nnx", "torch.nn": "torchax"}
+
+
+def refuse(who: str, module: Any, expected: str) -> NoReturn:
+    """Say what came instead of a module, and which adapter takes it."""
+    kind = module if isinstance(module, type) else type(module)
+    homes = [base.__module__ for base in kind.__mro__]
+    fits = (a for home, a in ADAPTERS.items() if any(h.startswith(home) for h in homes))
+    do = "write forward(frozen, x, edit), or take black_box(function) for its two ends"
+    if (adapter := next(fits, None)) is not None:
+        do = f"call {adapter}(module)"
+    found = kind.__name__
+    if kind is module:
+        found, do = (
+            f"the class {found}",
+            f"make one first, as in {found}(...), and {do}",
+        )
+    raise ValueError(f"{who} got {found}, expected {expected}; {do}")
 
 
 def plain(module: Callable, x: Any) -> Any:

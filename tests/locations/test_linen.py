@@ -11,7 +11,7 @@ from toys import IMAGES, VIT, VIT_FROZEN, Block, ViT, weights
 from reprojax import Params, record, reprogram, shared, sites, stateless
 from reprojax.formats import learnable
 from reprojax.locations import black_box, linen
-from reprojax.operators import add
+from reprojax.operators import add, insert
 
 soft = learnable(jax.nn.initializers.normal(1.0))
 X = jnp.ones((2, 4, 8))
@@ -189,6 +189,108 @@ def test_an_edit_of_one_scanned_layer_is_refused():
         record(forward, ["blocks/block:in"])(frozen, X)
 
 
+def test_an_edit_that_changes_what_a_scan_carries_is_refused():
+    """One site for all layers: a prompt in front would come again in each."""
+    forward, frozen = linen(Scanned()), weights(Scanned(), X)
+    program = reprogram(forward, {"blocks/block:in": insert(soft, 2)})
+    with pytest.raises(ValueError, match="one site serves all layers.*Python loop"):
+        program.init(jax.random.key(0), frozen, X)
+    both = reprogram(forward, {"blocks:out": add(soft)})  # (carry, None)
+    with pytest.raises(ValueError, match="a tuple of 2 parts.*a site with one array"):
+        both.init(jax.random.key(0), frozen, X)
+
+
+# -- one example at a time
+
+
+class One(nn.Module):
+    """Takes one example, [L 3] -> [5]."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(5, name="head")(jnp.tanh(nn.Dense(8, name="body")(x))).mean(0)
+
+
+class Each(nn.Module):
+    """The same under nn.vmap."""
+
+    @nn.compact
+    def __call__(self, x):
+        shared = {"variable_axes": {"params": None}, "split_rngs": {"params": False}}
+        return nn.vmap(One, **shared)(name="one")(x)
+
+
+CALLS = {
+    "vmap": lambda one, x: jax.vmap(one)(x),
+    "lax.map": lambda one, x: jax.lax.map(one, x),
+    "scan": lambda one, x: jax.lax.scan(lambda c, row: (c, one(row)), 0, x)[1],
+    "vmap of remat": lambda one, x: jax.vmap(jax.checkpoint(one))(x),
+}
+
+
+@pytest.mark.parametrize("rows", [2, 4])  # 4: as many as an example has tokens
+@pytest.mark.parametrize("name", [*CALLS, "nn.vmap"])
+def test_a_module_of_one_example_is_refused(name, rows):
+    """A prompt [4 8] would be learned as one of [8], and nobody would know."""
+    x, site = jnp.ones((rows, 4, 3)), "head:in"
+    if name == "nn.vmap":
+        forward, frozen, site = linen(Each()), weights(Each(), x), "one/head:in"
+    else:
+        forward, frozen = linen(One(), CALLS[name]), weights(One(), x[0])
+    program = reprogram(forward, {site: add(soft)})
+    with pytest.raises(ValueError, match="one example at a time.*value.None"):
+        program.init(jax.random.key(0), frozen, x)
+    outside = reprogram(forward, {"input": add(soft), "output": add(soft)})
+    params = outside.init(jax.random.key(0), frozen, x)
+    assert params.learnable["input"].shape == (4, 3)
+
+
+def test_a_batch_of_one_in_a_forward_under_vmap():
+    x, frozen = jax.random.normal(jax.random.key(1), (3, 4, 8)), jnp.eye(8)
+
+    def forward(frozen, x, edit):
+        one = lambda x: edit("hidden", x[None])[0] @ frozen
+        return edit("output", jax.vmap(one)(edit("input", x)))
+
+    program = reprogram(forward, {"hidden": add(soft)})
+    params = program.init(jax.random.key(0), frozen, x)
+    prompt = params.learnable["hidden"]
+    assert prompt.shape == (4, 8)
+    found = jax.jit(program.apply)(params, frozen, x)
+    np.testing.assert_allclose(found, x + prompt, rtol=1e-6)
+
+
+class Ensemble(nn.Module):
+    """vmap over weights, not over examples: each member sees the whole batch."""
+
+    @nn.compact
+    def __call__(self, x):
+        own = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+        dense = nn.vmap(nn.Dense, **own, in_axes=None, axis_size=4)
+        return dense(8, name="members")(x).mean(0)
+
+
+def test_an_edit_under_vmap_over_weights_serves_all_of_them():
+    module = Ensemble()
+    frozen = weights(module, X)
+    program = reprogram(linen(module), {"members:in": add(soft)})
+    params = program.init(jax.random.key(0), frozen, X)
+    prompt = params.learnable["members:in"]
+    assert prompt.shape == (4, 8)
+    found = program.apply(params, frozen, X)
+    np.testing.assert_allclose(found, module.apply(frozen, X + prompt), rtol=1e-5)
+
+
+def test_a_model_that_takes_one_size_of_batch_says_why_another_was_tried():
+    def forward(frozen, x, edit):
+        run = jax.checkpoint(lambda x: edit("hidden", x.reshape(2, 2, 8)) @ frozen)
+        return edit("output", run(edit("input", x)))
+
+    program = reprogram(forward, {"hidden": add(soft)})
+    with pytest.raises(ValueError, match="a batch twice as long.*failed on it"):
+        program.init(jax.random.key(0), jnp.eye(8), jnp.ones((2, 2, 8)))
+
+
 class Twice(nn.Module):
     """One dense layer, called twice in a row."""
 
@@ -315,6 +417,24 @@ def test_nn_jit_would_keep_the_first_edits():
     with nn.intercept_methods(shift(1.0)):
         moved = module.apply(frozen, X)
     np.testing.assert_array_equal(plain, moved)
+
+
+# -- what is no linen module
+
+
+def test_what_is_no_linen_module_is_refused_with_what_to_call(unchecked):
+    from flax import nnx as flax_nnx
+
+    dense = nn.Dense(3)
+    for module, told in (
+        (nn.Dense, "the class Dense.*make one first, as in Dense.*call linen.module"),
+        (flax_nnx.Linear(2, 3, rngs=flax_nnx.Rngs(0)), "got Linear.*call nnx.module"),
+        (dense.apply, "got method, expected a flax.linen module; write forward"),
+        (jnp.tanh, "write forward"),
+        (dense.bind(dense.init(jax.random.key(0), X)), "bound to its.*unbind"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            linen(module)
 
 
 # -- how a module is called

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 from flax import nnx as flax_nnx
 
 from reprojax import record, reprogram, sites
@@ -134,6 +135,10 @@ def test_other_weights_of_the_same_structure_and_their_absence():
         forward({"layers": frozen["layers"]}, X)
     with pytest.raises(ValueError, match="nnx got function, expected a flax.nnx"):
         nnx(by_hand)
+    with pytest.raises(ValueError, match="the class Net, .*as in Net.*call nnx.module"):
+        nnx(Net)
+    with pytest.raises(ValueError, match="nnx got Dense.*call linen.module"):
+        nnx(linen.Dense(3))
 
 
 def test_a_site_that_is_never_reached():
@@ -267,3 +272,17 @@ def test_scanned_layers_have_one_site_and_are_all_edited():
         moved(forward, frozen, "layers/0:in")
     with pytest.raises(ValueError, match="lies inside"):
         record(forward, ["layers:in"])(frozen, X)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: jax.vmap(m)(x),
+        lambda m, x: flax_nnx.vmap(lambda m, x: m(x), in_axes=(None, 0))(m, x),
+    ],
+)
+def test_a_module_of_one_example_is_refused(call):
+    one = flax_nnx.Sequential(flax_nnx.Linear(4, 4, rngs=flax_nnx.Rngs(0)))
+    forward, frozen = nnx(one, call)
+    with pytest.raises(ValueError, match="one example at a time"):
+        moved(forward, frozen, "layers/0:in", x=jnp.ones((4, 4, 4)))
