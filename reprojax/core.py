@@ -129,6 +129,11 @@ def part(params: Params, name: str) -> Params:
 
 def fold(key: Any, name: str) -> Any:
     """A key by name, so that adding a part leaves the numbers of the others alone."""
+    if isinstance(key, int | float):
+        raise ValueError(
+            f"got {key} for a key of randomness, expected one of JAX's; call "
+            f"jax.random.key({key})"
+        )
     return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -216,6 +221,21 @@ def handed_on(site: str, before: PyTree, after: PyTree) -> PyTree:
     return after
 
 
+def kept_rows(site: str, before: PyTree, after: PyTree) -> PyTree:
+    """What a manipulation made of a value inside the model, with as many rows.
+
+    The model would go on with fewer, by broadcasting, and answer for the wrong ones.
+    """
+    rows = [_first_shape(tree)[:1] for tree in (before, after)]
+    if site not in ("input", "output") and rows[0] != rows[1]:
+        raise ValueError(
+            f"the manipulation of {site!r} made {_first_shape(after)} of a value of "
+            f"{_first_shape(before)}, expected the same first axis; return a row "
+            "for each of the batch"
+        )
+    return after
+
+
 def stateless(function: Callable[[PyTree], Any]) -> Manipulation:
     """A manipulation without params: a cast, a rule, a parser."""
 
@@ -287,7 +307,14 @@ def _grouped(
     at: At,
 ) -> tuple[dict[Sites, Manipulation], dict[str, tuple[Sites, int]]]:
     """{site or sites: Manipulation} -> that by tuples, and {site: (sites, index)}."""
-    by_sites = {(k,) if isinstance(k, str) else tuple(k): m for k, m in at.items()}
+    if not isinstance(at, Mapping) or not all(
+        key and isinstance(key, str | tuple) for key in at
+    ):
+        raise ValueError(
+            f"reprogram got {at!r:.80}, expected {{site, or a tuple of sites: "
+            "manipulation}}; sites(forward, frozen, x) lists a model's sites"
+        )
+    by_sites = {(k,) if isinstance(k, str) else k: m for k, m in at.items()}
     place = {site: (sites, i) for sites in by_sites for i, site in enumerate(sites)}
     if len(place) < sum(map(len, by_sites)):
         raise ValueError(
@@ -412,6 +439,26 @@ def _first_shape(spec: PyTree) -> tuple[int, ...]:
     return next((a.shape for a in jax.tree.leaves(spec) if hasattr(a, "shape")), (1,))
 
 
+def _check_call(params: Any, names: list[str], context: PyTree) -> None:
+    """Raise at params of another program, or an edit in the context's place."""
+    if not isinstance(params, Params):
+        raise ValueError(
+            f"apply got {type(params).__name__} for params, expected the Params that "
+            "init gives; call Params(learnable, fixed) on their two trees"
+        )
+    for field, tree in params._asdict().items():
+        if set(tree) != set(names):
+            raise ValueError(
+                f"apply got {field} params of the sites {sorted(tree)}, expected "
+                f"{sorted(names)}: they are another program's; call this one's init"
+            )
+    if callable(context):
+        raise ValueError(
+            "apply got a function for the context, expected arrays; pass an edit by "
+            "its name: apply(params, frozen, x, edit=...)"
+        )
+
+
 def reprogram(forward: Forward, at: At) -> Program:
     """A frozen forward with manipulations `at` its sites.
 
@@ -432,10 +479,16 @@ def reprogram(forward: Forward, at: At) -> Program:
             scope = inside(top, site)._replace(site=site, index=index)
             raw = handed_on(site, value, top.tap(f"{site}/raw", value))
             new = handed_on(site, raw, act(sites, raw, scope))
+            new = kept_rows(site, raw, new)
             return handed_on(site, new, top.tap(site, new))
 
         y = forward(top.frozen, top.x, edit=edit)
         check_sites(place, reached)
+        if y is None:
+            raise ValueError(
+                "the forward returned None, expected its answer; end it with "
+                'return edit("output", y)'
+            )
         return y
 
     def init(key: Key, frozen: PyTree, x: PyTree, context: PyTree = None) -> Params:
@@ -484,6 +537,7 @@ def reprogram(forward: Forward, at: At) -> Program:
         def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
             return by_sites[sites].apply(part(params, sites[0]), value, scope)
 
+        _check_call(params, [sites[0] for sites in by_sites], context)
         return run(Scope("", 0, frozen, x, context, key, edit), act)
 
     return Program(init, apply, tuple(by_sites.items()))

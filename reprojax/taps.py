@@ -30,6 +30,8 @@ def record(
     "output/raw" are the source logits; "<site>/<name>" is a part's tap. `also` adds any
     other site by its name, if it comes.
     """
+    if isinstance(sites, str):
+        raise ValueError(f"record got the text {sites!r}, expected a list; [{sites!r}]")
     sites = frozenset(sites)
 
     def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:

@@ -13,6 +13,7 @@ from reprojax import (
     Params,
     Scope,
     chain,
+    passthrough,
     record,
     reprogram,
     shared,
@@ -416,3 +417,50 @@ def test_a_group_without_shared_says_what_to_call():
     program = reprogram(dense, {("hidden", "input"): add(soft)})
     with pytest.raises(ValueError, match="of several sites.*call shared"):
         program.init(KEY, DENSE_FROZEN, ROWS)
+
+
+# -- slips of a first day, each of which went on in silence or ended in JAX's own words
+
+
+def test_a_manipulation_that_loses_rows_is_refused():
+    for function in (
+        lambda v: v.mean(0),
+        lambda v: v.mean(0, keepdims=True),
+        lambda v: v.sum(),
+        lambda v: np.ones((3, 7), np.float32),
+    ):
+        program = reprogram(dense, {"hidden": stateless(function)})
+        with pytest.raises(ValueError, match=r"'hidden' made \(.*of \(4, 7\).*a row"):
+            program.init(KEY, DENSE_FROZEN, ROWS)
+
+
+def test_params_of_another_program_are_refused(unchecked):
+    program = reprogram(dense, {"hidden": add(soft)})
+    params = program.init(KEY, DENSE_FROZEN, ROWS)
+    for other, told in (
+        (reprogram(dense, {"input": add(soft)}).init(KEY, DENSE_FROZEN, ROWS), "input"),
+        (Params(params.learnable | {"input": ()}, params.fixed), "input.*init"),
+        (params.learnable, "got dict for params.*call Params"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            program.apply(other, DENSE_FROZEN, ROWS)
+
+
+def test_what_stands_in_anothers_place_is_refused(unchecked):
+    program = reprogram(dense, {"hidden": add(soft)})
+    params = program.init(KEY, DENSE_FROZEN, ROWS)
+    silent = lambda frozen, x, edit: (edit("output", edit("input", x)), None)[1]
+    for run, told in (
+        (lambda: program.apply(params, DENSE_FROZEN, ROWS, passthrough), "edit=..."),
+        (lambda: program.init(0, DENSE_FROZEN, ROWS), "call jax.random.key.0."),
+        (lambda: program.init(KEY, DENSE_FROZEN, ROWS[0]), "one example as x.None."),
+        (lambda: reprogram(dense, {(): add(soft)}), "expected .site, or a tuple"),
+        (lambda: reprogram(dense, [("hidden", add(soft))]), "expected .site, or"),
+        (
+            lambda: reprogram(silent, {}).init(KEY, (), ROWS),
+            "the forward returned None",
+        ),
+        (lambda: record(dense, "hidden"), "got the text 'hidden', expected a list"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            run()

@@ -82,6 +82,11 @@ def add(
         if length is not None:
             check_rows(value, at + length, f"add(length={length}, at={at})")
             return fmt.init(key, (length, *shape[2:]), scope)
+        if len(shape) < 2:
+            raise ValueError(
+                f"add got a value of shape {tuple(shape)}, expected [B ...], a row for "
+                "each of the batch; give one example as x[None]"
+            )
         return fmt.init(
             key, shape[2:] if isinstance(value, Tokens) else shape[1:], scope
         )
