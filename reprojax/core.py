@@ -495,6 +495,7 @@ def reprogram(forward: Forward, at: At) -> Program:
         # Shapes come from tracing the model: nobody types a hidden size. Who serves
         # several sites sees them all beforehand, as they are with the input edit alone.
         check_frozen(frozen)
+        fold(key, "")  # refuses a number in a key's place
         specs: dict[str, PyTree] = {}
         plan: dict[Sites, PyTree] = {}
 
