@@ -30,9 +30,10 @@ from reprojax import statistics
 from reprojax.checks import check_params, check_rows, check_statistics
 from reprojax.core import Key, Params, Program, PyTree, passthrough
 from reprojax.data import Split, Task, check, digest, in_order, order
-from reprojax.data.task import taken, whole, whole_seed
+from reprojax.data.task import spec, taken, whole, whole_seed
+from reprojax.identity import of_asking, traced
 from reprojax.losses import Loss, cross_entropy, mean
-from reprojax.models import Backbone
+from reprojax.models import Backbone, fingerprint
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
 from reprojax.searches.oracle import count
 from reprojax.statistics import Refresh
@@ -96,7 +97,11 @@ def in_process(
             images = jnp.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)])
         return forward(frozen, jax.device_put(images, by_row))[:n]
 
-    return Oracle(answer, len(backbone.classes), name=backbone.name, chunk=chunk)
+    shape = (1, backbone.size, backbone.size, 3)
+    code = traced(backbone.forward, frozen, jax.ShapeDtypeStruct(shape, np.float32))
+    source = f"weights {fingerprint(backbone.frozen)[:32]}, code {code.digest}"
+    given = {"name": backbone.name, "source": source, "chunk": chunk}
+    return Oracle(answer, len(backbone.classes), **given)
 
 
 def zero_one(
@@ -155,6 +160,8 @@ def fit_black_box(
         checks: how often the validation images are asked, evenly over the budget; 0:
             never, and the last params are the result.
         log: a file of the answers. The same call goes on with it, after whatever end.
+            A run that differs in anything that its numbers depend on is refused by the
+            name of what differs: see `identity`.
         identity: what else makes this run itself, as JSON.
     """
     check(task)
@@ -167,8 +174,13 @@ def fit_black_box(
     first = search.ask(key, state)
     _check_budget(program, task, budget, held * checks, first)
     run = {"seed": seed, "batch": batch, "budget": budget, "checks": checks}
-    run |= {"refresh": refresh, "data": digest(task)}
-    run |= {"start": _fingerprint(params, first), **(identity or {})}
+    if log is not None:
+        x, y = spec(task.train.x, size), spec(np.int32(task.train.y), size)
+        answers = jax.ShapeDtypeStruct((size, oracle.classes), np.float32)
+        run |= {"refresh": refresh, "data": digest(task)}
+        run |= {"start": _fingerprint(params, first)}
+        run |= {"search": _searched(search, key, params.learnable)}
+        run |= of_asking(program, loss, (SENT,), answers, x, y, identity)
     with Account(oracle, budget, log, run) as account, _bar(budget, progress) as bar:
         ask = _Asking(program, account, bar)
         if statistics.estimated(program):
@@ -380,6 +392,21 @@ def _fingerprint(*trees: PyTree) -> str:
     for leaf in jax.tree.leaves(trees):
         total.update(f"{leaf.shape}".encode() + np.asarray(leaf).tobytes())
     return total.hexdigest()
+
+
+def _searched(search: Search, key: Key, learnable: PyTree) -> str:
+    """The points of three steps whose values are made up.
+
+    Some searches live on the host and have no jaxpr. What differs later, such as a
+    schedule's end, the log notices by the queries themselves.
+    """
+    state, asked = search.init(key, learnable), []
+    for step in range(3):
+        points = search.ask(jax.random.fold_in(key, step), state)
+        asked.append(points)
+        values = jnp.arange(len(jax.tree.leaves(points)[0]), dtype=jnp.float32)
+        state = search.tell(state, points, values)
+    return _fingerprint(asked, search.read(state))
 
 
 def _settings(

@@ -21,6 +21,8 @@ from jaxtyping import Array, Float
 
 from reprojax.black_box import SENT
 from reprojax.core import Manipulation, PyTree, passthrough, reprogram
+from reprojax.identity import traced
+from reprojax.models import fingerprint
 from reprojax.models.language import LanguageModel
 from reprojax.recipes.prompt_tuning.soft_prompts import embedded
 from reprojax.searches import Oracle
@@ -62,7 +64,9 @@ def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> 
 
     nothing = Asked(empty, jnp.zeros((1, 1, language.width)))
     classes = jax.eval_shape(run, language.frozen, nothing).shape[-1]
-    return Oracle(answer, classes, name=language.name, chunk=chunk)
+    code = traced(run, language.frozen, nothing).digest
+    source = f"weights {fingerprint(language.frozen)[:32]}, code {code}"
+    return Oracle(answer, classes, name=language.name, source=source, chunk=chunk)
 
 
 def only_scores(oracle: Oracle, language: LanguageModel) -> LanguageModel:

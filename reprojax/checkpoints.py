@@ -54,6 +54,7 @@ class Checkpoints:
         resume: go on with the run in the folder; in an empty folder it is just a start.
         keep: how many of the newest checkpoints stay; 2 leave one behind a damaged one.
         minutes: after how many without a save one is `due`.
+        grows: a key of `identity` whose number may be larger when the run is resumed.
 
     Entering raises ValueError for another run's folder, for this run's without
     `resume`, and for a folder in use.
@@ -69,11 +70,13 @@ class Checkpoints:
         resume: bool = False,
         keep: int = 2,
         minutes: float = 10.0,
+        grows: str = "",
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep} came, expected at least 1 checkpoint")
         self.folder = None if folder is None else Path(folder).absolute()
-        self._identity, self._resume = plain(identity), resume
+        self._identity, self._resume = plain(dict(identity)), resume
+        self._grows = grows
         self._keep, self._seconds = keep, 60 * minutes
         self._orbax: Any = None
         self._pending: Any = None
@@ -89,7 +92,7 @@ class Checkpoints:
                         self.folder.mkdir(parents=True, exist_ok=True)
                         stack.enter_context(only_writer(self.folder))
                         _check_owned(self.folder)
-                        claim(self.folder, self._identity, self._resume)
+                        claim(self.folder, self._identity, self._resume, self._grows)
                         _tidy(self.folder)
                 self._orbax = _manager(self.folder, self._keep)
             self._leave = stack.pop_all()
@@ -128,12 +131,15 @@ class Checkpoints:
         self,
         like: PyTree | Callable[[], PyTree],
         held: NamedSharding | None = None,
+        growing: str = "",
     ) -> PyTree | None:
         """The newest state whose checksums hold; None where nothing was saved.
 
         `like` is a function that makes a first state, its `jax.eval_shape`, or an
         example whose shardings are then used. What `like` commits to no device comes
-        back uncommitted, as fresh arrays are; or all of it lies as `held` says.
+        back uncommitted, as fresh arrays are; or all of it lies as `held` says. Leaves
+        whose name ends with `growing` may be saved with fewer rows than `like` has, and
+        come back with as many as were saved.
 
         Damaged checkpoints are moved to `damaged/`, with a warning, when an older one
         is whole. ValueError if none is, or if the state is of another program.
@@ -144,7 +150,7 @@ class Checkpoints:
             if held is not None:
                 like = jax.tree.map(partial(_held, held), like)
             try:
-                state = self._read(step, like)
+                state = self._read(step, like, growing)
             except _Damaged as reason:
                 damaged[step] = f"step {step}: {str(reason)[:300]}"
                 continue
@@ -217,7 +223,7 @@ class Checkpoints:
             return OSError(errno.ENOSPC, text)
         return OSError(errno.EIO, f"saving step {step} failed; {where}; {error}")
 
-    def _read(self, step: int, like: PyTree) -> PyTree:
+    def _read(self, step: int, like: PyTree, growing: str = "") -> PyTree:
         try:
             stored = self._orbax.metadata(step).custom_metadata
             sums, seal = stored["leaves"], stored["seal"]
@@ -226,6 +232,7 @@ class Checkpoints:
         if _seal(sums) != seal:
             raise _Damaged("its checksums were changed")
         specs = {name: line.rpartition(" ")[0] for name, line in sums.items()}
+        like = _shortened(like, specs, growing) if growing else like
         expected = {name: _spec(leaf) for name, leaf in _named(like).items()}
         if lines := differences(specs, expected):
             raise ValueError(
@@ -329,6 +336,24 @@ def _named(state: PyTree) -> dict[str, Any]:
 
 def _spec(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _shortened(like: PyTree, specs: Mapping[str, str], growing: str) -> PyTree:
+    """With as few rows in the leaves of that name as were saved."""
+
+    def one(path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        if not name.endswith(growing):
+            return leaf
+        for rows in range(1, leaf.shape[0]):
+            short = jax.ShapeDtypeStruct(
+                (rows, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding
+            )
+            if _spec(short) == specs.get(name):
+                return short
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(one, like)
 
 
 def _check_leaves(state: PyTree) -> None:

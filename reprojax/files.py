@@ -147,22 +147,26 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, identity: Mapping[str, Any], resume: bool) -> None:
-    """Refuse a folder of another run, or write down whose it is from now on."""
-    path = folder / "identity.json"
-    if not path.exists():
-        write_json(path, identity)
+def claim(
+    folder: Path, identity: Mapping[str, Any], resume: bool, grows: str = ""
+) -> None:
+    """Refuse a folder of another run, or write down whose it is from now on.
+
+    Args:
+        grows: a key whose number may be larger when the run is resumed.
+    """
+    there = read_identity(folder)
+    if there is None:
+        write_json(folder / "identity.json", identity)
         return
-    try:
-        there = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} came damaged ({error}), expected a run's identity; restore it "
-            "from a copy, or choose another folder"
-        ) from error
+    more = resume and _is_more(identity.get(grows), there.get(grows))
     if lines := differences(identity, there):
+        if more and len(lines) == 1:
+            write_json(folder / "identity.json", identity)
+            return
         raise ValueError(
-            f"{folder} holds another run:{below(lines)}\nchoose another folder, or "
+            f"{folder} holds another run:{below(lines)}\n{_why(identity, there)}"
+            f"{_why_not_more(grows) if more else ''}choose another folder, or "
             "resume with the configuration of the run that is there"
         )
     if not resume:
@@ -172,15 +176,62 @@ def claim(folder: Path, identity: Mapping[str, Any], resume: bool) -> None:
         )
 
 
-def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON, where tuples are lists."""
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What `claim` wrote; None in a folder that no run has claimed."""
+    path = folder / "identity.json"
     try:
-        return json.loads(json.dumps(dict(identity)))
-    except TypeError as error:
+        return read_json(path, dict[str, Any]) if path.exists() else None
+    except ValueError as error:
         raise ValueError(
-            f"the run's identity is not JSON ({error}), expected text, numbers, lists "
-            "and dicts; give a digest of anything else"
+            f"{path} came damaged ({error}), expected a run's identity; restore it "
+            "from a copy, or choose another folder"
         ) from error
+
+
+def _is_more(came: Any, there: Any) -> bool:
+    return type(came) is int and type(there) is int and came > there
+
+
+def _why(identity: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    if identity.get("format") != there.get("format"):
+        return (
+            "another version of reprojax made it, which noted less or other things of "
+            "what a run depends on; "
+        )
+    if identity.get("jax") != there.get("jax"):
+        return (
+            "another version of JAX may write the same function down otherwise, so "
+            "first resume with the version that is there; "
+        )
+    return ""
+
+
+def _why_not_more(grows: str) -> str:
+    return (
+        f"more {grows} alone would do, but other things differ too: an optimiser does "
+        "where its schedule depends on the total; "
+    )
+
+
+def plain(value: Any, name: str = "the run's identity") -> Any:
+    """As it comes back from JSON, where tuples are lists; NumPy's numbers are numbers.
+
+    Raises:
+        ValueError: it is not JSON, or a number in it is NaN or infinite.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_number, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is not JSON ({error}), expected text, finite numbers, lists and "
+            "dicts; give a digest of anything else"
+        ) from error
+
+
+def _number(value: Any) -> Any:
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy's and JAX's
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} came")
 
 
 def differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

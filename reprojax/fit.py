@@ -24,6 +24,7 @@ from reprojax.checks import Evaluated
 from reprojax.core import Params, Program, PyTree
 from reprojax.data import Task, digest, order
 from reprojax.data.task import spec, whole_seed
+from reprojax.identity import of_mesh, of_run
 from reprojax.losses import Loss, cross_entropy
 from reprojax.statistics import Refresh
 from reprojax.steps import (
@@ -35,6 +36,7 @@ from reprojax.steps import (
     close_epoch,
     estimate,
     evaluate,
+    lengthened,
     refresh_maps,
     shown,
     train_step,
@@ -98,18 +100,19 @@ def fit(
         cache: train on the values below the lowest edit, computed once: in memory, or
             in the folder of that name. See `caches`.
         out: a folder for checkpoints; `resume` continues the run there to the same
-            bits.
-        identity: what else makes this run itself, as JSON; a resume with another is
-            refused.
+            bits, with as many epochs or more. A run that differs in anything that the
+            numbers depend on is refused, by the name of what differs: see `identity`.
+        identity: what else makes this run itself, as JSON.
         profile: a folder for a profile of a few steps, for TensorBoard.
     """
     given = task, epochs, batch, refresh, accumulate
     epochs, batch, accumulate = checks.check_settings(*given)
     seed = whole_seed(seed)
     run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
-    run |= {"data": digest(task), **(identity or {})}
+    run |= {"accumulate": accumulate, "cache": bool(cache)}
+    if out is not None:
+        run |= {"mesh": of_mesh(mesh), "data": digest(task)}
     if cache:
-        run["cache"] = True
         program, task = _cached(program, frozen, task, batch, cache, progress)
     size = min(batch, len(task.train.y))
     steps = order.steps(task.train, size)
@@ -118,6 +121,9 @@ def fit(
         *(program, frozen, task, size, loss, record_sites),
         *(optimizer, evaluated, mesh, accumulate),
     )
+    if out is not None:
+        given = program, optimizer, evaluated, loss, record_sites, frozen
+        run |= of_run(*given, images, spec(np.int32(task.train.y), size), identity)
     frozen = parallel.settle(frozen, mesh)
     checks.check_frozen(frozen)
     held = None if mesh is None else parallel.replicated(mesh)
@@ -128,15 +134,16 @@ def fit(
         how = {}  # the very call that a population makes, so that both compile it once
 
     clock = Clock()
-    with Checkpoints(out, run, resume=resume) as checkpoints:
+    with Checkpoints(out, run, resume=resume, grows="epochs") as checkpoints:
         first_state = partial(begin, program, optimizer, frozen, images, seed, epochs)
-        state = checkpoints.latest(first_state, held)
+        state = checkpoints.latest(first_state, held, growing=".curves")
         if state is None:
             state = first_state()
             checks.check_params(state.params)
             state = state if mesh is None else parallel.replicate(state, mesh)
             params = estimate(program, state.params, split=task.train, **given)
             state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
+        state = lengthened(state, epochs)
         first, total = int(state.step), epochs * steps
         with (
             bar(first, total, progress and jax.process_index() == 0) as line,

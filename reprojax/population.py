@@ -37,12 +37,22 @@ from reprojax.checks import Evaluated
 from reprojax.core import Params, Program, PyTree
 from reprojax.data import Task, digest
 from reprojax.data.order import steps as steps_of
-from reprojax.data.task import SPLITS, shape_of, whole_seed
+from reprojax.data.task import SPLITS, shape_of, spec, whole_seed
+from reprojax.files import read_identity
 from reprojax.fit import Fitted
+from reprojax.identity import of_run, traced
 from reprojax.losses import Loss, cross_entropy
 from reprojax.members import FORMS, Members
 from reprojax.statistics import Refresh
-from reprojax.steps import Clock, State, bar, close_epoch, shown, train_step
+from reprojax.steps import (
+    Clock,
+    State,
+    bar,
+    close_epoch,
+    lengthened,
+    shown,
+    train_step,
+)
 
 How = Literal["measured", "vmap", "map", "loop"]
 Order = Literal["own", "shared"]
@@ -77,6 +87,7 @@ def fit_population(
     refresh: Refresh = "epoch",
     out: str | Path | None = None,
     resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[Fitted]:
     """Train K programs at once; each is selected on validation, as in `fit`.
@@ -92,7 +103,8 @@ def fit_population(
         order: which rows a step sees: each member its own, as in `fit`, or all of them
             those of the first seed.
         loss, evaluated: as in `fit`.
-        out, resume: as in `fit`; to the same bits if `how` is named.
+        out, resume, identity: as in `fit`. The folder keeps which form was measured to
+            be the fastest, and a run that is resumed takes that one.
 
     A member whose loss diverges has the accuracy NaN, and the others go on.
     """
@@ -118,16 +130,18 @@ def fit_population(
     run = run._replace(frozen=jax.device_put(frozen))
     checks.check_frozen(run.frozen)
     first = partial(members.first_states, run, epochs, settings, inits)
+    how = _remembered(out, how) if resume else how
     if how == "measured":
         measured = _costs(run, first(), memory)
         how = fastest(measured, memory)
         if progress:
             print(_told(measured, how, len(seeds)), file=sys.stderr)
-    plan = {"seeds": [*seeds], "epochs": epochs, "batch": batch, "refresh": refresh}
-    plan |= {"settings": [dict(s) for s in settings or ()], "order": order}
-    plan |= {"data": [digest(each) for each in {id(t): t for t in tasks}.values()]}
+    plan: dict[str, Any] = {"seeds": [*seeds], "epochs": epochs, "batch": batch}
+    plan |= {"refresh": refresh, "order": order, "form": how}
+    if out is not None:
+        plan |= {"settings": _written(settings), **_ingredients(run, inits, identity)}
     run = run._replace(form=FORMS[how])
-    with Checkpoints(out, plan, resume=resume) as checkpoints:
+    with Checkpoints(out, plan, resume=resume, grows="epochs") as checkpoints:
         return _train(run, first, epochs, refresh, checkpoints, progress)
 
 
@@ -174,7 +188,7 @@ def _train(
     checkpoints: Checkpoints,
     progress: bool,
 ) -> list[Fitted]:
-    states = checkpoints.latest(first)
+    states = checkpoints.latest(first, growing=".curves")
     if states is None:
         states = first()
         for k, state in enumerate(states):
@@ -184,6 +198,7 @@ def _train(
             state._replace(params=p, best=jax.tree.map(jnp.copy, p))
             for state, p in zip(states, params, strict=True)
         ]
+    states = [lengthened(state, epochs) for state in states]
     steps, clock = steps_of(run.tasks[0].train, run.size), Clock()
     begun, group = int(states[0].step), run.form.stack(states)
     with bar(begun, epochs * steps, progress) as line:
@@ -253,6 +268,40 @@ def _or_nan(accuracy: Any) -> Any:
     """As a reader knows it: NaN where a member had diverged."""
     found = np.where(np.equal(accuracy, members.DIVERGED), np.nan, accuracy)
     return found if found.ndim else float(found)
+
+
+# -- which run
+
+
+def _ingredients(
+    run: Members,
+    inits: Sequence[Callable] | None,
+    identity: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What else the numbers of a population depend on; see `identity`."""
+    x, frozen = members.images(run), run.frozen
+    labels = spec(np.int32(run.tasks[0].train.y), run.size)
+    what = run.program, run.optimizer, run.evaluated, run.loss, run.sites
+    found = of_run(*what, frozen, x, labels, identity)
+    key = jax.eval_shape(jax.random.key, 0)
+    found["inits"] = [traced(init, key, frozen, x).digest for init in inits or ()]
+    known = {id(task): digest(task) for task in run.tasks}
+    return found | {"data": [known[id(task)] for task in run.tasks]}
+
+
+def _written(settings: Sequence[Mapping[str, float]] | None) -> list[dict[str, str]]:
+    """As texts, since JSON has no word for an infinite rate."""
+    return [
+        {name: str(np.asarray(value).tolist()) for name, value in each.items()}
+        for each in settings or ()
+    ]
+
+
+def _remembered(out: str | Path | None, how: How) -> How:
+    """The form that the run in a folder takes, where the fastest is asked for."""
+    there = None if out is None else read_identity(Path(out))
+    form = there.get("form") if there and how == "measured" else None
+    return form if form in FORMS else how
 
 
 # -- which form

@@ -242,6 +242,13 @@ def close_epoch(state: State, params: Params, accuracy: float, steps: int) -> St
     )
 
 
+def lengthened(state: State, epochs: int) -> State:
+    """A state of fewer epochs as one of so many, the curves of the rest still empty."""
+    missing = epochs - len(state.curves)
+    curves = jnp.pad(state.curves, ((0, missing), (0, 0)))
+    return state._replace(curves=curves) if missing else state
+
+
 def bar(first: int, total: int, progress: bool) -> tqdm:
     """Steps done and the time left; in a log file a line every half minute."""
     often = 0.1 if sys.stderr.isatty() else 30.0

@@ -15,14 +15,22 @@ pointer (RFC 6901). The metadata holds the card as JSON, and a sha256 over every
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
 from reprojax.core import Params, Program, PyTree, nearest
-from reprojax.files import below, differences, write_file
+from reprojax.files import (
+    below,
+    decode_json,
+    differences,
+    open_regular,
+    plain,
+    write_file,
+)
 from reprojax.formats import learnable
 from reprojax.models.backbone import Backbone, fingerprint
 from reprojax.models.language import LanguageModel
@@ -115,19 +123,31 @@ class Saved(NamedTuple):
 def save(path: str | Path, params: Params, card: Card) -> None:
     """Write one file, all of it or nothing. Folders on the way are made.
 
-    Dtypes are kept, as jax has them: numpy's float64 is float32 unless x64 is on.
+    Dtypes are kept, as jax has them: numpy's float64 is float32 unless x64 is on. The
+    same params and card give the same bytes.
+
+    Raises:
+        ValueError: a leaf that is NaN or infinite, or that safetensors cannot hold; a
+            field of the card of the wrong type.
     """
     path = Path(path)
     tensors = _tensors(params)
+    _check_finite(tensors, "the params")
     text = _text(card)
+    _card(text, "the card to be saved")
     metadata = {"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}
     from safetensors.numpy import save as serialised
 
-    write_file(path, serialised(tensors, metadata))
+    write_file(path, _in_order(serialised(tensors, metadata)))
 
 
 def load(path: str | Path, backbone: Backbone | LanguageModel | None = None) -> Saved:
-    """Read a file. With a backbone, refuse it if the program was made for another."""
+    """Read a file. With a backbone, refuse it if the program was made for another.
+
+    Raises:
+        ValueError: no whole file that `save` wrote; a leaf that is NaN or infinite, or
+            a field of the card of the wrong type, by name.
+    """
     metadata, tensors = _read(Path(path))
     text = metadata["card"]
     if metadata.get("sha256") != _digest(text, tensors):
@@ -135,7 +155,8 @@ def load(path: str | Path, backbone: Backbone | LanguageModel | None = None) -> 
             f"{path} came damaged: its checksum does not hold; expected the file as it "
             "was saved; copy it again"
         )
-    card = _card(text, path)
+    card = _card(text, f"the card of {path}")
+    _check_finite(tensors, str(path))
     if backbone is not None:
         check_backbone(card, backbone.name, fingerprint(backbone.frozen))
     return Saved(_nested(tensors), card)
@@ -223,11 +244,12 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(path).close()
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             names = file.keys() if metadata.get("format") == FORMAT else []
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} could not be read as safetensors ({error}), expected a whole file "
             "that reprojax.save wrote; copy it again"
@@ -244,34 +266,44 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 def _text(card: Card) -> str:
     """JSON, in which numbers of numpy and jax are numbers."""
-    texts = {}
-    for field, value in card._asdict().items():
-        try:
-            texts[field] = json.loads(json.dumps(value, default=_number))
-        except TypeError as error:
-            raise ValueError(
-                f"the card's {field} is not JSON ({error}), expected text, numbers, "
-                "lists and dicts"
-            ) from error
-    return json.dumps(texts)
+    fields = card._asdict().items()
+    return json.dumps({name: plain(v, f"the card's {name}") for name, v in fields})
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} came")
-
-
-def _card(text: str, path: str | Path) -> Card:
-    fields = json.loads(text)
+def _card(text: str, name: str) -> Card:
+    """A card of fields of the right types."""
+    fields = decode_json(text, dict[str, Any], name)
     needed = set(Card._fields) - set(Card._field_defaults)
     if unknown := sorted((set(fields) - set(Card._fields)) | (needed - set(fields))):
         raise ValueError(
-            f"the card of {path} differs from this reprojax's in {unknown}, expected "
+            f"{name} differs from this reprojax's in {unknown}, expected "
             f"{list(Card._fields)}; use the version of reprojax that wrote it"
         )
-    lists = {name: tuple(v) for name, v in fields.items() if isinstance(v, list)}
-    return Card(**fields | lists)
+    types = msgspec.defstruct("Fields", [*get_type_hints(Card).items()])
+    whole = json.dumps(Card(**fields)._asdict())
+    return Card(**msgspec.structs.asdict(decode_json(whole, types, name)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order, which else is by chance."""
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + data[size:]
+
+
+def _check_finite(tensors: Mapping[str, np.ndarray], name: str) -> None:
+    lines = [
+        f"{leaf}: {count} of {a.size} numbers"
+        for leaf, a in sorted(tensors.items())
+        if a.dtype.kind not in "biu" and (count := int((~np.isfinite(a)).sum()))
+    ]
+    if lines:
+        raise ValueError(
+            f"{name} has leaves that are NaN or infinite:{below(lines)}\nexpected "
+            "finite numbers; such a program has no answers: train it again, from a "
+            "checkpoint before the loss diverged"
+        )
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
@@ -293,9 +325,15 @@ def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     nested: dict[str, Any] = {"learnable": {}, "fixed": {}}
     for name, tensor in tensors.items():
         keys = [key.replace("~1", "/").replace("~0", "~") for key in name.split("/")]
-        place = nested
+        place: Any = nested
         for key in keys[:-1]:
-            place = place.setdefault(key, {})
+            place = place.setdefault(key, {}) if isinstance(place, dict) else None
+        taken = not isinstance(place, dict) or place.get(keys[-1], {}) != {}
+        if keys[0] not in Params._fields or taken:
+            raise ValueError(
+                f"a tensor came with the name {name!r}, expected learnable/... or "
+                "fixed/..., and no name that begins another; save the program again"
+            )
         place[keys[-1]] = tensor
     return nested
 

@@ -94,9 +94,10 @@ def reprogrammed(service, align=None):
 PROGRAM = reprogrammed(Service())  # whom it asks is no part of it
 
 
-def search(service, way=SPSA, program=PROGRAM, **changes):
+def search(service, way=SPSA, program=PROGRAM, task=TASK, source="", **changes):
     settings = {"budget": 400, "batch": 4, "checks": 2, "progress": False}
-    return fit_black_box(program, oracle(service), TASK, way, **(settings | changes))
+    who = oracle(service, source=source)
+    return fit_black_box(program, who, task, way, **(settings | changes))
 
 
 @pytest.mark.parametrize("budget", [60, 61, 63, 64, 200, 333])
@@ -273,15 +274,39 @@ def test_a_log_of_another_run_is_refused(tmp_path):
         "batch": {"batch": 5},
         "start": {"way": spsa(0.5, 0.03, count=2)},
         "budget": {"budget": 101},
-        "note": {"identity": {"note": "b"}},
+        "identity.note": {"identity": {"note": "b"}},
+        "identity.seed": {"identity": {"seed": 0}},
+        "checks": {"checks": 1},
+        "refresh": {"refresh": "once"},
+        "data": {"task": TASK._replace(classes=("a", "c", "b"))},
+        "loss": {"loss": lambda *given: 2 * cross_entropy(*given)},
+        "search": {"way": spsa(0.4, 0.03, count=2)},
+        "program": {"program": reprogrammed(service, bayesian(TARGETS, 2.0))},
+        "'source'": {"source": "http://elsewhere/v1"},
     }
     for name, change in others.items():
-        with pytest.raises(ValueError, match=f"another run: .*{name}.* differ"):
+        with pytest.raises(ValueError, match=f"another run: .*{name}.*"):
             search(service, **({"budget": 100, "log": log} | change))
     program = reprogrammed(service, linear(TARGETS))
-    with pytest.raises(ValueError, match="another run: start differ"):
+    with pytest.raises(
+        ValueError, match="another run: loss, program, search, start differ"
+    ):
         search(service, program=program, budget=100, log=log)
     assert not service.rows
+    search(service, program=reprogrammed(service), budget=100, log=log)
+    assert not service.rows
+
+
+def test_a_model_of_our_own_is_known_by_its_weights_and_code():
+    own = Backbone("toy", FORWARD, FROZEN, 8, (), (), tuple("abcde"), {})
+    other = jax.tree.map(lambda a: a + 1, FROZEN)
+    doubled = lambda frozen, x, edit=passthrough: 2 * FORWARD(frozen, x, edit)
+    same, *others = (
+        in_process(own._replace(**change)).source
+        for change in ({}, {"frozen": other}, {"forward": doubled})
+    )
+    assert same == in_process(own).source
+    assert len({same, *others}) == 3
 
 
 def test_what_is_refused_before_anything_is_paid():

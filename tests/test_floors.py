@@ -17,7 +17,7 @@ FLOORS = (
     ("models", "data", "searches", "dependence", "text"),
     ("recipes", "parallel"),
     ("checks", "gradients"),
-    ("taxonomy", "checkpoints", "steps", "engine", "storage"),
+    ("taxonomy", "checkpoints", "steps", "engine", "storage", "identity"),
     ("caches", "members"),
     ("fit", "black_box"),
     # Above: what a user calls (population, storage, testing, ...).

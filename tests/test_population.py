@@ -224,8 +224,30 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
         many(settings=SETTINGS, out=tmp_path)
     with pytest.raises(ValueError, match="settings: came"):
         many(settings=SETTINGS[::-1], out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="form: came vmap, expected loop"):
+        many(settings=SETTINGS, out=tmp_path, resume=True, how="vmap")
     found = many(settings=SETTINGS, out=tmp_path, resume=True)
     assert [outcome(a) for a in found] == [outcome(b) for b in expected]
+    for changes, name in (
+        ({"optimizer": optax.inject_hyperparams(optax.adam)(0.1)}, "optimizer"),
+        ({"order": "shared"}, "order"),
+        ({"task": [TASK, TASK, relabelled(TASK, 1)]}, "data"),
+        ({"inits": [PROGRAM.init] * 3}, "inits"),
+    ):
+        given = {"settings": SETTINGS, "out": tmp_path, "resume": True}
+        with pytest.raises(ValueError, match=f"another run:(.|\n)*{name}: came"):
+            many(**given | changes)
+
+
+def test_a_measured_form_is_kept_for_the_resume(tmp_path, monkeypatch):
+    """Another form may be the fastest the next time, and has other bits."""
+    monkeypatch.setattr(population, "_costs", lambda *given: {})
+    monkeypatch.setattr(population, "fastest", lambda *given: "map")
+    whole = [outcome(a) for a in many(how="map", epochs=3)]
+    many(how="measured", epochs=2, out=tmp_path)
+    monkeypatch.setattr(population, "fastest", lambda *given: "vmap")
+    found = many(how="measured", out=tmp_path, resume=True)
+    assert [outcome(a) for a in found] == whole
 
 
 SHORT = TASK._replace(test=split(6, 3))

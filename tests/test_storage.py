@@ -1,6 +1,7 @@
 """A kept program is one file: everything comes back, and nothing wrong gets in."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,10 +219,8 @@ def test_files_of_other_kinds_are_refused(tmp_path):
             load(bad)
 
 
-def test_a_card_of_another_version_is_refused(tmp_path, monkeypatch):
-    newer = json.dumps(card()._asdict() | {"mood": "good"})
-    monkeypatch.setattr(storage, "_text", lambda card: newer)
-    save(tmp_path / "p", Params(), card())
+def test_a_card_of_another_version_is_refused(tmp_path):
+    written(tmp_path / "p", mood="good")
     with pytest.raises(ValueError, match="differs from this reprojax's") as caught:
         load(tmp_path / "p")
     assert "'mood'" in str(caught.value)
@@ -409,6 +408,107 @@ def test_a_kept_prompt_goes_on_and_starts_another_recipe(tmp_path):
     np.testing.assert_allclose(found, start, atol=1e-4)
 
 
+# -- what is wrong in a file
+
+
+def written(path: Path, tensors: Any = None, **fields: Any) -> None:
+    """A file with a right checksum, whatever is in it."""
+    text = json.dumps(card()._asdict() | fields)
+    tensors = storage._tensors(trained()) if tensors is None else tensors
+    seal = storage._digest(text, tensors)
+    save_file(tensors, path, {"format": storage.FORMAT, "card": text, "sha256": seal})
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+def test_numbers_that_are_not_finite_are_named(tmp_path, wrong, dtype):
+    path, one = tmp_path / "p", jnp.ones(3).at[1].set(wrong).astype(dtype)
+    params = Params({"a": jnp.ones(2), "b": one}, {"c": one, "d": jnp.arange(2)})
+    lines = "fixed/c: 1 of 3 numbers\n  learnable/b: 1 of 3 numbers\nexpected finite"
+    with pytest.raises(ValueError, match=lines):
+        save(path, params, card())
+    assert not path.exists()
+    written(path, storage._tensors(params))
+    with pytest.raises(ValueError, match=f"/p has leaves that are NaN .*\n  {lines}"):
+        load(path)
+
+
+OTHERS = ("text", 3, 1.5, None, True, ["a"], [1], {"a": 1}, {"a": "b"}, [[1]])
+FITTING = {
+    "method": ("text",),
+    "arguments": ({"a": 1}, {"a": "b"}),
+    "backbone": ("text",),
+    "fingerprint": ("text",),
+    "size": (3,),
+    "mean": ([1],),
+    "std": ([1],),
+    "image": ([1],),
+    "classes": (["a"],),
+    "template": ("text",),
+    "coordinates": (["a"],),
+    "split": ({"a": 1}, {"a": "b"}),
+    "seed": (3,),
+    "metric": ({"a": 1},),
+}
+
+
+def test_each_field_of_a_card_by_each_wrong_type(tmp_path):
+    assert set(FITTING) == set(Card._fields)
+    for field, fitting in FITTING.items():
+        for value in OTHERS:
+            written(tmp_path / "p", **{field: value})
+            if any(value is fine or repr(value) == repr(fine) for fine in fitting):
+                load(tmp_path / "p")
+                continue
+            with pytest.raises(ValueError, match=rf"of another type .*\$\.{field}"):
+                load(tmp_path / "p")
+            with pytest.raises(ValueError, match=rf"of another type .*\$\.{field}"):
+                save(tmp_path / "q", Params(), card()._replace(**{field: value}))
+    with pytest.raises(ValueError, match="the card's metric is not JSON"):
+        save(tmp_path / "q", Params(), card(metric={"test": float("nan")}))
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"seed": NaN}', "[" * 10**5])
+def test_a_card_that_is_no_object_is_refused(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(storage, "_text", lambda card: text)
+    with pytest.raises(ValueError, match="the card to be saved is"):
+        save(tmp_path / "p", Params(), card())
+
+
+def test_swapped_tensors_and_pipes_are_refused(tmp_path):
+    tensors, text = storage._tensors(trained()), json.dumps(card()._asdict())
+    tensors["learnable/block_0~1attn:in/q"] = np.ones(4, np.float32)
+    seal = storage._digest(text, tensors)
+    names = "learnable/block_0~1attn:in/p", "learnable/block_0~1attn:in/q"
+    swapped = tensors | {names[0]: tensors[names[1]], names[1]: tensors[names[0]]}
+    metadata = {"format": storage.FORMAT, "card": text, "sha256": seal}
+    save_file(swapped, tmp_path / "p", metadata)
+    with pytest.raises(ValueError, match="its checksum does not hold"):
+        load(tmp_path / "p")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="a named pipe"):
+        load(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "names", [("other/a",), ("learnable/a", "learnable/a/b"), ("fixed/a/b", "fixed/a")]
+)
+def test_names_of_no_tree_are_refused(tmp_path, names):
+    written(tmp_path / "p", {name: np.ones(2) for name in names})
+    with pytest.raises(ValueError, match="a tensor came with the name"):
+        load(tmp_path / "p")
+
+
+def test_the_same_program_is_the_same_file(tmp_path):
+    for name in "abcdef":  # by chance they would rarely all agree
+        save(tmp_path / name, trained(), card())
+    assert len({(tmp_path / name).read_bytes() for name in "abcdef"}) == 1
+    back = load(tmp_path / "a").params_for(PROGRAM, backbone().frozen, X)
+    save(tmp_path / "again", back, card())
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "a").read_bytes()
+
+
 def test_a_card_without_a_template_is_read(tmp_path, monkeypatch):
     """As it was written before there were language models."""
     old = card()._asdict()
@@ -417,6 +517,8 @@ def test_a_card_without_a_template_is_read(tmp_path, monkeypatch):
     save(tmp_path / "p", Params(), card())
     assert load(tmp_path / "p").card == card()
     del old["fingerprint"]
-    save(tmp_path / "p", Params(), card())
+    text = json.dumps(old)
+    metadata = {"format": storage.FORMAT, "card": text}
+    save_file({}, tmp_path / "p", metadata | {"sha256": storage._digest(text, {})})
     with pytest.raises(ValueError, match=r"differs .* in \['fingerprint'\]"):
         load(tmp_path / "p")

@@ -13,7 +13,6 @@ even that, if the service knows the keys.
 
 import hashlib
 import http.client
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from reprojax.files import plain
 from reprojax.searches.replay import SIZE, Log, Request
 
 Kind = Literal["logits", "probabilities", "top-k", "labels"]
@@ -49,6 +49,9 @@ class Oracle(NamedTuple):
     probabilities. "labels": whole numbers [n]."""
     name: str = "oracle"
     """Says in the log which model this is: a name with its version."""
+    source: str = ""
+    """Says in the log where its answers come from: a service's address and model, or
+    the fingerprint of weights. A log of another source is refused."""
     chunk: int = 256
     """The most queries a request."""
     retries: int = 5
@@ -96,7 +99,7 @@ class Account:
         budget: queries that may be paid, those in the log counted.
         log: a file. One of the same identity is gone on with; another one's, or one in
             use, is refused. Without a file, nothing is kept.
-        identity: what makes the run itself, as JSON.
+        identity: what makes the run itself, as JSON; "oracle" is added to it.
     """
 
     def __init__(
@@ -108,10 +111,7 @@ class Account:
     ) -> None:
         _check_oracle(oracle, budget)
         self.oracle, self.budget, self.paid = oracle, budget, 0
-        identity = {"oracle": [oracle.name, oracle.kind, oracle.classes]} | dict(
-            identity or {}
-        )
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = _identity(oracle, identity or {})
         self._log = None if log is None else Log(Path(log))
         self._next = 0  # the number of the next query
         self._spoilt: list[int] = []  # queries paid for answers of no use
@@ -243,6 +243,17 @@ class Account:
             name = digest.tobytes()
             key = name if self.oracle.deterministic else int(number)
             self._known[key] = name, answer if fine else None
+
+
+def _identity(oracle: Oracle, given: Mapping[str, Any]) -> dict[str, Any]:
+    if "oracle" in given:
+        raise ValueError(
+            f"the identity names an oracle ({given['oracle']!r}), expected other "
+            "keys: the log adds this one; give Oracle(..., name=..., source=...)"
+        )
+    names = ("name", "source", "kind", "classes", "deterministic")
+    found = {name: getattr(oracle, name) for name in names}
+    return plain({**given, "oracle": found})
 
 
 def count(images: Images) -> int:

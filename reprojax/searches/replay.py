@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reprojax.files import decode_json, open_regular
+
 MAGIC = b"rjq1"
 HEAD = struct.Struct("<4sII")  # magic, length and crc32 of the payload
 SIZE = 16  # bytes of a digest
@@ -46,6 +48,8 @@ class Log:
     def read(self, identity: Mapping[str, Any]) -> list[bytes]:
         """What is in the log; a tail that a kill tore is cut off, and kept beside."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            open_regular(self.path).close()  # no pipe, which one would wait for
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             return self._payloads(identity)
@@ -77,7 +81,7 @@ class Log:
         if not records:
             self.write(json.dumps(identity).encode())
             return []
-        found = json.loads(records[0])
+        found = decode_json(records[0], dict[str, Any], f"the head of {self.path}")
         if found != identity:
             names = [
                 k for k in {**found, **identity} if found.get(k) != identity.get(k)
@@ -85,8 +89,9 @@ class Log:
             raise ValueError(
                 f"{self.path} is of another run: {', '.join(sorted(names))} differ "
                 f"({ {k: found.get(k) for k in names} } there, "
-                f"{ {k: identity.get(k) for k in names} } here); start that run again, "
-                "or give another log"
+                f"{ {k: identity.get(k) for k in names} } here); start that run again "
+                "as it was, with the versions of reprojax and JAX that it had, or give "
+                "another log"
             )
         return records[1:]
 

@@ -6,6 +6,8 @@ disk; good answers that are lost with a bad one, or a bad one that is not on the
 """
 
 import json
+import os
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -189,9 +191,54 @@ def test_the_identity_is_readable(tmp_path):
     magic, length, _ = HEAD.unpack_from(data)
     assert magic == MAGIC
     assert json.loads(data[HEAD.size : HEAD.size + length]) == {
-        "oracle": ["oracle", "logits", 4],
+        "oracle": {
+            "name": "oracle",
+            "source": "",
+            "kind": "logits",
+            "classes": 4,
+            "deterministic": False,
+        },
         "seed": 3,
     }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "b"},
+        {"source": "http://b/v1, model-b"},
+        {"kind": "probabilities"},
+        {"deterministic": True},
+    ],
+)
+def test_a_log_of_another_oracle_is_refused(tmp_path, change):
+    given = {"source": "http://a/v1, model-a"}
+    with Account(oracle(Model(), **given), 40, tmp_path / "log", {"seed": 3}):
+        pass
+    other = Account(
+        oracle(Model(), **(given | change)), 40, tmp_path / "log", {"seed": 3}
+    )
+    with pytest.raises(ValueError, match="of another run: oracle differ"):
+        other.__enter__()
+
+
+def test_an_identity_adds_and_replaces_nothing(tmp_path):
+    with pytest.raises(ValueError, match="the log adds this one"):
+        Account(oracle(Model()), 40, tmp_path / "log", {"oracle": "mine"})
+
+
+@pytest.mark.parametrize("head", [b"[]", b"null", b'{"seed": ', b"3"])
+def test_a_log_whose_head_is_no_identity_is_refused(tmp_path, head):
+    log = tmp_path / "log"
+    log.write_bytes(HEAD.pack(MAGIC, len(head), zlib.crc32(head)) + head)
+    with pytest.raises(ValueError, match=r"the head of .*log is"):
+        Account(oracle(Model()), 40, log).__enter__()
+
+
+def test_a_pipe_is_no_log(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(ValueError, match="a named pipe"):
+        Account(oracle(Model()), 40, tmp_path / "log").__enter__()
 
 
 def test_requests_that_fail_are_made_again():
