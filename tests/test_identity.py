@@ -149,7 +149,7 @@ def shuffled(name: str) -> Any:
     return TASK._replace(**{name: Split(rows.x[::-1], rows.y[::-1])})
 
 
-HALF = np.float32([1, 1, 0.5])
+HALF = np.array([1, 1, 0.5], np.float32)
 COSINE = optax.cosine_decay_schedule
 CHANGES = {
     "a weight": ({"frozen": moved("conv")}, "frozen"),
