@@ -5,6 +5,8 @@ r"""Reprogram a frozen image classifier for a task that it was never trained on.
     python -m experiments.visual_reprogramming --method padding --map ilm
     python -m experiments.visual_reprogramming --backbone google/vit-base-patch16-224 \
         --target my/photos --method vpt-deep --out runs/photos
+    python -m experiments.visual_reprogramming --method bar --budget 200000
+        without gradients: the model is only asked
 
 Expected, on two cores (docs/results.md has the controls and more):
 
@@ -51,10 +53,12 @@ from experiments.tables import (
     text_table,
 )
 from reprojax import data, models, parallel, recipes, storage
+from reprojax.black_box import evaluate, fit_black_box, in_process, only_answers
 from reprojax.core import Program
 from reprojax.files import write_json
 from reprojax.fit import Fitted, fit
 from reprojax.models import Backbone
+from reprojax.recipes import BlackBox
 from reprojax.taxonomy import Description, describe
 
 METHODS, MAPS = ", ".join(recipes.METHODS), ", ".join(recipes.ALIGNMENTS)
@@ -106,12 +110,17 @@ class Config:
     refresh: Annotated[
         str | None, tyro.conf.arg(help="label maps: epoch, exact or once")
     ] = None
+    budget: int | None = None
+    """Queries a run, each an image sent, of a method whose model only answers (bar,
+    blackvip): it searches until they are spent, without gradients and epochs."""
     inner: int | None = None
-    """Side of the image inside a border, in pixels (padding, ar)."""
+    """Side of the image inside a border, in pixels (padding, ar, bar)."""
     length: int | None = None
     """Tokens a block (vpt-shallow, vpt-deep)."""
     layers: int | None = None
-    """Layers of the mask network, 5 or 6 (smm)."""
+    """Layers of the mask network (smm); by default 6 for a ViT, else 5."""
+    augment: bool = False
+    """A random crop and a mirror in training, as published (watermark, smm)."""
     cache: bool = False
     """Train on the values below the lowest edit, computed once (vpt-*)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -135,6 +144,7 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Train, print and write everything; returns what results.json holds."""
+    check_config(config)
     method = recipes.find_method(config.method)
     name = alignment_name(config)
     lead = jax.process_index() == 0
@@ -150,6 +160,7 @@ def main(config: Config) -> dict[str, Any]:
         program, backbone.frozen, tasks[0].train.x[:2], roles=backbone.roles
     )
     title = f"{config.method} with {name or 'a linear head'}"
+    print(f"settings from {method.source}\n")
     print(f"{title}: {backbone.name} -> {tasks[0].name}\n\n{seen}\n", flush=True)
 
     fits = [
@@ -186,7 +197,51 @@ def alignment_name(config: Config) -> str | None:
             f"{config.method} has a linear head of its own on features, and came with "
             f"--map {config.map}; leave --map out"
         )
-    return config.map or own
+    name = config.map or own
+    if name is not None:
+        check_probable(config.method, name)
+    return name
+
+
+def check_probable(method: str, name: str) -> None:
+    """Raise for a map that gives no log probabilities to a loss that needs them."""
+    needed = recipes.find_method(method).probable
+    if needed and not recipes.find_alignment(name).probable:
+        fit_for = [n for n, a in recipes.ALIGNMENTS.items() if a.probable]
+        raise ValueError(
+            f"--method {method} got --map {name}, whose answers are no probabilities "
+            f"of source classes; expected one of {', '.join(fit_for)}"
+        )
+
+
+def only_asks(config: Config) -> bool:
+    """Whether the method's model only answers."""
+    return isinstance(recipes.find_method(config.method).preset, BlackBox)
+
+
+def check_config(config: Config) -> None:
+    """Raise for arguments of gradients where there are none, and the reverse."""
+    if not only_asks(config):
+        if config.budget is not None:
+            raise ValueError(
+                f"--budget {config.budget} came with {config.method}, which trains by "
+                "gradients; expected a method whose model only answers: bar, blackvip; "
+                "leave --budget out, or see experiments.black_box"
+            )
+        return
+    if config.budget is None:
+        raise ValueError(
+            f"{config.method} searches for a model that only answers, and no --budget "
+            "came; expected a number of queries, such as --budget 200000 (an image is "
+            "one); experiments.black_box compares searches"
+        )
+    plain = Config()
+    of_gradients = ("epochs", "accumulate", "cache", "profile", "distributed")
+    if given := [n for n in of_gradients if getattr(config, n) != getattr(plain, n)]:
+        raise ValueError(
+            f"--{given[0]} came with {config.method}, which has no gradients and "
+            "epochs; expected --budget, --batch and --learning-rate; leave it out"
+        )
 
 
 def load_task(config: Config, seed: int) -> data.Task:
@@ -205,6 +260,7 @@ def load_task(config: Config, seed: int) -> data.Task:
 def sizes(config: Config) -> dict[str, int]:
     """The arguments of the method's recipe that were given."""
     given = {n: getattr(config, n) for n in ("inner", "length", "layers")}
+    given["augment"] = config.augment or None
     return {n: value for n, value in given.items() if value is not None}
 
 
@@ -217,27 +273,16 @@ def train(
     folder: str,
 ) -> Fitted:
     """One run, with the paper's settings where none were given."""
-    method = recipes.METHODS[config.method]
-    preset, name = method.preset, alignment_name(config)
-    refresh: Any = config.refresh or (
-        recipes.find_alignment(name).refresh if name else "once"
-    )
-    epochs, batch = config.epochs or preset.epochs, config.batch or preset.batch
-    steps = -(-len(task.train.y) // min(batch, len(task.train.y)))
-    rate = (
-        preset.learning_rate if config.learning_rate is None else config.learning_rate
-    )
+    preset = recipes.METHODS[config.method].preset
+    if isinstance(preset, BlackBox):
+        return ask(config, preset, backbone, task, seed, folder)
+    refresh, identity = map_refresh(config), identity_of(config, backbone)
+    epochs = config.epochs or preset.epochs
+    batch, steps, rate = pace(config, task)
     print(
         f"{folder}: {epochs} epochs of {steps} steps, learning rate {rate:g}",
         flush=True,
     )
-    identity: dict[str, Any] = {
-        "method": config.method,
-        "map": name,
-        "sizes": sizes(config),
-        "learning_rate": rate,
-        "backbone": models.fingerprint(backbone.frozen),
-    }
     fitted = fit(
         program,
         backbone.frozen,
@@ -261,6 +306,73 @@ def train(
     return fitted._replace(params=own[0], last=own[1])
 
 
+def pace(config: Config, task: data.Task) -> tuple[int, int, float]:
+    """(images a step, steps an epoch, learning rate)"""
+    preset = recipes.METHODS[config.method].preset
+    given = config.learning_rate
+    batch = config.batch or preset.batch
+    steps = -(-len(task.train.y) // min(batch, len(task.train.y)))
+    return batch, steps, preset.learning_rate if given is None else given
+
+
+def map_refresh(config: Config) -> Any:
+    """When the label map is estimated: as asked for, or as its paper does."""
+    name = alignment_name(config)
+    own = recipes.find_alignment(name).refresh if name else "once"
+    return config.refresh or own
+
+
+def identity_of(config: Config, backbone: Backbone) -> dict[str, Any]:
+    """What else makes a run itself."""
+    preset, given = recipes.METHODS[config.method].preset, config.learning_rate
+    return {
+        "method": config.method,
+        "map": alignment_name(config),
+        "sizes": sizes(config),
+        "learning_rate": preset.learning_rate if given is None else given,
+        "backbone": models.fingerprint(backbone.frozen),
+    }
+
+
+def ask(
+    config: Config,
+    preset: BlackBox,
+    backbone: Backbone,
+    task: data.Task,
+    seed: int,
+    folder: str,
+) -> Fitted:
+    """One run of a method whose model only answers: the backbone is asked, no more."""
+    oracle, targets = in_process(backbone), len(task.classes)
+    card = only_answers(oracle, backbone.size, backbone.mean, backbone.std)
+    build, name = recipes.METHODS[config.method].build, alignment_name(config)
+    align = None if name is None else recipes.find_alignment(name).build(targets)
+    program = build(card, targets, align, **sizes(config))
+    batch, steps, rate = pace(config, task)
+    print(
+        f"{folder}: {config.budget:,} queries, {batch} images a step, learning rate "
+        f"{rate:g}; what is answered is kept in {folder}.log",
+        flush=True,
+    )
+    found = fit_black_box(
+        program,
+        oracle,
+        task,
+        preset.search(rate, steps),
+        budget=config.budget or 0,
+        batch=batch,
+        seed=seed,
+        loss=preset.loss(task.train.y, targets),
+        refresh=map_refresh(config),
+        log=config.out / f"{folder}.log",
+        identity=identity_of(config, backbone),
+    )
+    test = lambda params: evaluate(program, params, oracle, task.test)
+    accuracy = {"test": test(found.params), "last": test(found.last)}
+    accuracy |= {"validation": found.accuracy["validation"]}
+    return Fitted(found.params, found.last, accuracy, found.curve[:, 1:], np.nan)
+
+
 def join(given: str) -> None:
     """Join the other processes; those but the first write and print nothing."""
     parts = given.split(",")
@@ -278,7 +390,9 @@ def join(given: str) -> None:
 def _optimizer(
     method: str, rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    return recipes.METHODS[method].preset.optimizer(rate, steps, epochs)
+    preset = recipes.METHODS[method].preset
+    assert not isinstance(preset, BlackBox)  # `train` sends these to `ask`
+    return preset.optimizer(rate, steps, epochs)
 
 
 def run_controls(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from reprojax.core import PyTree
 
@@ -38,16 +39,35 @@ def cross_entropy(
     )
 
 
-def with_norm(weight: float) -> Loss:
-    """Cross entropy + weight * the squared norm of all learnable numbers."""
+def likelihood(
+    seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
+) -> jax.Array:
+    """-output[label] of each row, from the task's log probabilities "output" [B T].
 
-    def loss(
+    Unlike `cross_entropy` it does not make them sum to one over the task's classes.
+    """
+    return -picked(seen["output"], labels)
+
+
+def picked(output: jax.Array, labels: jax.Array) -> Float[Array, "B"]:
+    """The output [B T] of each row's label; of a row that only fills, of class 0."""
+    right = jnp.maximum(labels, 0)[:, None]
+    return jnp.take_along_axis(output.astype(jnp.float32), right, 1)[:, 0]
+
+
+def with_norm(weight: float, loss: Loss = cross_entropy) -> Loss:
+    """A loss + weight * the squared norm of all learnable numbers."""
+
+    def penalised(
         seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
-    ) -> jax.Array:
+    ) -> jax.Array | Rows:
         norm = optax.tree.norm(learnable, squared=True)
-        return cross_entropy(seen, labels, learnable) + weight * norm
+        found = loss(seen, labels, learnable)
+        if isinstance(found, Rows):
+            return found._replace(value=found.value + weight * norm)
+        return found + weight * norm
 
-    return loss
+    return penalised
 
 
 def summed(found: jax.Array | Rows, labels: Any) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,14 @@ from reprojax.alignments.centring import centred
 from reprojax.alignments.linear import linear
 from reprojax.alignments.masked import at_mask
 from reprojax.alignments.pooling import mean, unit
-from reprojax.alignments.rule import columns, groups, identity, last, own
+from reprojax.alignments.rule import (
+    columns,
+    groups,
+    identity,
+    last,
+    of_probabilities,
+    own,
+)
 from reprojax.alignments.several import several
 from reprojax.alignments.statistical import (
     bayesian,
@@ -32,6 +39,7 @@ __all__ = [
     "last",
     "linear",
     "mean",
+    "of_probabilities",
     "one_to_one",
     "one_to_one_map",
     "own",

@@ -16,6 +16,7 @@ def linear(
     bias: bool = True,
     standardised: bool = False,
     initial: Initializer | None = None,
+    initial_bias: float = 0.0,
 ) -> Manipulation:
     """y [B S] -> y @ kernel [S T] + bias [T]; on features it is a linear probe.
 
@@ -25,6 +26,7 @@ def linear(
             family of maps; the scale of the features no longer decides which learning
             rate diverges.
         initial: of the kernel; by default `lecun_normal()`.
+        initial_bias: what each number of the bias starts at.
     """
     initial = lecun_normal() if initial is None else initial
 
@@ -32,7 +34,7 @@ def linear(
         size = y.shape[-1]
         weights = {"kernel": initial(key, (size, targets), jnp.float32)}
         if bias:
-            weights["bias"] = jnp.zeros(targets)
+            weights["bias"] = jnp.full(targets, initial_bias)
         middle = {"mean": jnp.zeros(size), "deviation": jnp.ones(size)}
         middle["known"] = jnp.zeros((), bool)
         return Params(weights, middle if standardised else ())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -32,6 +33,21 @@ def own() -> Manipulation:
         return value.value[:, -scope.x.weight.shape[1] :]
 
     return Manipulation(init, apply)
+
+
+def of_probabilities(alignment: Manipulation) -> Manipulation:
+    """An alignment of log softmax(y) [*B S] in place of y.
+
+    One source class a target, or a mean of several, then gives log probabilities among
+    *all* source classes, as adversarial reprogramming's loss wants them. What the
+    alignment observes is y as it came; its own params stay what they were.
+    """
+
+    def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
+        log = jax.nn.log_softmax(y.astype(jnp.float32))
+        return alignment.apply(params, log, scope)
+
+    return alignment._replace(apply=apply)
 
 
 def _check(ids: np.ndarray, y: Array, who: str) -> None:

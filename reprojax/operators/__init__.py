@@ -2,7 +2,7 @@
 
 from reprojax.operators.additive import add, frame
 from reprojax.operators.concatenative import insert, padding, prefix, replace, shift
-from reprojax.operators.images import crop, flip, resize
+from reprojax.operators.images import augmented, crop, flip, resize
 from reprojax.operators.parametric import (
     dropout,
     masked_add,
@@ -13,6 +13,7 @@ from reprojax.operators.parametric import (
 
 __all__ = [
     "add",
+    "augmented",
     "crop",
     "dropout",
     "flip",

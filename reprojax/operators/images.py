@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from reprojax.core import Given, Key, Manipulation, Params, PyTree, Scope, stateless
+from reprojax.core import (
+    Given,
+    Key,
+    Manipulation,
+    Params,
+    PyTree,
+    Scope,
+    chain,
+    stateless,
+)
 
 
 def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -41,6 +50,21 @@ def resize(size: int, method: str = "bilinear") -> Manipulation:
         return jnp.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
 
     return stateless(to_size)
+
+
+def augmented(size: int, larger: int) -> Manipulation:
+    """`resize(size)`; in training a square of it from `larger` pixels, and a mirror."""
+    whole, cut = (
+        resize(size),
+        chain(resize=resize(larger), crop=crop(size), flip=flip()),
+    )
+
+    def apply(params: Params, x: Array, scope: Scope) -> Array:
+        if scope.key is None:
+            return whole.apply(Params(), x, scope)
+        return cut.apply(params, x, scope)
+
+    return Manipulation(cut.init, apply)
 
 
 def _augmentation(function: Callable[[Key | None, Array], Array]) -> Manipulation:

@@ -17,7 +17,7 @@ from reprojax.alignments import (
 )
 from reprojax.core import nearest
 from reprojax.recipes.controls import linear_probe, no_prompt
-from reprojax.recipes.method import Alignment, Method, Preset
+from reprojax.recipes.method import Alignment, BlackBox, Method, Preset
 from reprojax.recipes.model_reprogramming import (
     adversarial_reprogramming,
     black_box_reprogramming,
@@ -60,7 +60,9 @@ ALIGNMENTS: dict[str, Alignment] = {
     "blm": Alignment(bayesian, "epoch"),
     "blm+": Alignment(bayesian_plus, "epoch"),
     "bar": Alignment(mean_probability, "once"),
-    "linear": Alignment(lambda targets: linear(targets, bias=False), "once"),
+    "linear": Alignment(
+        lambda targets: linear(targets, bias=False), "once", probable=False
+    ),
 }
 
 
@@ -93,6 +95,7 @@ __all__ = [
     "ALIGNMENTS",
     "METHODS",
     "Alignment",
+    "BlackBox",
     "Method",
     "Preset",
     "adversarial_reprogramming",

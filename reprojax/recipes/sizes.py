@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from reprojax.models import Backbone
 from reprojax.taps import sites
@@ -15,26 +16,43 @@ def scaled(pixels: int, backbone: Backbone) -> int:
 
 
 def border(inner: int, backbone: Backbone) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(before, after) of both axes around an image of `inner` pixels in the middle."""
+    """(before, after) of both axes around an image of `inner` pixels in the middle.
+
+    Of an odd number of pixels the one more stands before the image, as in the published
+    code of ILM-VP, of BayesianLM and of BAR.
+    """
     room = backbone.size - inner
     if not 0 < inner < backbone.size:
         raise ValueError(
             f"an image of {inner} pixels in a backbone of {backbone.size}, expected "
             f"0 < inner < {backbone.size}; pass a smaller inner="
         )
-    sides = (room // 2, room - room // 2)
+    sides = (room - room // 2, room // 2)
     return sides, sides
+
+
+def uniform(fan: int) -> Any:
+    """U(-b, b) with b = fan^-.5: PyTorch's start of a layer that sums `fan` numbers."""
+    bound = fan**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def is_transformer(backbone: Backbone) -> bool:
+    """Whether tokens [B L D] enter its blocks."""
+    blocks = backbone.roles.get("blocks", ())
+    return bool(backbone.roles.get("keys") or (blocks and _tokens(backbone, blocks[0])))
 
 
 def transformer_blocks(backbone: Backbone) -> tuple[str, ...]:
     """The sites of a transformer's blocks, or an error for another architecture."""
-    blocks = backbone.roles.get("blocks", ())
-    if not backbone.roles.get("keys") and not (blocks and _tokens(backbone, blocks[0])):
+    if not is_transformer(backbone):
         raise ValueError(
             f"{backbone.name} is no transformer, expected one: tokens [B L D] at its "
             "blocks; take a ViT, or a pixel prompt such as padding or watermark"
         )
-    return blocks
+    return backbone.roles.get("blocks", ())
 
 
 def _tokens(backbone: Backbone, site: str) -> bool:

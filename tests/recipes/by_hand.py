@@ -51,6 +51,11 @@ def logits(normal: np.ndarray) -> np.ndarray:
     return np.asarray(_logits()(frozen, normal.astype(np.float32)))
 
 
+def log_softmax(y: np.ndarray) -> np.ndarray:
+    y = y - y.max(-1, keepdims=True)
+    return y - np.log(np.exp(y).sum(-1, keepdims=True))
+
+
 def features(normal: np.ndarray) -> np.ndarray:
     """What its head is given: the same net without one."""
     frozen = backbones.convolutional().frozen["params"]

@@ -14,9 +14,10 @@ import optax
 import pytest
 
 from reprojax import Scope
-from reprojax.recipes import adversarial_reprogramming
+from reprojax.recipes import adversarial_reprogramming, find_method
 from reprojax.recipes import black_box_reprogramming as bar
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
+    balance,
     focal,
     mean_probability,
     one_sided,
@@ -35,6 +36,8 @@ def test_the_network_gets_the_frame_of_adversarial_reprogramming():
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
     other = adversarial_reprogramming(BACKBONE, 3, inner=7)
     same = params._replace(fixed=params.fixed | {"output": ()})
+    start = program.init(jax.random.key(0), BACKBONE.frozen, X)
+    assert np.std(jax.tree.leaves(start.learnable)[0]) < 0.02  # near grey
     seen, _ = by_hand.run(program, params, BACKBONE.frozen, X)
     frame, _ = by_hand.run(other, same, BACKBONE.frozen, X)
     np.testing.assert_array_equal(seen, frame)
@@ -79,6 +82,18 @@ def test_six_classes_a_target_where_there_are_enough():
     assert (fixed > 0).sum(1).max() == 1
     with pytest.raises(ValueError, match="maps 3 target classes, and the model has 2"):
         align.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 2), "f4"), Scope())
+
+
+def test_the_focal_loss_weighs_rare_classes_more():
+    labels = np.array([0, 0, 0, 1, 0, 0])
+    np.testing.assert_allclose(balance(labels, 3), [6 / 15, 6 / 3, 0])
+    h = np.array([[0.5, 0.2], [0.3, 0.4], [0.9, 0.05]])
+    right, weight = np.array([0.5, 0.4]), np.array([0.4, 2.0])
+    wanted = np.mean(-weight * (1 - right) ** 2 * np.log(right))
+    seen = {"output": jnp.log(jnp.asarray(h, jnp.float32))}
+    loss = find_method("bar").preset.loss(labels, 3)
+    found = loss(seen, jnp.array([0, 1, -1]), ())
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0.0, 2.0])

@@ -132,6 +132,58 @@ def test_the_published_numbers_of_weights():
         assert MaskGenerator(**sizes).layers == sizes.get("layers", 5)
 
 
+def test_the_layers_follow_the_backbone():
+    for backbone, layers in ((backbones.transformer(), 6), (BACKBONE, 5)):
+        params = smm(backbone, 3).init(jax.random.key(0), backbone.frozen, X)
+        mask = params.learnable["normalized"]["mask"]
+        assert sum(name.startswith("Conv") for name in mask) == layers
+
+
+def test_one_mask_for_all_colours_is_the_mean_of_the_last_maps():
+    program, params, own, stats = fitted(channels=1)
+    assert sum(name.startswith("Conv") for name in own["mask"]) == 4
+    seen, _ = by_hand.run(program, params, BACKBONE.frozen, X)
+    normal = by_hand.normalised(by_hand.resized(X, SIZE))
+    width = own["mask"]["Conv_3"]["kernel"].shape[-1]
+    mean = np.zeros((3, 3, width, 3))
+    mean[1, 1] = 1 / width  # a last convolution that takes the mean
+    whole = own["mask"] | {"Conv_4": {"kernel": mean, "bias": np.zeros(3)}}
+    mask, _ = masks(whole, stats, normal, 3)
+    wanted = normal + mask * own["prompt"]
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(seen, wanted, atol=1e-5 * scale, rtol=1e-4)
+
+
+def test_the_mask_network_starts_as_pytorch_starts_it():
+    params = smm(BACKBONE, 3, layers=6).init(jax.random.key(0), BACKBONE.frozen, X)
+    mask = params.learnable["normalized"]["mask"]
+    for i in (3, 4):
+        kernel, bias = mask[f"Conv_{i}"]["kernel"], mask[f"Conv_{i}"]["bias"]
+        bound = (9 * kernel.shape[2]) ** -0.5
+        for a in (kernel, bias):
+            assert 0.9 * bound < np.abs(a).max() <= bound
+        np.testing.assert_allclose(np.std(kernel), bound / 3**0.5, rtol=0.03)
+
+
+@pytest.mark.parametrize("sizes", [{"pools": 5}, {"layers": 1}, {"channels": 2}])
+def test_a_network_that_cannot_be_is_refused(sizes):
+    with pytest.raises(ValueError, match="fewer pools than layers, and 1 or 3"):
+        smm(BACKBONE, 3, **sizes)
+
+
+def test_augmentation_is_for_training_alone():
+    large = backbones.convolutional(32)
+    program, plain = smm(large, 3, augment=True), smm(large, 3)
+    params = program.init(jax.random.key(0), large.frozen, X)
+    still, _ = by_hand.run(program, params, large.frozen, X)
+    wanted, _ = by_hand.run(
+        plain, plain.init(jax.random.key(0), large.frozen, X), large.frozen, X
+    )
+    np.testing.assert_array_equal(still, wanted)
+    moved, _ = by_hand.run(program, params, large.frozen, X, jax.random.key(1))
+    assert not by_hand.close(moved, wanted)
+
+
 def test_it_starts_at_rest():
     program = smm(BACKBONE, 3)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)

@@ -6,12 +6,14 @@ replacing them; prompts with positions; prompts before the class token.
 
 from math import erf
 
+import assets
 import backbones
 import by_hand
 import jax
 import numpy as np
 import pytest
 
+from reprojax import Scope
 from reprojax.recipes import padding, vpt_deep, vpt_shallow
 
 BACKBONE, X = backbones.transformer(3), backbones.photos(3)
@@ -124,6 +126,36 @@ def test_prompts_start_uniform_within_xaviers_bound_of_a_patch():
         np.testing.assert_allclose(start.std(), bound / np.sqrt(3), rtol=0.03)
     other = np.sqrt(6 / (400 + 16))  # of the prompt's own matrix
     assert np.abs(start).max() > other
+
+
+@pytest.mark.verify
+def test_the_head_starts_as_the_published_code_does():
+    """N(0, 2 / T) and -log 99, by numbers that KMnP/vpt drew."""
+    given = assets.official("vpt_head")
+    features = lambda width: jax.ShapeDtypeStruct((1, width), "f4")
+    for (width, targets), std, bias in zip(
+        given["vpt_shapes"], given["vpt_weight_std"], given["vpt_bias"], strict=True
+    ):
+        head = head_of(int(targets))
+        drawn = [
+            head.init(jax.random.key(i), features(int(width)), Scope()).learnable
+            for i in range(1 + 20_000 // (width * targets))
+        ]
+        found = np.std([w["kernel"] for w in drawn])
+        np.testing.assert_allclose(found, std, rtol=0.03)
+        np.testing.assert_allclose(drawn[0]["bias"], bias, rtol=1e-6)
+
+
+def test_the_head_starts_wide():
+    features = jax.ShapeDtypeStruct((1, 900), "f4")
+    head = head_of(8).init(jax.random.key(0), features, Scope()).learnable
+    np.testing.assert_allclose(np.std(head["kernel"]), 0.5, rtol=0.03)
+    np.testing.assert_allclose(head["bias"], -np.log(99), rtol=1e-6)
+
+
+def head_of(targets):
+    """The manipulation of "output" in a program of VPT."""
+    return dict(vpt_shallow(BACKBONE, targets).at)["output",]
 
 
 def test_learnable_numbers():

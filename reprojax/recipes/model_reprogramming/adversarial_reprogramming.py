@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
-from reprojax.alignments import columns
+from reprojax.alignments import columns, of_probabilities
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
-from reprojax.losses import with_norm
+from reprojax.losses import likelihood, with_norm
 from reprojax.models import Backbone
 from reprojax.operators import padding, resize
 from reprojax.recipes.method import Method, Preset, adam_decayed
@@ -19,30 +19,46 @@ def adversarial_reprogramming(
     align: Manipulation | None = None,
     *,
     inner: int | None = None,
+    deviation: float = 1.0,
 ) -> Program:
     """The image in a learned frame, the first classes as answers (arXiv 1806.11146).
 
     X = image + tanh(W) around it, in the paper's units: its networks take [-1, 1]. Here
-    it enters before normalisation, in [0, 1], as (1 + tanh(W)) / 2: W = 0 is grey.
+    it enters before normalisation, in [0, 1], as (1 + tanh(W)) / 2: W = 0 is grey. The
+    answers are log probabilities among all S source classes, of which the paper's loss
+    is minus the one of the label's: train it with `losses.likelihood`. A cross entropy
+    over the T answers would let the other S - T classes have any probability.
 
     Args:
+        align: of the log probabilities [B S].
         inner: side of the image in pixels; by default 28 in 224, MNIST's own size.
+        deviation: W starts at N(0, deviation^2); 1 is the re-implementation's.
     """
     inner = scaled(28, backbone) if inner is None else inner
-    frame = through(learnable(normal()), stateless(lambda w: (1 + jnp.tanh(w)) / 2))
+    squash = stateless(lambda w: (1 + jnp.tanh(w)) / 2)
+    frame = through(learnable(normal(deviation)), squash)
     place = chain(
         resize=resize(inner), program=padding(frame, *border(inner, backbone))
     )
-    align = columns(range(targets)) if align is None else align
+    align = of_probabilities(columns(range(targets)) if align is None else align)
     return reprogram(backbone.forward, {"input": place, "output": align})
 
 
-# The weight of |W|^2 depends on how a program sums it; 5e-7 on the plain sum is that of
-# a public re-implementation (Prinsphield/Adversarial_Reprogramming), which also shows
-# the rate .05 and its decay.
 METHOD = Method(
     adversarial_reprogramming,
-    Preset(adam_decayed, 0.05, epochs=300, batch=50, loss=with_norm(5e-7)),
+    Preset(
+        adam_decayed(b1=0.5),
+        0.05,
+        epochs=30,
+        batch=30,
+        loss=with_norm(5e-7, likelihood),
+    ),
     alignment="first",
     enters="before normalisation",
+    source="rate .05 and .96 every two epochs: arXiv 1806.11146. The start N(0, 1), "
+    "Adam's beta_1 .5, 5e-7 |W|^2 (the paper's weight, .05, does not say how it sums), "
+    "30 epochs and batches of 30: Prinsphield/Adversarial_Reprogramming. That code "
+    "takes a sigmoid over the whole canvas and a binary cross entropy; tanh around the "
+    "image and -log P(label) here are the paper's.",
+    probable=True,
 )

@@ -1,8 +1,10 @@
 """Visual prompt tuning, VPT (Jia et al., arXiv 2203.12119)."""
 
+import math
 from typing import Any
 
 import jax
+from jax.nn.initializers import normal
 from jaxtyping import Array, Float
 
 from reprojax.alignments import linear
@@ -36,8 +38,9 @@ def vpt_deep(
     """Learned tokens behind the class token, new ones at each block (arXiv 2203.12119).
 
     A later block's tokens *replace* what came out of the earlier ones. They get no
-    position. The head is linear on the class token's feature [D], standardised so that
-    one learning rate serves backbones whose features differ in scale.
+    position. The head is linear on the class token's feature [D] and starts as the
+    published one, N(0, 2 / T) and -log 99. Its input is standardised here, so that one
+    learning rate serves backbones whose features differ in scale; theirs is not.
 
     Args:
         length: P, tokens a block.
@@ -47,9 +50,14 @@ def vpt_deep(
     prompt = learnable(_uniform(patch(backbone)))
     at: dict = {"input": resize(backbone.size), blocks[0]: insert(prompt, length, at=1)}
     at |= {block: replace(prompt, length, at=1) for block in blocks[1:]}
-    head = linear(targets, standardised=True) if align is None else align
-    at |= {"output": head}
+    at |= {"output": _head(targets) if align is None else align}
     return reprogram(until(backbone.forward, backbone.roles["features"][0]), at)
+
+
+def _head(targets: int) -> Manipulation:
+    """Each of T answers starts near probability .01, if they were sigmoids."""
+    start = normal((2 / targets) ** 0.5)
+    return linear(targets, standardised=True, initial=start, initial_bias=-math.log(99))
 
 
 def vpt_shallow(
@@ -63,10 +71,16 @@ def vpt_shallow(
     return vpt_deep(backbone, targets, align, length=length, depth=1)
 
 
-# The paper takes its rate from a grid, {.05 ... 50} * batch / 256, on validation
-# images; this is its smallest. SGD, momentum .9, a tenth of the epochs as warm-up and
-# the cosine are the paper's. The clip is ours: small tokens in front of a layer norm
-# have large gradients, and without it .025 and .125 diverged on a ViT-Ti.
-_PRESET = Preset(sgd_cosine(warmup=10, clip=1.0), 0.025, epochs=100, batch=128)
-SHALLOW = Method(vpt_shallow, _PRESET, alignment=None, enters="behind the class token")
-DEEP = Method(vpt_deep, _PRESET, alignment=None, enters="behind the class token")
+# Without the clip, rates of .025 and .125 diverged on a ViT-Ti: small tokens in front
+# of a layer norm have large gradients.
+_PRESET = Preset(sgd_cosine(warmup=0.1, clip=1.0), 0.025, epochs=100, batch=128)
+_WHAT: dict[str, Any] = {"alignment": None, "enters": "behind the class token"}
+_WHAT["source"] = (
+    "arXiv 2203.12119: SGD, momentum .9, 100 epochs of batches of 128 (64 for large "
+    "models), ten of warm-up and a cosine. Rate and decay are there from grids, {.05 "
+    "... 50} * batch / 256 and {0 ... .01}, by validation; here the smallest rate and "
+    "no decay. Ours: the clip at norm 1, the standardised head, a rate that moves by "
+    "steps; KMnP/vpt moves it by epochs, the first of which has rate 0."
+)
+SHALLOW = Method(vpt_shallow, _PRESET, **_WHAT)
+DEEP = Method(vpt_deep, _PRESET, **_WHAT)

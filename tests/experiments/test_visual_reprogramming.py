@@ -1,0 +1,49 @@
+"""The main command: methods whose model only answers, and what it refuses."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.visual_reprogramming import Config, alignment_name, main
+from reprojax import storage
+
+SMALL = Config(train=20, validation=10, test=10, seeds=1, controls=False)
+
+
+@pytest.mark.parametrize("method, budget", [("bar", 900), ("blackvip", 500)])
+def test_a_black_box_is_asked_and_not_differentiated(
+    method, budget, tmp_path, monkeypatch, capsys
+):
+    refuse = lambda *a, **k: pytest.fail("a gradient was taken")
+    monkeypatch.setattr(jax, "value_and_grad", refuse)
+    monkeypatch.setattr(jax, "grad", refuse)
+    config = replace(SMALL, method=method, budget=budget, batch=10, out=tmp_path)
+    found = main(config)["results"]["program"]
+    assert f"seed-0: {budget} queries" in capsys.readouterr().out
+    asked = (tmp_path / "seed-0.log").stat().st_size
+    assert asked > 4 * 10 * 20  # answers of floats were paid for and kept
+    assert 0 <= found["test"][0] <= 1 and 0 <= found["validation"][0] <= 1
+    saved = storage.load(tmp_path / "seed-0.safetensors")
+    assert saved.card.method == method
+    leaves = jax.tree.leaves(saved.params)
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_budgets_belong_to_black_boxes(tmp_path):
+    config = replace(SMALL, out=tmp_path)
+    with pytest.raises(ValueError, match="blackvip searches .* no --budget came"):
+        main(replace(config, method="blackvip"))
+    with pytest.raises(ValueError, match="--budget 10 came with smm, which trains by"):
+        main(replace(config, method="smm", budget=10))
+    with pytest.raises(ValueError, match="--epochs came with bar, which has no gradi"):
+        main(replace(config, method="bar", budget=10, epochs=3))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["ar", "bar"])
+def test_a_loss_of_probabilities_refuses_a_map_of_none(method):
+    with pytest.raises(ValueError, match="--map linear.*expected one of first, rlm"):
+        alignment_name(Config(method=method, map="linear"))
+    assert alignment_name(Config(method=method, map="blm+3")) == "blm+3"
