@@ -1,5 +1,6 @@
 """The recipes' arithmetic a second time: NumPy alone, written from the papers."""
 
+import math
 from functools import cache
 
 import backbones
@@ -62,6 +63,47 @@ def features(normal: np.ndarray) -> np.ndarray:
     body = {"params": {name: v for name, v in frozen.items() if name != "head"}}
     net = backbones.residual_net(classes=0)
     return np.asarray(jax.jit(net.apply)(body, normal.astype(np.float32)))
+
+
+def gelu(x):
+    return x * (1 + np.vectorize(math.erf)(x / 2**0.5)) / 2
+
+
+def doubled(x, kernel):
+    """Each channel its own 2 x 2 square; with more channels, several squares of it."""
+    B, h, w, C = x.shape
+    out = np.zeros((B, 2 * h, 2 * w, C * kernel.shape[-1]))
+    for i in range(2):
+        for j in range(2):
+            for c in range(C):
+                for m in range(kernel.shape[-1]):
+                    out[:, i::2, j::2, c * kernel.shape[-1] + m] = (
+                        x[..., c] * kernel[i, j, c, m]
+                    )
+    return out
+
+
+def black_vip_prompt(features, weights, statistics=None):
+    """[B 16] -> [B 16 16 3]: a map of 4 x 4 x 32, doubled twice.
+
+    Without stored statistics the batch's own, as in training.
+    """
+    trigger = np.repeat(weights["trigger"][None], len(features), 0)
+    cube = np.concatenate([features, trigger], 1).reshape(-1, 32, 4, 4)
+    x = np.moveaxis(cube, 1, -1)
+    first, last = weights["Double_0"], weights["Double_1"]
+    x = doubled(x, first["kernel"]) + first["bias"]
+    x = x @ weights["Dense_0"]["kernel"]
+    norm, seen = weights["BatchNorm_0"], {"mean": x.mean((0, 1, 2))}
+    seen["var"] = x.var((0, 1, 2))
+    seen = statistics["BatchNorm_0"] if statistics else seen
+    x = (x - seen["mean"]) / np.sqrt(seen["var"] + 1e-5)
+    x = gelu(x * norm["scale"] + norm["bias"])
+    out = np.zeros((len(x), 16, 16, 3))
+    for i in range(2):
+        for j in range(2):
+            out[:, i::2, j::2] = x @ last["kernel"][i, j]
+    return out
 
 
 def drawn(params: Params, seed: int = 0) -> Params:

@@ -5,8 +5,6 @@ before normalisation, or is the same for all images; a trigger in front of the f
 doublings that mix their pixels.
 """
 
-import math
-
 import backbones
 import by_hand
 import jax
@@ -38,42 +36,6 @@ def fitted():
     return program, Params(learnable, fixed)
 
 
-def gelu(x):
-    return x * (1 + np.vectorize(math.erf)(x / 2**0.5)) / 2
-
-
-def doubled(x, kernel):
-    """Each channel its own 2 x 2 square; with more channels, several squares of it."""
-    B, h, w, C = x.shape
-    out = np.zeros((B, 2 * h, 2 * w, C * kernel.shape[-1]))
-    for i in range(2):
-        for j in range(2):
-            for c in range(C):
-                for m in range(kernel.shape[-1]):
-                    out[:, i::2, j::2, c * kernel.shape[-1] + m] = (
-                        x[..., c] * kernel[i, j, c, m]
-                    )
-    return out
-
-
-def drawn_by_hand(features, weights, statistics):
-    """[B 16] -> [B 16 16 3]: a map of 4 x 4 x 32, doubled twice."""
-    trigger = np.repeat(weights["trigger"][None], len(features), 0)
-    cube = np.concatenate([features, trigger], 1).reshape(-1, 32, 4, 4)
-    x = np.moveaxis(cube, 1, -1)
-    first, last = weights["Double_0"], weights["Double_1"]
-    x = doubled(x, first["kernel"]) + first["bias"]
-    x = x @ weights["Dense_0"]["kernel"]
-    norm, seen = weights["BatchNorm_0"], statistics["BatchNorm_0"]
-    x = (x - seen["mean"]) / np.sqrt(seen["var"] + 1e-5)
-    x = gelu(x * norm["scale"] + norm["bias"])
-    out = np.zeros((len(x), 16, 16, 3))
-    for i in range(2):
-        for j in range(2):
-            out[:, i::2, j::2] = x @ last["kernel"][i, j]
-    return out
-
-
 def test_the_network_gets_the_clipped_sum():
     program, params = fitted()
     seen, y = by_hand.run(program, params, BACKBONE.frozen, X)
@@ -81,7 +43,8 @@ def test_the_network_gets_the_clipped_sum():
     statistics = params.fixed["normalized"]["decoder"]["batch_stats"]
     image = by_hand.resized(X, 16)
     features = by_hand.features(by_hand.normalised(image))
-    prompt = drawn_by_hand(features, weights, jax.tree.map(np.asarray, statistics))
+    statistics = jax.tree.map(np.asarray, statistics)
+    prompt = by_hand.black_vip_prompt(features, weights, statistics)
     wanted = by_hand.normalised(image) + prompt
     low, high = (0 - MEAN) / STD, (1 - MEAN) / STD
     assert by_hand.close(seen, np.clip(wanted, low, high))
