@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from reprojax import Scope
+from reprojax.losses import mean
 from reprojax.recipes import adversarial_reprogramming, find_method
 from reprojax.recipes import black_box_reprogramming as bar
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
@@ -91,8 +92,8 @@ def test_the_focal_loss_weighs_rare_classes_more():
     right, weight = np.array([0.5, 0.4]), np.array([0.4, 2.0])
     wanted = np.mean(-weight * (1 - right) ** 2 * np.log(right))
     seen = {"output": jnp.log(jnp.asarray(h, jnp.float32))}
-    loss = find_method("bar").preset.loss(labels, 3)
-    found = loss(seen, jnp.array([0, 1, -1]), ())
+    loss, rows = find_method("bar").preset.loss(labels, 3), jnp.array([0, 1, -1])
+    found = mean(loss(seen, rows, ()), rows)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
