@@ -44,7 +44,7 @@ def of_probabilities(alignment: Manipulation) -> Manipulation:
     """
 
     def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
-        log = jax.nn.log_softmax(y.astype(jnp.float32))
+        log = jax.nn.log_softmax(y.astype(jnp.float32)).astype(y.dtype)
         return alignment.apply(params, log, scope)
 
     return alignment._replace(apply=apply)
