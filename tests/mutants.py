@@ -1437,6 +1437,14 @@ MUTANTS = (
         "recipes/test_decomposed_prompt_tuning.py::test_there_are_two_rates",
     ),
     Mutant(
+        "dept: A B without its factor",
+        DEPT,
+        "8 / rank**0.5",
+        "1.0",
+        "recipes/test_decomposed_prompt_tuning.py::"
+        "test_it_is_a_short_prompt_and_rows_by_place",
+    ),
+    Mutant(
         "bbt: a scale without the search's own step",
         BBT,
         "_deviation(language, deviation) / sigma",

@@ -41,7 +41,7 @@ def moved(program, language):
 def in_positions(language, params):
     """The frozen tree with A B in the rows of the text's positions; the prompt."""
     own = jax.tree.map(np.asarray, params.learnable[EMBED])
-    rows = np.einsum("pr,rd->pd", own["words"]["left"], own["words"]["right"])
+    rows = own["words"]["left"] @ own["words"]["right"] * 8 / RANK**0.5
     tree = language.frozen["params"]
     table = np.array(tree["positions"]["embedding"])
     table[P : P + len(rows)] += rows
@@ -124,9 +124,9 @@ def test_what_does_not_fit_is_refused():
     for length in (0, POSITIONS):
         with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
             decomposed_prompt_tuning(language, length=length)
-    with pytest.raises(ValueError, match="words=0 came"):
+    with pytest.raises(ValueError, match="got words=0"):
         decomposed_prompt_tuning(language, length=P, words=0)
     for rank in (0, WIDTH + 1):
         wide = decomposed_prompt_tuning(language, length=P, rank=rank)
-        with pytest.raises(ValueError, match=f"a rank of {rank} came for 29 vectors"):
+        with pytest.raises(ValueError, match=f"got a rank of {rank} for 29 vectors"):
             wide.init(KEY, language.frozen, x)

@@ -45,5 +45,5 @@ def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransfo
     return optax.adam(learning_rate)
 
 
-# Ours: 100 steps took the loss of a tiny model from 1.38 to .37.
+# Ours, from no paper: 100 steps took the loss of a tiny model from 1.38 to .37.
 PRESET = Preset(adam, 3e-2, epochs=50, batch=32)

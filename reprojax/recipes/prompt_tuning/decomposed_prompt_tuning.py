@@ -29,13 +29,15 @@ from reprojax.recipes.prompt_tuning.soft_prompts import (
 
 
 def low_rank(rank: int) -> Format:
-    """A prompt [P D] as A B, of A [P rank] and B [rank D]; B starts at zero."""
+    """A prompt [P D] as 8 / sqrt(rank) A B, of A [P rank] and B [rank D]; B starts at
+    zero. The factor is the published code's: as Adam's steps have the size of its rate,
+    it is a part of what a rate means."""
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         length, width = shape
         if not 0 < rank <= min(shape):
             raise ValueError(
-                f"a rank of {rank} came for {length} vectors {width} wide, expected 1 "
+                f"got a rank of {rank} for {length} vectors {width} wide, expected 1 "
                 f"to {min(shape)}"
             )
         bound = rank**-0.5
@@ -43,7 +45,8 @@ def low_rank(rank: int) -> Format:
         return Params({"left": left, "right": jnp.zeros((rank, width))})
 
     def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "P D"]:
-        return params.learnable["left"] @ params.learnable["right"]
+        own, scale = params.learnable, 8 / rank**0.5
+        return scale * (own["left"] @ own["right"])
 
     return Format(init, read)
 
@@ -64,8 +67,7 @@ def decomposed_prompt_tuning(
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
         length: tokens of the prompt.
-        rank: of A B. (The published code scales it by 8 / sqrt(rank) too; this does
-            not.)
+        rank: of A B, see `low_rank`.
         words: places of a text that have a row in A, from its beginning, those that are
             written among them; as many as the model has room for, at most. What is
             beyond stays as it is.
@@ -74,7 +76,7 @@ def decomposed_prompt_tuning(
     check_length(language, length)
     (site,) = role(language, "embedding")
     if words < 1:
-        raise ValueError(f"words={words} came, expected at least one place of a text")
+        raise ValueError(f"got words={words}, expected at least one place of a text")
     places = min(words, language.positions - length)
     start = from_vocabulary(language) if initial is None else initial
     both = chain(words=add(low_rank(rank), places), prompt=insert(start, length))
@@ -103,6 +105,6 @@ def two_rates(
     return optax.partition(rates, lambda p: jax.tree_util.tree_map_with_path(kind, p))
 
 
-# Rate, decay and batch are the published script's, which takes 40,000 steps, with 500
-# of warm-up that are left out here.
+# Rates, decay and batch: the published script, which searches its rates on two grids.
+# What differs: epochs for its 40,000 steps, no warm-up over 500 of them, no clipping.
 PRESET = Preset(two_rates, 0.3, epochs=100, batch=32)

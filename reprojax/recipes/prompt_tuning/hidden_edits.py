@@ -150,6 +150,6 @@ def loreft(
     )
 
 
-# AdamW without decay on a falling line is pyreft's; its warm-up is left out, and rate,
-# epochs and batch are ours (there they are searched for each task).
+# AdamW on a falling line, without decay: pyreft's. What differs: no warm-up and no
+# clipping; rate, epochs and batch are ours, there they are searched for each task.
 PRESET = Preset(adamw_linear, 5e-3, epochs=5, batch=32)

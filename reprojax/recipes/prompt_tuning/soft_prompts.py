@@ -224,5 +224,5 @@ def adafactor(
     )
 
 
-# The paper's own but for the epochs: it takes 30,000 steps, whatever the task's size.
+# The paper's (section 3). What differs: epochs, for 30,000 steps whatever the task.
 PRESET = Preset(adafactor, 0.3, epochs=100, batch=32)
