@@ -286,7 +286,7 @@ def test_black_box_tuning_learns_as_the_algorithm_does(pair):
     @jax.vmap
     def values(learnable):
         y = program.apply(params._replace(learnable=learnable), card.frozen, X)
-        return cross_entropy({"output": y}, LABELS, learnable)
+        return cross_entropy({"output": y}, LABELS, learnable).mean()
 
     def value(z):
         own = start + torch.einsum("s,spd->pd", torch.tensor(z).float(), matrix)
@@ -326,7 +326,7 @@ def test_vocabulary_remapping_learns_as_the_algorithm_does(pair, monkeypatch):
             fixed = start.fixed | {EMBED: {"step": i}}
             own = start._replace(learnable=learnable, fixed=fixed)
             y = program.apply(own, card.frozen, X, key=jax.random.key(0))
-            return cross_entropy({"output": y}, LABELS, learnable)
+            return cross_entropy({"output": y}, LABELS, learnable).mean()
 
         value, grads = jax.value_and_grad(cost)(learnable)
         updates, opt = optimizer.update(grads, opt, learnable)
