@@ -5,7 +5,7 @@ model, which goes on from where the label would stand; "{text} It was {mask}." o
 masked one; "{text}" of one whose vectors a head reads. Nothing is cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -71,9 +71,22 @@ def encoded(
         ]
         for name in SPLITS
     }
+    if "mask" in fields(read):
+        _check_masks(rows, language.special.mask)
     x = _padded(language, rows, side, length)
     splits = {name: Split(x[name], getattr(task, name).y) for name in SPLITS}
     return Encoded(check(task._replace(**splits, holds="tokens")), words)
+
+
+def _check_masks(rows: Mapping[str, Sequence[Sequence[int]]], mask: int | None) -> None:
+    """Refuses a text that holds the mask's own token: the place would not be known."""
+    for name, split in rows.items():
+        for i, row in enumerate(split):
+            if (count := list(row).count(mask)) != 1:
+                raise ValueError(
+                    f"row {i} of {name} has {count} mask tokens in its template, "
+                    "expected one; take the model's mask token out of the text"
+                )
 
 
 def _tokenizer(language: LanguageModel) -> Tokenizer:

@@ -1201,8 +1201,8 @@ MUTANTS = (
     Mutant(
         "language: GGUF's rotated pairs are left as neighbours",
         "models/language/llama.py",
-        'Family("Llama, GGUF names", plan, GGUF, in_halves)',
-        'Family("Llama, GGUF names", plan, GGUF)',
+        'Family("Llama, GGUF names", plan, GGUF, in_halves, Settings)',
+        'Family("Llama, GGUF names", plan, GGUF, settings=Settings)',
         "models/language/test_gguf_files.py",
     ),
     Mutant(
@@ -1211,6 +1211,41 @@ MUTANTS = (
         "name: t.T if re.search",
         "name: t if re.search",
         "models/language/test_language_load.py::test_the_card",
+    ),
+    Mutant(
+        "models: settings that nobody reads are passed over",
+        "models/settings.py",
+        "    if other:",
+        "    if False:",
+        "models/test_settings.py",
+    ),
+    Mutant(
+        "models: weights that are not finite are taken",
+        "models/stored.py",
+        "np.isfinite(tensor.astype(np.float32)).sum()",
+        "tensor.size",
+        "models/test_settings.py",
+    ),
+    Mutant(
+        "models: a bare file of a family of many is taken for the plain one",
+        "models/catalogue.py",
+        "if kind is None and layout.example:",
+        "if kind is False:",
+        "models/test_settings.py",
+    ),
+    Mutant(
+        "language: a head of its own is passed over in a tied model",
+        "models/language/family.py",
+        "if own is not None and not np.array_equal(own, other):",
+        "if False:",
+        "models/language/test_language_settings.py",
+    ),
+    Mutant(
+        "language: EOS stands behind a causal model's prompt",
+        "models/language/tokenizer.py",
+        "behind = 0 if ends else _behind_text(rust)",
+        "behind = 0",
+        "models/language/test_tokenizer.py",
     ),
     Mutant(
         "language: a tokeniser cuts what is long in silence",

@@ -84,6 +84,10 @@ def test_a_masked_model_answers_in_the_masks_place():
     task, found = encoded(card, TASK, "{text} was {mask}", ("good", "bad"))
     assert found == (3, 4)
     assert task.train.x.value[0].tolist() == [1, 5, 5, 2]
+    train = TASK.train._replace(x=np.array([*TASK.train.x[:-1], "a [M] of it"]))
+    row = len(train.x) - 1
+    with pytest.raises(ValueError, match=f"row {row} of train has 2 mask tokens"):
+        encoded(card, TASK._replace(train=train), "{text} was {mask}", ("good", "bad"))
 
 
 # -- training

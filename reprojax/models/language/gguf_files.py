@@ -177,9 +177,10 @@ def _ends(data: Mapping[str, Any]) -> list[int]:
 
 
 def _head_size(config: Mapping[str, Any]) -> int:
-    sizes = [config.get(key) for key in ("hidden_size", "num_attention_heads")]
-    whole = all(isinstance(size, int) and size > 0 for size in sizes)
-    return sizes[0] // sizes[1] if whole else 0
+    width, heads = (config.get(k) for k in ("hidden_size", "num_attention_heads"))
+    if not (isinstance(width, int) and isinstance(heads, int) and heads > 0):
+        return 0  # refused with the other settings
+    return width // heads
 
 
 def _rotation(
