@@ -36,14 +36,14 @@ OTHER = {
     "resnet50d": NET,
     "resnet18d": NET,
     "seresnet18": NET,
-    "resnet50_gn": NET,
+    "resnet50_gn": dict(num_classes=5),
     "test_vit": dict(num_classes=5),
     "vit_base_patch16_rpn_224": SMALL,
     "vit_medium_patch16_reg4_gap_256": SMALL,
     "vit_base_patch16_clip_quickgelu_224": SMALL,
     "vit_base_patch16_siglip_224": SMALL,
     "deit_tiny_distilled_patch16_224": SMALL,
-    "mixer_s32_224": dict(embed_dim=32, num_blocks=1, img_size=32, num_classes=5),
+    "mixer_s32_224": dict(img_size=32, num_classes=5),
     "convnext_atto": dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), num_classes=5),
     "mobilenetv2_035": dict(num_classes=5),
 }
@@ -54,11 +54,11 @@ def drawn(model):
     torch.manual_seed(0)
     with torch.no_grad():
         for name, leaf in (*model.named_parameters(), *model.named_buffers()):
-            if not leaf.is_floating_point():
+            if not leaf.is_floating_point() or "inv_freq" in name:
                 continue
             if leaf.ndim > 1 and not re.search("pos|token|emb|wte|wpe", name):
                 leaf.normal_(0, leaf[0].numel() ** -0.5)
-            elif re.search(r"var$|gamma|lambda1|(norm|bn|ln_)\w*\.weight", name):
+            elif re.search(r"(?i)var$|gamma|lambda1|(norm|bn|ln_)\w*\.weight", name):
                 leaf.uniform_(0.5, 1.5)
             else:
                 leaf.normal_(0, 0.3)
@@ -83,10 +83,8 @@ def same_images(model, reference):
 
 
 def from_timm(name, its, folder):
-    from timm.models._hub import save_for_hf
-
     reference = drawn(timm().create_model(name, **its))
-    save_for_hf(reference, folder, safe_serialization="both")
+    timm().models._hub.save_for_hf(reference, folder, safe_serialization="both")
     return reference, folder / "model.safetensors"
 
 

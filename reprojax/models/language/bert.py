@@ -98,6 +98,7 @@ class Bert(nn.Module):
     epsilon: float = 1e-12
     offset: int = 0
     headless: bool = False
+    head_activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
@@ -116,7 +117,7 @@ class Bert(nn.Module):
             )(x)
         if self.headless:
             return Place(name="head")(x)
-        return MaskedHead(self.activation, self.epsilon, name="head")(
+        return MaskedHead(self.head_activation, self.epsilon, name="head")(
             x, embed.embedding
         )
 
@@ -173,6 +174,8 @@ def plan(config: Config, tensors: Tensors) -> Bert:
         epsilon=need(config, "layer_norm_eps"),
         offset=offset,
         headless=headless(config),
+        # RoBERTa's head has the exact GELU, whatever the blocks have
+        head_activation="gelu" if roberta else activation(config, "hidden_act"),
     )
 
 
