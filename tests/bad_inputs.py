@@ -115,7 +115,7 @@ def _setting(file: str, path: tuple, other: Any) -> Spoil:
 
 
 def whole_file(file: str) -> Callable[[Path], Iterator[Case]]:
-    """The file cut, emptied, swapped, made a pipe or a folder; its first bytes wrong."""
+    """The file cut, emptied, swapped, a pipe, a folder; its first bytes wrong."""
 
     def put(data: Callable[[bytes], bytes]) -> Spoil:
         return lambda folder: (
