@@ -12,7 +12,6 @@ Refused, by the name of the site: augmented images, a manipulation that reads th
 own input, a site inside remat, and a program whose lowest edit is at the input.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ from reprojax.core import Params, Program, PyTree, check_sites, passthrough
 from reprojax.data import Split, Task, digest, in_order, steps
 from reprojax.data.task import SPLITS, spec
 from reprojax.dependence import cache_site
-from reprojax.files import below, differences, only_writer, write_json
+from reprojax.files import below, differences, only_writer, read_json, write_json
 from reprojax.models import fingerprint
 from reprojax.steps import bar
 from reprojax.taps import record
@@ -246,9 +245,9 @@ def _read(
     plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     try:
-        there = json.loads((folder / "cache.json").read_text())
+        there = read_json(folder / "cache.json", dict[str, Any])
         there.pop("versions")  # for a reader: what they change, the rows show
-    except (ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{folder}/cache.json came damaged ({error}), expected what is cached; "
             "remove the folder to compute the values again"

@@ -229,6 +229,14 @@ def test_a_torn_file_is_told(tmp_path, name):
         small(folder=tmp_path)
 
 
+def test_a_cache_of_another_kind_of_json_is_told(tmp_path):
+    small(folder=tmp_path)
+    for text in ("", "[]", "null", "3", "{}", '{"versions": {}, "site": NaN}'):
+        (tmp_path / "cache.json").write_text(text)
+        with pytest.raises(ValueError, match="cache.json came damaged"):
+            small(folder=tmp_path)
+
+
 def test_what_was_interrupted_begins_anew(tmp_path, monkeypatch):
     expected = small()[1]
     fill = caches._fill
