@@ -71,7 +71,7 @@ class Kept(TypedDict):
     """A method's file: what it answered on a draw."""
 
     test: list[int]
-    validation: NotRequired[float]
+    validation: NotRequired[float | None]  # none of a control
     learnable: NotRequired[int]
     settings: dict[str, Any]
 
