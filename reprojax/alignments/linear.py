@@ -34,7 +34,7 @@ def linear(
         size = y.shape[-1]
         weights = {"kernel": initial(key, (size, targets), jnp.float32)}
         if bias:
-            weights["bias"] = jnp.full(targets, initial_bias)
+            weights["bias"] = jnp.full(targets, initial_bias, jnp.float32)
         middle = {"mean": jnp.zeros(size), "deviation": jnp.ones(size)}
         middle["known"] = jnp.zeros((), bool)
         return Params(weights, middle if standardised else ())
