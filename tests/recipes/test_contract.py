@@ -48,7 +48,9 @@ def program(method, backbone, alignment=None):
 
 def own_loss(method):
     preset = find_method(method).preset
-    return preset.loss(LABELS, 3) if isinstance(preset, BlackBox) else preset.loss
+    if isinstance(preset, BlackBox):
+        return preset.loss(np.asarray(LABELS), 3)
+    return preset.loss
 
 
 def bare(backbone, alignment):
