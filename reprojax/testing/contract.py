@@ -80,9 +80,8 @@ def contract(
         programs: the K of the law about vmap. It is raised where the model itself
             repeats a frozen leaf K times, such as a class token for each row.
         work: the most that a step without its loss may cost, over the bare model and
-            its gradient. The
-            default is for prompts that cost nothing; a method that computes (a mask
-            network, an image's features) states its own.
+            its gradient. The default is for prompts that cost nothing; a method that
+            computes (a mask network, an image's features) states its own.
         tolerance: of relative differences.
     """
     if loss is None:
