@@ -7,6 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import bad_inputs
 import jax
 import jax.numpy as jnp
 import language_files
@@ -276,11 +277,8 @@ def _log(folder: Path) -> None:
 def _logged(folder: Path) -> Any:
     """What a kill tore off is asked again: the first records are as good as all."""
     log = Log(folder / "log")
-    try:
-        found = [bytes(one) for one in log.read({"seed": 0})]
-    finally:
-        if log.fd >= 0:
-            log.close()
+    found = [bytes(one) for one in log.read({"seed": 0})]
+    log.close()
     return "gone on with" if found == RECORDS[: len(found)] else found
 
 
@@ -349,12 +347,14 @@ def _asked(api: str, score: bool) -> Callable[[Path], Any]:
             if score:
                 return [one._asdict() for one in far.score([Continuation("a", " b")])]
             (reply,) = far.complete([Request("p")])
-            return [one._asdict() for one in reply.completions], reply.prompt_tokens
+            return [one._asdict() for one in reply.completions]
 
     return read
 
 
-REPLY = both(json_fields("reply.json", 60), whole_file("reply.json"))
+# A server may say nothing, in a text of no letters.
+WRONG = tuple(other for other in bad_inputs.OTHERS if other != "")
+REPLY = both(json_fields("reply.json", 60, others=WRONG), whole_file("reply.json"))
 
 READERS = [
     Reader(
@@ -414,7 +414,10 @@ READERS = [
         "images in folders",
         _images,
         lambda folder: _task(data.load(folder)),
-        both(whole_file("no/3.png"), whole_file("yes/5.jpg")),
+        both(
+            whole_file("no/3.png", but="is a folder"),  # as any nested folder
+            whole_file("yes/5.jpg", but="is a folder"),
+        ),
     ),
     Reader(
         "questions",

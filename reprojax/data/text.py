@@ -280,6 +280,12 @@ def _questions(
     draw_validation: int,
     seed: int,
 ) -> Questions:
+    for row in [*train, *test]:
+        if empty := [key for key, text in row.items() if not text]:
+            raise ValueError(
+                f"{name} has a row with an empty {empty[0]}: {str(row)[:80]}, "
+                "expected text; mend the file"
+            )
     pool = list(train or test)
     wanted = draw_train + draw_validation
     if draw_train < 0 or draw_validation < 0 or wanted >= len(pool):
