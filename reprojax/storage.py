@@ -281,7 +281,13 @@ def _card(text: str, name: str) -> Card:
         )
     types = msgspec.defstruct("Fields", [*get_type_hints(Card).items()])
     whole = json.dumps(Card(**fields)._asdict())
-    return Card(**msgspec.structs.asdict(decode_json(whole, types, name)))
+    card = Card(**msgspec.structs.asdict(decode_json(whole, types, name)))
+    if not all(0 <= n < 1 << 20 for n in (card.size, *card.image)):
+        raise ValueError(
+            f"{name} has images of {list(card.image)} and a model of size {card.size}, "
+            "expected sides from 0 to a million; copy the file again"
+        )
+    return card
 
 
 def _in_order(data: bytes) -> bytes:

@@ -24,6 +24,13 @@ from reprojax.searches.replay import Log
 from reprojax.sequence import padded
 from reprojax.text import Continuation, Request
 
+# An empty text, list or map is of the right type where another one stands.
+SAYING = tuple(one for one in bad_inputs.OTHERS if one not in ("", [], {}))
+# Right settings: class names as numbers or none; no cutting before the merges.
+LABELS = ("id2label = null", "id2label.0 = -1", "id2label.1 = -1", 'id2label.0 = ""')
+LABELS += ('id2label.1 = ""',)
+WHOLE_TEXT = ("pre_tokenizer = null",)
+
 # -- weights
 
 
@@ -186,6 +193,10 @@ def _saved(folder: Path) -> Any:
     return params, program.apply(params, _backbone().frozen, x), card
 
 
+# Right values that mean something else than those of the good card.
+CARD = ("arguments.alignment = null",)
+
+
 def _cards(folder: Path) -> Iterator[Case]:
     """Each field of the card by each other type, under a checksum that holds."""
     from safetensors import safe_open
@@ -203,7 +214,9 @@ def _cards(folder: Path) -> Iterator[Case]:
         sealed = metadata | {"card": text, "sha256": storage._digest(text, held)}
         save_file(held, folder / "a.safetensors", sealed)
 
-    for name, spoil in json_fields("card.json", free=("split", "seed"))(folder):
+    for name, spoil in json_fields("card.json", 400, ("split", "seed"), CARD, SAYING)(
+        folder
+    ):
         yield name, partial(write, spoil=spoil)
 
 
@@ -352,9 +365,7 @@ def _asked(api: str, score: bool) -> Callable[[Path], Any]:
     return read
 
 
-# A server may say nothing, in a text of no letters.
-WRONG = tuple(other for other in bad_inputs.OTHERS if other != "")
-REPLY = both(json_fields("reply.json", 60, others=WRONG), whole_file("reply.json"))
+REPLY = both(json_fields("reply.json", 60, others=SAYING), whole_file("reply.json"))
 
 READERS = [
     Reader(
@@ -362,7 +373,7 @@ READERS = [
         _vit,
         _image_model,
         both(
-            json_fields("config.json", 80),
+            json_fields("config.json", 80, but=LABELS),
             json_fields("preprocessor_config.json", 60),
             whole_file("config.json"),
             whole_file("model.safetensors"),
@@ -375,7 +386,7 @@ READERS = [
         _language_model,
         both(
             json_fields("config.json", 100),
-            json_fields("tokenizer.json", 60),
+            json_fields("tokenizer.json", 60, but=WHOLE_TEXT),
             json_fields("tokenizer_config.json", 40),
             whole_file("tokenizer.json"),
             whole_file("model.safetensors"),

@@ -67,9 +67,9 @@ ALIGNMENTS: dict[str, Alignment] = {
 
 
 def _find(kind: str, name: str, table: Mapping[str, T]) -> T:
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(
-            f"no {kind} {name!r}{nearest(name, table)}; expected one of "
+            f"no {kind} {name!r}{nearest(str(name), table)}; expected one of "
             f"{', '.join(table)}"
         )
     return table[name]
@@ -85,7 +85,7 @@ def find_alignment(name: str) -> Alignment:
 
     "blm+15" is BLM+ that counts the 15 largest probabilities of each answer.
     """
-    if name.startswith("blm+") and name[4:].isdecimal():
+    if isinstance(name, str) and name.startswith("blm+") and name[4:].isdecimal():
         k = int(name[4:])
         return Alignment(lambda targets: bayesian_plus(targets, k), "epoch")
     return _find("alignment", name, ALIGNMENTS)

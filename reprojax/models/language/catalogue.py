@@ -225,7 +225,8 @@ def _special(
 
     def find(role: str, *spelt: str) -> Any:
         for where in (generation, config):
-            if where.get(f"{role}_token_id") is not None:
+            # -1 is how files of the first Llama say that there is none
+            if where.get(f"{role}_token_id") not in (None, -1):
                 return where[f"{role}_token_id"]
         token = looks.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token

@@ -99,7 +99,7 @@ def _check_sizes(path: Path) -> None:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 _walk(data)
-        except (struct.error, ValueError) as error:
+        except (struct.error, OverflowError, ValueError) as error:
             raise ValueError(
                 f"{path} could not be read as GGUF ({error}), expected a whole file of "
                 "that format; fetch it again"

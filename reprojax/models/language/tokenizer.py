@@ -136,9 +136,11 @@ def from_folder(
         if has("vocab.json", "merges.txt"):
             _expect_class(folder, settings, "GPT2|Roberta")
             return _bytes_of_folder(folder, settings, ends)
-    except ValueError:
+    except (ValueError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # whatever the package raises on a damaged file
+    # Whatever the package raises on a damaged file; where its Rust panics, that is a
+    # BaseException and no Exception.
+    except BaseException as error:
         raise ValueError(
             f"the tokeniser in {folder} cannot be read ({error}), expected files as "
             "transformers writes them; fetch them again"
