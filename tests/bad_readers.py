@@ -27,9 +27,11 @@ from reprojax.text import Continuation, Request
 # An empty text, list or map is of the right type where another one stands.
 SAYING = tuple(one for one in bad_inputs.OTHERS if one not in ("", [], {}))
 # Right settings: class names as numbers or none; no cutting before the merges.
-LABELS = ("id2label = null", "id2label.0 = -1", "id2label.1 = -1", 'id2label.0 = ""')
-LABELS += ('id2label.1 = ""',)
-WHOLE_TEXT = ("pre_tokenizer = null",)
+LABELS = (
+    "id2label = null",
+    *(f"id2label.{i} = {name}" for i in (0, 1) for name in ('""', -1, 2**70)),
+)
+WHOLE_TEXT = ("pre_tokenizer = null", 'model.end_of_word_suffix = "text"')
 
 # -- weights
 
