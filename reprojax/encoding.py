@@ -82,7 +82,7 @@ def _check_masks(rows: Mapping[str, Sequence[Sequence[int]]], mask: int | None) 
     """Refuses a text that holds the mask's own token: the place would not be known."""
     for name, split in rows.items():
         for i, row in enumerate(split):
-            if (count := list(row).count(mask)) != 1:
+            if (count := sum(token == mask for token in row)) != 1:
                 raise ValueError(
                     f"row {i} of {name} has {count} mask tokens in its template, "
                     "expected one; take the model's mask token out of the text"

@@ -15,7 +15,7 @@ from reprojax.models.language.tokenizer import (
 NORMAL, UNKNOWN, CONTROL, USER = 1, 2, 3, 4  # llama.cpp's types of tokens
 # cuts whose texts begin with BOS, and whose words may be tokens that no pair makes
 LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")
-ALL_CUTS: dict[str, tuple[str, ...]] = CUTS | dict.fromkeys(LLAMA_3, CUTS["llama-bpe"])
+ALL_CUTS = {**CUTS, **{name: CUTS["llama-bpe"] for name in LLAMA_3}}
 
 
 def sentencepiece(
