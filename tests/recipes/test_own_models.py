@@ -11,6 +11,7 @@ import pytest
 from flax import nnx as flax_nnx
 
 from reprojax import models
+from reprojax.alignments import one_to_one
 from reprojax.locations import nnx
 from reprojax.recipes import METHODS
 from reprojax.recipes.prompt_tuning import visual_prompt_tuning
@@ -66,8 +67,10 @@ def close(found, expected, tolerance=1e-5):
 def test_the_same_recipe_gives_the_same_answers(name):
     x = jnp.asarray(backbones.photos(8, side=16) / 255, jnp.float32)
     y = jnp.arange(8) % 3
+    # A wide border has one answer for all images, of which BLM makes equal columns.
+    align = one_to_one(3) if name == "padding" else None
     build, linen = METHODS[name].build, own("linen")
-    program = build(linen, 3)
+    program = build(linen, 3, align)
     params = prepared(linen, program, x, y)
     logits, slope = answers(linen, program, params, x, y)
     scale = float(jnp.abs(slope).max())
@@ -75,7 +78,7 @@ def test_the_same_recipe_gives_the_same_answers(name):
     # the shift and scale of a standardised head divide by what features hardly vary
     tolerance = 1e-3 if name == "vpt-deep" else 1e-5
     for kind in KINDS:
-        program = build(own(kind), 3)
+        program = build(own(kind), 3, align)
         theirs = prepared(own(kind), program, x, y)
         assert jax.tree.structure(theirs) == jax.tree.structure(params)
         for a, b in zip(*map(jax.tree.leaves, (theirs, params)), strict=True):
