@@ -24,11 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.core import Params, Program, PyTree, check_sites, passthrough
+from reprojax.core import Params, Program, PyTree, passthrough
 from reprojax.data import Split, Task, digest, in_order, steps
 from reprojax.data.task import SPLITS, spec
 from reprojax.dependence import cache_site
 from reprojax.files import below, differences, only_writer, read_json, write_json
+from reprojax.guards import check_sites
 from reprojax.models import fingerprint
 from reprojax.steps import bar
 from reprojax.taps import record

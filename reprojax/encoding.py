@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from reprojax.core import nearest
 from reprojax.data import Questions, Split, Task, check
 from reprojax.data.task import SPLITS
+from reprojax.guards import nearest
 from reprojax.models.language import LanguageModel, Tokenizer
 from reprojax.sequence import Tokens, padded
 from reprojax.text import asked, ending, fields, fill

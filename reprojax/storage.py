@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from reprojax.core import Params, Program, PyTree, nearest
+from reprojax.core import Params, Program, PyTree
 from reprojax.files import (
     below,
     decode_json,
@@ -32,6 +32,7 @@ from reprojax.files import (
     write_file,
 )
 from reprojax.formats import learnable
+from reprojax.guards import nearest
 from reprojax.models.backbone import Backbone, fingerprint
 from reprojax.models.language import LanguageModel
 from reprojax.recipes import find_alignment, find_method

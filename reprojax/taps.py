@@ -6,17 +6,8 @@ from typing import Any
 import jax
 from jax.extend.core import get_opaque_trace_state
 
-from reprojax.core import (
-    Forward,
-    Params,
-    Program,
-    PyTree,
-    check_frozen,
-    check_sites,
-    handed_on,
-    passthrough,
-    reach,
-)
+from reprojax.core import Forward, Params, Program, PyTree, passthrough
+from reprojax.guards import check_frozen, check_sites, handed_on, reach
 
 
 def record(

@@ -636,14 +636,14 @@ MUTANTS = (
     ),
     Mutant(
         "core: a module of one example under vmap is taken for one of a batch",
-        "core.py",
+        "guards.py",
         "if before[:1] != (1,) and after",
         "if len(before) == 0 and after",
         "locations/test_linen.py::test_a_module_of_one_example_is_refused",
     ),
     Mutant(
         "core: a site that comes twice is edited twice in silence",
-        "core.py",
+        "guards.py",
         'if reached.get(site) == now and not site.endswith("/raw"):',
         "if False:",
         "test_taps.py::test_a_site_that_comes_twice_is_refused",

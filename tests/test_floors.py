@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "reprojax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
+    ("guards",),
     ("core",),
     ("sequence", "taps"),
     ("formats", "locations", "operators", "alignments"),

@@ -15,7 +15,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, UInt8
 
-from reprojax.core import Forward, nearest, passthrough
+from reprojax.core import Forward, passthrough
+from reprojax.guards import nearest
 from reprojax.locations import linen
 from reprojax.taps import sites
 

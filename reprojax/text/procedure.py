@@ -22,13 +22,13 @@ from reprojax.core import (
     Program,
     Scope,
     chain,
-    check_sites,
     fold,
     inside,
     merge,
     part,
     passthrough,
 )
+from reprojax.guards import check_sites
 from reprojax.text.language import (
     Continuation,
     Language,

@@ -17,7 +17,8 @@ from reprojax.alignments import (
     last,
     one_to_one,
 )
-from reprojax.core import Manipulation, Params, chain, nearest, reprogram, stateless
+from reprojax.core import Manipulation, Params, chain, reprogram, stateless
+from reprojax.guards import nearest
 from reprojax.models.language import LanguageModel
 from reprojax.recipes.prompt_tuning.soft_prompts import role
 from reprojax.sequence import last_token
