@@ -56,7 +56,8 @@ def check_run(
     shapes = check_answer(program, frozen, task, images, sites)
     if mesh is not None:
         parallel.check_mesh(mesh)
-    check_rows(loss, *shapes, labels, filled(task, size, mesh, accumulate))
+    found = check_rows(loss, *shapes, labels, filled(task, size, mesh, accumulate))
+    check_slope(found)
     check_optimizer(optimizer, shapes[0], evaluated, accumulate)
 
 
@@ -100,18 +101,27 @@ def _shown(y: Any) -> str:
 
 def check_rows(
     loss: Loss, learnable: PyTree, seen: Any, labels: Any, fills: str = ""
-) -> None:
+) -> Any:
     """Raise unless a loss gives a value for each label, or one number where none fills.
 
     Args:
         fills: why some labels may be no example, or why the batch is cut; see `filled`.
+
+    Returns:
+        The spec of the value.
     """
-    found = jax.eval_shape(loss, seen, labels, learnable)
+    try:
+        found = jax.eval_shape(loss, seen, labels, learnable)
+    except KeyError as error:
+        raise ValueError(
+            f"the loss asks for {error}, expected what is recorded and learned: "
+            f"{sorted(seen)} are recorded; name more sites by record_sites=(...)"
+        ) from error
     value, weight = found if isinstance(found, Rows) else (found, found)
     shapes = [tuple(getattr(a, "shape", (type(a).__name__,))) for a in (value, weight)]
     number = shapes[0] == () and not isinstance(found, Rows)
     if shapes == [tuple(labels.shape)] * 2 or (number and not fills):
-        return
+        return value
     said = "one number" if number else f"the shape {shapes[0]} (weights {shapes[1]})"
     why = f" ({fills})" if fills else ""
     raise ValueError(
@@ -121,6 +131,15 @@ def check_rows(
         "seen['output'], jnp.maximum(labels, 0)); with class weights, return "
         "losses.Rows(value, weight)"
     )
+
+
+def check_slope(value: Any) -> None:
+    """Raise for a loss without a gradient: whole numbers, truth values, complex."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss gave numbers of type {value.dtype}, which have no gradient, "
+            "expected floats; a count of errors is a loss for fit_black_box"
+        )
 
 
 def filled(task: Task, size: int, mesh: Mesh | None = None, accumulate: int = 1) -> str:
@@ -247,7 +266,8 @@ def check_first(losses: Iterable[jax.Array]) -> None:
             f"the loss of the first step is not finite ({values[0]}), before anything "
             "was learned, so that the learning rate is not the cause: either the "
             "model's answers to these rows overflow, or the loss of a right row is not "
-            'finite; look at record(program.apply, ["output"]), or set JAX_DEBUG_NANS=1'
+            "finite, or a weight of its Rows is negative; look at "
+            'record(program.apply, ["output"]), or set JAX_DEBUG_NANS=1'
         )
 
 

@@ -17,7 +17,7 @@ class Rows(NamedTuple):
     value: jax.Array
     """[B], or [B L] where words are the labels."""
     weight: jax.Array
-    """Of the same shape; no gradient passes through it."""
+    """Of the same shape, from 0; no gradient passes through it."""
 
 
 Loss = Callable[[Mapping[str, Any], jax.Array, PyTree], "jax.Array | Rows"]
@@ -77,11 +77,14 @@ def summed(found: jax.Array | Rows, labels: Any) -> tuple[jax.Array, jax.Array]:
     without labels, count as one row.
     """
     value, weight = found if isinstance(found, Rows) else (found, None)
+    value = jnp.asarray(value)
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     if value.ndim == 0:
         return value, jnp.ones_like(value)
     weight = jnp.ones_like(value) if weight is None else weight.astype(value.dtype)
     real = labels >= 0
+    # A negative weight has no mean: NaN, which every run refuses.
+    weight = jnp.where(weight < 0, jnp.nan, weight)
     weight = jax.lax.stop_gradient(jnp.where(real, weight, 0))
     # The value too: zero times what is not finite would be NaN.
     return (jnp.where(real, value, 0) * weight).sum(), weight.sum()

@@ -171,3 +171,26 @@ def test_a_seed_that_jax_would_cut_is_refused():
     for seed in (-1, 2**32):  # the key of 2**32 is that of 0
         with pytest.raises(ValueError, match="got seed="):
             whole_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (
+            lambda seen, labels, p: seen["output"].argmax(-1) != labels,
+            "type bool.*no gra",
+        ),
+        (lambda seen, labels, p: own(seen, labels, p) + 0j, "type complex64"),
+        (
+            lambda seen, labels, p: seen["conv:out"],
+            r"asks for 'conv:out'.*record_sites",
+        ),
+        (
+            lambda seen, labels, p: Rows(own(seen, labels, p), -(labels + 1.0)),
+            "negative",
+        ),
+    ],
+)
+def test_losses_that_have_no_gradient_no_value_or_no_mean_are_refused(loss, said):
+    with pytest.raises(ValueError, match=said):
+        train(epochs=1, loss=loss)

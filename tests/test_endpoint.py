@@ -451,7 +451,9 @@ def test_the_environments_key_and_names_go_to_openai(monkeypatch):
         server_of(None, None)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "file:///x", "http://u:p@h/v1", ""])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "file:///x", "http://u:p@h/v1", "http://h:99999/v1", ""]
+)
 def test_addresses(url):
     with pytest.raises(ValueError, match=r"expected http://host:port/v1"):
         connected(url)

@@ -40,6 +40,8 @@ def read_images(files: Sequence[str | PathLike], *, size: int = 256) -> np.ndarr
     Raises:
         ValueError: files cannot be read; it names all of them.
     """
+    if size < 1:
+        raise ValueError(f"got size={size}, expected a side of at least 1 pixel")
     return decode([str(f) for f in files], files, lambda image: square(image, size))
 
 

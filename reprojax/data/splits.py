@@ -283,9 +283,11 @@ def _stratified(every, rows, size, part, count, key, *, keep=0, least=0) -> np.n
     low, high = np.minimum(counts, least), np.maximum(counts - keep, 0)
     if not low.sum() <= n <= high.sum():
         why = "; training needs one a class" if keep or least else ""
+        few, most = max(low.sum(), 1), high.sum()
+        fits = f"{few} to {most}" if most >= few else "more images: none can be left"
         raise ValueError(
-            f"{part}={size!r} asks for {n} images; expected {max(low.sum(), 1)} to "
-            f"{high.sum()}, of the {len(rows)} there are{why}"
+            f"{part}={size!r} asks for {n} images; expected {fits}, of the "
+            f"{len(rows)} there are{why}"
         )
     return _first(every, rows, _shares(counts, n, low, high), key)
 

@@ -64,6 +64,13 @@ def _address(url: str | None) -> str:
 
     address = OPENAI if url is None else url.rstrip("/")
     parts = urlsplit(address)
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(
+            f"got {url!r} as the server's address ({error}), expected "
+            "http://host:port/v1 with a port up to 65535"
+        ) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in address:
         raise ValueError(
             f"got {parts.hostname or url!r} as the server's address, expected "

@@ -115,15 +115,27 @@ def number(
 ) -> Callable[[str], Fraction | None]:
     """The first or last number: 1,234.50 and $5, -3 and 3/4 are numbers, exactly.
 
-    With `after`, the first one behind that marker, and none without it.
+    With `after`, the first one behind that marker, and none without it. A piece of
+    something else says nothing: 1,5 and 5e3 and 1.2.3.
     """
     at = -1 if which == "last" and after is None else 0
 
     def rule(text: str) -> Fraction | None:
-        found = _NUMBER.findall(_tail(text, after) or "")
-        return _fraction(found[at]) if found else None
+        tail = _tail(text, after) or ""
+        found = [*_NUMBER.finditer(tail)]
+        if not found or _is_part(tail, *found[at].span()):
+            return None
+        return _fraction(found[at][0])
 
     return rule
+
+
+def _is_part(text: str, start: int, end: int) -> bool:
+    """Whether digits go on beyond a number: which one is meant is not known."""
+    goes_on = re.match(r"[,.]\d|[eE][-+]?\d", text[end : end + 3])
+    return bool(
+        goes_on or re.search(r"\d([,.]?|[eE][-+]?)$", text[max(start - 3, 0) : start])
+    )
 
 
 def _fraction(text: str) -> Fraction | None:

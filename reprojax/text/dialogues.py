@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from reprojax.text.labels import check_texts
 from reprojax.text.language import Continuation, Request
 from reprojax.text.procedure import Dialogue, Edit, Row, Run
 from reprojax.text.template import asked, fill
@@ -47,6 +48,7 @@ def choose(
     question, gap, _ = asked(template)
     if by not in ("sum", "mean"):
         raise ValueError(f"by={by!r} came, expected 'sum' or 'mean'")
+    check_texts(labels)
     if odd := [label for label in labels if gap and label != label.lstrip()]:
         raise ValueError(
             f"got the label {odd[0]!r} behind a template that ends with {gap!r}, "

@@ -9,6 +9,15 @@ from reprojax.text.language import Language
 Encode = Callable[[str], Sequence[int]]
 
 
+def check_texts(labels: Any) -> None:
+    """Raise for one text, whose letters would be labels, and for what is no text."""
+    if isinstance(labels, str) or not all(isinstance(one, str) for one in labels):
+        raise ValueError(
+            f"got the labels {labels!r}, expected a list of texts, such as "
+            '("negative", "positive")'
+        )
+
+
 def label_tokens(
     encode: Encode, prompt: str, labels: Sequence[str]
 ) -> list[tuple[int, ...]]:

@@ -21,10 +21,10 @@ def labelled(
     label: str = "label",
 ) -> list[dict[str, str]]:
     """Rows {text, label} of texts and classes; labels[c] is the word of class c."""
-    classes = [int(c) for c in y]
-    if len(texts) != len(classes) or any(not 0 <= c < len(labels) for c in classes):
+    classes, known = [int(c) for c in y], range(len(labels))
+    if len(texts) != len(y) or any(c not in known for c in y):
         raise ValueError(
-            f"{len(texts)} texts with classes {sorted(set(classes))} came for the "
+            f"{len(texts)} texts with classes {sorted(set(y))} came for the "
             f"labels {list(labels)}, expected a class each, from 0 to "
             f"{len(labels) - 1}"
         )

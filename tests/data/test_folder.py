@@ -329,3 +329,8 @@ def test_progress_is_shown_for_many_images(tmp_path, capsys):
     found = read_images([tmp_path / "a.png"] * 501, size=2)
     assert (found == (1, 2, 3)).all()
     assert capsys.readouterr().err.endswith("read 501 of 501 images\n")
+
+
+def test_a_side_of_no_pixels_is_refused_before_a_file_is_read():
+    with pytest.raises(ValueError, match="got size=0, expected a side of at least 1"):
+        read_images(["nowhere.png"], size=0)

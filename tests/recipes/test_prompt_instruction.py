@@ -391,3 +391,10 @@ def test_the_trigger_can_be_searched_and_the_rule_be_another():
     assert answers == [Answer("(B)")] * 2 and len(scripted.rounds) == 2
     assert scripted.requests[0].prompt.endswith("A: Think.")
     assert scripted.requests[1].prompt.endswith("A: Go.")
+
+
+def test_labels_are_a_list_of_texts():
+    labels = "ab"
+    for make in (zero_shot, lambda template, labels: few_shot(template, labels, [])):
+        with pytest.raises(ValueError, match=r"got the labels .*a list of texts"):
+            make("Review: {text} Sentiment: {label}", labels)

@@ -218,3 +218,12 @@ def test_a_number_that_python_would_not_read_says_nothing():
 def test_a_right_answer_that_is_nan_is_refused():
     with pytest.raises(ValueError, match="is None or NaN"):
         score([Answer(1.0)], [float("nan")])
+
+
+@pytest.mark.parametrize(
+    "text", ["1,5", "5e3", "1.2.3", "12,34,567", "1,50000", "2E-4"]
+)
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_piece_of_something_else_is_no_number(text, which):
+    assert number(which)(f"It is {text}.") is None
+    assert number(after="is")(f"It is {text}") is None

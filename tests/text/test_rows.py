@@ -97,3 +97,8 @@ def test_nearest_refuses():
         nearest(rows, 2, lambda texts: np.ones((3, 2)), "{text}")
     with pytest.raises(ValueError, match="expected a finite vector each"):
         nearest(rows, 2, lambda texts: np.full((4, 2), np.nan), "{text}")
+
+
+def test_a_class_that_is_no_whole_number_is_refused():
+    with pytest.raises(ValueError, match=r"classes .*0\.5.*a class each"):
+        labelled(["a film"], np.array([0.5]), ("bad", "good"))

@@ -64,9 +64,10 @@ def zero_shot(
         calibration: by default `calibrated(T)`, which changes nothing until a
             calibration recipe has estimated it.
     """
+    dialogue = choose(template, labels, by)
     align = _align(template, labels, one_token, by, calibration)
     at = {"ask:in": insert(phrase(instruction)), "output": align}
-    return instruct(choose(template, labels, by), at)
+    return instruct(dialogue, at)
 
 
 def few_shot(
@@ -94,6 +95,7 @@ def few_shot(
         budget, drop: the most tokens, instruction and label counted, and what is left
             out for it, as in `demonstrations`.
     """
+    dialogue = choose(template, labels, by)
     _, gap, _ = asked(template)
     shown = demonstrations(
         template,
@@ -105,7 +107,7 @@ def few_shot(
     )
     front = in_turn(rows=insert(shown), instruction=insert(phrase(instruction)))
     align = _align(template, labels, one_token, by, calibration)
-    return instruct(choose(template, labels, by), {"ask:in": front, "output": align})
+    return instruct(dialogue, {"ask:in": front, "output": align})
 
 
 def kate(
