@@ -122,8 +122,8 @@ def check_manipulations(by_sites: Mapping[Sites, Any], kind: type) -> None:
     every = [site for sites in by_sites for site in sites]
     if len(set(every)) < len(every):
         raise ValueError(
-            f"a site came twice in {sorted(every)}; expected one manipulation each; call "
-            "chain(a=..., b=...)"
+            f"a site came twice in {sorted(every)}; expected one manipulation each; "
+            "call chain(a=..., b=...)"
         )
     for sites, m in by_sites.items():
         if not isinstance(m, kind):
@@ -220,6 +220,16 @@ def check_rows(once: Mapping[str, PyTree], twice: Mapping[str, PyTree]) -> None:
 def _first_shape(spec: PyTree) -> tuple[int, ...]:
     """Of the first array; a value without arrays (flags) counts as one row."""
     return next((a.shape for a in jax.tree.leaves(spec) if hasattr(a, "shape")), (1,))
+
+
+def check_sizes(who: str, least: int = 1, **sizes: int | None) -> None:
+    """Raise at a size below the least; None is no size."""
+    for name, size in sizes.items():
+        if size is not None and size < least:
+            raise ValueError(
+                f"{who} got {name}={size}, expected at least {least}; give another "
+                f"{name}"
+            )
 
 
 def check_call(params: Any, kind: type, names: list[str], context: PyTree) -> None:

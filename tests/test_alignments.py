@@ -431,3 +431,9 @@ def test_a_standardised_head_is_an_affine_map_of_standardised_columns():
     assert np.abs(found - wrong).max() > 1e-2
     later = m.refresh(params, jax.tree.map(lambda a: 2 * a + 1, sums[0]))
     jax.tree.map(np.testing.assert_array_equal, later.fixed, params.fixed)  # once
+
+
+@pytest.mark.parametrize("make", (linear, random_map, one_to_one, bayesian))
+def test_no_target_class_is_refused(make):
+    with pytest.raises(ValueError, match="got targets=0, expected at least 1"):
+        make(0)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope
+from reprojax.guards import check_sizes
 
 
 def calibrated(
@@ -30,6 +31,8 @@ def calibrated(
             the code of Zhao et al.; with one input both are the same. (For texts
             `contextual_calibration` sees to that.)
     """
+
+    check_sizes("calibrated", targets=targets)
 
     def init(key: Key, y: PyTree, scope: Scope) -> Params:
         return Params(fixed=jnp.zeros(targets))

@@ -8,6 +8,7 @@ from jax.nn.initializers import Initializer, lecun_normal
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope
+from reprojax.guards import check_sizes
 
 
 def linear(
@@ -28,6 +29,7 @@ def linear(
         initial: of the kernel; by default `lecun_normal()`.
         initial_bias: what each number of the bias starts at.
     """
+    check_sizes("linear", targets=targets)
     initial = lecun_normal() if initial is None else initial
 
     def init(key: Key, y: PyTree, scope: Scope) -> Params:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, Manipulation, Params, Scope, stateless
+from reprojax.guards import check_sizes
 from reprojax.sequence import Tokens, last_value
 
 
@@ -66,6 +67,7 @@ def columns(ids: Sequence[int] | range | Int[np.ndarray, "T"]) -> Manipulation:
     verbaliser.
     """
     chosen = np.asarray(ids, np.int32)
+    check_sizes("columns", classes=len(chosen))
 
     def pick(y: Float[Array, "*B S"]) -> Float[Array, "*B T"]:
         _check(chosen, y, "columns")
@@ -78,6 +80,7 @@ def groups(ids: Sequence[Sequence[int]], by: str = "mean") -> Manipulation:
     """Several source classes for each target class, by their "mean" or "max" answer."""
     if by not in ("mean", "max"):
         raise ValueError(f"groups got by={by!r}, expected 'mean' or 'max'")
+    check_sizes("groups", classes=len(ids))
     if empty := [t for t, group in enumerate(ids) if not len(group)]:
         raise ValueError(
             f"groups got no source class for the target classes {empty}, expected at "

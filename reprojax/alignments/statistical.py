@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope
+from reprojax.guards import check_sizes
 
 Counts = Float[Array, "S T"]
 Map = Float[Array, "S T"]
@@ -109,6 +110,8 @@ def random_map(targets: int) -> Manipulation:
     Source: Elsayed et al. (arXiv 1806.11146); Chen et al. (arXiv 2211.11635) name it.
     """
 
+    check_sizes("random_map", targets=targets)
+
     def initial(key: Key, y: PyTree) -> Map:
         _check_enough(y, targets, 1, "random_map")
         chosen = jax.random.permutation(key, y.shape[-1])[:targets]
@@ -123,6 +126,8 @@ def one_to_one(targets: int, several: int = 1) -> Manipulation:
     Source: Chen et al. (arXiv 2211.11635); several source classes a target as in BAR
     (Tsai et al., arXiv 2007.08714). It starts as the first T source classes.
     """
+
+    check_sizes("one_to_one", targets=targets, several=several)
 
     def initial(key: Key, y: PyTree) -> Map:
         _check_enough(y, targets, several, "one_to_one")
@@ -139,6 +144,7 @@ def bayesian(targets: int, smoothing: float = 1.0) -> Manipulation:
 
     Source: Cai et al. (arXiv 2410.24018). It starts as the first T source classes.
     """
+    check_sizes("bayesian", targets=targets)
 
     def initial(key: Key, y: PyTree) -> Map:
         return jnp.eye(y.shape[-1], targets)
@@ -160,6 +166,7 @@ def bayesian_plus(
         k: by default max(1, floor(.15 T)); the published int(.15 T) is 0, and its map
             empty, for six classes or fewer.
     """
+    check_sizes("bayesian_plus", targets=targets)
     k = max(1, int(0.15 * targets)) if k is None else k
 
     def initial(key: Key, y: PyTree) -> Map:

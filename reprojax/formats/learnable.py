@@ -19,6 +19,7 @@ from reprojax.core import (
     part,
 )
 from reprojax.formats.fixed import check_shape
+from reprojax.guards import check_sizes
 
 
 def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
@@ -46,6 +47,7 @@ def subspace(size: int, base: Format, scale: float = 1.0) -> Format:
     A's entries are normal with standard deviation scale / sqrt(size). Black-box tuning
     searches here (Sun et al., arXiv 2201.03514).
     """
+    check_sizes("subspace", size=size)
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         start = base.read(base.init(fold(key, "base"), shape, scope), None, scope)

@@ -16,6 +16,7 @@ from reprojax.core import (
     chain,
     stateless,
 )
+from reprojax.guards import check_sizes
 
 
 def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -36,6 +37,7 @@ def resize(size: int, method: str = "bilinear") -> Manipulation:
     Grey images (C = 1) get three equal channels. On the device, inside the jitted step.
     Shrinking is antialiased.
     """
+    check_sizes("resize", size=size)
 
     def to_size(x: Shaped[Given, "B h w C"]) -> Float[Array, "B H W 3"]:
         if x.ndim != 4 or x.shape[-1] not in (1, 3):
@@ -79,6 +81,7 @@ def _augmentation(function: Callable[[Key | None, Array], Array]) -> Manipulatio
 
 def crop(size: int) -> Manipulation:
     """A square [B size size C] from a random place of each image; else the centre."""
+    check_sizes("crop", size=size)
 
     def cut(key: Key | None, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         room = (x.shape[1] - size, x.shape[2] - size)
