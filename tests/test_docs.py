@@ -67,7 +67,8 @@ def test_no_line_of_the_documents_speaks_of_a_file_that_is_not_there():
     for path in (ROOT / "README.md", ROOT / "BUILD.md", *documents):
         name = path.relative_to(ROOT)
         text = (ROOT / name).read_text()
-        links = [(ROOT / name).parent / p for p in re.findall(r"\]\(([^):]+)\)", text)]
+        found = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)
+        links = [(ROOT / name).parent / p for p in found]
         inside = r"`((?:reprojax|docs|tests)/[\w/.]+)`"
         named = [ROOT / p for p in re.findall(inside, text)]
         for path in links + named:
