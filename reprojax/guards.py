@@ -241,7 +241,9 @@ def check_call(params: Any, kind: type, names: list[str], context: PyTree) -> No
             "two trees"
         )
     for field, tree in params._asdict().items():
-        if set(tree) != set(names):
+        # A site without numbers (a rule) may be there or not: nothing would be lost.
+        more = {site for site in set(tree) - set(names) if jax.tree.leaves(tree[site])}
+        if more or not set(names) <= set(tree):
             raise ValueError(
                 f"apply got {field} params of the sites {sorted(tree)}, expected "
                 f"{sorted(names)}: they are another program's; call this one's init"

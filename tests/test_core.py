@@ -439,11 +439,14 @@ def test_params_of_another_program_are_refused(unchecked):
     params = program.init(KEY, DENSE_FROZEN, ROWS)
     for other, told in (
         (reprogram(dense, {"input": add(soft)}).init(KEY, DENSE_FROZEN, ROWS), "input"),
-        (Params(params.learnable | {"input": ()}, params.fixed), "input.*init"),
+        (Params(params.learnable | {"input": ROWS}, params.fixed), "input.*init"),
         (params.learnable, "got dict for params.*call Params"),
     ):
         with pytest.raises(ValueError, match=told):
             program.apply(other, DENSE_FROZEN, ROWS)
+    rule = Params(params.learnable | {"output": ()}, params.fixed | {"output": ()})
+    found = program.apply(rule, DENSE_FROZEN, ROWS)  # a rule has no numbers to lose
+    np.testing.assert_array_equal(found, program.apply(params, DENSE_FROZEN, ROWS))
 
 
 def test_what_stands_in_anothers_place_is_refused(unchecked):

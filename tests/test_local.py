@@ -90,7 +90,7 @@ def test_stop_strings_end_answers_and_are_not_in_them(local):
     free = TOKENIZER.decode(greedy("abc", 24))
     places = [i for i in range(2, 23) if free.find(free[i : i + 2]) == i]
     i = places[0]
-    stop = (free[i : i + 2], "zz")
+    stop = (free[i : i + 2], ".\n.\n.")
     (reply,) = local.complete([request("abc", stop=stop)])
     assert reply.completions[0] == (free[:i], "stop")
     assert reply.tokens == i + 2

@@ -15,6 +15,7 @@ from experiments.encoder_prompts import HEAD, PROMPTS, Training
 from experiments.frozen_encoder import Bench, Config, Problem, main, shortened, tune
 from experiments.text_controls import Seen
 from reprojax import data
+from reprojax.losses import mean
 from reprojax.models import language
 from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
 from reprojax.models.language.bert import Bert
@@ -152,7 +153,7 @@ def test_classes_weigh_alike_in_the_loss():
     loss = prompts.alike(np.array([0, 0, 0, 1]), 2)
     each = -jax.nn.log_softmax(logits)[jnp.arange(4), labels[:4]]
     wanted = (each[:3].mean() + each[3]) / 2
-    found = loss({"output": logits}, labels, ())
+    found = mean(loss({"output": logits}, labels, ()), labels)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
