@@ -370,7 +370,20 @@ def test_wrong_shapes_are_caught():
         flip().apply(Params(), SEQUENCE, Scope())  # no image
     with pytest.raises(jaxtyping.TypeCheckError):
         scale_and_shift().apply(Params({"scale": 1, "shift": 0}), 1.0, Scope())
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match=r"expected \(1, 3\), or one for"):
         rows(jnp.zeros((3, 1, 3)), SEQUENCE)
     assert cast_like(1, SEQUENCE).dtype == jnp.float32
     assert stateless(abs).apply(Params(), -1, Scope()) == 1
+
+
+@pytest.mark.parametrize("shape", ((1,), (1, 3), (4, 3)))
+def test_a_prompt_of_another_width_or_batch_is_never_broadcast(shape):
+    m = add(learnable(jnp.zeros))
+    with pytest.raises(ValueError, match=r"expected \(3,\), or one for each"):
+        m.apply(Params(jnp.ones(shape)), jnp.zeros((2, 3)), Scope())
+
+
+def test_a_vector_has_no_rows_to_replace():
+    m = replace(learnable(jnp.zeros), 1)
+    with pytest.raises(ValueError, match="expected rows of vectors"):
+        m.init(KEY, jax.ShapeDtypeStruct((2, 3), jnp.float32), Scope())

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
 from reprojax.core import Format, Given, Key, Manipulation, Params, PyTree, Scope
+from reprojax.guards import check_sizes
 from reprojax.sequence import Tokens, bare, on_value
 
 Width = int | tuple[int, int]
@@ -34,7 +35,22 @@ def rows(
 ) -> Shaped[Array, "B ..."]:
     """A prompt [P ...], or one for each row [B P ...], as one for each row."""
     each = prompt.shape[prompt.ndim - (value.ndim - 1) :]
+    check_prompt(prompt, (*each[:1], *value.shape[2:]), value)
     return jnp.broadcast_to(cast_like(prompt, value), (value.shape[0], *each))
+
+
+def check_prompt(prompt: Any, each: tuple[int, ...], value: Any) -> None:
+    """Raise unless a prompt is [*each], or one for each row of a value, [B *each].
+
+    Broadcasting would take others in silence: of width 1, or with rows of their own.
+    """
+    shape, count = tuple(prompt.shape), value.shape[0]
+    if shape not in (each, (count, *each)):
+        raise ValueError(
+            f"a prompt of shape {shape} came to a value of shape {tuple(value.shape)}, "
+            f"expected {each}, or one for each of its {count} rows; make the params "
+            "by the program's init for this model"
+        )
 
 
 def by_position(
@@ -50,7 +66,16 @@ def by_position(
 
 def check_rows(value: PyTree, needed: int, who: str) -> None:
     """Raise if an array has fewer rows [B L ...] than an operator needs."""
-    if not isinstance(value, Tokens) and value.shape[1] < needed:
+    if isinstance(value, Tokens):
+        return
+    if len(value.shape) < 2 or (
+        len(value.shape) == 2 and jnp.issubdtype(value.dtype, jnp.floating)
+    ):
+        raise ValueError(
+            f"{who} got a value of shape {tuple(value.shape)}, expected rows of "
+            "vectors [B L ...]; take a site that has a sequence, or call add(format)"
+        )
+    if value.shape[1] < needed:
         raise ValueError(
             f"{who} needs {needed} rows, and the value has {value.shape[1]} (shape "
             f"{tuple(value.shape)}); expected [B L ...] with L >= {needed}; use a "
@@ -76,6 +101,8 @@ def add(
             It is a function of the shape because an array in a closure becomes text in
             the compiled program.
     """
+    check_sizes("add", length=length)
+    check_sizes("add", 0, at=at)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         shape = bare(value).shape
@@ -95,6 +122,9 @@ def add(
         prompt = fmt.read(params, value, scope)
         if length is not None:
             return add_first(prompt, value, at)
+        inner = bare(value)
+        each = inner.shape[2:] if isinstance(value, Tokens) else inner.shape[1:]
+        check_prompt(prompt, each, inner)
         if isinstance(value, Tokens) and prompt.ndim == value.value.ndim - 1:
             prompt = prompt[:, None]  # one for each row
         weight = 1 if mask is None else mask(bare(value).shape)
@@ -112,12 +142,16 @@ def add_first(
         found, hit = by_position(prompt, value, length, at)
         return value._replace(value=value.value + found * hit.astype(found.dtype))
     value = jnp.asarray(value)
+    check_prompt(prompt, (length, *value.shape[2:]), value)
     return value.at[:, at : at + length].add(cast_like(prompt, value))
 
 
 def both_sides(widths: tuple[Width, ...]) -> list[tuple[int, int]]:
     """A width as (before, after)."""
-    return [(w, w) if isinstance(w, int) else (w[0], w[1]) for w in widths]
+    sides = [(w, w) if isinstance(w, int) else (w[0], w[1]) for w in widths]
+    for before, after in sides:
+        check_sizes("a border", 0, before=before, after=after)
+    return sides
 
 
 def frame(*widths: Width) -> Callable[[tuple[int, ...]], Bool[Array, "..."]]:

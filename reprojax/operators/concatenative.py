@@ -16,11 +16,13 @@ from reprojax.core import (
     Scope,
     stateless,
 )
+from reprojax.guards import check_sizes
 from reprojax.operators.additive import (
     Width,
     both_sides,
     by_position,
     cast_like,
+    check_prompt,
     check_rows,
     frame,
     rows,
@@ -35,6 +37,9 @@ def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
     only moves. A prompt that is itself Tokens brings its own weights (rows with fewer
     demonstrations than others).
     """
+
+    check_sizes("insert", length=length)
+    check_sizes("insert", 0, at=at)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         check_rows(value, at or 0, f"insert(at={at})")
@@ -90,6 +95,9 @@ def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
     VPT-deep drops the outputs of the previous layer's prompt in this way.
     """
 
+    check_sizes("replace", length=length)
+    check_sizes("replace", 0, at=at)
+
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         check_rows(value, at + length, f"replace(length={length}, at={at})")
         return fmt.init(key, (length, *bare(value).shape[2:]), scope)
@@ -118,6 +126,7 @@ def prefix(fmt: Format, length: int) -> Manipulation:
     tuple of sites one prompt [n length H d] serves all, n = 2 for each kv site and 1
     for each site of keys or of values alone.
     """
+    check_sizes("prefix", length=length)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         specs = value if isinstance(value, dict) else {scope.site: value}
@@ -153,6 +162,7 @@ def prefix(fmt: Format, length: int) -> Manipulation:
 
 def shift(length: int) -> Manipulation:
     """Positions move on by `length`: room for a prefix that stands at the kv sites."""
+    check_sizes("shift", 0, length=length)
     return stateless(lambda v: v._replace(position=v.position + length))
 
 
@@ -175,6 +185,7 @@ def padding(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         canvas = canvas_of(value)
         prompt = cast_like(fmt.read(params, value, scope), value)
+        check_prompt(prompt, canvas.shape[1:], canvas)
         if overlap:
             return canvas + prompt
         return jnp.where(frame(*sides)(canvas.shape), prompt, canvas)

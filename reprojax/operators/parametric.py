@@ -19,7 +19,8 @@ from reprojax.core import (
     merge,
     part,
 )
-from reprojax.operators.additive import cast_like
+from reprojax.guards import check_sizes
+from reprojax.operators.additive import cast_like, check_prompt
 from reprojax.sequence import bare, on_value
 
 
@@ -32,6 +33,8 @@ def scale_and_shift() -> Manipulation:
 
     def affine(value: Shaped[Array, "*L D"], own: dict) -> Shaped[Array, "*L D"]:
         scale, shift = cast_like(own["scale"], value), cast_like(own["shift"], value)
+        for prompt in (scale, shift):
+            check_prompt(prompt, value.shape[-1:], value)
         return scale * value + shift
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
@@ -61,6 +64,7 @@ def dropout(rate: float) -> Manipulation:
 
 def mlp(width: int) -> Manipulation:
     """tanh(v W) U, the reparametrisation of a prefix (Li & Liang, arXiv 2101.00190)."""
+    check_sizes("mlp", width=width)
 
     def init(key: Key, value: Any, scope: Scope) -> Params:
         keys, size = jax.random.split(key), value.shape[-1]
@@ -113,6 +117,7 @@ def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
     def apply(params: Params, value: Array, scope: Scope) -> Array:
         prompt = fmt.read(part(params, "prompt"), value, inside(scope, "prompt"))
         mask = net.apply(part(params, "mask"), value, inside(scope, "mask"))
+        check_prompt(prompt, value.shape[1:], value)
         return value + cast_like(mask * prompt, value)
 
     return Manipulation(init, apply)
