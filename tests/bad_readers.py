@@ -29,7 +29,11 @@ SAYING = tuple(one for one in bad_inputs.OTHERS if one not in ("", [], {}))
 # Right settings: class names as numbers or none; no cutting before the merges.
 LABELS = (
     "id2label = null",
-    *(f"id2label.{i} = {name}" for i in (0, 1) for name in ('""', -1, 2**70)),
+    *(
+        f"id2label.{i} = {name}"
+        for i in (0, 1)
+        for name in ('""', "-1", f"{2**70}"[:20])
+    ),
 )
 WHOLE_TEXT = ("pre_tokenizer = null", 'model.end_of_word_suffix = "text"')
 
