@@ -27,13 +27,10 @@ from reprojax.text import Continuation, Request
 # An empty text, list or map is of the right type where another one stands.
 SAYING = tuple(one for one in bad_inputs.OTHERS if one not in ("", [], {}))
 # Right settings: class names as numbers or none; no cutting before the merges.
+NAMES = ('""', "-1", f"{2**70}"[:20])  # as a case spells them
 LABELS = (
     "id2label = null",
-    *(
-        f"id2label.{i} = {name}"
-        for i in (0, 1)
-        for name in ('""', "-1", f"{2**70}"[:20])
-    ),
+    *(f"id2label.{i} = {name}" for i in (0, 1) for name in NAMES),
 )
 WHOLE_TEXT = ("pre_tokenizer = null", 'model.end_of_word_suffix = "text"')
 
