@@ -295,7 +295,15 @@ def test_waits_between_attempts_end_with_all_of_them():
         assert len(server.seen) == 1  # another one would come after 2 s, the whole
 
 
-def test_an_interrupt_ends_requests_that_are_under_way():
+@pytest.fixture
+def interruptible():
+    """A shell starts jobs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_requests_that_are_under_way(interruptible):
     """As Ctrl-C does: the main thread waits, and gets the signal."""
     late = threading.Event()
 
