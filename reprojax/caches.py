@@ -157,8 +157,19 @@ def _fill(plan: _Plan, task: Task, arrays: Mapping[str, np.ndarray]) -> None:
         for name, split in splits.items():
             for i, (x, _) in enumerate(in_order(split, plan.batch)):
                 rows = arrays[name][i * plan.batch : (i + 1) * plan.batch]
-                rows[...] = np.asarray(plan.values(x))[: len(rows)].view(rows.dtype)
+                found = np.asarray(plan.values(x))[: len(rows)]
+                _check_finite(plan.site, name, found)
+                rows[...] = found.view(rows.dtype)
                 line.update()
+
+
+def _check_finite(site: str, split: str, values: np.ndarray) -> None:
+    floats = jnp.issubdtype(values.dtype, jnp.floating)
+    if floats and not np.isfinite(values.astype(np.float32)).all():
+        raise ValueError(
+            f"the model gives NaN or infinity at {site!r} for {split} rows, expected "
+            "finite values to be kept; look at the weights and at these rows"
+        )
 
 
 def _check_room(plan: _Plan, task: Task, folder: Path | None) -> None:

@@ -218,6 +218,7 @@ class _Local:
             )
             done, parts = np.array(state.done), [np.asarray(leaf) for leaf in out]
             for i, answer in enumerate(answers):
+                self._check_said(parts[1][i, : parts[2][i]])
                 done[i] |= answer.take(parts[0][i, : parts[2][i]], bool(parts[3][i]))
             if done.all():
                 break
@@ -230,6 +231,15 @@ class _Local:
             )
             for i, prompt in enumerate(prompts)
         ]
+
+    def _check_said(self, logp: np.ndarray) -> None:
+        """Of the chosen words: behind logits of NaN that is always the first one."""
+        if not np.isfinite(logp).all():
+            raise ValueError(
+                f"{self.card.name} gave NaN for a next word, expected logits; its "
+                "weights or the prompt's params are not finite, or too large for "
+                "their type"
+            )
 
     def _check(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
         """Something to go on from, and positions for all of it."""

@@ -206,8 +206,10 @@ def load(
     def read(name: str) -> jax.Array:
         def own(index: Any) -> np.ndarray:
             part = slices[name][index if index else ...]
-            floats = jnp.issubdtype(part.dtype, jnp.floating)
-            return part.astype(dtype) if dtype is not None and floats else part
+            if not jnp.issubdtype(part.dtype, jnp.floating):
+                return part
+            stored.numbers(part, name, path)
+            return part if dtype is None else part.astype(dtype)
 
         return jax.make_array_from_callback(shapes[name], lies[name], own)
 

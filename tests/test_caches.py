@@ -262,6 +262,12 @@ def test_what_was_interrupted_begins_anew(tmp_path, monkeypatch):
     assert np.array_equal(task.train.x, expected.train.x)
 
 
+def test_values_that_are_not_finite_are_not_kept():
+    frozen = jax.tree.map(lambda a: a * jnp.nan, CARD.frozen)
+    with pytest.raises(ValueError, match="NaN or infinity at '.*' for train rows"):
+        kept(CASES["tokens at a block"], frozen=frozen)
+
+
 def test_two_writers_on_one_folder(tmp_path):
     with only_writer(tmp_path), pytest.raises(ValueError, match="another run is writ"):
         small(folder=tmp_path)

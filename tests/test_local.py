@@ -83,7 +83,8 @@ def test_what_edits_the_last_words_answers_alike_alone_and_together():
     together = edited.complete(asked)
     assert [edited.complete([one])[0] for one in asked] == together
     kept = language(CARD, program, params, heads=8)
-    assert kept.complete(asked) != together  # hence none are kept by default
+    with pytest.raises(ValueError, match="gave NaN"):  # hence none by default
+        kept.complete(asked)
 
 
 def test_stop_strings_end_answers_and_are_not_in_them(local):
@@ -215,3 +216,11 @@ def test_beginnings_and_buckets():
     assert common_beginning([(1, 2), (1, 2, 3)]) == 1  # one is left to each
     assert common_beginning([(1, 2)]) == 0 and common_beginning([(3,), (4,)]) == 0
     assert [bucket(n) for n in (0, 1, 2, 3, 9)] == [1, 1, 2, 4, 16]
+
+
+def test_a_model_of_nan_says_nothing():
+    """Its likeliest word would always be the first one."""
+    frozen = jax.tree.map(lambda a: a * jnp.nan, CARD.frozen)
+    spoilt = language(CARD._replace(frozen=frozen), PROGRAM, PARAMS, rows=2, heads=8)
+    with pytest.raises(ValueError, match="tiny gave NaN for a next word"):
+        spoilt.complete([request("abc", length=2)])

@@ -346,6 +346,9 @@ def test_a_file_lies_as_its_rules_say(tmp_path):
     wide = parallel.load(tmp_path, MESH, dtype=jnp.float32)
     assert wide["b.c"].dtype == wide["a"]["kernel"].dtype == jnp.float32
     assert jnp.issubdtype(wide["a"]["steps"].dtype, jnp.integer)
+    save_file({"a": np.array([1, np.nan], np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="holds a with 1 of 2 numbers NaN"):
+        parallel.load(tmp_path, MESH)
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="could not be read as safetensors"):
         parallel.load(tmp_path, MESH)

@@ -101,6 +101,8 @@ def zeroth_order(
             "and at least one direction"
         )
 
+    update = optax.with_extra_args_support(optimizer).update
+
     def distance(state: State) -> Any:
         return radius(state.step) if callable(radius) else radius
 
@@ -122,13 +124,16 @@ def zeroth_order(
 
     def tell(state: State, points: PyTree, values: Float[Array, "n"]) -> State:
         flat = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
-        values, span = weigh(values), sides * distance(state)
+        value, span = values.mean(), sides * distance(state)
+        values = weigh(values)
         # From the points themselves: what was asked, rounding included.
         moved = (flat[:count] - flat[count:]) / span
         slopes = (values[:count] - values[count:]) / span
         flat_gradient = (slopes[:, None] * jax.vmap(directions.dual)(moved)).mean(0)
         gradient = ravel_pytree(state.mean)[1](flat_gradient)
-        updates, opt = optimizer.update(gradient, state.opt, state.mean)
+        # Some optimisers, such as reduce_on_plateau, want the loss too.
+        extra = {"value": value, "grad": gradient}
+        updates, opt = update(gradient, state.opt, state.mean, **extra)
         mean = optax.apply_updates(state.mean, updates)
         return State(mean, opt, state.step + 1)
 

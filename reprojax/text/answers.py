@@ -247,7 +247,13 @@ def likeliest() -> Manipulation:
     """Scores [T] -> the class of the largest, of equals the first."""
 
     def apply(params: Params, y: Any, scope: Scope) -> Answer:
-        return Answer(int(np.argmax(np.asarray(y))))
+        scores = np.asarray(y)
+        if np.isnan(scores).any():  # argmax would answer the first of these classes
+            raise ValueError(
+                f"the scores {scores.tolist()} came, expected a number for each class; "
+                "the model or its weights give NaN"
+            )
+        return Answer(int(np.argmax(scores)))
 
     return Manipulation(_no_params, apply)
 

@@ -186,3 +186,19 @@ def test_wrong_settings():
         zeroth_order(PLAIN, gaussian(), count=1, radius=0.1, sides=3)
     with pytest.raises(ValueError, match="no learnable numbers"):
         spsa(0.1, 0.1).init(jax.random.key(0), ())
+
+
+def test_an_optimiser_gets_the_mean_of_what_was_asked():
+    def update(updates, state, params=None, *, value, grad, **extra):
+        return updates, value
+
+    keeps = optax.GradientTransformationExtraArgs(lambda p: jnp.zeros(()), update)
+    search = spsa(0.1, 0.1, count=2, optimizer=keeps)
+    state = search.init(jax.random.key(0), START)
+    points = search.ask(jax.random.key(1), state)
+    told = search.tell(state, points, jnp.array([1.0, 2.0, 3.0, 6.0]))
+    assert float(told.opt) == 3.0
+    plateau = spsa(0.1, 0.1, optimizer=optax.contrib.reduce_on_plateau())
+    state = plateau.init(jax.random.key(0), START)
+    points = plateau.ask(jax.random.key(1), state)
+    assert jnp.isfinite(plateau.tell(state, points, value(points)).mean["a"]).all()

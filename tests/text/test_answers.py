@@ -227,3 +227,8 @@ def test_a_right_answer_that_is_nan_is_refused():
 def test_a_piece_of_something_else_is_no_number(text, which):
     assert number(which)(f"It is {text}.") is None
     assert number(after="is")(f"It is {text}") is None
+
+
+def test_scores_of_nan_are_no_class():
+    with pytest.raises(ValueError, match="a number for each class"):
+        likeliest().apply(Params(), np.array([1.0, np.nan]), Scope())
