@@ -95,6 +95,14 @@ def _check_pairs(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) ->
         raise ValueError(
             "a right answer is None or NaN, expected values; mend the data"
         )
+    found = [answer.value for answer in answers if not answer.fault]
+    texts = [{isinstance(v, str) for v in values} for values in (found, gold)]
+    if {True} in texts and {False} in texts:  # never equal: a silent score of 0
+        raise ValueError(
+            f"answers such as {found[0]!r} came to be compared with {gold[0]!r}, "
+            "expected texts with texts, or numbers (classes) with numbers; turn the "
+            "labels into classes, or take another parser"
+        )
 
 
 # -- rules

@@ -232,3 +232,13 @@ def test_a_piece_of_something_else_is_no_number(text, which):
 def test_scores_of_nan_are_no_class():
     with pytest.raises(ValueError, match="a number for each class"):
         likeliest().apply(Params(), np.array([1.0, np.nan]), Scope())
+
+
+@pytest.mark.parametrize("right", [["yes", "no"], np.array(["yes", "no"])])
+def test_texts_are_not_compared_with_classes(right):
+    classes = [Answer(1), Answer(0)]
+    with pytest.raises(ValueError, match="texts with texts"):
+        score(classes, right)
+    with pytest.raises(ValueError, match="texts with texts"):
+        score([Answer("yes"), Answer("no")], np.array([1, 0]))
+    assert score([Answer(1), Answer(None, "unparsable")], [1, 0]).correct == 1
