@@ -37,19 +37,26 @@ from jax.nn.initializers import zeros
 
 from experiments.intervals import mean
 from experiments.outputs import command
-from reprojax import data, models, recipes, steps
+from reprojax import data, models, recipes
 from reprojax.alignments import bayesian
-from reprojax.black_box import Fitted, evaluate, fit_black_box, in_process, only_answers
 from reprojax.core import Format, Key, Params, Program, PyTree, Scope, reprogram
 from reprojax.data import Task
-from reprojax.files import write_json
-from reprojax.fit import fit
 from reprojax.formats import learnable
-from reprojax.losses import cross_entropy
 from reprojax.models import Backbone
 from reprojax.operators import add, resize
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import focal
+from reprojax.saving.files import write_json
 from reprojax.searches import Search, cma_es, rademacher, sphere, zeroth_order
+from reprojax.training import steps
+from reprojax.training.black_box import (
+    Fitted,
+    evaluate,
+    fit_black_box,
+    in_process,
+    only_answers,
+)
+from reprojax.training.loop import fit
+from reprojax.training.losses import cross_entropy
 
 INNER = 20  # side of the image in BAR's frame, of 32
 

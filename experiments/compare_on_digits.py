@@ -19,7 +19,7 @@ from experiments.intervals import mean, paired
 from experiments.outputs import command
 from experiments.tables import summary
 from reprojax import models, recipes
-from reprojax.files import write_json
+from reprojax.saving.files import write_json
 
 MAPS = ("rlm", "flm", "ilm", "blm", "blm+")
 # Chosen by the validation accuracy of two other seeds, from .01, .02, .05 and .1.

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax import Forward, Params, Program, Scope, record, reprogram, statistics
-from reprojax.core import PyTree
+from reprojax import Forward, Params, Program, Scope, record, reprogram
+from reprojax.core import PyTree, estimation
 from reprojax.data import Split, Task, in_order
 from reprojax.locations import black_box
 from reprojax.models import Backbone, random
 from reprojax.operators import resize
 from reprojax.recipes import find_alignment
-from reprojax.steps import refresh_maps
+from reprojax.training.steps import refresh_maps
 
 MAPS = ("rlm", "flm", "blm", "blm+")
 """Without a prompt nothing changes between epochs, so ILM is FLM."""
@@ -63,10 +63,10 @@ def map_alone(
 def estimated(program: Program, train: Outputs, seed: int = 0) -> Params:
     """The params of a map, one of `heads`."""
     params = program.init(jax.random.key(seed), (), jnp.asarray(train.logits))
-    if not statistics.estimated(program):
+    if not estimation.estimated(program):
         return params
     raw = {"output/raw": jnp.asarray(train.logits)}
-    sums = statistics.observe(program, params, raw, jnp.asarray(train.labels))
+    sums = estimation.observe(program, params, raw, jnp.asarray(train.labels))
     return refresh_maps(program, params, sums)
 
 

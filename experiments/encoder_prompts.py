@@ -22,16 +22,16 @@ from reprojax.core import (
     Program,
     PyTree,
     chain,
+    on_value,
     reprogram,
     stateless,
 )
 from reprojax.data import Split, Task, in_order
 from reprojax.data.task import taken
-from reprojax.fit import fit
 from reprojax.formats import learnable
 from reprojax.locations import black_box
-from reprojax.losses import Loss, cross_entropy
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import role
 from reprojax.operators import add, insert, replace
 from reprojax.recipes.prompt_tuning import (
     from_vocabulary,
@@ -39,8 +39,8 @@ from reprojax.recipes.prompt_tuning import (
     prefix_tuning,
     prompt_tuning,
 )
-from reprojax.recipes.prompt_tuning.soft_prompts import role
-from reprojax.sequence import on_value
+from reprojax.training.loop import fit
+from reprojax.training.losses import Loss, cross_entropy
 
 HEAD = "head"  # alone, without a prompt
 

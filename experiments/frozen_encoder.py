@@ -56,15 +56,16 @@ from experiments.outputs import command
 from experiments.paradigms_benches import smollm2
 from experiments.tables import text_table
 from experiments.text_controls import CONTROLS, Control, Measure, Seen
-from reprojax import data, local
+from reprojax import data
+from reprojax.core import padded
+from reprojax.core.trees import below, differences
 from reprojax.data import Split, Task
 from reprojax.data.task import SPLITS, taken
-from reprojax.encoding import encoded
-from reprojax.files import below, differences, only_writer, plain, read_json, write_json
 from reprojax.models import language as languages
 from reprojax.models.language import Tokenizer
-from reprojax.sequence import padded
-from reprojax.text import Language
+from reprojax.saving.files import only_writer, plain, read_json, write_json
+from reprojax.text import Language, in_process
+from reprojax.text.tasks import encoded
 
 
 class Kept(TypedDict):
@@ -248,7 +249,7 @@ def causal(name: str, dtype: str) -> Language:
     """A model that scores texts."""
     source = smollm2() if name == "smollm2" else name
     card = languages.load(source, dtype=jnp.dtype(dtype))
-    return remembering(local.language(card))
+    return remembering(in_process.language(card))
 
 
 def methods(config: Config) -> dict[str, Callable[[Bench, int], dict[str, Any]]]:

@@ -49,11 +49,8 @@ from experiments.intervals import mean
 from experiments.outputs import command
 from experiments.tables import text_table
 from reprojax import text
+from reprojax.alignments import label_words
 from reprojax.data import Split, Task
-from reprojax.encoding import encoded
-from reprojax.files import write_json
-from reprojax.fit import Fitted, fit
-from reprojax.local import language
 from reprojax.models.language import LanguageModel, abacus
 from reprojax.recipes.prompt_instruction import (
     chain_of_thought,
@@ -62,7 +59,11 @@ from reprojax.recipes.prompt_instruction import (
     self_consistency,
 )
 from reprojax.recipes.prompt_tuning import soft_prompts
+from reprojax.saving.files import write_json
 from reprojax.text import Language, record
+from reprojax.text.in_process import language
+from reprojax.text.tasks import encoded
+from reprojax.training.loop import Fitted, fit
 
 TEMPLATE, LABELS = "{text}{label}", tuple("wxyz")
 KEYS = drawn.LETTERS[:22]
@@ -189,7 +190,7 @@ def tuner(card: LanguageModel, epochs: int) -> Tune:
     assert card.tokenizer is not None
     preset = soft_prompts.PRESET
     words = text.one_token_each(card.tokenizer.encode, "", LABELS)
-    program = soft_prompts.prompt_tuning(card, soft_prompts.label_words(words))
+    program = soft_prompts.prompt_tuning(card, label_words(words))
     optimizer = preset.optimizer(preset.learning_rate, 1, epochs)
 
     def tune(one: Map, rows: Rows, seed: int) -> Fitted:

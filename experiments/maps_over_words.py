@@ -25,13 +25,12 @@ from experiments.intervals import mean, paired
 from experiments.outputs import command
 from experiments.paradigms_benches import smollm2
 from reprojax import data
-from reprojax.core import Scope
+from reprojax.core import Scope, tokens
 from reprojax.data import in_order
-from reprojax.encoding import encoded
-from reprojax.files import write_json
 from reprojax.models import language
 from reprojax.recipes.model_reprogramming import one_word, vocabulary_map
-from reprojax.sequence import tokens
+from reprojax.saving.files import write_json
+from reprojax.text.tasks import encoded
 
 TEMPLATE, WORDS = "Review: {text} Sentiment: {label}", ("negative", "positive")
 MAPS = {

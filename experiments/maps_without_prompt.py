@@ -26,7 +26,7 @@ from experiments.outputs import command
 from reprojax import data, models
 from reprojax.alignments import bayesian_map, count, one_to_one_map, soft_count
 from reprojax.data import Split
-from reprojax.files import write_json
+from reprojax.saving.files import write_json
 
 KS = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50)
 SIZES = {  # training images, test images, images in all

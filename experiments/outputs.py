@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from reprojax.files import open_regular
+from reprojax.saving.files import open_regular
 
 
 def command(main: Callable[[Any], Any], settings: type) -> None:

@@ -20,12 +20,12 @@ from reprojax.alignments.centring import centred
 from reprojax.core import PyTree
 from reprojax.data import Split, Task
 from reprojax.data.task import taken
-from reprojax.files import read_json
-from reprojax.fit import fit
 from reprojax.locations import black_box
-from reprojax.losses import Loss, cross_entropy
 from reprojax.recipes import find_alignment
+from reprojax.saving.files import read_json
 from reprojax.taxonomy import Description, describe
+from reprojax.training.loop import fit
+from reprojax.training.losses import Loss, cross_entropy
 
 Paradigm = Literal["instruction", "tuning", "reprogramming", "control"]
 STEPS = 8  # an epoch, where the examples are few: validation is read that often

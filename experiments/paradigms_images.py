@@ -23,8 +23,8 @@ from reprojax.core import Program
 from reprojax.data import Split, Task
 from reprojax.models import Backbone
 from reprojax.recipes import find_alignment
-from reprojax.steps import evaluate
 from reprojax.taxonomy import Description, describe
+from reprojax.training.steps import evaluate
 
 
 class Settings(NamedTuple):

@@ -24,15 +24,23 @@ from experiments.paradigms import (
     told,
 )
 from reprojax import data, models, reprogram
-from reprojax.alignments import last, linear
-from reprojax.black_box import fit_black_box
-from reprojax.black_box_texts import only_scores, scores
-from reprojax.core import Forward, Params, Program, PyTree, chain
+from reprojax.alignments import label_words, last, linear
+from reprojax.core import (
+    Forward,
+    Params,
+    Program,
+    PyTree,
+    Tokens,
+    chain,
+    last_value,
+    record,
+    until,
+)
+from reprojax.core.estimation import estimated
 from reprojax.data import Split, Task, in_order
-from reprojax.encoding import Encoded, encoded
-from reprojax.local import language
 from reprojax.models.language import LanguageModel
-from reprojax.prompts import nearest_words
+from reprojax.models.language.card import vectors
+from reprojax.models.language.words import nearest_words
 from reprojax.recipes.model_reprogramming.additive_prompts import additive_prompt
 from reprojax.recipes.model_reprogramming.vocabulary_maps import (
     one_word,
@@ -46,22 +54,20 @@ from reprojax.recipes.prompt_instruction import (
 from reprojax.recipes.prompt_tuning import (
     from_text,
     keys_and_values,
-    label_words,
     prefix_tuning,
     prompt_tuning,
 )
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
-from reprojax.recipes.prompt_tuning.soft_prompts import vectors
 from reprojax.searches import Oracle, cma_es
-from reprojax.sequence import Tokens, last_value
-from reprojax.statistics import estimated
-from reprojax.steps import evaluate
-from reprojax.taps import record, until
-from reprojax.taxonomy import Description, describe
+from reprojax.taxonomy import Description, describe, describe_texts
 from reprojax.text import asked, fill, labelled, realigned
 from reprojax.text import record as record_texts
 from reprojax.text import score as scored
-from reprojax.text_taxonomy import describe_texts
+from reprojax.text.in_process import language
+from reprojax.text.tasks import Encoded, encoded
+from reprojax.training.black_box import fit_black_box
+from reprojax.training.black_box_texts import only_scores, scores
+from reprojax.training.steps import evaluate
 
 CHECKS = 4  # of black-box tuning, by validation
 

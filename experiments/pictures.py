@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from reprojax.core import Params, Program
+from reprojax.core import Params, Program, record
 from reprojax.models import Backbone
 from reprojax.recipes import no_prompt
-from reprojax.taps import record
 
 Images = list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]
 """(caption, target image uint8 [h w C], what the network gets [H W 3] in [0, 1], its

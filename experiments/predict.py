@@ -23,11 +23,13 @@ import tyro
 from tqdm import tqdm
 
 from experiments.outputs import command, replaceable
-from reprojax import data, models, storage
+from reprojax import data, models
 from reprojax.core import Params, Program, PyTree
-from reprojax.files import printable, write_file
 from reprojax.models import Backbone
-from reprojax.storage import Card
+from reprojax.recipes import registry
+from reprojax.saving import programs
+from reprojax.saving.files import printable, write_file
+from reprojax.saving.programs import Card
 
 HEAD = ("file", "label", "probability")
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601), as PIL's
@@ -56,12 +58,12 @@ def main(config: Config) -> Path:
     """Read, predict, write; the file that was written."""
     if config.batch < 1:
         raise ValueError(f"--batch {config.batch} came, expected at least 1")
-    saved = storage.load(config.program)
+    saved = programs.load(config.program)
     replaceable(config.out, ",".join(HEAD).encode())
     files = data.image_files(config.images)
     x = read(files, saved.card, config.images)
     backbone = find_backbone(saved.card, config.backbone)
-    program, params = storage.rebuild(saved, backbone)
+    program, params = registry.rebuild(saved, backbone)
     found = probabilities(program, params, backbone.frozen, x, config.batch)
     names = [file.relative_to(config.images).as_posix() for file in files]
     if bad := [names[i] for i in np.flatnonzero(~np.isfinite(found).all(1))]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import figures
 from experiments.pictures import Images, pictures
-from reprojax.files import write_file
+from reprojax.saving.files import write_file
 
 __all__ = ["Report", "captioned", "pictures", "results", "write_page", "write_report"]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.intervals import mean, paired
-from reprojax.fit import Fitted
 from reprojax.taxonomy import Description
+from reprojax.training.loop import Fitted
 
 HEADER = (
     "method",

@@ -46,12 +46,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from experiments import abacus as drawn
 from experiments import language_demo as demo
 from experiments.outputs import command, replaceable
-from reprojax.checkpoints import Checkpoints
-from reprojax.core import PyTree
-from reprojax.local import language
+from reprojax.core import PyTree, tokens
 from reprojax.models.language import LanguageModel
 from reprojax.models.language import abacus as model
-from reprojax.sequence import tokens
+from reprojax.saving.checkpoints import Checkpoints
+from reprojax.text.in_process import language
 
 MARK = b'{"__metadata__":{"card":'  # of a file that `store` wrote
 LOOKING = 2500  # steps of learning to look back, on short documents
@@ -198,7 +197,7 @@ def store(path: Path, frozen: PyTree, about: dict[str, Any]) -> None:
     """All in float16, the card in the file's metadata."""
     from safetensors.numpy import save
 
-    from reprojax.files import write_file
+    from reprojax.saving.files import write_file
 
     flat: dict[str, Any] = flatten_dict(frozen["params"], sep="/")
     tensors = {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}

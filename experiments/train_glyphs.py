@@ -30,9 +30,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments import glyphs
 from experiments.outputs import command, replaceable
-from reprojax.files import write_file
 from reprojax.models import Backbone, random
-from reprojax.models.glyphs import SIZE, WEIGHTS, Glyphs, backbone, card, load
+from reprojax.models.vision.glyphs import SIZE, WEIGHTS, Glyphs, backbone, card, load
+from reprojax.saving.files import write_file
 
 MARK = b'{"__metadata__":{"card":'  # of a file that `store` wrote
 HELD_OUT = 1_000_003  # the seed of images that no training seed draws

@@ -52,14 +52,21 @@ from experiments.tables import (
     summary,
     text_table,
 )
-from reprojax import data, models, parallel, recipes, storage
-from reprojax.black_box import evaluate, fit_black_box, in_process, only_answers
+from reprojax import data, models, recipes
 from reprojax.core import Program
-from reprojax.files import write_json
-from reprojax.fit import Fitted, fit
 from reprojax.models import Backbone
 from reprojax.recipes import BlackBox
+from reprojax.saving import programs
+from reprojax.saving.files import write_json
 from reprojax.taxonomy import Description, describe
+from reprojax.training import parallel
+from reprojax.training.black_box import (
+    evaluate,
+    fit_black_box,
+    in_process,
+    only_answers,
+)
+from reprojax.training.loop import Fitted, fit
 
 METHODS, MAPS = ", ".join(recipes.METHODS), ", ".join(recipes.ALIGNMENTS)
 
@@ -441,7 +448,7 @@ def keep(
 ) -> None:
     """One file a seed, for `experiments.predict`."""
     for seed, (task, fitted) in enumerate(zip(tasks, fits, strict=True)):
-        card = storage.Card.of(
+        card = programs.Card.of(
             backbone,
             method=config.method,
             arguments={"alignment": alignment_name(config), **sizes(config)},
@@ -453,7 +460,7 @@ def keep(
             metric=fitted.accuracy,
         )
         card = card._replace(backbone=config.backbone)  # what `models.load` finds it by
-        storage.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)
+        programs.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)
 
 
 def report(

@@ -14,17 +14,21 @@ from reprojax.core import (
     Params,
     Program,
     Scope,
+    Tokens,
     chain,
+    given,
+    informed,
     passthrough,
+    record,
     reprogram,
     shared,
+    sites,
     stateless,
+    until,
 )
-from reprojax.sequence import Tokens
-from reprojax.taps import given, informed, record, sites, until
 
 if TYPE_CHECKING:
-    from reprojax.storage import load, save
+    from reprojax.saving.programs import load, save
     from reprojax.taxonomy import describe
 
 __version__ = "0.1.0"
@@ -33,9 +37,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # On demand: these need flax, and most programs that import us do not need them.
     if name in ("save", "load"):
-        return getattr(importlib.import_module("reprojax.storage"), name)
+        return getattr(importlib.import_module("reprojax.saving.programs"), name)
     if name == "describe":
-        return importlib.import_module("reprojax.taxonomy").describe
+        return importlib.import_module("reprojax.taxonomy.programs").describe
     raise AttributeError(f"module 'reprojax' has no attribute {name!r}")
 
 

@@ -6,7 +6,7 @@ import json
 import threading
 from contextlib import contextmanager
 
-from reprojax.endpoint import Endpoint
+from reprojax.text.served import Endpoint
 
 
 class Server:

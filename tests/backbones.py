@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import toys
 
-from reprojax.models import Backbone, cifar_resnet, images, resnet, vit
+from reprojax.models import Backbone, images
+from reprojax.models.vision import cifar_resnet, resnet, vit
 
 # Other numbers in each channel, and none of them neutral: the order of a prompt and the
 # normalisation shows.

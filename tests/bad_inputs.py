@@ -390,6 +390,7 @@ def main(words: list[str]) -> int:
     )
 
 
-sys.path[:0] = [str(HERE), str(HERE / "models"), str(HERE / "models" / "language")]
+PARTS = ("", "models", "models/language", "text")
+sys.path[:0] = [str(HERE / part) for part in PARTS]
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -15,14 +15,15 @@ import numpy as np
 from bad_inputs import Case, Reader, arrays, both, json_fields, tensors, whole_file
 from PIL import Image
 
-from reprojax import data, models, storage
-from reprojax.core import Params
-from reprojax.endpoint import Endpoint
-from reprojax.files import claim
+from reprojax import data, models
+from reprojax.core import Params, padded
 from reprojax.models import language
-from reprojax.searches.replay import Log
-from reprojax.sequence import padded
+from reprojax.recipes import registry
+from reprojax.saving import programs
+from reprojax.saving.files import claim
+from reprojax.saving.log import Log
 from reprojax.text import Continuation, Request
+from reprojax.text.served import Endpoint
 
 # An empty text, list or map is of the right type where another one stands.
 SAYING = tuple(one for one in bad_inputs.OTHERS if one not in ("", [], {}))
@@ -173,7 +174,7 @@ def _backbone() -> models.Backbone:
 
 def _program(folder: Path) -> None:
     learnable = {"normalized": jnp.ones((32, 32, 3))}
-    card = storage.Card.of(
+    card = programs.Card.of(
         _backbone(),
         method="watermark",
         arguments={"alignment": "blm"},
@@ -185,12 +186,12 @@ def _program(folder: Path) -> None:
     )
     count = len(_backbone().classes)
     fixed = {"input": (), "normalized": (), "output": jnp.full((count, 2), 1 / count)}
-    storage.save(folder / "a.safetensors", Params(learnable, fixed), card)
+    programs.save(folder / "a.safetensors", Params(learnable, fixed), card)
 
 
 def _saved(folder: Path) -> Any:
-    saved = storage.load(folder / "a.safetensors", _backbone())
-    program, params = storage.rebuild(saved, _backbone())
+    saved = programs.load(folder / "a.safetensors", _backbone())
+    program, params = registry.rebuild(saved, _backbone())
     x = np.zeros((1, 8, 8, 3), np.uint8)
     card = json.dumps(saved.card._asdict(), sort_keys=True)
     return params, program.apply(params, _backbone().frozen, x), card
@@ -214,7 +215,7 @@ def _cards(folder: Path) -> Iterator[Case]:
         spoil(folder)
         text = (folder / "card.json").read_text()
         (folder / "card.json").unlink()
-        sealed = metadata | {"card": text, "sha256": storage._digest(text, held)}
+        sealed = metadata | {"card": text, "sha256": programs._digest(text, held)}
         save_file(held, folder / "a.safetensors", sealed)
 
     for name, spoil in json_fields("card.json", 400, ("split", "seed"), CARD, SAYING)(
@@ -344,7 +345,7 @@ def _reply(document: Any) -> Callable[[Path], None]:
 @cache
 def _server() -> Any:
     """One for all cases; it says what lies in its `path`."""
-    import test_endpoint
+    import test_served as test_endpoint
 
     server = test_endpoint.Server(lambda path, body: server.path.read_bytes())
     server.thread.daemon = True

@@ -49,7 +49,7 @@ def started(
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "text")]),
     }
     processes = [
         subprocess.Popen(
@@ -105,7 +105,7 @@ def resnet() -> tuple[Any, Any, Any]:
     from reprojax.data import Split
     from reprojax.formats import learnable
     from reprojax.models import images
-    from reprojax.models.cifar_resnet import CifarResNet
+    from reprojax.models.vision.cifar_resnet import CifarResNet
     from reprojax.operators import add, resize
 
     module = CifarResNet((3, 3, 3), 16, 10)
@@ -140,9 +140,9 @@ def trained(frozen: Any, batch: int, mesh: Any, steps: int = 20) -> Any:
     import jax
     import optax
 
-    from reprojax import parallel
     from reprojax.data import order
-    from reprojax.steps import begin, train_step
+    from reprojax.training import parallel
+    from reprojax.training.steps import begin, train_step
 
     program, _, split = resnet_parts
     sgd, loss = optax.sgd(0.1), cross_entropy()
@@ -157,7 +157,7 @@ def trained(frozen: Any, batch: int, mesh: Any, steps: int = 20) -> Any:
 
 
 def cross_entropy() -> Any:
-    from reprojax.losses import cross_entropy
+    from reprojax.training.losses import cross_entropy
 
     return cross_entropy
 
@@ -192,9 +192,9 @@ def by_hand(how: str, batch: int, steps: int = 20) -> dict[str, np.ndarray]:
     import jax
     import optax
 
-    from reprojax import parallel
     from reprojax.data import order
-    from reprojax.steps import begin
+    from reprojax.training import parallel
+    from reprojax.training.steps import begin
 
     program, frozen, split = resnet_parts
     sgd, mesh, names = optax.sgd(0.1), parallel.mesh(), documented()
@@ -226,8 +226,8 @@ def reduced(program: Any, mesh: Any) -> tuple[dict, dict]:
     import jax
     import optax
 
-    from reprojax import parallel
-    from reprojax.steps import begin, train_step
+    from reprojax.training import parallel
+    from reprojax.training.steps import begin, train_step
 
     _, frozen, split = resnet_parts
     x, y = split.x[:32], split.y[:32]
@@ -249,7 +249,7 @@ def reduced(program: Any, mesh: Any) -> tuple[dict, dict]:
 def eight(folder: Path) -> None:
     import jax
 
-    from reprojax import parallel
+    from reprojax.training import parallel
 
     assert jax.device_count() == 8
     P, mesh = jax.sharding.PartitionSpec, parallel.mesh()
@@ -290,7 +290,7 @@ def eight(folder: Path) -> None:
 def words(mesh: Any) -> dict[str, np.ndarray]:
     """Words to be written, a batch of 5 of 6 texts as Tokens, a short one behind it."""
     import optax
-    import test_encoding as texts
+    import test_text_tasks as texts
 
     from reprojax.alignments import own
     from reprojax.recipes.prompt_tuning import prompt_tuning
@@ -304,7 +304,7 @@ def words(mesh: Any) -> dict[str, np.ndarray]:
 
 def resnet_pair(folder: Path, index: int, port: int) -> None:
     """The steps of `eight`, in one of two processes."""
-    from reprojax import parallel
+    from reprojax.training import parallel
 
     global resnet_parts
     parallel.start(f"127.0.0.1:{port}", 2, index, timeout=60, heartbeat=10)
@@ -315,7 +315,7 @@ def resnet_pair(folder: Path, index: int, port: int) -> None:
 
 def pair(folder: Path, index: int, port: int, epochs: int, pause: float) -> None:
     """A run of fit in one of two processes, that talks after each batch."""
-    from reprojax import parallel
+    from reprojax.training import parallel
 
     parallel.start(f"127.0.0.1:{port}", 2, index, timeout=60, heartbeat=10)
     import fitting

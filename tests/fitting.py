@@ -12,10 +12,10 @@ from jax.nn.initializers import zeros
 from reprojax import reprogram
 from reprojax.alignments import bayesian
 from reprojax.data import Split, Task
-from reprojax.fit import Fitted, fit
 from reprojax.formats import learnable
 from reprojax.models import images
 from reprojax.operators import add
+from reprojax.training.loop import Fitted, fit
 
 MEAN, STD = np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.25, 0.3])
 SOURCES, TARGETS = 5, 3

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reprojax.core import tokens
 from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
 from reprojax.models.language.card import roles
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama
-from reprojax.sequence import tokens
 
 LETTERS = "~ abcdefghijklmnop.\n"
 TOKENIZER = Tokenizer(

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent / "models" / "language")]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / part) for part in ("models/language", "text")]
 
 import bad_inputs  # noqa: E402
 import bad_readers  # noqa: E402

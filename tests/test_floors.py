@@ -10,18 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "reprojax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("guards",),
     ("core",),
-    ("sequence", "taps"),
-    ("formats", "locations", "operators", "alignments"),
-    ("files", "losses", "statistics", "observation"),
-    ("models", "data", "searches", "dependence", "text"),
-    ("recipes", "parallel"),
-    ("checks", "gradients"),
-    ("taxonomy", "checkpoints", "steps", "engine", "storage", "identity"),
-    ("caches", "members"),
-    ("fit", "black_box"),
-    # Above: what a user calls (population, storage, testing, ...).
+    ("formats", "locations", "operators", "alignments", "saving"),
+    ("data", "models", "searches"),
+    ("training", "decoding"),
+    ("text",),
+    ("recipes",),
+    ("taxonomy", "testing"),
 )
 HEAVY = {
     "PIL",
@@ -43,7 +38,7 @@ HEAVY = {
 
 
 def part_of(path):
-    """reprojax/models/vit.py -> models."""
+    """reprojax/models/vision/vit.py -> models."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

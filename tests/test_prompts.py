@@ -14,23 +14,22 @@ import numpy as np
 import pytest
 from recipes.small_languages import KEY, QUERIES, WIDTH, V, card
 
-from reprojax import engine, reprogram
-from reprojax.alignments import columns, last
-from reprojax.core import Params, chain
-from reprojax.engine import Sampling
+from reprojax import decoding, reprogram
+from reprojax.alignments import columns, label_words, last
+from reprojax.core import Params, chain, padded, tokens
+from reprojax.core.many import interpolate, stack, stack_params, stacked
+from reprojax.decoding import Sampling
 from reprojax.formats import fixed, learnable, subspace
 from reprojax.models.language import Tokenizer, load
+from reprojax.models.language.words import nearest_words
 from reprojax.operators import add, insert
-from reprojax.prompts import interpolate, nearest_words, stack, stack_params, stacked
 from reprojax.recipes import watermark
 from reprojax.recipes.prompt_tuning import (
     from_text,
-    label_words,
     loreft,
     prefix_tuning,
     prompt_tuning,
 )
-from reprojax.sequence import padded, tokens
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -232,9 +231,9 @@ def test_each_row_writes_by_its_own_prompt(name):
     params, frozen = stack_params(each), language.frozen
     together = stacked(language.forward, program, K)
     keys, warm = jax.random.split(jax.random.key(5), 3), Sampling(0.7)
-    write = jax.jit(engine.generate(together, 5, samples=2))
+    write = jax.jit(decoding.generate(together, 5, samples=2))
     found = write(params, frozen, X, keys, warm, INDEX)
-    alone = jax.jit(engine.generate(program, 5, samples=2))
+    alone = jax.jit(decoding.generate(program, 5, samples=2))
     every = [alone(own, frozen, X, keys, warm) for own in each]
     for row, k in enumerate(np.repeat(INDEX, 2)):
         np.testing.assert_array_equal(found.ids[row], every[k].ids[row])
@@ -250,8 +249,10 @@ def test_what_is_shared_may_be_one_of_many():
     language, frozen = card("rotary"), card("rotary").frozen
     program, each = soft(language)
     together = stacked(language.forward, program, K)
-    share = jax.jit(lambda p, i: engine.share(together, p, frozen, [7, 3], i))
-    read = lambda p, x, *rest: engine.prefill(together, p, frozen, x, *rest, last=True)
+    share = jax.jit(lambda p, i: decoding.share(together, p, frozen, [7, 3], i))
+    read = lambda p, x, *rest: decoding.prefill(
+        together, p, frozen, x, *rest, last=True
+    )
     go_on, alone = jax.jit(lambda *given: read(*given)[0]), jax.jit(program.apply)
     for k in (1, 3):
         cache = share(stack_params(each), jnp.array([k]))
@@ -269,8 +270,8 @@ def test_scores_are_each_rows_own():
     together = stacked(language.forward, program, K)
     ids = jnp.array([[[3, 5], [8, 2]]] * 3)
     given = (frozen, X, ids, jnp.ones(ids.shape))
-    found = jax.jit(engine.score(together))(stack_params(each), *given, INDEX)
-    alone = jax.jit(engine.score(program))
+    found = jax.jit(decoding.score(together))(stack_params(each), *given, INDEX)
+    alone = jax.jit(decoding.score(program))
     every = np.stack([alone(own, *given) for own in each])
     np.testing.assert_allclose(found, every[INDEX, range(3)], atol=1e-5)
 
@@ -395,7 +396,7 @@ def test_a_prompt_of_words_reads_as_these(kind, metric):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_the_order_is_that_by_hand(metric, monkeypatch):
-    from reprojax import prompts
+    from reprojax.models.language import words as prompts
 
     monkeypatch.setattr(prompts, "BLOCK", 7)  # 23 words in blocks of 7
     prompts._nearest.clear_cache()
@@ -418,7 +419,7 @@ def test_the_order_is_that_by_hand(metric, monkeypatch):
 
 def test_the_table_is_an_argument():
     """In a closure it would be text in the program."""
-    from reprojax.prompts import _nearest
+    from reprojax.models.language.words import _nearest
 
     language = card("rotary")
     args = (language.forward, "embed:out", V, 2, "cosine", language.frozen)

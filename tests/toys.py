@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.core import passthrough
+from reprojax.core import Tokens, passthrough
 from reprojax.locations import linen
-from reprojax.sequence import Tokens
 
 
 class Block(nn.Module):

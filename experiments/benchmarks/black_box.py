@@ -30,11 +30,11 @@ from jax.nn.initializers import zeros
 from experiments.benchmarks.timing import interval, machine, paired, ratio
 from reprojax import models, reprogram
 from reprojax.alignments import columns
-from reprojax.black_box import fit_black_box, in_process, only_answers
 from reprojax.data import Split, Task
 from reprojax.formats import learnable
 from reprojax.operators import add, resize
 from reprojax.searches import Oracle, spsa
+from reprojax.training.black_box import fit_black_box, in_process, only_answers
 
 
 @dataclass(frozen=True)

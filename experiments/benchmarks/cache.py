@@ -31,15 +31,15 @@ from experiments.benchmarks.population import noise
 from experiments.benchmarks.timing import machine, paired, ratio
 from reprojax import Program, reprogram
 from reprojax.alignments import linear
-from reprojax.caches import cached
 from reprojax.data import Task, in_order
 from reprojax.formats import learnable
-from reprojax.losses import cross_entropy
 from reprojax.models import images
-from reprojax.models.vit import ViT
+from reprojax.models.vision.vit import ViT
 from reprojax.operators import insert
-from reprojax.steps import State, begin, train_step
 from reprojax.testing.compiled import operations
+from reprojax.training.caches import cached
+from reprojax.training.losses import cross_entropy
+from reprojax.training.steps import State, begin, train_step
 
 OPTIMIZER = optax.sgd(0.01)
 

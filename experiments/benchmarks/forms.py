@@ -21,9 +21,9 @@ import numpy as np
 import tyro
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
-from reprojax.models.layers import Depthwise, Patches, Pointwise, Stem
-from reprojax.models.resnet import max_pool
-from reprojax.models.vit import MLP, Attention
+from reprojax.models.vision.layers import Depthwise, Patches, Pointwise, Stem
+from reprojax.models.vision.resnet import max_pool
+from reprojax.models.vision.vit import MLP, Attention
 
 
 @dataclass(frozen=True)

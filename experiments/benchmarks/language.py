@@ -36,16 +36,17 @@ import optax
 import tyro
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
-from reprojax import Program, engine, reprogram
-from reprojax.files import write_json
+from reprojax import Program, decoding, reprogram
+from reprojax.alignments import label_words
+from reprojax.core import tokens
 from reprojax.formats import learnable
-from reprojax.losses import cross_entropy
 from reprojax.models import language
 from reprojax.models.language import LanguageModel
 from reprojax.recipes.model_reprogramming import one_word
-from reprojax.recipes.prompt_tuning import label_words, prefix_tuning, prompt_tuning
-from reprojax.sequence import tokens
-from reprojax.steps import begin, train_step
+from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
+from reprojax.saving.files import write_json
+from reprojax.training.losses import cross_entropy
+from reprojax.training.steps import begin, train_step
 
 Call = Callable[[], Any]
 WORDS, QUERY, DEMONSTRATION = (5, 6), 24, 32
@@ -165,7 +166,7 @@ def writer(config: Config, card: LanguageModel, count: int) -> Call:
     x = tokens(jnp.asarray(rows(config, count, config.length)))
     plain = reprogram(card.forward, {})
     params = plain.init(jax.random.key(0), card.frozen, x)
-    run = jax.jit(engine.generate(plain, config.new))
+    run = jax.jit(decoding.generate(plain, config.new))
     keys = jax.random.split(jax.random.key(0), count)
     return lambda: np.asarray(run(params, card.frozen, x, keys).ids)
 
@@ -257,11 +258,11 @@ def shared(config: Config, dtype: str) -> dict[str, Any]:
     plain = reprogram(card.forward, {})
     own = jnp.asarray(rows(config, config.batch, QUERY, 1))
     params = plain.init(jax.random.key(0), card.frozen, tokens(own))
-    share = jax.jit(partial(engine.share, plain))
+    share = jax.jit(partial(decoding.share, plain))
 
     @jax.jit
     def judge(frozen: Any, x: Any, cache: Any = None) -> jax.Array:
-        y, _ = engine.prefill(plain, params, frozen, x, cache=cache, last=True)
+        y, _ = decoding.prefill(plain, params, frozen, x, cache=cache, last=True)
         return y.value[:, 0, jnp.asarray(WORDS)]
 
     found = {}

@@ -39,11 +39,11 @@ from reprojax.core import Manipulation, Program
 from reprojax.data import Split, Task, in_order
 from reprojax.formats import learnable
 from reprojax.models import images
-from reprojax.models.cifar_resnet import CifarResNet
-from reprojax.models.vit import ViT
+from reprojax.models.vision.cifar_resnet import CifarResNet
+from reprojax.models.vision.vit import ViT
 from reprojax.operators import add
-from reprojax.population import FORMS, costs, fastest
-from reprojax.steps import count_correct, observe_batch, refresh_maps
+from reprojax.training.population import FORMS, costs, fastest
+from reprojax.training.steps import count_correct, observe_batch, refresh_maps
 
 SGD = optax.sgd(0.01)
 

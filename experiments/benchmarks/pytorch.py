@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from reprojax.models.vit import ViT
+from reprojax.models.vision.vit import ViT
 
 
 def floors(

@@ -45,11 +45,12 @@ import tyro
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
 from reprojax import Program
-from reprojax.files import write_json
-from reprojax.losses import cross_entropy
-from reprojax.models import Backbone, images, resnet, vit
+from reprojax.models import Backbone, images
+from reprojax.models.vision import resnet, vit
 from reprojax.recipes import find_alignment, find_method
-from reprojax.steps import begin, train_step
+from reprojax.saving.files import write_json
+from reprojax.training.losses import cross_entropy
+from reprojax.training.steps import begin, train_step
 
 Clock = Callable[[], float]
 CLASSES, TARGETS, SIZE = 1000, 10, 224

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope
-from reprojax.guards import check_sizes
+from reprojax.core.guards import check_sizes
 
 
 def calibrated(

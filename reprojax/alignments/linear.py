@@ -8,7 +8,7 @@ from jax.nn.initializers import Initializer, lecun_normal
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, Manipulation, Params, PyTree, Scope
-from reprojax.guards import check_sizes
+from reprojax.core.guards import check_sizes
 
 
 def linear(

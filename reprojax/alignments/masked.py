@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from reprojax.core import Key, Manipulation, Params, PyTree, Scope
-from reprojax.sequence import Tokens
+from reprojax.core import Key, Manipulation, Params, PyTree, Scope, Tokens
 
 
 def at_mask(mask: int) -> Manipulation:

@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reprojax.core import Manipulation, stateless
-from reprojax.sequence import Tokens
+from reprojax.core import Manipulation, Tokens, stateless
 
 
 def mean(start: int = 0) -> Manipulation:

@@ -7,9 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from reprojax.core import Key, Manipulation, Params, Scope, stateless
-from reprojax.guards import check_sizes
-from reprojax.sequence import Tokens, last_value
+from reprojax.core import (
+    Key,
+    Manipulation,
+    Params,
+    Scope,
+    Tokens,
+    chain,
+    last_value,
+    stateless,
+)
+from reprojax.core.guards import check_sizes
 
 
 def identity() -> Manipulation:
@@ -94,3 +102,22 @@ def groups(ids: Sequence[Sequence[int]], by: str = "mean") -> Manipulation:
         return jnp.stack([reduce(y[..., group], axis=-1) for group in chosen], axis=-1)
 
     return stateless(pool)
+
+
+def label_words(ids: Sequence[int]) -> Manipulation:
+    """The next word's logits at one word for each class [B T].
+
+    With the card `model_reprogramming.one_word(language)` in the model's place the head
+    judges that word alone, which saves much where the vocabulary is large.
+
+    Args:
+        ids: such as `text.labels.one_token_each` gives, which refuses labels that a
+            single token does not tell apart.
+    """
+    found = [int(i) for i in ids]
+    if len(set(found)) < len(found):
+        raise ValueError(
+            f"the label words {found} came, expected another one for each class, as "
+            "two that are one token are told apart by nothing; give other words"
+        )
+    return chain(last=last(), words=columns(found))

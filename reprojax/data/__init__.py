@@ -7,14 +7,7 @@ from reprojax.data.pixels import read_images
 from reprojax.data.sources import assets, from_arrays, from_npz, load
 from reprojax.data.splits import shots
 from reprojax.data.task import Split, Task, check, digest
-from reprojax.data.text import (
-    Questions,
-    bbh,
-    bbh_tasks,
-    from_texts,
-    gsm8k,
-    load_text,
-)
+from reprojax.data.text import Questions, bbh, bbh_tasks, from_texts, gsm8k, load_text
 from reprojax.data.tfds import from_tfds
 
 __all__ = [

@@ -13,7 +13,7 @@ from reprojax.data.lazy import Images
 from reprojax.data.pixels import endings, opened, read_images, square
 from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, Task, listed
-from reprojax.files import printable
+from reprojax.saving.files import printable
 
 JUNK = ("thumbs.db", "desktop.ini")  # what file managers leave
 

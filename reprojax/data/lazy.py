@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reprojax.files import open_regular, size_of
+from reprojax.saving.files import open_regular, size_of
 
 MARK = 1024  # bytes at the end of a file: what was compressed there, and PNG's checksum
 

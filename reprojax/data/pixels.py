@@ -16,7 +16,7 @@ import numpy as np
 
 from reprojax.data.lazy import refuse
 from reprojax.data.task import listed
-from reprojax.files import open_regular
+from reprojax.saving.files import open_regular
 
 # What Pillow reads by itself: no format for which it starts another program (EPS), and
 # none that has no signature (TGA).

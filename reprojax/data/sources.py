@@ -17,7 +17,7 @@ from reprojax.data.folder import from_folder
 from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, SPLITS, Task, listed
 from reprojax.data.tfds import from_tfds
-from reprojax.files import open_regular
+from reprojax.saving.files import open_regular
 
 DEFLATE = 1040  # no compressed byte can stand for more
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -18,7 +18,7 @@ import numpy as np
 from reprojax.data.sources import assets
 from reprojax.data.splits import draw
 from reprojax.data.task import Split, Task, check, labels, listed
-from reprojax.files import MOST_JSON, decode_json, read_file, read_json
+from reprojax.saving.files import MOST_JSON, decode_json, read_file, read_json
 
 Labelled = tuple[list[str], list[int]]
 Sizes = int | float | None

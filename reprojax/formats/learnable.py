@@ -18,8 +18,8 @@ from reprojax.core import (
     merge,
     part,
 )
+from reprojax.core.guards import check_sizes
 from reprojax.formats.fixed import check_shape
-from reprojax.guards import check_sizes
 
 
 def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from jax.extend.core import get_opaque_trace_state
 
-from reprojax.guards import handed_on
+from reprojax.core.guards import handed_on
 
 
 class Visits:

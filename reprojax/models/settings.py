@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 
 from msgspec import Meta
 
-from reprojax.files import checked
+from reprojax.saving.files import checked
 
 Config = Mapping[str, Any]
 Count = Annotated[int, Meta(ge=1, lt=2**31)]

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from reprojax.files import open_regular, read_json
+from reprojax.saving.files import open_regular, read_json
 
 # what neither features nor logits are computed from
 IGNORED = re.compile(

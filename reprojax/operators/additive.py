@@ -10,9 +10,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
-from reprojax.core import Format, Given, Key, Manipulation, Params, PyTree, Scope
-from reprojax.guards import check_sizes
-from reprojax.sequence import Tokens, bare, on_value
+from reprojax.core import (
+    Format,
+    Given,
+    Key,
+    Manipulation,
+    Params,
+    PyTree,
+    Scope,
+    Tokens,
+    bare,
+    on_value,
+)
+from reprojax.core.guards import check_sizes
 
 Width = int | tuple[int, int]
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from reprojax.core import (
+    HEAD,
     Format,
     Given,
     Key,
@@ -14,9 +15,12 @@ from reprojax.core import (
     Params,
     PyTree,
     Scope,
+    Tokens,
+    bare,
+    last_position,
     stateless,
 )
-from reprojax.guards import check_sizes
+from reprojax.core.guards import check_sizes
 from reprojax.operators.additive import (
     Width,
     both_sides,
@@ -27,7 +31,6 @@ from reprojax.operators.additive import (
     frame,
     rows,
 )
-from reprojax.sequence import HEAD, Tokens, bare, last_position
 
 
 def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:

@@ -16,7 +16,7 @@ from reprojax.core import (
     chain,
     stateless,
 )
-from reprojax.guards import check_sizes
+from reprojax.core.guards import check_sizes
 
 
 def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:

@@ -14,14 +14,15 @@ from reprojax.core import (
     Params,
     PyTree,
     Scope,
+    bare,
     fold,
     inside,
     merge,
+    on_value,
     part,
 )
-from reprojax.guards import check_sizes
+from reprojax.core.guards import check_sizes
 from reprojax.operators.additive import cast_like, check_prompt
-from reprojax.sequence import bare, on_value
 
 
 def scale_and_shift() -> Manipulation:

@@ -15,7 +15,7 @@ from reprojax.alignments import (
     one_to_one,
     random_map,
 )
-from reprojax.guards import nearest
+from reprojax.core.guards import nearest
 from reprojax.recipes.controls import linear_probe, no_prompt
 from reprojax.recipes.method import Alignment, BlackBox, Method, Preset
 from reprojax.recipes.model_reprogramming import (

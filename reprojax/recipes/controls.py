@@ -1,10 +1,9 @@
 """Controls: what a learned prompt has to beat."""
 
 from reprojax.alignments import bayesian, linear
-from reprojax.core import Manipulation, Program, reprogram
+from reprojax.core import Manipulation, Program, reprogram, until
 from reprojax.models import Backbone
 from reprojax.operators import resize
-from reprojax.taps import until
 
 
 def no_prompt(

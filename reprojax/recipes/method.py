@@ -8,9 +8,9 @@ import numpy as np
 import optax
 
 from reprojax.core import Manipulation, Program
-from reprojax.losses import Loss, cross_entropy
+from reprojax.core.estimation import Refresh
 from reprojax.searches import Search
-from reprojax.statistics import Refresh
+from reprojax.training.losses import Loss, cross_entropy
 
 
 class Preset(NamedTuple):

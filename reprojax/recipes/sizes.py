@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from reprojax.core import sites
 from reprojax.models import Backbone
-from reprojax.taps import sites
 
 
 def scaled(pixels: int, backbone: Backbone) -> int:

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reprojax.files import plain
-from reprojax.searches.replay import SIZE, Log, Request
+from reprojax.saving.files import plain
+from reprojax.saving.log import SIZE, Log, Request
 
 Kind = Literal["logits", "probabilities", "top-k", "labels"]
 Images = (

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax import losses, statistics
-from reprojax.core import Key, Params, Program, PyTree
-from reprojax.losses import Loss
-from reprojax.taps import record
+from reprojax.core import Key, Params, Program, PyTree, estimation, record
+from reprojax.training import losses
+from reprojax.training.losses import Loss
 
 LAWS = {
     1: ("init and apply give the promised shapes", "a size that is typed in"),
@@ -127,8 +126,8 @@ def call(step: Callable[..., Answer], case: Case, params: Params) -> Answer:
 
 def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Answer]:
     """(params, frozen, x, context, labels, key) -> Answer."""
-    wanted = ["output", *statistics.raw_sites(case.program), *case.sites]
-    apply = record(case.program.apply, wanted, also=statistics.is_news)
+    wanted = ["output", *estimation.raw_sites(case.program), *case.sites]
+    apply = record(case.program.apply, wanted, also=estimation.is_news)
 
     def step(params, frozen, x, context, labels, key):
         def cost(learnable: PyTree) -> tuple[jax.Array, tuple]:
@@ -150,11 +149,11 @@ def updated(case: Case, answer: Answer) -> Params:
         return (a - 0.01 * slope).astype(a.dtype) if is_float(a) else a
 
     learnable = jax.tree.map(descend, case.params.learnable, answer.gradient)
-    params = statistics.put_news(Params(learnable, case.params.fixed), answer.seen)
+    params = estimation.put_news(Params(learnable, case.params.fixed), answer.seen)
     if case.labels is None:
         return params
-    sums = statistics.observe(case.program, params, answer.seen, case.labels)
-    return statistics.refresh(case.program, params, sums)
+    sums = estimation.observe(case.program, params, answer.seen, case.labels)
+    return estimation.refresh(case.program, params, sums)
 
 
 def same(found: PyTree, expected: PyTree, tolerance: float) -> float:

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from reprojax.core import Key, Params, Program, PyTree
-from reprojax.losses import Loss, cross_entropy
 from reprojax.testing import laws
 from reprojax.testing.case import Case, mean_square
+from reprojax.training.losses import Loss, cross_entropy
 
 
 class Report(NamedTuple):

@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax import losses
-from reprojax.core import Params, PyTree, reprogram, stateless
-from reprojax.taps import record
+from reprojax.core import Params, PyTree, record, reprogram, stateless
 from reprojax.testing.case import (
     Answer,
     Case,
@@ -24,6 +22,7 @@ from reprojax.testing.case import (
     updated,
 )
 from reprojax.testing.compiled import bare_step, copies, distinct, operations
+from reprojax.training import losses
 
 
 def shapes(

@@ -15,12 +15,7 @@ from reprojax.text.answers import (
 )
 from reprojax.text.dialogues import ask, choose, reason_then_answer
 from reprojax.text.estimation import estimate, looked, realigned
-from reprojax.text.labels import (
-    check_labels,
-    label_tokens,
-    one_token_each,
-    verbaliser,
-)
+from reprojax.text.labels import check_labels, label_tokens, one_token_each, verbaliser
 from reprojax.text.language import (
     Completion,
     Continuation,
@@ -33,14 +28,7 @@ from reprojax.text.language import (
     metered,
 )
 from reprojax.text.parts import demonstrations, insert, phrase
-from reprojax.text.procedure import (
-    Dialogue,
-    drive,
-    in_turn,
-    informed,
-    instruct,
-    record,
-)
+from reprojax.text.procedure import Dialogue, drive, in_turn, informed, instruct, record
 from reprojax.text.rows import (
     flipped_labels,
     labelled,

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from reprojax.core import Params, Program, Scope, part
-from reprojax.statistics import estimated, observe, raw_sites, refresh
+from reprojax.core.estimation import estimated, observe, raw_sites, refresh
 from reprojax.text.language import Language
 from reprojax.text.procedure import Row, record
 

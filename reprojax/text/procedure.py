@@ -28,7 +28,7 @@ from reprojax.core import (
     part,
     passthrough,
 )
-from reprojax.guards import check_sites
+from reprojax.core.guards import check_sites
 from reprojax.text.language import (
     Continuation,
     Language,

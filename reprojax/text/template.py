@@ -7,7 +7,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
-from reprojax.guards import nearest
+from reprojax.core.guards import nearest
 
 
 @lru_cache(maxsize=256)

@@ -6,13 +6,7 @@ import pytest
 from assets import assets
 
 from reprojax.data import digest, shots
-from reprojax.data.text import (
-    bbh,
-    bbh_tasks,
-    from_texts,
-    gsm8k,
-    load_text,
-)
+from reprojax.data.text import bbh, bbh_tasks, from_texts, gsm8k, load_text
 
 CLASSES = ("no", "yes")
 

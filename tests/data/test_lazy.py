@@ -37,7 +37,7 @@ from reprojax.data import (
     shots,
 )
 from reprojax.data.pixels import opened
-from reprojax.fit import fit
+from reprojax.training.loop import fit
 
 
 def shades(n, seen=lambda image: None):

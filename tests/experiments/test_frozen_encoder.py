@@ -15,13 +15,13 @@ from experiments.encoder_prompts import HEAD, PROMPTS, Training
 from experiments.frozen_encoder import Bench, Config, Problem, main, shortened, tune
 from experiments.text_controls import Seen
 from reprojax import data
-from reprojax.losses import mean
+from reprojax.core import tokens
 from reprojax.models import language
 from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
 from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
 from reprojax.models.language.layers import Heads
-from reprojax.sequence import tokens
+from reprojax.training.losses import mean
 
 WORDS = "ant bee cow dog elk fox gnu hen ibis jay 12345 67".split()
 IDS = {word: i + 1 for i, word in enumerate(WORDS)}

@@ -12,8 +12,8 @@ import pytest
 from experiments import abacus as drawn
 from experiments import language_demo as demo
 from experiments import train_abacus as training
-from reprojax.local import language
 from reprojax.models.language import abacus
+from reprojax.text.in_process import language
 
 SHARES = training.FINAL
 

@@ -15,7 +15,9 @@ from PIL import Image
 from experiments import predict
 from experiments.outputs import command
 from experiments.predict import Config, main
-from reprojax import data, models, recipes, storage
+from reprojax import data, models, recipes
+from reprojax.recipes import registry
+from reprojax.saving import programs
 
 CLASSES = ("cat", 'a "dog", small', "größer")
 
@@ -58,11 +60,11 @@ def kept(home, method="watermark", image=(12, 12, 3), **arguments):
         "float32"
     )
     params = jax.tree.map(draw, params)  # variances among them, so none is negative
-    card = storage.Card.of(
+    card = programs.Card.of(
         backbone, method=method, arguments=arguments, image=image, classes=CLASSES
     )
     path = home / "program.safetensors"
-    storage.save(path, params, card._replace(backbone="here"))
+    programs.save(path, params, card._replace(backbone="here"))
     return program, params, path
 
 
@@ -180,22 +182,22 @@ def test_bad_requests(home):
 
 def test_rebuild_refuses_other_preprocessing_and_names(home):
     _, _, path = kept(home)
-    saved, backbone = storage.load(path), backbones.convolutional()
+    saved, backbone = programs.load(path), backbones.convolutional()
     with pytest.raises(ValueError, match=r"\(0.4, 0.5, 0.6\).*std="):
-        storage.rebuild(saved, backbone._replace(mean=(0.5, 0.5, 0.5)))
+        registry.rebuild(saved, backbone._replace(mean=(0.5, 0.5, 0.5)))
     with pytest.raises(ValueError, match="did you mean 'watermark'"):
         card = saved.card._replace(method="watermarks")
-        storage.rebuild(saved._replace(card=card), backbone)
+        registry.rebuild(saved._replace(card=card), backbone)
     with pytest.raises(ValueError, match="other|not those of the program"):
         card = saved.card._replace(classes=("a", "b"))
-        storage.rebuild(saved._replace(card=card), backbone)
+        registry.rebuild(saved._replace(card=card), backbone)
 
 
 def test_read_images_as_training_did(home):
     """The same files, through a task from a folder and through predict."""
     _, _, path = kept(home)
     files = data.image_files(home / "photos")
-    x = predict.read(files, storage.load(path).card, home / "photos")
+    x = predict.read(files, programs.load(path).card, home / "photos")
     np.testing.assert_array_equal(x, data.read_images(files, size=12))
     assert x.dtype == np.uint8 and x.shape == (7, 12, 12, 3)
 
@@ -203,7 +205,7 @@ def test_read_images_as_training_did(home):
 def test_nothing_is_fetched_because_a_file_says_so(home, monkeypatch):
     _, params, path = kept(home)
     for name in ("somebody/model", "https://example.com/x", str(home / "gone")):
-        storage.save(path, params, storage.load(path).card._replace(backbone=name))
+        programs.save(path, params, programs.load(path).card._replace(backbone=name))
         with pytest.raises(ValueError, match=f"names '{name}' .* by --backbone"):
             main(Config(path, home / "photos", out=home / "out.csv"))
     main(Config(path, home / "photos", "elsewhere", out=home / "out.csv"))

@@ -10,8 +10,8 @@ from experiments.intervals import mean, paired
 from experiments.outputs import replaceable
 from experiments.paradigms import Cell, kept
 from experiments.tables import control_row
-from reprojax.models import glyphs
 from reprojax.models.language import abacus
+from reprojax.models.vision import glyphs
 
 CELL = Cell("prompt", 4, 0, 4, 0.5, 0.75, 10, 1.5, "(l)", "table", "words", 2.0)
 

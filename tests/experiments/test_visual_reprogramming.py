@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.visual_reprogramming import Config, alignment_name, main
-from reprojax import storage
+from reprojax.saving import programs
 
 SMALL = Config(train=20, validation=10, test=10, seeds=1, controls=False)
 
@@ -25,7 +25,7 @@ def test_a_black_box_is_asked_and_not_differentiated(
     asked = (tmp_path / "seed-0.log").stat().st_size
     assert asked > 4 * 10 * 20  # answers of floats were paid for and kept
     assert 0 <= found["test"][0] <= 1 and 0 <= found["validation"][0] <= 1
-    saved = storage.load(tmp_path / "seed-0.safetensors")
+    saved = programs.load(tmp_path / "seed-0.safetensors")
     assert saved.card.method == method
     leaves = jax.tree.leaves(saved.params)
     assert all(np.isfinite(leaf).all() for leaf in leaves)

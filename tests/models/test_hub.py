@@ -9,7 +9,8 @@ import model_files as files
 import pytest
 from hub_server import serving
 
-from reprojax.models import fingerprint, load
+from reprojax.core.trees import fingerprint
+from reprojax.models import load
 
 LOAD = """
 import sys

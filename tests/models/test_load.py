@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from reprojax.core import record, sites
 from reprojax.models import load, names
-from reprojax.taps import record, sites
 
 VIT = files.TOLD["vit"]
 

@@ -7,8 +7,7 @@ import backbones
 import jax
 import numpy as np
 
-from reprojax.core import Params
-from reprojax.taps import record
+from reprojax.core import Params, record
 
 
 def resized(x: np.ndarray, size: int) -> np.ndarray:

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reprojax.losses import cross_entropy, mean
+from reprojax.core import padded, tokens
 from reprojax.models.language import LanguageModel, Special, texts
 from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
 from reprojax.models.language.gpt2 import GPT2
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama
-from reprojax.sequence import padded, tokens
+from reprojax.training.losses import cross_entropy, mean
 
 V, POSITIONS, WIDTH, DEPTH, KV = 23, 32, 16, 2, ("block_0/kv", "block_1/kv")
 ROTARY = Heads(4, 2, 4, bias=False, out_bias=False, frequencies=(1.0, 0.3))

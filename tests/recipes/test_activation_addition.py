@@ -13,16 +13,11 @@ import pytest
 from assets import folder_of, official
 from small_languages import KEY, QUERIES, WIDTH, V, card
 
-from reprojax.core import reprogram
-from reprojax.engine import generate, score, share
+from reprojax.alignments import label_words
+from reprojax.core import last_value, padded, reprogram, tokens
+from reprojax.decoding import generate, score, share
 from reprojax.models.language import load
-from reprojax.recipes.prompt_tuning import (
-    activation_addition,
-    contrast,
-    label_words,
-    steering,
-)
-from reprojax.sequence import last_value, padded, tokens
+from reprojax.recipes.prompt_tuning import activation_addition, contrast, steering
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 

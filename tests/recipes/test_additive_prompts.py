@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from small_languages import KEY, POSITIONS, QUERIES, WIDTH, card, losses
 
-from reprojax.core import Params
+from reprojax.alignments import label_words
+from reprojax.core import Params, last_value, padded
 from reprojax.recipes.model_reprogramming import additive_prompt, vocabulary_map
 from reprojax.recipes.model_reprogramming.additive_prompts import PRESET
-from reprojax.recipes.prompt_tuning import label_words
-from reprojax.sequence import last_value, padded
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax.losses import cross_entropy, mean
+from reprojax.core import record
 from reprojax.recipes import adversarial_reprogramming as ar
 from reprojax.recipes import find_alignment, find_method
-from reprojax.taps import record
+from reprojax.training.losses import cross_entropy, mean
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 

@@ -14,7 +14,6 @@ import optax
 import pytest
 
 from reprojax import Scope
-from reprojax.losses import mean
 from reprojax.recipes import adversarial_reprogramming, find_method
 from reprojax.recipes import black_box_reprogramming as bar
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
@@ -23,6 +22,7 @@ from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     mean_probability,
     one_sided,
 )
+from reprojax.training.losses import mean
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 

@@ -12,24 +12,18 @@ import pytest
 from assets import folder_of, official
 from small_languages import KEY, POSITIONS, QUERIES, WIDTH, V, card, parity
 
-from reprojax.alignments import at_mask
-from reprojax.black_box import evaluate, fit_black_box
-from reprojax.black_box_texts import Asked, only_scores, scores
-from reprojax.core import chain
+from reprojax.alignments import at_mask, label_words
+from reprojax.core import chain, last_value, padded, tokens
 from reprojax.data import Split, Task
-from reprojax.engine import generate
+from reprojax.decoding import generate
 from reprojax.models.language import load
-from reprojax.recipes.prompt_tuning import (
-    black_box_tuning,
-    hinge,
-    label_words,
-    prompt_tuning,
-)
+from reprojax.recipes.prompt_tuning import black_box_tuning, hinge, prompt_tuning
 from reprojax.recipes.prompt_tuning.black_box_tuning import search
 from reprojax.searches import Oracle
-from reprojax.sequence import last_value, padded, tokens
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
+from reprojax.training.black_box import evaluate, fit_black_box
+from reprojax.training.black_box_texts import Asked, only_scores, scores
 
 P, SIZE, ANSWERS, EMBED = 3, 5, (11, 6, 17), "embed:out"
 SMALL = {"length": P, "size": SIZE}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reprojax.alignments import identity
-from reprojax.losses import cross_entropy
+from reprojax.core import until
 from reprojax.recipes import (
     BlackBox,
     find_alignment,
@@ -15,8 +15,8 @@ from reprojax.recipes import (
     linear_probe,
     no_prompt,
 )
-from reprojax.taps import until
 from reprojax.testing import contract
+from reprojax.training.losses import cross_entropy
 
 LABELS = jnp.array([0, 1, 2, 1])
 # Pixels of the side that the model, or a frame, has room for: nothing is resized, which

@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 from small_languages import KEY, POSITIONS, QUERIES, WIDTH, card, losses
 
-from reprojax.engine import generate
-from reprojax.recipes.prompt_tuning import (
-    decomposed_prompt_tuning,
-    label_words,
-    prompt_tuning,
-)
+from reprojax.alignments import label_words
+from reprojax.core import padded
+from reprojax.decoding import generate
+from reprojax.recipes.prompt_tuning import decomposed_prompt_tuning, prompt_tuning
 from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import PRESET, two_rates
-from reprojax.sequence import padded
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 

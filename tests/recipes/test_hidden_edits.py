@@ -14,11 +14,11 @@ import pytest
 from assets import official
 from small_languages import KEY, QUERIES, WIDTH, card, losses
 
-from reprojax.core import Params, Scope
-from reprojax.engine import generate, share
-from reprojax.recipes.prompt_tuning import label_words, loreft, low_rank_edit
+from reprojax.alignments import label_words
+from reprojax.core import Params, Scope, last_value, padded, tokens
+from reprojax.decoding import generate, share
+from reprojax.recipes.prompt_tuning import loreft, low_rank_edit
 from reprojax.recipes.prompt_tuning.hidden_edits import PRESET
-from reprojax.sequence import last_value, padded, tokens
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 

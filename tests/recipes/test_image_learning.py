@@ -18,13 +18,13 @@ import pytest
 import small_languages as small
 from jax.flatten_util import ravel_pytree
 
-from reprojax import steps
+from reprojax.alignments import label_words
+from reprojax.core import last_value
 from reprojax.data import Split
 from reprojax.recipes import find_alignment, find_method, linear_probe
 from reprojax.recipes.model_reprogramming import additive_prompt
 from reprojax.recipes.model_reprogramming.additive_prompts import PRESET
-from reprojax.recipes.prompt_tuning import label_words
-from reprojax.sequence import last_value
+from reprojax.training import steps
 
 N, T, STEPS = 24, 3, 60
 BACKBONE = backbones.convolutional()

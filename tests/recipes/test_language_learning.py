@@ -12,14 +12,13 @@ import optax
 import pytest
 from small_languages import losses, parity
 
-from reprojax.losses import cross_entropy
+from reprojax.alignments import label_words
 from reprojax.models import language
 from reprojax.recipes.model_reprogramming import additive_prompts, vocabulary_remapping
 from reprojax.recipes.model_reprogramming.additive_prompts import adam
 from reprojax.recipes.prompt_tuning import (
     black_box_tuning,
     decomposed_prompt_tuning,
-    label_words,
     loreft,
     p_tuning_v2,
     prefix_tuning,
@@ -31,6 +30,7 @@ from reprojax.recipes.prompt_tuning.hidden_edits import PRESET as LOREFT
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import PRESET as V2
 from reprojax.recipes.prompt_tuning.prefixes import PRESET as PREFIX
 from reprojax.recipes.prompt_tuning.soft_prompts import PRESET as SOFT
+from reprojax.training.losses import cross_entropy
 
 pytestmark = pytest.mark.verify
 torch = pytest.importorskip("torch")

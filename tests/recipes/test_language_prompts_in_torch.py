@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reprojax.core import padded
 from reprojax.formats import learnable
 from reprojax.models import language
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
-from reprojax.sequence import padded
 
 pytestmark = pytest.mark.verify
 torch = pytest.importorskip("torch")

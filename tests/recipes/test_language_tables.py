@@ -7,18 +7,17 @@ import pytest
 from scripted import Scripted, worded
 from small_languages import QUERIES, card
 from test_docs import ROOT, rows
-from test_text_taxonomy import CASES, LABELS, ROWS, TEMPLATE, XS
+from test_describe_texts import CASES, LABELS, ROWS, TEMPLATE, XS
 
 from reprojax import Program, reprogram
+from reprojax.core import padded
 from reprojax.formats import fixed
 from reprojax.models.language import LanguageModel
 from reprojax.operators import insert
 from reprojax.recipes import model_reprogramming as reprogrammed
 from reprojax.recipes import prompt_tuning as tuned
 from reprojax.recipes.prompt_instruction import contextual_calibration, few_shot
-from reprojax.sequence import padded
-from reprojax.taxonomy import cells, describe, grid
-from reprojax.text_taxonomy import describe_texts
+from reprojax.taxonomy import cells, describe, describe_texts, grid
 
 LANGUAGE = card("rotary")
 WORDS = tuned.label_words([3, 5, 8])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from reprojax import recipes
-from reprojax.losses import cross_entropy
 from reprojax.recipes import BlackBox, find_alignment, find_method
 from reprojax.recipes.method import adam_decayed, adam_in_steps, sgd_cosine
+from reprojax.training.losses import cross_entropy
 
 STEPS = 2  # an epoch
 

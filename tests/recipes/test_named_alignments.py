@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from reprojax import Scope, steps
+from reprojax import Scope
 from reprojax.alignments import bayesian_plus
 from reprojax.data import Split
 from reprojax.recipes import ALIGNMENTS, find_alignment, no_prompt
+from reprojax.training import steps
 
 TARGETS = 3
 BACKBONE = backbones.convolutional()

@@ -15,7 +15,7 @@ from reprojax.alignments import one_to_one
 from reprojax.locations import nnx
 from reprojax.recipes import METHODS
 from reprojax.recipes.prompt_tuning import visual_prompt_tuning
-from reprojax.steps import observe_batch, refresh_maps
+from reprojax.training.steps import observe_batch, refresh_maps
 
 KINDS = ("nnx", "function")
 SETTINGS = {"size": 16, "mean": backbones.MEAN, "std": backbones.STD}

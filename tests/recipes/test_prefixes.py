@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from small_languages import KEY, KV, POSITIONS, QUERIES, V, card, losses
 
-from reprojax.engine import generate
+from reprojax.alignments import label_words
+from reprojax.core import last_value, padded
+from reprojax.decoding import generate
 from reprojax.recipes.prompt_tuning import (
     keys_and_values,
-    label_words,
     prefix_tuning,
     prompt_tuning,
     without_mlp,
 )
 from reprojax.recipes.prompt_tuning.prefixes import PLAIN, PRESET, adamw_linear
-from reprojax.sequence import last_value, padded
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -85,7 +85,7 @@ def test_the_mlp_makes_a_prefix_and_is_dropped(kind):
 
 def test_each_layer_has_its_own_keys_and_values():
     """Of the 2 n parts each reaches its own place in the cache."""
-    from reprojax.engine import share
+    from reprojax.decoding import share
 
     language = card("rotary")
     program = prefix_tuning(language, length=P, hidden=None)

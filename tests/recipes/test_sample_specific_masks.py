@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from reprojax import statistics
+from reprojax.core import estimation, record
 from reprojax.recipes import sample_specific_masks as smm
 from reprojax.recipes.model_reprogramming.sample_specific_masks import MaskGenerator
-from reprojax.taps import record
 
 SIZE = 20  # three halvings reach 16 of 20 pixels: the rest is zero
 BACKBONE, X = backbones.convolutional(SIZE), backbones.photos(3)
@@ -106,7 +105,7 @@ def test_masks_are_constant_over_patches_and_zero_beyond():
 
 def test_training_normalises_by_the_batch_and_moves_the_stored_statistics():
     program, params, own, stats = fitted()
-    call = record(program.apply, ["normalized"], also=statistics.is_news)
+    call = record(program.apply, ["normalized"], also=estimation.is_news)
     key = jax.random.key(0)
     _, seen = jax.jit(lambda p, x: call(p, BACKBONE.frozen, x, key=key))(params, X)
     normal = by_hand.normalised(by_hand.resized(X, SIZE))
@@ -114,7 +113,7 @@ def test_training_normalises_by_the_batch_and_moves_the_stored_statistics():
     wanted = normal + mask * own["prompt"]
     scale = np.abs(wanted).max()
     np.testing.assert_allclose(seen["normalized"], wanted, atol=1e-4 * scale)
-    news = statistics.put_news(params, seen).fixed["normalized"]["mask"]["batch_stats"]
+    news = estimation.put_news(params, seen).fixed["normalized"]["mask"]["batch_stats"]
     for name, (mean, var) in shown.items():
         for found, old, batch in (
             (news[name]["mean"], stats[name]["mean"], mean),

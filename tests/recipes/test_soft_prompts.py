@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from small_languages import KEY, POSITIONS, QUERIES, WIDTH, V, card, losses
 
+from reprojax.alignments import label_words
+from reprojax.core import last_value, padded, tokens
 from reprojax.formats import learnable
 from reprojax.models.language import texts
 from reprojax.models.language.gpt2 import GPT2
@@ -18,11 +20,9 @@ from reprojax.recipes.prompt_tuning import (
     from_labels,
     from_text,
     from_vocabulary,
-    label_words,
     prompt_tuning,
 )
 from reprojax.recipes.prompt_tuning.soft_prompts import PRESET, adafactor
-from reprojax.sequence import last_value, padded, tokens
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 

@@ -15,17 +15,17 @@ from reprojax.alignments import (
     bayesian,
     bayesian_map,
     bayesian_plus,
+    label_words,
     one_to_one,
     soft_count,
 )
-from reprojax.core import Scope
+from reprojax.core import Scope, last_value, padded
 from reprojax.data import Split
 from reprojax.models.language import Special
 from reprojax.recipes.model_reprogramming import one_word, vocabulary_map
-from reprojax.recipes.prompt_tuning import label_words, prompt_tuning
-from reprojax.sequence import last_value, padded
-from reprojax.steps import estimate, evaluate
+from reprojax.recipes.prompt_tuning import prompt_tuning
 from reprojax.testing import contract
+from reprojax.training.steps import estimate, evaluate
 
 MASK = V - 1
 CLOZES = [[3, 1, MASK, 1, 5, 9], [2, MASK, 5], [MASK, 7]]

@@ -11,17 +11,16 @@ import pytest
 from small_languages import KEY, QUERIES, WIDTH, V, card
 
 from reprojax import chain, record, reprogram
-from reprojax.core import Params, Scope
+from reprojax.alignments import label_words
+from reprojax.core import HEAD, Params, Scope, padded
 from reprojax.formats import learnable
-from reprojax.losses import cross_entropy
 from reprojax.operators import insert
 from reprojax.recipes.model_reprogramming import remap, vocabulary_remapping
 from reprojax.recipes.model_reprogramming.vocabulary_remapping import PRESET
-from reprojax.recipes.prompt_tuning import label_words
-from reprojax.sequence import HEAD, padded
-from reprojax.steps import begin, train_step
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
+from reprojax.training.losses import cross_entropy
+from reprojax.training.steps import begin, train_step
 
 LETTERS, SITE, WORDS = 10, "embed:out", "embed:out/words"
 

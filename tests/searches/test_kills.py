@@ -27,7 +27,7 @@ from fitting import TASK, SOURCES, TARGETS
 from jax.nn.initializers import zeros
 from reprojax import reprogram
 from reprojax.alignments import bayesian
-from reprojax.black_box import fit_black_box, only_answers
+from reprojax.training.black_box import fit_black_box, only_answers
 from reprojax.formats import learnable
 from reprojax.operators import add
 from reprojax.searches import Oracle, spsa

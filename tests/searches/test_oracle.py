@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reprojax.saving.log import HEAD, MAGIC
 from reprojax.searches import Account, BudgetSpent, Oracle, logits
-from reprojax.searches.replay import HEAD, MAGIC
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.uniform(size=(12, 2, 2, 3)).astype(np.float32)

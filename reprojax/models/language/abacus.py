@@ -7,7 +7,7 @@ experiments.train_abacus` draws, trains and writes abacus.safetensors, which hol
 measured abilities too: `card()`.
 
     abacus = models.language.load("abacus")
-    text = language(abacus)          # of reprojax.local
+    text = language(abacus)          # of reprojax.text.in_process
 """
 
 import json

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from reprojax.core import Tokens, on_value
 from reprojax.models.language.family import (
     Family,
     Tensors,
@@ -28,7 +29,6 @@ from reprojax.models.language.layers import (
     norm,
 )
 from reprojax.models.settings import Common, Config, Count, Positive, bounded, refuse
-from reprojax.sequence import Tokens, on_value
 
 
 class Segments(nn.Module):

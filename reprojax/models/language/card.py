@@ -1,16 +1,23 @@
 """The card of a frozen language model, and its forward."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from reprojax.core import Forward, PyTree, passthrough
+from reprojax.core import (
+    Forward,
+    PyTree,
+    Tokens,
+    passthrough,
+    record,
+    tokens,
+)
 from reprojax.locations import linen
 from reprojax.models.language.tokenizer import Tokenizer
-from reprojax.sequence import Tokens
 
 Kind = Literal["causal", "masked", "bare"]
 
@@ -95,3 +102,71 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
         "kv": tuple(f"block_{i}/kv" for i in range(depth)),
         "features": ("head:in",),
     }
+
+
+def role(language: LanguageModel, name: str) -> tuple[str, ...]:
+    """The sites of a role of the card."""
+    if not language.roles.get(name):
+        raise ValueError(
+            f"{language.name} has the roles {sorted(language.roles)}, expected "
+            f"{name!r} among them; name its sites in the card's roles"
+        )
+    return language.roles[name]
+
+
+def embedded(language: LanguageModel) -> str:
+    """The site of the words' vectors as the first block gets them.
+
+    An encoder's embedding ends with a layer norm, and what is added there stands behind
+    it; a causal model adds at most positions to its embedding's vectors.
+    """
+    if language.kind == "causal":
+        return role(language, "embedding")[0]
+    return role(language, "blocks")[0]
+
+
+def outputs(language: LanguageModel) -> tuple[str, ...]:
+    """The sites of what each block puts out. Behind the last one there is no block that
+    it enters, so they are not the inputs moved by one."""
+    blocks = role(language, "blocks")
+    if not all(site.endswith(":in") for site in blocks):
+        raise ValueError(
+            f"got the blocks {list(blocks)} of {language.name}, expected sites such as "
+            "'block_0:in', beside which 'block_0:out' is; name them so in the card's "
+            "roles"
+        )
+    return tuple(site.removesuffix(":in") + ":out" for site in blocks)
+
+
+def check_words(language: LanguageModel, ids: Sequence[int], who: str) -> list[int]:
+    """The ids, if there are any and all are the model's."""
+    found = [int(i) for i in ids]
+    if not found or min(found) < 0 or max(found) >= language.vocabulary:
+        came = f"the ids {min(found)}..{max(found)}" if found else "no ids"
+        raise ValueError(
+            f"{who} got {came}, expected some of 0..{language.vocabulary - 1}, the "
+            f"vocabulary of {language.name}; encode the text with its own tokenizer"
+        )
+    return found
+
+
+def check_length(language: LanguageModel, length: int) -> None:
+    """Raise unless there is a prompt, and room for a text beside it."""
+    if not 0 < length < language.positions:
+        raise ValueError(
+            f"a prompt of {length} tokens came, expected 1 to "
+            f"{language.positions - 1}, as {language.name} has {language.positions} "
+            "positions for it and the text together; take another length"
+        )
+
+
+def vectors(language: LanguageModel, ids: Sequence[int]) -> Float[Array, "N D"]:
+    """What the model's own embedding makes of words, in float32."""
+    (site,) = role(language, "embedding")
+
+    @jax.jit  # the rest of the model is dropped
+    def look(frozen: Any, ids: Array) -> Array:
+        return record(language.forward, [site])(frozen, tokens(ids))[1][site].value
+
+    table = jnp.asarray(ids, jnp.int32)[:, None]
+    return look(language.frozen, table)[:, 0].astype(jnp.float32)

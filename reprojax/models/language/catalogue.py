@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.files import checked, read_json
+from reprojax.core import tokens
 from reprojax.models import hub, stored, weights
 from reprojax.models.language import bert, gguf_files, gguf_tokenizer, gpt2, llama
 from reprojax.models.language import tokenizer as tokenizers
@@ -18,7 +18,7 @@ from reprojax.models.language.card import Kind, LanguageModel, Special, roles, t
 from reprojax.models.language.family import Family, clean
 from reprojax.models.language.tokenizer import Tokenizer
 from reprojax.models.settings import Common, settings
-from reprojax.sequence import tokens
+from reprojax.saving.files import checked, read_json
 
 FAMILIES: dict[str, Family] = {**bert.FAMILIES, **gpt2.FAMILIES, **llama.FAMILIES}
 ASSETS = ("all_MiniLM_L6_v2", "stories260K")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from reprojax.core import Tokens, on_value
 from reprojax.models.language.family import Tensors, one_of
 from reprojax.models.language.layers import (
     Attention,
@@ -14,7 +15,6 @@ from reprojax.models.language.layers import (
     Positions,
     check_positions,
 )
-from reprojax.sequence import Tokens, on_value
 
 Make = Callable[..., nn.Module]
 

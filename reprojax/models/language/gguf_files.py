@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reprojax.files import open_regular
 from reprojax.models.stored import numbers
+from reprojax.saving.files import open_regular
 
 # their names of settings, behind the architecture's -> those of transformers
 SETTINGS = {

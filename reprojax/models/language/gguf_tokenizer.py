@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from reprojax.files import checked
 from reprojax.models.language.tokenizer import (
     CUTS,
     Tokenizer,
@@ -11,6 +10,7 @@ from reprojax.models.language.tokenizer import (
     package,
     wrapped,
 )
+from reprojax.saving.files import checked
 
 NORMAL, UNKNOWN, CONTROL, USER = 1, 2, 3, 4  # llama.cpp's types of tokens
 # cuts whose texts begin with BOS, and whose words may be tokens that no pair makes

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from reprojax.files import MOST_JSON, read_file, read_json
+from reprojax.saving.files import MOST_JSON, read_file, read_json
 
 FILES = (
     "tokenizer.json",

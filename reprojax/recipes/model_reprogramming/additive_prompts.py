@@ -13,9 +13,9 @@ from jax.nn.initializers import zeros
 from reprojax.core import Manipulation, Program, reprogram
 from reprojax.formats import learnable
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_length, role
 from reprojax.operators import add
 from reprojax.recipes.method import Preset
-from reprojax.recipes.prompt_tuning.soft_prompts import check_length, role
 
 
 def additive_prompt(

@@ -6,11 +6,11 @@ from jax.nn.initializers import normal
 from reprojax.alignments import columns, of_probabilities
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
-from reprojax.losses import likelihood, with_norm
 from reprojax.models import Backbone
 from reprojax.operators import padding, resize
 from reprojax.recipes.method import Method, Preset, adam_decayed
 from reprojax.recipes.sizes import border, scaled
+from reprojax.training.losses import likelihood, with_norm
 
 
 def adversarial_reprogramming(

@@ -10,13 +10,13 @@ from jaxtyping import Array, Float, Int
 
 from reprojax.alignments import count, one_to_one_map
 from reprojax.core import Key, Manipulation, Params, Program, PyTree, Scope
-from reprojax.losses import Loss, picked
 from reprojax.models import Backbone
 from reprojax.recipes.method import BlackBox, Method, adam_decayed
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
 from reprojax.searches import Search, sphere, zeroth_order
+from reprojax.training.losses import Loss, picked
 
 
 def black_box_reprogramming(

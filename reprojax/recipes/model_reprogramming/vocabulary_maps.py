@@ -17,11 +17,10 @@ from reprojax.alignments import (
     last,
     one_to_one,
 )
-from reprojax.core import Manipulation, Params, chain, reprogram, stateless
-from reprojax.guards import nearest
+from reprojax.core import Manipulation, Params, chain, last_token, reprogram, stateless
+from reprojax.core.guards import nearest
 from reprojax.models.language import LanguageModel
-from reprojax.recipes.prompt_tuning.soft_prompts import role
-from reprojax.sequence import last_token
+from reprojax.models.language.card import role
 
 
 def one_word(language: LanguageModel) -> LanguageModel:

@@ -11,13 +11,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from reprojax.core import Key, Manipulation, Params, Program, PyTree, Scope, reprogram
+from reprojax.core import (
+    WHOLE,
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    Tokens,
+    reprogram,
+)
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_words, role
 from reprojax.models.language.layers import rows_of
 from reprojax.recipes.method import Preset
 from reprojax.recipes.model_reprogramming.additive_prompts import adam
-from reprojax.recipes.prompt_tuning.soft_prompts import check_words, role
-from reprojax.sequence import WHOLE, Tokens
 
 
 def remap(

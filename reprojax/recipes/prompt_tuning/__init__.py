@@ -22,7 +22,6 @@ from reprojax.recipes.prompt_tuning.soft_prompts import (
     from_labels,
     from_text,
     from_vocabulary,
-    label_words,
     prompt_tuning,
 )
 from reprojax.recipes.prompt_tuning.visual_prompt_tuning import vpt_deep, vpt_shallow
@@ -38,7 +37,6 @@ __all__ = [
     "from_vocabulary",
     "hinge",
     "keys_and_values",
-    "label_words",
     "loreft",
     "low_rank_edit",
     "p_tuning_v2",

@@ -15,13 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reprojax.core import Format, Manipulation, Params, Program, Scope, reprogram
+from reprojax.core import (
+    Format,
+    Manipulation,
+    Params,
+    Program,
+    Scope,
+    Tokens,
+    last_position,
+    last_value,
+    padded,
+    record,
+    reprogram,
+    tokens,
+)
 from reprojax.formats import fixed
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_words, outputs, role
 from reprojax.operators import add
-from reprojax.recipes.prompt_tuning.soft_prompts import check_words, outputs, role
-from reprojax.sequence import Tokens, last_position, last_value, padded, tokens
-from reprojax.taps import record
 
 
 def steering(

@@ -18,17 +18,12 @@ from reprojax.core import (
     reprogram,
 )
 from reprojax.formats import learnable, subspace
-from reprojax.losses import Loss
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_length, check_words, embedded, vectors
 from reprojax.operators import add, insert
-from reprojax.recipes.prompt_tuning.soft_prompts import (
-    COMMON,
-    check_length,
-    check_words,
-    embedded,
-    vectors,
-)
+from reprojax.recipes.prompt_tuning.soft_prompts import COMMON
 from reprojax.searches import Search, cma_es
+from reprojax.training.losses import Loss
 
 
 def black_box_tuning(

@@ -10,14 +10,22 @@ from jaxtyping import Array, Float, Int
 
 from reprojax import models
 from reprojax.alignments import bayesian
-from reprojax.core import Key, Manipulation, Params, Program, PyTree, Scope, reprogram
-from reprojax.losses import Loss, cross_entropy
+from reprojax.core import (
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    reprogram,
+    until,
+)
 from reprojax.models import Backbone
 from reprojax.operators import network, resize
 from reprojax.recipes.method import BlackBox, Method
 from reprojax.recipes.sizes import uniform
 from reprojax.searches import Search, spsa_gc
-from reprojax.taps import until
+from reprojax.training.losses import Loss, cross_entropy
 
 CHANNELS = 32  # of the map that the features and the trigger fill
 WIDTHS = (64, 32, 32, 16)  # behind each doubling but the last

@@ -19,13 +19,10 @@ from reprojax.core import (
     reprogram,
 )
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_length, role
 from reprojax.operators import add, insert
 from reprojax.recipes.method import Preset
-from reprojax.recipes.prompt_tuning.soft_prompts import (
-    check_length,
-    from_vocabulary,
-    role,
-)
+from reprojax.recipes.prompt_tuning.soft_prompts import from_vocabulary
 
 
 def low_rank(rank: int) -> Format:

@@ -7,12 +7,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from reprojax.core import Key, Manipulation, Params, Program, Scope, fold, reprogram
+from reprojax.core import (
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    Scope,
+    Tokens,
+    fold,
+    last_position,
+    reprogram,
+)
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import outputs
 from reprojax.recipes.method import Preset
 from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, dense
-from reprojax.recipes.prompt_tuning.soft_prompts import outputs
-from reprojax.sequence import Tokens, last_position
 
 
 def low_rank_edit(

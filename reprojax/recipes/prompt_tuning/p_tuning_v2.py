@@ -12,18 +12,18 @@ from reprojax.core import (
     Program,
     PyTree,
     Scope,
+    Tokens,
     chain,
     reprogram,
     stateless,
+    until,
 )
 from reprojax.formats import learnable
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_length, role
 from reprojax.operators import dropout, prefix
 from reprojax.recipes.method import Preset
 from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, reparametrised, room
-from reprojax.recipes.prompt_tuning.soft_prompts import check_length, role
-from reprojax.sequence import Tokens
-from reprojax.taps import until
 
 
 def p_tuning_v2(

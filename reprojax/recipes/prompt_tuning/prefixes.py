@@ -16,16 +16,17 @@ from reprojax.core import (
     Program,
     PyTree,
     Scope,
+    Tokens,
+    record,
     reprogram,
     stateless,
+    tokens,
 )
 from reprojax.formats import learnable
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_length, check_words, role
 from reprojax.operators import prefix
 from reprojax.recipes.method import Preset
-from reprojax.recipes.prompt_tuning.soft_prompts import check_length, check_words, role
-from reprojax.sequence import Tokens, tokens
-from reprojax.taps import record
 
 
 def keys_and_values(

@@ -8,84 +8,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from reprojax.alignments import columns, last
-from reprojax.core import Format, Key, Manipulation, Program, chain, reprogram
+from reprojax.core import (
+    Format,
+    Key,
+    Manipulation,
+    Program,
+    reprogram,
+)
 from reprojax.formats import learnable
 from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import check_length, check_words, role, vectors
 from reprojax.operators import insert
 from reprojax.recipes.method import Preset
-from reprojax.sequence import tokens
-from reprojax.taps import record
 
 COMMON = 5000  # a vocabulary of merged pairs begins with its most frequent words
-
-
-def role(language: LanguageModel, name: str) -> tuple[str, ...]:
-    """The sites of a role of the card."""
-    if not language.roles.get(name):
-        raise ValueError(
-            f"{language.name} has the roles {sorted(language.roles)}, expected "
-            f"{name!r} among them; name its sites in the card's roles"
-        )
-    return language.roles[name]
-
-
-def embedded(language: LanguageModel) -> str:
-    """The site of the words' vectors as the first block gets them.
-
-    An encoder's embedding ends with a layer norm, and what is added there stands behind
-    it; a causal model adds at most positions to its embedding's vectors.
-    """
-    if language.kind == "causal":
-        return role(language, "embedding")[0]
-    return role(language, "blocks")[0]
-
-
-def outputs(language: LanguageModel) -> tuple[str, ...]:
-    """The sites of what each block puts out. Behind the last one there is no block that
-    it enters, so they are not the inputs moved by one."""
-    blocks = role(language, "blocks")
-    if not all(site.endswith(":in") for site in blocks):
-        raise ValueError(
-            f"got the blocks {list(blocks)} of {language.name}, expected sites such as "
-            "'block_0:in', beside which 'block_0:out' is; name them so in the card's "
-            "roles"
-        )
-    return tuple(site.removesuffix(":in") + ":out" for site in blocks)
-
-
-def check_words(language: LanguageModel, ids: Sequence[int], who: str) -> list[int]:
-    """The ids, if there are any and all are the model's."""
-    found = [int(i) for i in ids]
-    if not found or min(found) < 0 or max(found) >= language.vocabulary:
-        came = f"the ids {min(found)}..{max(found)}" if found else "no ids"
-        raise ValueError(
-            f"{who} got {came}, expected some of 0..{language.vocabulary - 1}, the "
-            f"vocabulary of {language.name}; encode the text with its own tokenizer"
-        )
-    return found
-
-
-def check_length(language: LanguageModel, length: int) -> None:
-    """Raise unless there is a prompt, and room for a text beside it."""
-    if not 0 < length < language.positions:
-        raise ValueError(
-            f"a prompt of {length} tokens came, expected 1 to "
-            f"{language.positions - 1}, as {language.name} has {language.positions} "
-            "positions for it and the text together; take another length"
-        )
-
-
-def vectors(language: LanguageModel, ids: Sequence[int]) -> Float[Array, "N D"]:
-    """What the model's own embedding makes of words, in float32."""
-    (site,) = role(language, "embedding")
-
-    @jax.jit  # the rest of the model is dropped
-    def look(frozen: Any, ids: Array) -> Array:
-        return record(language.forward, [site])(frozen, tokens(ids))[1][site].value
-
-    table = jnp.asarray(ids, jnp.int32)[:, None]
-    return look(language.frozen, table)[:, 0].astype(jnp.float32)
 
 
 def from_vocabulary(
@@ -162,25 +98,6 @@ def _check_room(count: int, length: int, what: str) -> None:
             f"{count} {what} came as the start of a prompt of {length} tokens, "
             "expected no more than these; shorten it, or make the prompt longer"
         )
-
-
-def label_words(ids: Sequence[int]) -> Manipulation:
-    """The next word's logits at one word for each class [B T].
-
-    With the card `model_reprogramming.one_word(language)` in the model's place the head
-    judges that word alone, which saves much where the vocabulary is large.
-
-    Args:
-        ids: such as `text.labels.one_token_each` gives, which refuses labels that a
-            single token does not tell apart.
-    """
-    found = [int(i) for i in ids]
-    if len(set(found)) < len(found):
-        raise ValueError(
-            f"the label words {found} came, expected another one for each class, as "
-            "two that are one token are told apart by nothing; give other words"
-        )
-    return chain(last=last(), words=columns(found))
 
 
 def prompt_tuning(

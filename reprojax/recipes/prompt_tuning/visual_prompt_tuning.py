@@ -8,13 +8,12 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Float
 
 from reprojax.alignments import linear
-from reprojax.core import Key, Manipulation, Program, reprogram
+from reprojax.core import Key, Manipulation, Program, reprogram, until
 from reprojax.formats import learnable
 from reprojax.models import Backbone
 from reprojax.operators import insert, replace, resize
 from reprojax.recipes.method import Method, Preset, sgd_cosine
 from reprojax.recipes.sizes import patch, transformer_blocks
-from reprojax.taps import until
 
 
 def _uniform(side: int) -> Any:

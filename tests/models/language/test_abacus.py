@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax.local import language
+from reprojax.core import padded, sites, tokens
 from reprojax.models import language as models
 from reprojax.models.language import abacus
-from reprojax.sequence import padded, tokens
-from reprojax.taps import sites
 from reprojax.text import Request
+from reprojax.text.in_process import language
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import language_files as files
 import numpy as np
 import pytest
 
+from reprojax.core import tokens
 from reprojax.models import language
 from reprojax.models.language.gguf_tokenizer import from_gguf
-from reprojax.sequence import tokens
 
 BYTES = ["a", "b", "c", "\u0120", "ab", "\u0120ab", "<|end|>"]
 PIECES = ["<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "ab", "\u2581ab", "c"]

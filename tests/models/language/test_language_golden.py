@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from assets import assets, smollm2
 
+from reprojax.core import padded, tokens
 from reprojax.models import language
-from reprojax.sequence import padded, tokens
 
 pytestmark = pytest.mark.verify
 

@@ -7,7 +7,8 @@ import sys
 import language_files as files
 from hub_server import environment, serving
 
-from reprojax.models import fingerprint, language
+from reprojax.core.trees import fingerprint
+from reprojax.models import language
 
 LOAD = """
 from reprojax.models import fingerprint, language

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reprojax.core import Tokens, tokens
 from reprojax.models.language.layers import Embed, Positions, attend, dot, rotated
-from reprojax.sequence import Tokens, tokens
 
 draw = np.random.default_rng(0)
 

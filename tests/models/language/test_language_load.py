@@ -10,12 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from reprojax import reprogram
-from reprojax.core import passthrough
+from reprojax.core import padded, passthrough, sites, tokens
 from reprojax.formats import learnable
 from reprojax.models import language
 from reprojax.operators import insert
-from reprojax.sequence import padded, tokens
-from reprojax.taps import sites
 
 QUERIES = [[3, 1, 4, 1, 5, 9], [2, 6, 5]]
 

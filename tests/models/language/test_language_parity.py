@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax.core import passthrough, reprogram
-from reprojax.engine import generate
+from reprojax.core import Tokens, padded, passthrough, reprogram
+from reprojax.decoding import generate
 from reprojax.models import language
-from reprojax.sequence import Tokens, padded
 
 pytestmark = pytest.mark.verify
 torch = pytest.importorskip("torch")

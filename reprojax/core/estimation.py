@@ -1,0 +1,79 @@
+"""What of a program is estimated from its own forward passes, over batches.
+
+Label maps come from sums of what `"<site>/raw"` showed; running averages (the batch
+statistics of a mask network) come by a tap named "fixed".
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import jax
+
+from reprojax.core.program import Manipulation, Params, Program, PyTree, part
+
+Refresh = Literal["epoch", "exact", "once"]
+"""When maps are estimated. Always before the first step; then after each epoch from its
+own steps' outputs, after each epoch by a second pass, or never again."""
+
+
+def estimated(program: Program) -> dict[str, Manipulation]:
+    """{site: manipulation} of those that `observe`."""
+    return {s[0]: m for s, m in program.at if m.observe is not None}
+
+
+def raw_sites(program: Program) -> list[str]:
+    """What has to be recorded to `observe`."""
+    return [f"{site}/raw" for site in estimated(program)]
+
+
+def observe(
+    program: Program, params: Params, seen: Mapping[str, Any], labels: jax.Array
+) -> dict[str, PyTree]:
+    """{site: sums} of one batch, which add up over batches. A label of -1 is none."""
+    sums = {}
+    for site, m in estimated(program).items():
+        assert m.observe is not None
+        sums[site] = m.observe(part(params, site), seen[f"{site}/raw"], labels)
+    return sums
+
+
+def refresh(program: Program, params: Params, sums: Mapping[str, PyTree]) -> Params:
+    """The params with what the sums of an epoch say in `fixed`."""
+    fixed = dict(params.fixed)
+    for site, m in estimated(program).items():
+        assert m.refresh is not None
+        fixed[site] = m.refresh(part(params, site), sums[site]).fixed
+    return params._replace(fixed=fixed)
+
+
+def is_news(site: str) -> bool:
+    """Whether a tap carries new values for a part of `params.fixed`."""
+    return site.endswith("/fixed")
+
+
+def put_news(params: Params, seen: Mapping[str, Any]) -> Params:
+    """The params with every tap "<site>/<parts>/fixed" in its place in `fixed`."""
+    fixed = params.fixed
+    for name, value in seen.items():
+        if is_news(name):
+            site = _site(name, fixed)
+            path = name[len(site) + 1 :].split("/")[:-1]
+            fixed = _put(fixed, [site, *path], value)
+    return params._replace(fixed=fixed)
+
+
+def _site(name: str, sites: Iterable[str]) -> str:
+    """Where a tap came from; of sites that share params, only the first has a place."""
+    found = max((s for s in sites if name.startswith(f"{s}/")), key=len, default="")
+    if not found:
+        raise ValueError(
+            f"new statistics came by {name!r}, expected a site with params of its own, "
+            f"one of {sorted(sites)}; give each site its own network"
+        )
+    return found
+
+
+def _put(tree: PyTree, path: list[str], value: PyTree) -> PyTree:
+    if not path:
+        return value
+    return {**tree, path[0]: _put(tree[path[0]], path[1:], value)}

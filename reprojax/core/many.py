@@ -1,0 +1,137 @@
+"""Many programs in one call, and a path between two."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+from reprojax.core.program import (
+    Forward,
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    reprogram,
+)
+from reprojax.core.trees import below, differences, specs
+
+
+def stack(manipulation: Manipulation, size: int) -> Manipulation:
+    """One manipulation with K = `size` sets of params: the context, an index [B], says
+    which is each row's.
+
+    Its params are those of the one, vmapped. Each row goes as a batch of one. A wrong
+    index is refused; in jit, where none knows it, it gives NaN.
+    """
+
+    def init(key: Key, spec: Any, scope: Scope) -> Params:
+        each = lambda key: manipulation.init(key, spec, scope)
+        return jax.vmap(each)(jax.random.split(key, size))
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> Any:
+        if not jax.tree.leaves(params):  # a rule is the same for all
+            return manipulation.apply(params, value, scope)
+        _check_size(params, size)
+        index = _checked(scope.context, jax.tree.leaves(value)[0].shape[0], size)
+        own = jax.tree.map(lambda a: _rows_of(a, index), params)
+
+        def one(own: Params, value: PyTree, x: PyTree) -> Any:
+            value, x = jax.tree.map(lambda a: a[None], (value, x))
+            alone = scope._replace(x=x, context=None)
+            return jax.tree.map(lambda a: a[0], manipulation.apply(own, value, alone))
+
+        return jax.vmap(one)(own, value, scope.x)
+
+    return Manipulation(init, apply)
+
+
+def stacked(forward: Forward, program: Program, size: int) -> Program:
+    """K = `size` programs in one call: row b is answered by number index[b].
+
+    `apply(params, frozen, x, index)`, the params as `stack_params` makes them of
+    trained ones. A prefix behind an MLP goes faster `without_mlp`, as each row would
+    run it. What is estimated (label maps) stays as it is.
+
+    Args:
+        forward: the program's own, such as `card.forward`.
+    """
+    return reprogram(forward, {sites: stack(m, size) for sites, m in program.at})
+
+
+def stack_params(params: Sequence[Params]) -> Params:
+    """K params of one program as those of `stacked`, in this order."""
+    if not params:
+        raise ValueError("no params came, expected those of one program at least")
+    for i, other in enumerate(params[1:], 1):
+        _check_alike(other, params[0], f"params {i} and 0 are not of one program")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+
+def _rows_of(a: Array, index: Int[Array, "B"]) -> Array:
+    """NaN for a number that there is not; of whole numbers the least."""
+    return a.at[index].get(mode="fill", wrap_negative_indices=False)
+
+
+def _check_size(params: Params, size: int) -> None:
+    found = {a.shape[0] if a.ndim else None for a in jax.tree.leaves(params)}
+    if found != {size}:
+        raise ValueError(
+            f"params of {sorted(specs(params).values())} came, expected {size} of each "
+            "in front; call stack_params on the params of each program"
+        )
+
+
+def _checked(index: Any, rows: int, size: int) -> Int[Array, "B"]:
+    shape, dtype = getattr(index, "shape", None), getattr(index, "dtype", bool)
+    if shape == (rows,) and jnp.issubdtype(dtype, jnp.integer):
+        known = () if isinstance(index, Tracer) else np.asarray(index)
+        if all(0 <= i < size for i in known):
+            return jnp.asarray(index)
+    raise ValueError(
+        f"the index {index} came, expected an array [{rows}] of numbers from 0 to "
+        f"{size - 1}: which of the {size} programs answers each row; give it as the "
+        "context: apply(params, frozen, x, index)"
+    )
+
+
+def _check_alike(came: Params, expected: Params, what: str) -> None:
+    lines = differences(specs(came), specs(expected))
+    same = jax.tree.structure(came) == jax.tree.structure(expected)
+    if lines or not same:
+        raise ValueError(
+            f"{what}:{below(lines)}\nexpected the same leaves in both; build the "
+            "programs with the same sizes"
+        )
+
+
+def interpolate(
+    a: Params, b: Params, t: float | Float[Array | np.ndarray, "*K"]
+) -> Params:
+    """(1 - t) a + t b of what is learned: at 0 and 1 exactly these.
+
+    With t [K] it is a path, the params of `stacked(forward, program, K)`. Of prompts
+    that something else makes (an MLP) it is no straight line: take `without_mlp`.
+    """
+    _check_alike(b, a, "the two params are not of one program")
+    pairs = zip(jax.tree.leaves(a.fixed), jax.tree.leaves(b.fixed), strict=True)
+    if not all(np.array_equal(x, y) for x, y in pairs):
+        raise ValueError(
+            "two params whose fixed parts differ came, expected one for both, as a "
+            "projection or a label map is nothing to go between; give both that of "
+            "one: b._replace(fixed=a.fixed)"
+        )
+    t = jnp.asarray(t, jnp.float32)
+
+    def between(x: Array, y: Array) -> Array:
+        s = t.reshape(t.shape + (1,) * x.ndim).astype(x.dtype)
+        return (1 - s) * x + s * y
+
+    learnable = jax.tree.map(between, a.learnable, b.learnable)
+    wide = lambda x: jnp.broadcast_to(x, t.shape + x.shape)
+    return Params(learnable, jax.tree.map(wide, a.fixed))

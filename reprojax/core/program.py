@@ -1,0 +1,341 @@
+"""The whole library in one formula: y = O_omega . f . I_{lambda, tau, ell}(x, c).
+
+f is a frozen model, seen as a *forward*: `forward(frozen, x, edit) -> y`. At every
+named place it calls `edit(site, value) -> value`, at "input" first and at "output"
+last, so a location (ell) is a key. A `Manipulation` is an operator (tau) bound to a
+`Format` (lambda), and the alignment (omega) is the manipulation of "output".
+`reprogram` puts manipulations at sites and gives a `Program`; applied to its params, a
+program is a forward again, so programs nest.
+
+One rule of order: **a program edits first, then hands on.** `edit(site, v)` sees the
+value with which the model goes on. Where a manipulation stands, `edit("<site>/raw", v)`
+came before it and saw what the manipulation was given. Of nested programs the one
+nearest to the model acts first.
+
+Source: Ye et al., Neural Network Reprogrammability, arXiv 2506.04650.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import numpy as np
+from jax.extend.core import get_opaque_trace_state
+
+from reprojax.core import guards
+from reprojax.core.guards import handed_on
+
+PyTree = Any
+Given = jax.Array | np.ndarray  # a caller's NumPy arrays are taken as they come
+Key = jax.Array
+Forward = Callable[..., Any]  # (frozen, x, edit=passthrough) -> y
+Sites = tuple[str, ...]
+
+
+def passthrough(site: str, value: PyTree) -> PyTree:
+    """The edit that changes nothing."""
+    return value
+
+
+class Params(NamedTuple):
+    """Everything that is not the frozen model, as two trees of the same names."""
+
+    learnable: PyTree = ()
+    """What a search updates: optax, evolution."""
+    fixed: PyTree = ()
+    """Demonstrations, projections, label maps, statistics: never differentiated."""
+
+
+jax.export.register_namedtuple_serialization(Params, serialized_name="reprojax.Params")
+
+
+class Scope(NamedTuple):
+    """What a part may look at besides its own params and value. Most ignore it."""
+
+    site: str = ""
+    """Where it acts."""
+    index: int = 0
+    """Which of the sites that share this manipulation."""
+    frozen: PyTree = ()
+    """The frozen tree. An embedding table is read here, not copied or closed over."""
+    x: PyTree = None
+    """The task's own input, before any edit."""
+    context: PyTree = None
+    """The survey's c: demonstrations, another tower's features."""
+    key: Key | None = None
+    """Randomness. None is evaluation: no dropout, stored statistics."""
+    tap: Callable[[str, PyTree], PyTree] = passthrough
+    """tap(name, value) shows something that `record` may want to see."""
+
+
+class Format(NamedTuple):
+    """Lambda: where a prompt's numbers come from."""
+
+    init: Callable[[Key, tuple[int, ...], Scope], Params]
+    """(key, shape of the prompt, scope) -> params"""
+    read: Callable[[Params, PyTree, Scope], Any]
+    """(params, value, scope) -> a prompt of that shape, or one for each row"""
+
+
+class Manipulation(NamedTuple):
+    """Tau bound to a lambda; at the site "output" it is the alignment omega.
+
+    `observe` and `refresh` are for manipulations that are estimated rather than
+    searched, such as label maps: the sums of two batches add up, and a refresh turns
+    the sums of an epoch into new `fixed` params. A label of -1 marks a row that only
+    fills a batch.
+    """
+
+    init: Callable[[Key, Any, Scope], Params]
+    """(key, spec of the value, or {site: spec} where it serves several, scope)"""
+    apply: Callable[[Params, PyTree, Scope], Any]
+    """(params, value, scope) -> value"""
+    observe: Callable[[Params, PyTree, jax.Array], PyTree] | None = None
+    """(params, value, labels [B]) -> sums"""
+    refresh: Callable[[Params, PyTree], Params] | None = None
+    """(params, sums) -> params"""
+
+
+At = (
+    Mapping[str, Manipulation]
+    | Mapping[Sites, Manipulation]
+    | Mapping[str | Sites, Manipulation]
+)
+"""{site, or sites that share it: manipulation}. Keys of a mapping are invariant."""
+
+
+class Program(NamedTuple):
+    """A forward with manipulations; `partial(apply, params)` is a forward again."""
+
+    init: Callable[..., Params]
+    """(key, frozen, x, context=None) -> params"""
+    apply: Callable[..., Any]
+    """(params, frozen, x, context=None, *, key=None, edit=passthrough) -> y"""
+    at: tuple[tuple[Sites, Manipulation], ...]
+    """What stands where. Hashable: a program can be a static argument of jit."""
+
+
+def merge(parts: Mapping[str, Params]) -> Params:
+    """{name: Params} -> the Params of two trees with these names."""
+    learnable = {name: params.learnable for name, params in parts.items()}
+    return Params(learnable, {name: params.fixed for name, params in parts.items()})
+
+
+def part(params: Params, name: str) -> Params:
+    """The params of one part, or of one site: the inverse of `merge`."""
+    return Params(params.learnable[name], params.fixed[name])
+
+
+def fold(key: Any, name: str) -> Any:
+    """A key by name, so that adding a part leaves the numbers of the others alone."""
+    if isinstance(key, int | float):
+        raise ValueError(
+            f"got {key} for a key of randomness, expected one of JAX's; call "
+            f"jax.random.key({key})"
+        )
+    return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def inside(scope: Scope, name: str) -> Scope:
+    """The scope of a named part: its own randomness, its own prefix for taps."""
+    return scope._replace(
+        key=fold(scope.key, name),
+        tap=lambda tapped, value: scope.tap(f"{name}/{tapped}", value),
+    )
+
+
+def spec_of(value: PyTree) -> PyTree:
+    """Shapes and types. What is no array (a flag among arguments) stays as it is."""
+
+    def spec(a: Any) -> Any:
+        return jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "shape") else a
+
+    return jax.tree.map(spec, value)
+
+
+def stateless(function: Callable[[PyTree], Any]) -> Manipulation:
+    """A manipulation without params: a cast, a rule, a parser."""
+
+    def init(key: Key, spec: PyTree, scope: Scope) -> Params:
+        return Params()
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> Any:
+        return function(value)
+
+    return Manipulation(init, apply)
+
+
+def chain(**parts: Manipulation) -> Manipulation:
+    """One manipulation after the other, each by name."""
+
+    def init(key: Key, spec: PyTree, scope: Scope) -> Params:
+        out, seen = {}, (scope.x, scope.context)
+        for name, m in parts.items():
+            out[name] = m.init(fold(key, name), spec, inside(scope, name))
+            spec = jax.eval_shape(
+                _applied(m, out[name], inside(scope, name)), spec, *seen
+            )
+        return merge(out)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> Any:
+        for name, m in parts.items():
+            value = m.apply(part(params, name), value, inside(scope, name))
+        return value
+
+    def observe(params: Params, value: PyTree, labels: jax.Array) -> PyTree:
+        sums = {}
+        for name, m in parts.items():
+            if m.observe is not None:
+                sums[name] = m.observe(part(params, name), value, labels)
+            value = m.apply(part(params, name), value, Scope())
+        return sums
+
+    def refresh(params: Params, sums: PyTree) -> Params:
+        new = {name: part(params, name) for name in parts}
+        for name, m in parts.items():
+            if m.refresh is not None:
+                new[name] = m.refresh(new[name], sums[name])
+        return merge(new)
+
+    if any(m.observe is not None for m in parts.values()):
+        return Manipulation(init, apply, observe, refresh)
+    return Manipulation(init, apply)
+
+
+def _applied(m: Manipulation, params: Params, scope: Scope) -> Callable[..., Any]:
+    """A part as a function of what `init` knows the shape of alone."""
+
+    def apply(value: PyTree, x: PyTree, context: PyTree) -> Any:
+        return m.apply(params, value, scope._replace(x=x, context=context))
+
+    return apply
+
+
+def shared(manipulation: Manipulation) -> Manipulation:
+    """One manipulation with one set of params at every site of a group."""
+
+    def init(key: Key, specs: Mapping[str, PyTree], scope: Scope) -> Params:
+        return manipulation.init(key, next(iter(specs.values())), scope)
+
+    return manipulation._replace(init=init)
+
+
+def _grouped(
+    at: At,
+) -> tuple[dict[Sites, Manipulation], dict[str, tuple[Sites, int]]]:
+    """{site or sites: Manipulation} -> that by tuples, and {site: (sites, index)}."""
+    guards.check_at(at)
+    by_sites = {(k,) if isinstance(k, str) else k: m for k, m in at.items()}
+    place = {site: (sites, i) for sites in by_sites for i, site in enumerate(sites)}
+    guards.check_manipulations(by_sites, Manipulation)
+    return by_sites, place
+
+
+Act = Callable[[Sites, PyTree, Scope], PyTree]  # what is done at a manipulated site
+
+
+def _trace(run: Callable[[Scope, Act], PyTree], act: Act, *given: PyTree) -> set[str]:
+    """Trace a program's call, without numbers; the sites that lie inside a transform.
+
+    Args:
+        given: frozen, x and context.
+    """
+    inner: set[str] = set()
+
+    def call(frozen: PyTree, x: PyTree, context: PyTree) -> PyTree:
+        here = get_opaque_trace_state()
+
+        def noted(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
+            if get_opaque_trace_state() != here:
+                inner.add(scope.site)
+            return act(sites, value, scope)
+
+        return run(Scope("", 0, frozen, x, context), noted)
+
+    with guards.loops(inner):
+        jax.eval_shape(call, *given)
+    return inner
+
+
+def reprogram(forward: Forward, at: At) -> Program:
+    """A frozen forward with manipulations `at` its sites.
+
+    A key is a site, or a tuple of sites that share one manipulation and its params. The
+    params are kept under the site, or under the first of the tuple.
+    """
+    by_sites, place = _grouped(at)
+
+    def run(top: Scope, act: Act) -> PyTree:
+        reached: dict[str, Any] = {}
+
+        def edit(site: str, value: PyTree) -> PyTree:
+            if site not in place:
+                reached[site] = None
+                return handed_on(site, value, top.tap(site, value))
+            guards.reach(reached, site)
+            sites, index = place[site]
+            scope = inside(top, site)._replace(site=site, index=index)
+            raw = handed_on(site, value, top.tap(f"{site}/raw", value))
+            new = handed_on(site, raw, act(sites, raw, scope))
+            guards.check_kept(site, raw, new)
+            return handed_on(site, new, top.tap(site, new))
+
+        y = forward(top.frozen, top.x, edit=edit)
+        guards.check_sites(place, reached)
+        guards.check_answer(y)
+        return y
+
+    def init(key: Key, frozen: PyTree, x: PyTree, context: PyTree = None) -> Params:
+        # Shapes come from tracing the model: nobody types a hidden size. Who serves
+        # several sites sees them all beforehand, as they are with the input edit alone.
+        guards.check_frozen(frozen)
+        fold(key, "")  # refuses a number in a key's place
+        specs: dict[str, PyTree] = {}
+        plan: dict[Sites, PyTree] = {}
+
+        def early(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
+            specs[scope.site] = spec_of(value)
+            return act(sites, value, scope) if sites == ("input",) else value
+
+        def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
+            specs[scope.site] = spec_of(value)
+            group = {s: specs[s] for s in sites} if len(sites) > 1 else None
+            spec = plan.setdefault(sites, group or specs[scope.site])
+            with guards.one_array(sites, spec):
+                params = by_sites[sites].init(key, spec, scope)
+            return by_sites[sites].apply(params, value, scope)
+
+        def trace(act: Act, x: PyTree, context: PyTree) -> set[str]:
+            return _trace(run, act, frozen, x, context)
+
+        if any(len(sites) > 1 for sites in by_sites):
+            trace(early, x, context)
+        if inner := trace(act, x, context):
+            seen = {site: specs[site] for site in inner}
+            with guards.longer(inner):
+                trace(act, *guards.twice(spec_of((x, context))))
+            guards.check_rows(seen, specs)
+        parts = {}
+        for sites, m in by_sites.items():
+            scope = Scope(sites[0], 0, frozen, x, context)
+            parts[sites[0]] = m.init(fold(key, sites[0]), plan[sites], scope)
+        return merge(parts)
+
+    def apply(
+        params: Params,
+        frozen: PyTree,
+        x: PyTree,
+        context: PyTree = None,
+        *,
+        key: Key | None = None,
+        edit: Callable[[str, PyTree], PyTree] = passthrough,
+    ) -> PyTree:
+        def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
+            return by_sites[sites].apply(part(params, sites[0]), value, scope)
+
+        guards.check_call(params, Params, [sites[0] for sites in by_sites], context)
+        return run(Scope("", 0, frozen, x, context, key, edit), act)
+
+    return Program(init, apply, tuple(by_sites.items()))

@@ -1,0 +1,170 @@
+"""Around a forward or a program alike, since both take `edit=`: look, replace, cut."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+from jax.extend.core import get_opaque_trace_state
+
+from reprojax.core.guards import check_frozen, check_sites, handed_on, reach
+from reprojax.core.program import Forward, Params, Program, PyTree, passthrough
+
+
+def record(
+    apply: Callable[..., Any],
+    sites: Iterable[str],
+    also: Callable[[str], bool] = lambda site: False,
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """The same call, giving (y, {site: value}): values with which the model went on.
+
+    "<site>/raw" is the value before the outermost program's manipulation of it, so
+    "output/raw" are the source logits; "<site>/<name>" is a part's tap. `also` adds any
+    other site by its name, if it comes.
+    """
+    if isinstance(sites, str):
+        raise ValueError(f"record got the text {sites!r}, expected a list; [{sites!r}]")
+    sites = frozenset(sites)
+
+    def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
+        seen, here = {}, get_opaque_trace_state()
+        reached: dict[str, Any] = {}
+
+        def spy(site: str, value: PyTree) -> PyTree:
+            value = handed_on(site, value, edit(site, value))
+            if site in sites or also(site):
+                reach(reached, site)
+                if get_opaque_trace_state() != here:
+                    raise ValueError(
+                        f"{site!r} lies inside remat, scan or vmap, or a jit within "
+                        "the model, and its value cannot leave; expected a site "
+                        "outside; record another one, or call the module without "
+                        "remat (the same frozen tree fits)"
+                    )
+                seen[site] = value
+            reached.setdefault(site)
+            return value
+
+        y = apply(*args, edit=spy, **kw)
+        check_sites(sites, reached)
+        return y, seen
+
+    return run
+
+
+def given(apply: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
+    """The same call with the values of some sites replaced.
+
+    XLA drops whatever only they needed. `given(apply, {"output/raw": logits})` fits a
+    head or a label map on cached source logits, without the model.
+    """
+
+    def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
+        used: dict[str, Any] = {}
+
+        def put(site: str, value: PyTree) -> PyTree:
+            if site not in values:
+                used.setdefault(site)
+                return handed_on(site, value, edit(site, value))
+            reach(used, site)
+            _check_same(site, value, values[site])
+            return values[site]
+
+        y = apply(*args, edit=put, **kw)
+        check_sites(values, used)  # a misspelt cache would be recomputed in silence
+        return y
+
+    return run
+
+
+def _check_same(site: str, value: PyTree, new: PyTree) -> None:
+    """Raise if what is given is of another structure, shape or type than the value."""
+    (old, old_tree), (found, tree) = (jax.tree.flatten(v) for v in (value, new))
+    old, found = ([_kind(a) for a in leaves] for leaves in (old, found))
+    if old != found or old_tree != tree:
+        raise ValueError(
+            f"given got {found or tree} for {site!r}, expected what the model has "
+            f"there, {old or old_tree}: other rows or types would go on in silence; "
+            "give values of the same batch, cast to its type"
+        )
+
+
+def _kind(a: Any) -> str:
+    arrays = hasattr(a, "dtype") and hasattr(a, "shape")
+    return jax.typeof(a).str_short() if arrays else repr(a)
+
+
+def until(forward: Forward, site: str) -> Forward:
+    """The model cut at `site`: the value there is its output; XLA drops the rest."""
+
+    def cut(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+        def inner(name: str, value: PyTree) -> PyTree:
+            beyond = name in ("output", "output/raw") and name != site
+            return value if beyond else edit(name, value)
+
+        _, seen = record(forward, [site])(frozen, x, edit=inner)
+        return edit("output", seen[site])
+
+    return cut
+
+
+def sites(forward: Forward, frozen: PyTree, x: PyTree) -> dict[str, Any]:
+    """{site: shapes} of a forward in the order of its calls, without running it."""
+    check_frozen(frozen)
+    seen = {}
+
+    def spy(site: str, value: PyTree) -> PyTree:
+        if not site.endswith(":call"):  # a module's arguments: any Python objects
+            seen[site] = jax.tree.map(_shape, value, is_leaf=_is_custom)
+        return value
+
+    jax.eval_shape(lambda frozen, x: forward(frozen, x, edit=spy), frozen, x)
+    return seen
+
+
+def _is_custom(node: Any) -> bool:
+    """A node that is built by code of its own, which expects arrays and no shapes."""
+    plain = type(node) in (tuple, list, dict) or hasattr(node, "_fields")
+    return node is not None and not plain
+
+
+def _shape(leaf: Any) -> Any:
+    """Of an array; of a node of another class {path: shape}; or the type of what is no
+    array, such as another framework's answer."""
+    paths = jax.tree_util.tree_leaves_with_path(leaf)
+    if not paths:  # a static node
+        return leaf
+    if paths[0][1] is leaf:
+        return leaf.shape if hasattr(leaf, "shape") else type(leaf).__name__
+    return {jax.tree_util.keystr(path): _shape(a) for path, a in paths}
+
+
+CONTEXT = "scope/context"
+"""The site of the context that `informed` makes: `given` replaces it, too."""
+
+
+def informed(program: Program, look: Callable[[PyTree, PyTree], PyTree]) -> Program:
+    """Where no context is given, it is look(frozen, x): the model's own features.
+
+    It is shown at the site "scope/context", before the program's own sites.
+    """
+
+    def init(key: jax.Array, frozen: PyTree, x: PyTree, context: Any = None) -> Params:
+        if context is None:
+            context = jax.eval_shape(look, frozen, x)
+        return program.init(key, frozen, x, context)
+
+    def apply(
+        params: Params,
+        frozen: PyTree,
+        x: PyTree,
+        context: Any = None,
+        *,
+        edit: Callable = passthrough,
+        **kw: Any,
+    ) -> PyTree:
+        if context is None:
+            made = look(frozen, x)
+            context = handed_on(CONTEXT, made, edit(CONTEXT, made))
+        return program.apply(params, frozen, x, context, edit=edit, **kw)
+
+    return program._replace(init=init, apply=apply)

@@ -1,0 +1,145 @@
+"""Reading on caches, which are edits outside of all of a program's own."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from reprojax.core import (
+    HEAD,
+    TAIL,
+    WHOLE,
+    Params,
+    Program,
+    PyTree,
+    Tokens,
+    last_token,
+    tokens,
+)
+
+Cache = dict[str, Tokens]
+Edit = Callable[[str, PyTree], PyTree]
+
+
+def _is_kv(site: str) -> bool:
+    return site.endswith("/kv")
+
+
+def behind(cache: Cache) -> tuple[Edit, Cache]:
+    """An edit that puts cached keys [1 or B, P ...] before the new ones, and the cache
+    of both, filled as the model runs."""
+    new: Cache = {}
+
+    def join(old: Array, now: Array) -> Array:
+        old = jnp.broadcast_to(old, (now.shape[0], *old.shape[1:]))
+        return jnp.concatenate([old.astype(now.dtype), now], 1)
+
+    def edit(site: str, value: PyTree) -> PyTree:
+        if not _is_kv(site):
+            return value
+        value = value._replace(span=WHOLE)  # a cache has one structure
+        if site in cache:
+            value = jax.tree.map(join, cache[site], value)
+        new[site] = value
+        return value
+
+    return edit, new
+
+
+def writing(cache: Cache, slots: Mapping[str, Array]) -> tuple[Edit, Cache]:
+    """An edit that writes new keys into the cache at each site's slot; the layer sees
+    all of it, and what is not yet written has weight 0."""
+    new = dict(cache)
+
+    def edit(site: str, value: PyTree) -> PyTree:
+        if site not in cache:
+            return value
+
+        def put(old: Array, now: Array) -> Array:
+            start = slots[site]
+            return jax.lax.dynamic_update_slice_in_dim(
+                old, now.astype(old.dtype), start, 1
+            )
+
+        new[site] = jax.tree.map(put, cache[site], value._replace(span=WHOLE))
+        return new[site]
+
+    return edit, new
+
+
+def room(cache: Cache, extra: int) -> Cache:
+    """The cache with empty places behind."""
+
+    def pad(a: Array) -> Array:
+        return jnp.pad(a, ((0, 0), (0, extra)) + ((0, 0),) * (a.ndim - 2))
+
+    return jax.tree.map(pad, cache)
+
+
+def repeat(tree: PyTree, times: int) -> PyTree:
+    """Each row `times` times, one behind the other."""
+    return jax.tree.map(lambda a: jnp.repeat(a, times, 0), tree) if times > 1 else tree
+
+
+def answer(
+    program: Program, params: Params, frozen: PyTree, x: Tokens, context: PyTree, edit
+) -> Tokens:
+    y = program.apply(params, frozen, x, context, edit=edit)
+    if not isinstance(y, Tokens):
+        raise ValueError(
+            f"the program answered with {type(y).__name__}, expected Tokens of logits; "
+            'call reprogram with nothing at "output"'
+        )
+    return y
+
+
+def prefill(
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    x: Tokens,
+    context: PyTree = None,
+    cache: Cache | None = None,
+    last: bool = False,
+) -> tuple[Tokens, Cache]:
+    """Read x in one pass -> (logits, cache). With a cache, x goes on behind it.
+
+    Args:
+        last: logits [B 1 V] of the last word alone. The head of a small model with a
+            large vocabulary is a fifth of its work, and most of the memory.
+    """
+    if cache and x.span == WHOLE:
+        x = x._replace(span=TAIL)
+    edit, new = behind(cache or {})
+
+    def look(site: str, value: PyTree) -> PyTree:
+        value = edit(site, value)
+        alone = last and site == "head:in" and isinstance(value, Tokens)
+        return last_token(value) if alone else value
+
+    y = answer(program, params, frozen, x, context, look)
+    if not new:
+        raise ValueError(
+            'the model has no site that ends in "/kv", expected one for each layer '
+            "that attends to what came before; load one by models.language"
+        )
+    return y, new
+
+
+def share(
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    ids: Tokens | Sequence[int] = (),
+    context: PyTree = None,
+) -> Cache:
+    """The cache [1 ...] of what stands before every query, computed once: soft prompt,
+    prefix, demonstrations, and `ids`, with which all queries begin.
+
+    Queries then start at the position len(ids): `tokens(rest, weight, start=len(ids))`.
+    Not for manipulations that look at the query (`scope.x`): they differ by the query.
+    """
+    if not isinstance(ids, Tokens):
+        ids = tokens(jnp.asarray(ids, jnp.int32).reshape(1, -1))
+    return prefill(program, params, frozen, ids._replace(span=HEAD), context)[1]

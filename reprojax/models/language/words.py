@@ -1,0 +1,137 @@
+"""Prompts as values: many in one call, a path between two, the words they are near to.
+
+    a, b = (load(path, card).params_for(program, card.frozen, x) for path in paths)
+    both = stacked(card.forward, program, 2)
+    y = both.apply(stack_params([a, b]), card.frozen, x, jnp.array([0, 1, 1, 0]))
+
+A prompt is the `Params` of a program. Kept by `storage`, it starts another run as it
+lies there: `prompt_tuning(..., initial=learnable(rows))`.
+"""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from reprojax.core import Forward, Params, PyTree, tokens, until
+from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import role
+
+Metric = Literal["cosine", "euclidean"]
+BLOCK = 4096  # words of a vocabulary that are compared at a time
+
+
+# -- many in one call
+
+
+# -- between two
+
+
+# -- what they read as
+
+
+class Near(NamedTuple):
+    """A word of the vocabulary beside a vector."""
+
+    id: int
+    word: str
+    """As the tokeniser writes it; its id where there is none."""
+    similarity: float
+    """The cosine; of "euclidean" minus the distance."""
+
+
+def nearest_words(
+    language: LanguageModel,
+    prompt: Params | Float[Array | np.ndarray, "P D"],
+    count: int = 5,
+    metric: Metric = "cosine",
+) -> list[tuple[Near, ...]]:
+    """For each vector of a soft prompt the words nearest to it, the nearest first.
+
+    That a prompt is near to words does not say that it means them (arXiv 2112.08348).
+
+    Args:
+        prompt: the params of `prompt_tuning`, or vectors.
+    """
+    (site,) = role(language, "embedding")
+    rows = _vectors(language, prompt, site)
+    if not 0 < count <= language.vocabulary or metric not in ("cosine", "euclidean"):
+        raise ValueError(
+            f"count={count} and metric={metric!r} came, expected 1 to "
+            f"{language.vocabulary}, the vocabulary of {language.name}, and 'cosine' "
+            "or 'euclidean'"
+        )
+    how = (language.forward, site, language.vocabulary, count, metric)
+    ids, found = map(np.asarray, _nearest(*how, language.frozen, rows))
+    return [
+        tuple(
+            Near(int(i), _word(language, int(i)), float(similarity))
+            for i, similarity in zip(*row, strict=True)
+        )
+        for row in zip(ids, found, strict=True)
+    ]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _nearest(
+    forward: Forward,
+    site: str,
+    vocabulary: int,
+    count: int,
+    metric: Metric,
+    frozen: PyTree,
+    rows: Float[Array, "P D"],
+) -> tuple[Int[Array, "P n"], Float[Array, "P n"]]:
+    """By blocks: no second copy of the table is made."""
+    block = min(BLOCK, vocabulary)
+    ids = jnp.arange(-(-vocabulary // block) * block).reshape(-1, block)
+
+    def words(ids: Int[Array, "N"]) -> Float[Array, "N D"]:
+        x = tokens(jnp.minimum(ids, vocabulary - 1)[:, None])
+        return until(forward, site)(frozen, x).value[:, 0].astype(jnp.float32)
+
+    def similarity(ids: Int[Array, "N"]) -> Float[Array, "P N"]:
+        table, own = words(ids), rows
+        if metric == "cosine":
+            table, own = (_unit(a) for a in (table, own))
+        product = jnp.matmul(own, table.T, precision="highest")
+        if metric == "euclidean":
+            square = lambda a: jnp.square(a).sum(-1)
+            product = 2 * product - square(own)[:, None] - square(table)
+        return jnp.where(ids < vocabulary, product, -jnp.inf)
+
+    found = jax.lax.map(similarity, ids)
+    best, chosen = jax.lax.top_k(jnp.concatenate(list(found), -1), count)
+    if metric == "euclidean":  # a difference of squares would blur small distances
+        away = jax.vmap(words)(chosen) - rows[:, None]
+        best = -jnp.linalg.norm(away, axis=-1)
+    return chosen, best
+
+
+def _unit(a: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    return a / jnp.maximum(jnp.linalg.norm(a, axis=-1, keepdims=True), 1e-30)
+
+
+def _word(language: LanguageModel, i: int) -> str:
+    text = language.tokenizer
+    return str(i) if text is None else text.decode([i]) or text.token(i) or str(i)
+
+
+def _vectors(language: LanguageModel, prompt: Any, site: str) -> Float[Array, "P D"]:
+    found = prompt.learnable.get(site) if isinstance(prompt, Params) else prompt
+    shape = getattr(found, "shape", ())
+    if len(shape) != 2 or shape[1] != language.width:
+        raise ValueError(
+            f"a prompt of {jax.tree.map(jnp.shape, found)} came, expected vectors "
+            f"[P, {language.width}] at {site!r} of {language.name}; "
+            f"record(program.apply, [{site!r}]) shows what another format makes"
+        )
+    if not bool(jnp.isfinite(found).all()):
+        raise ValueError(
+            "a prompt came whose numbers are not all finite, expected those of a run "
+            "that did not diverge"
+        )
+    return jnp.asarray(found, jnp.float32)

@@ -1,0 +1,1 @@
+"""Frozen image models: modules and the layouts of their weights."""

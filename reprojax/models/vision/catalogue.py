@@ -1,0 +1,245 @@
+"""`load`: a backbone from a file, a folder, the hub, or by its registered name."""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import jax
+import jax.numpy as jnp
+
+from reprojax.models import hub, stored, weights
+from reprojax.models.card import Backbone, images
+from reprojax.models.settings import Config, Count, refuse_heads, settings
+from reprojax.models.vision import cifar_resnet, mobilenet, processors, resnet, vit
+
+# ordered: a ResNet-18 without its head bears names of a CIFAR ResNet too
+LAYOUTS = (
+    *vit.LAYOUTS,
+    *resnet.LAYOUTS,
+    *cifar_resnet.LAYOUTS,
+    *mobilenet.LAYOUTS,
+)
+
+
+class Asset(NamedTuple):
+    """Weights that are kept beside the repository, under REPROJAX_ASSETS."""
+
+    file: str
+    classes: str | tuple[str, ...]  # a file of names beside it, or the names
+    architecture: str
+
+
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer",
+    "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+ASSETS = {
+    "vit_tiny_patch16_224": Asset(
+        "vit_tiny_patch16_224/model_fp16.safetensors",
+        "imagenet_labels.txt",
+        "vit_tiny_patch16_224",
+    ),
+    "mobilenet_v2": Asset(
+        "mobilenet_v2_1.0_224/model_fp16.safetensors",
+        "imagenet_labels_1001.txt",
+        "mobilenet_v2",
+    ),
+    "resnet20_cifar10": Asset(
+        "cifar10_resnets/resnet20_fp32.safetensors", CIFAR10, "cifar_resnet"
+    ),
+    "resnet56_cifar10": Asset(
+        "cifar10_resnets/resnet56_fp32.safetensors", CIFAR10, "cifar_resnet"
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The registered names that `load` takes."""
+    return ("glyphs", *ASSETS)
+
+
+def load(
+    source: str | os.PathLike,
+    *,
+    dtype: Any = jnp.float32,
+    size: int | None = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    architecture: str | None = None,
+    heads: int | None = None,
+    ignore: Sequence[str] = (),
+    revision: str | None = None,
+) -> Backbone:
+    """A frozen backbone: a .safetensors file, a folder of shards, "org/name" on the
+    Hugging Face hub, or one of `names()`.
+
+    Sizes come from the tensors' shapes, the rest from config.json and
+    preprocessor_config.json in the folder. A bare file does not say how pixels were
+    normalised: ViT takes .5 and .5, all others ImageNet's mean and std, unless `mean`
+    and `std` say otherwise.
+
+    Args:
+        size: a ViT at another size gets its positions resized (bicubic, as torch).
+        architecture: timm's or transformers' name of it ("resnet50",
+            "vit_base_patch16_224", "dinov2"), where no config.json says one: a bare
+            ViT or ResNet may be any of several models of the same shapes.
+        heads: of a ViT of no published width whose config.json does not say it.
+        ignore: keys in its config files that change no number that it computes.
+
+    Raises:
+        ValueError: what no layout reads: other architectures, tensors and settings.
+    """
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"dtype {dtype} came, expected jnp.float32 or jnp.bfloat16")
+    own = dict(size=size, classes=classes, mean=mean, std=std)
+    if source == "glyphs":
+        return _glyphs(dtype, own)
+    found = _find(source, revision)
+    tensors = stored.read(found.files)
+    layout = weights.identify(LAYOUTS, tensors, str(source))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    config = _config(layout, found, architecture, heads, ignore)
+    plan = layout.plan(shapes, config)
+    said = processors.described(found.name, found.looks, config, ignore)
+    said["classes"] = found.classes or said["classes"]
+    looks = _looks(plan, found.name, said, own)
+    plan = plan._replace(size=looks["size"])
+    forward = images(plan.module, plan.size, looks["mean"], looks["std"])
+    frozen = weights.frozen(layout, plan, tensors, dtype)
+    return Backbone(found.name, forward, frozen, roles=plan.roles, **looks)
+
+
+def _glyphs(dtype: Any, own: dict[str, Any]) -> Backbone:
+    from reprojax.models.vision import glyphs
+
+    if given := [name for name, value in own.items() if value is not None]:
+        raise ValueError(
+            f"load('glyphs') came with {given}, expected none: its card is complete"
+        )
+    backbone = glyphs.load()
+    frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), backbone.frozen)
+    return backbone._replace(frozen=frozen)
+
+
+class Found(NamedTuple):
+    """Where weights lie, and what the files beside them say."""
+
+    name: str
+    files: list[Path]
+    config: dict[str, Any] = {}
+    looks: dict[str, Any] = {}  # preprocessor_config.json
+    classes: tuple[str, ...] = ()
+
+
+def _find(source: str | os.PathLike, revision: str | None) -> Found:
+    path, text = Path(source), str(source)
+    if path.is_file():
+        return Found(path.stem, [path])
+    if path.is_dir():
+        return _folder(path.resolve().name, path)
+    if text in ASSETS:
+        return _asset(text)
+    if path.suffix == ".safetensors" or text.startswith((".", "/", "~")):
+        raise ValueError(f"no file or folder {text}, expected weights there")
+    if text.count("/") == 1:
+        return _folder(text, hub.fetch(text, revision, ("preprocessor_config.json",)))
+    near = difflib.get_close_matches(text, names(), n=3, cutoff=0.3) or names()
+    raise ValueError(
+        f"no backbone {text!r}; the nearest names are {', '.join(near)}; load() also "
+        'takes a .safetensors file, a folder, or "org/name" on the Hugging Face hub'
+    )
+
+
+def _folder(name: str, folder: Path) -> Found:
+    """A folder as transformers or timm write it."""
+    config = stored.document(folder / "config.json")
+    looks = stored.document(folder / "preprocessor_config.json")
+    return Found(name, stored.files(folder), config, looks)
+
+
+def _asset(name: str) -> Found:
+    here = Path(__file__).resolve().parents[3] / "shared" / "assets"
+    root = Path(os.environ.get("REPROJAX_ASSETS", here))
+    asset = ASSETS[name]
+    path = root / "weights" / asset.file
+    if not path.exists():
+        raise ValueError(
+            f"the weights of {name!r} are not at {path}, expected them there; set "
+            "REPROJAX_ASSETS to the folder that holds weights/, or give load() a file"
+        )
+    classes = asset.classes
+    if isinstance(classes, str):
+        classes = tuple((path.parent / classes).read_text().splitlines())
+    return Found(name, [path], {"architecture": asset.architecture}, {}, classes)
+
+
+class Arguments(TypedDict, total=False):
+    """timm's model_args that are read."""
+
+    num_heads: Count
+    global_pool: str
+
+
+def _config(
+    layout: weights.Layout,
+    found: Found,
+    architecture: str | None,
+    heads: int | None,
+    ignore: Sequence[str],
+) -> Config:
+    """The settings that a layout reads; refuses those of another architecture."""
+    name = f"{found.name}'s config.json"
+    said = {key: found.config.get(key) for key in ("architecture", "model_type")}
+    kind = architecture or said["architecture"] or said["model_type"]
+    if kind is None and layout.example:
+        raise ValueError(
+            f"{found.name} came without a name of its architecture, and the tensors of "
+            f"a {layout.label} do not tell all of it (heads, activations, pooling, how "
+            f"it strides), expected one; call load(..., architecture="
+            f"{layout.example!r}), by timm's or transformers' name of it, or put "
+            f'{{"architecture": "{layout.example}"}} into a config.json beside it '
+            "and give the folder"
+        )
+    if kind and not re.fullmatch(layout.names, str(kind).partition(".")[0]):
+        raise ValueError(
+            f"{found.name} is a {kind!r} in the tensor names of a {layout.label}, "
+            f"expected an architecture like {layout.names}; if it is the same under "
+            "another name, call load(..., architecture=...); wrap another model with "
+            "models.images(module, size, mean, std)"
+        )
+    config = settings(found.config, layout.settings, name, layout.harmless, ignore)
+    refuse_heads(config, r"\w+(Model|Backbone|ForImageClassification)", found.name)
+    passed = r"num_classes|in_chans|img_size|" + layout.arguments
+    given = config.get("model_args") or {}
+    arguments = settings(given, Arguments, f"model_args in {name}", passed, ignore)
+    return {**config, **arguments, **({"num_attention_heads": heads} if heads else {})}
+
+
+def _looks(
+    plan: weights.Plan, name: str, said: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Any]:
+    """The caller's word first, then that of the files, then the architecture's."""
+    out: dict[str, Any] = dict(size=plan.size, mean=plan.mean, std=plan.std)
+    out["classes"] = tuple(f"class {i}" for i in range(plan.classes))
+    for source in (said, own):
+        out |= {
+            key: value if key == "size" else tuple(value)
+            for key, value in source.items()
+            if value is not None
+        }
+    if said["classes"] and not plan.classes and own["classes"] is None:
+        out["classes"] = ()  # the config speaks of a head cut off
+    if len(out["classes"]) != plan.classes:
+        raise ValueError(
+            f"{len(out['classes'])} class names came for {name}, which has "
+            f"{plan.classes} classes, expected one each; call load(..., classes=...)"
+        )
+    if out["size"] < 1:
+        raise ValueError(
+            f"size {out['size']} came, expected the images' side in pixels"
+        )
+    return out

@@ -1,0 +1,236 @@
+"""Files that are whole or not there, and folders that belong to one run at a time.
+
+Reading is on guard too: a file is checked to be a regular one of a sane size, and JSON
+to be of the expected type, before anything else looks at it.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reprojax.core.trees import below, differences
+
+MOST_JSON = 64 << 20  # bytes; the largest tokenizer.json files have about 20 MB
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, but no pipe, device or socket.
+
+    Raises:
+        ValueError: it is no regular file. Opening a named pipe in the usual way would
+            wait until somebody writes to it.
+        OSError: it cannot be opened at all.
+    """
+    size_of(path)
+    return open(path, "rb")
+
+
+def size_of(path: str | Path) -> int:
+    """The byte count of a regular file. Raises as `open_regular` does."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(
+            f"{path} is {_kind(found.st_mode)}, expected a regular file; remove it, or "
+            "copy what it gives into a file"
+        )
+    return found.st_size
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. ValueError if it has more than `most` bytes."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path} has more than {most} bytes, expected at most that")
+    return data
+
+
+def read_json(path: Path, kind: Any, most: int = MOST_JSON) -> Any:
+    """A JSON file as a value of the given type; see `decode_json`."""
+    return decode_json(read_file(path, most), kind, str(path))
+
+
+def decode_json(data: bytes | str, kind: Any, name: str) -> Any:
+    """JSON as a value of the given type.
+
+    Args:
+        kind: what msgspec takes: `dict[str, int]`, a TypedDict, a `msgspec.Struct`.
+            Keys that a TypedDict or a Struct does not name are left out.
+        name: what the JSON is, for the error: a file, "the server's reply".
+
+    Raises:
+        ValueError: it is no JSON, or of another type; the error says where.
+    """
+    with _refusing(name):
+        return msgspec.json.decode(data, type=kind)
+
+
+def checked(value: Any, kind: Any, name: str) -> Any:
+    """A value that was read already, as one of the given type; see `decode_json`."""
+    with _refusing(name):
+        return msgspec.convert(value, kind)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError(f"{name} is JSON nested too deep to be read") from error
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{name} is JSON of another type than expected: {error}"
+        ) from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ValueError(f"{name} is not whole, valid JSON: {error}") from error
+
+
+def printable(name: str | os.PathLike) -> str:
+    """A file's name as text that can be written: bytes that are no UTF-8 as \\x…."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of it or nothing: a reader sees the old file or the new one.
+
+    Folders on the way are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As `write_file`, indented."""
+    write_file(path, json.dumps(value, indent=2).encode())
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """ValueError if another process holds the folder.
+
+    The system frees the lock when the process ends, however it ends.
+    """
+    import fcntl
+
+    with open(folder / "lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run is writing to {folder}, expected one at a time; wait for "
+                "it to end, or choose another folder"
+            ) from error
+        yield
+
+
+def claim(
+    folder: Path, identity: Mapping[str, Any], resume: bool, grows: str = ""
+) -> None:
+    """Refuse a folder of another run, or write down whose it is from now on.
+
+    Args:
+        grows: a key whose number may be larger when the run is resumed.
+    """
+    there = read_identity(folder)
+    if there is None:
+        write_json(folder / "identity.json", identity)
+        return
+    more = resume and _is_more(identity.get(grows), there.get(grows))
+    if lines := differences(identity, there):
+        if more and len(lines) == 1:
+            write_json(folder / "identity.json", identity)
+            return
+        raise ValueError(
+            f"{folder} holds another run:{below(lines)}\n{_why(identity, there)}"
+            f"{_why_not_more(grows) if more else ''}choose another folder, or "
+            "resume with the configuration of the run that is there"
+        )
+    if not resume:
+        raise ValueError(
+            f"{folder} already holds this run; resume it (resume=True, --resume), or "
+            "choose another folder"
+        )
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What `claim` wrote; None in a folder that no run has claimed."""
+    path = folder / "identity.json"
+    try:
+        return read_json(path, dict[str, Any]) if path.exists() else None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} came damaged ({error}), expected a run's identity; restore it "
+            "from a copy, or choose another folder"
+        ) from error
+
+
+def _is_more(came: Any, there: Any) -> bool:
+    return type(came) is int and type(there) is int and came > there
+
+
+def _why(identity: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    if identity.get("format") != there.get("format"):
+        return (
+            "another version of reprojax made it, which noted less or other things of "
+            "what a run depends on; "
+        )
+    if identity.get("jax") != there.get("jax"):
+        return (
+            "another version of JAX may write the same function down otherwise, so "
+            "first resume with the version that is there; "
+        )
+    return ""
+
+
+def _why_not_more(grows: str) -> str:
+    return (
+        f"more {grows} alone would do, but other things differ too: an optimiser does "
+        "where its schedule depends on the total; "
+    )
+
+
+def plain(value: Any, name: str = "the run's identity") -> Any:
+    """As it comes back from JSON, where tuples are lists; NumPy's numbers are numbers.
+
+    Raises:
+        ValueError: it is not JSON, or a number in it is NaN or infinite.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_number, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is not JSON ({error}), expected text, finite numbers, lists and "
+            "dicts; give a digest of anything else"
+        ) from error
+
+
+def _number(value: Any) -> Any:
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy's and JAX's
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} came")

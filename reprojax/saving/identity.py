@@ -1,0 +1,302 @@
+"""What makes a run this one: a digest of each thing that its numbers depend on.
+
+The `repr` of a closure says nothing about it, so a function is known by its jaxpr on
+abstract inputs: every operation, every setting that became a constant there (a rate, a
+kernel's size, the steps of a schedule), and the bytes of each array that it closes
+over. Names of functions and places in memory are left out.
+
+A jaxpr does not show what a callback into Python computes. A run with one is refused
+unless its caller names it (`identity`). Nor does it show the compiler's flags.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.sharding import Mesh
+
+from reprojax.core import Program, PyTree, estimation, record
+from reprojax.core.trees import fingerprint
+
+FORMAT = 2
+"""Raised when the library's own loop comes to other numbers, or names other things."""
+SILENT = {"debug_callback", "debug_print"}  # primitives that change no value
+# What changes no value, or is seen in the gradient that is traced as well.
+SKIPPED = {"name", "policy", "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"}
+ADDRESS = re.compile(r"\bat 0x")
+
+
+class Traced(NamedTuple):
+    """A function that was traced, and not run."""
+
+    digest: str
+    out: PyTree
+    """Specs of its values."""
+    opaque: frozenset[str] = frozenset()
+    """What in it has a meaning that no jaxpr shows: callbacks into Python."""
+
+
+def traced(function: Callable[..., Any], *specs: PyTree) -> Traced:
+    """A function by its jaxpr. The digest is the same in another process."""
+    closed, out = jax.make_jaxpr(function, return_shape=True)(*specs)
+    opaque: set[str] = set()
+    digest = _closed(closed, opaque, {})
+    return Traced(digest.hex()[:32], out, frozenset(opaque))
+
+
+def of_run(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    evaluated: Callable[..., Any] | None,
+    loss: Callable[..., Any],
+    sites: tuple[str, ...],
+    frozen: PyTree,
+    x: PyTree,
+    labels: Any,
+    own: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """{ingredient: digest or value} of a run that trains.
+
+    Args:
+        x, labels: specs of a batch.
+        own: what its caller adds.
+
+    Raises:
+        ValueError: something calls back into Python, and the caller names nothing.
+    """
+    given = program, sites, frozen, x, labels, jax.grad
+    whole, seen, learnable = _of_program(*given)
+    begun = traced(optimizer.init, learnable)
+    moved = traced(_moves(optimizer), learnable, begun.out, learnable)
+    parts = {"program": whole, "optimizer": [begun, moved]}
+    parts |= {"loss": [traced(_slope(loss), seen, labels, learnable)]}
+    if evaluated is not None:
+        parts["evaluated"] = [traced(evaluated, begun.out, learnable)]
+    found = {"frozen": of_weights(frozen), "record_sites": [*sites]}
+    return {"evaluated": None} | named(parts, own) | found
+
+
+def of_asking(
+    program: Program,
+    loss: Callable[..., Any],
+    sites: tuple[str, ...],
+    answers: PyTree,
+    x: PyTree,
+    labels: Any,
+    own: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """As `of_run`, of a run that asks a model for answers and has no gradients."""
+    parts, *given = _of_program(program, sites, answers, x, labels, _no_gradient)
+    judged = traced(loss, given[0], labels, given[1])
+    return named({"program": parts, "loss": [judged]}, own)
+
+
+def _no_gradient(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    return function
+
+
+def _of_program(
+    program: Program,
+    sites: tuple[str, ...],
+    frozen: PyTree,
+    x: PyTree,
+    labels: Any,
+    gradient: Callable[..., Any],
+) -> tuple[list[Traced], PyTree, PyTree]:
+    """What it consists of, and the specs of what is recorded and learned."""
+    key = jax.eval_shape(jax.random.key, 0)
+    first = traced(program.init, key, frozen, x)
+    answers = traced(program.apply, first.out, frozen, x)
+    run = _step(program, sites, gradient)
+    step = traced(run, first.out, frozen, x, labels, key)
+    seen, sums = step.out[1]
+    refreshed = traced(_refreshed(program), first.out, sums)
+    return [first, answers, step, refreshed], seen, first.out.learnable
+
+
+def _refreshed(program: Program) -> Callable[..., Any]:
+    return lambda params, sums: estimation.refresh(program, params, sums)
+
+
+def _step(
+    program: Program, sites: tuple[str, ...], gradient: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Values in training, and the gradient of their sum: it shows backward rules."""
+    wanted = ("output", *estimation.raw_sites(program), *sites)
+    call = record(program.apply, wanted, also=estimation.is_news)
+
+    def run(params: Any, frozen: PyTree, x: PyTree, labels: Any, key: Any) -> Any:
+        def total(learnable: PyTree) -> tuple[Any, Any]:
+            _, seen = call(params._replace(learnable=learnable), frozen, x, key=key)
+            sums = estimation.observe(program, params, seen, labels)
+            return _sum(seen), (seen, sums)
+
+        return gradient(total, has_aux=True, allow_int=True)(params.learnable)
+
+    return run
+
+
+def _moves(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """An update, with what the optimisers that evaluate the loss ask for."""
+    update = optax.with_extra_args_support(optimizer).update
+
+    def run(grads: PyTree, state: PyTree, learnable: PyTree) -> Any:
+        more = {"value": jnp.zeros(()), "grad": grads, "value_fn": _sum}
+        return update(grads, state, learnable, **more)
+
+    return run
+
+
+def _slope(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss and the gradient of its sum, by what was recorded and what is learned."""
+
+    def run(seen: PyTree, labels: Any, learnable: PyTree) -> Any:
+        def total(given: tuple[PyTree, PyTree]) -> tuple[Any, Any]:
+            value = loss(given[0], labels, given[1])
+            return _sum(value), value
+
+        return jax.grad(total, has_aux=True, allow_int=True)((seen, learnable))
+
+    return run
+
+
+def _sum(tree: PyTree) -> Any:
+    leaves = [jnp.asarray(a) for a in jax.tree.leaves(tree)]
+    real = [jnp.real(a) for a in leaves if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return sum((a.astype(jnp.float32).sum() for a in real), jnp.zeros(()))
+
+
+def named(
+    parts: Mapping[str, Sequence[Traced]], own: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """{ingredient: digest}, {"identity.<name>": the caller's}, and the machine.
+
+    Raises:
+        ValueError: something calls back into Python, and the caller names nothing.
+    """
+    found = {
+        name: _joined([one.digest for one in each]) for name, each in parts.items()
+    }
+    opaque = {
+        f"{name}: {what}"
+        for name, each in parts.items()
+        for one in each
+        for what in one.opaque
+    }
+    if opaque and not own:
+        raise ValueError(
+            f"the run calls back into Python ({', '.join(sorted(opaque))}), and what "
+            "that computes cannot be compared when the run is resumed, expected a name "
+            'for it; give identity={"callback": "its name and version"}'
+        )
+    added = {f"identity.{name}": value for name, value in (own or {}).items()}
+    # Other devices, and other versions of JAX, give other bits.
+    place = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    return {"format": FORMAT, **found, **place, **added}
+
+
+def of_mesh(mesh: Mesh | None) -> dict[str, int] | None:
+    """{axis: how many devices}"""
+    return None if mesh is None else dict(mesh.shape)
+
+
+def of_weights(frozen: PyTree) -> str:
+    """The fingerprint of weights that may lie on the devices of several processes."""
+
+    def here(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return fingerprint(jax.tree.map(here, frozen))
+
+
+# -- a jaxpr as bytes
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
+
+
+def _closed(closed: ClosedJaxpr, opaque: set[str], known: dict[int, bytes]) -> bytes:
+    """The digest of a jaxpr with its constants. `known` holds those that came."""
+    if id(closed) not in known:
+        total = hashlib.sha256()
+        for const in closed.consts:
+            total.update(_array(const))
+        for piece in _pieces(closed.jaxpr, opaque, known):
+            total.update(piece + b"\0")
+        known[id(closed)] = total.digest()
+    return known[id(closed)]
+
+
+def _pieces(jaxpr: Jaxpr, opaque: set[str], known: dict[int, bytes]) -> Iterator[bytes]:
+    numbers: dict[Any, int] = {}
+
+    def new(variable: Any) -> str:
+        numbers[variable] = len(numbers)
+        return str(variable.aval)
+
+    def used(atom: Any) -> bytes:
+        if isinstance(atom, Literal):
+            return _array(atom.val) + str(atom.aval).encode()
+        return str(numbers[atom]).encode()
+
+    yield " ".join(map(new, [*jaxpr.constvars, *jaxpr.invars])).encode()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in SILENT:
+            continue
+        yield eqn.primitive.name.encode()
+        yield from map(used, eqn.invars)
+        for name in sorted(set(eqn.params) - SKIPPED):
+            yield name.encode() + b"="
+            yield from _value(eqn.params[name], eqn.primitive.name, opaque, known)
+        yield " ".join(map(new, eqn.outvars)).encode()
+    yield from map(used, jaxpr.outvars)
+
+
+def _value(
+    value: Any, owner: str, opaque: set[str], known: dict[int, bytes]
+) -> Iterator[bytes]:
+    """A parameter of a primitive."""
+    if isinstance(value, ClosedJaxpr):
+        yield _closed(value, opaque, known)
+    elif isinstance(value, Jaxpr):
+        yield from _pieces(value, opaque, known)
+    elif isinstance(value, (np.ndarray, jax.Array)):
+        yield _array(value)
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield str(key).encode()
+            yield from _value(value[key], owner, opaque, known)
+    elif isinstance(value, (set, frozenset)):
+        yield " ".join(sorted(map(str, value))).encode()
+    elif isinstance(value, (tuple, list)) and type(value).__str__ is object.__str__:
+        yield f"{len(value)}(".encode()
+        for each in value:
+            yield from _value(each, owner, opaque, known)
+    elif ADDRESS.search(str(value)) or _is_function(value):
+        opaque.add(owner)
+    else:
+        yield str(value).encode()
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, (type, Mesh))
+
+
+def _array(value: Any) -> bytes:
+    """The digest of an array, or of a number. Of typed keys that of their numbers."""
+    if jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    array = np.ascontiguousarray(value)
+    head = f"{array.dtype}{np.shape(value)}".encode()
+    return hashlib.sha256(head + array.tobytes()).digest()

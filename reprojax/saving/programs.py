@@ -1,0 +1,279 @@
+"""Keep a trained program as one safetensors file of kilobytes, and use it again.
+
+    card = Card.of(backbone, method="watermark", arguments={"mapping": "bayesian"}, ...)
+    save("digits.safetensors", params, card)
+
+    saved = load("digits.safetensors")  # with a backbone: refuses another one's
+    program, params = rebuild(saved, backbone)
+    params = saved.params_for(own, backbone.frozen, images)  # of a program of one's own
+
+The tensors are the leaves of `Params`, named "learnable/<site>/..." and
+"fixed/<site>/..."; a "/" inside a key is written "~1" and a "~" "~0", as in a JSON
+pointer (RFC 6901). The metadata holds the card as JSON, and a sha256 over everything.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from reprojax.core import Params, Program, PyTree
+from reprojax.core.trees import (
+    below,
+    differences,
+    fingerprint,
+    named,
+    plain_data,
+    spec_text,
+    specs,
+)
+from reprojax.saving.files import decode_json, open_regular, plain, write_file
+
+FORMAT = "reprojax program 1"
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64"),
+)
+
+
+class Card(NamedTuple):
+    """What somebody who has the file alone must know. Values are as JSON has them."""
+
+    method: str
+    """The recipe's name; `arguments` are those that it was called with."""
+    arguments: Mapping[str, Any]
+    backbone: str
+    """The frozen model's name; `fingerprint` is that of its weights."""
+    fingerprint: str
+    size: int = 0
+    """Of the backbone's images; `mean` and `std` are its normalisation."""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    image: tuple[int, ...] = ()
+    """[h, w, C] of the task's images, which are the program's input."""
+    classes: tuple[str, ...] = ()
+    """The task's, in the order of the program's outputs."""
+    template: str = ""
+    """How a language model reads the task's texts."""
+    coordinates: tuple[str, ...] = ()
+    """(lambda, ell, tau, omega), as `describe` says them."""
+    split: Mapping[str, Any] = {}
+    """What it was trained and selected on: name, sizes, digest, seed of the split."""
+    seed: int = 0
+    metric: Mapping[str, float] = {}
+    """What it reached, such as {"validation": .84, "test": .82}."""
+
+    @classmethod
+    def of(cls, model: Any, **rest: Any) -> "Card":
+        """A card whose entries about the frozen model are that model's own."""
+        if hasattr(model, "mean"):
+            pixels = {"mean": tuple(model.mean), "std": tuple(model.std)}
+            rest = {"size": model.size, **pixels, **rest}
+        own = fingerprint(model.frozen)
+        return cls(backbone=model.name, fingerprint=own, **rest)
+
+
+class Saved(NamedTuple):
+    """A file's content."""
+
+    params: dict[str, Any]
+    """{"learnable": {site: ...}, "fixed": ...}, nested dicts of numpy arrays."""
+    card: Card
+
+    def restore(self, template: Params) -> Params:
+        """The params in the tree of `template`: `jax.eval_shape(program.init, ...)`.
+
+        Leaves that are missing, unexpected or of another shape or type are all listed
+        in one ValueError.
+        """
+        came, expected = named(self.params), named(template)
+        if lines := differences(specs(self.params), specs(template)):
+            raise ValueError(
+                f"the file's params are not those of the program:{below(lines)}\n"
+                f"build it as the card says: {self.card.method} with "
+                f"{dict(self.card.arguments)} for {len(self.card.classes)} classes"
+            )
+        leaves = [_like(came[name], leaf) for name, leaf in expected.items()]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+    def params_for(self, program: Program, frozen: PyTree, x: PyTree) -> Params:
+        """The params of `program` on inputs like `x`: an array, or its spec."""
+        key = jax.random.key(0)
+        return self.restore(jax.eval_shape(program.init, key, frozen, x))
+
+
+def save(path: str | Path, params: Params, card: Card) -> None:
+    """Write one file, all of it or nothing. Folders on the way are made.
+
+    Dtypes are kept, as jax has them: numpy's float64 is float32 unless x64 is on. The
+    same params and card give the same bytes.
+
+    Raises:
+        ValueError: a leaf that is NaN or infinite, or that safetensors cannot hold; a
+            field of the card of the wrong type.
+    """
+    path = Path(path)
+    tensors = _tensors(params)
+    _check_finite(tensors, "the params")
+    text = _text(card)
+    _card(text, "the card to be saved")
+    metadata = {"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}
+    from safetensors.numpy import save as serialised
+
+    write_file(path, _in_order(serialised(tensors, metadata)))
+
+
+def load(path: str | Path, backbone: Any = None) -> Saved:
+    """Read a file. With a backbone, refuse it if the program was made for another.
+
+    Raises:
+        ValueError: no whole file that `save` wrote; a leaf that is NaN or infinite, or
+            a field of the card of the wrong type, by name.
+    """
+    metadata, tensors = _read(Path(path))
+    text = metadata["card"]
+    if metadata.get("sha256") != _digest(text, tensors):
+        raise ValueError(
+            f"{path} came damaged: its checksum does not hold; expected the file as it "
+            "was saved; copy it again"
+        )
+    card = _card(text, f"the card of {path}")
+    _check_finite(tensors, str(path))
+    if backbone is not None:
+        check_backbone(card, backbone.name, fingerprint(backbone.frozen))
+    return Saved(_nested(tensors), card)
+
+
+def check_backbone(card: Card, name: str, came: str) -> None:
+    """Refuse a frozen model, by its name and fingerprint, that is not the card's."""
+    if came == card.fingerprint:
+        return
+    same = "the names agree, but not the weights or their dtype; "
+    raise ValueError(
+        f"backbone {name!r} with fingerprint {came[:12]} came, expected "
+        f"{card.backbone!r} with {card.fingerprint[:12]}, for which the program was "
+        f"made; {same if name == card.backbone else ''}load that one"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        open_regular(path).close()
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            names = file.keys() if metadata.get("format") == FORMAT else []
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} could not be read as safetensors ({error}), expected a whole file "
+            "that reprojax.save wrote; copy it again"
+        ) from error
+    came = metadata.get("format", "no format of ours")
+    if came != FORMAT or "card" not in metadata:
+        raise ValueError(
+            f"{path} came with {came!r}, expected {FORMAT!r}: a program that "
+            "reprojax.save wrote, not a model's weights; a newer format needs a newer "
+            "reprojax"
+        )
+    return metadata, tensors
+
+
+def _text(card: Card) -> str:
+    """JSON, in which numbers of numpy and jax are numbers."""
+    fields = card._asdict().items()
+    return json.dumps({name: plain(v, f"the card's {name}") for name, v in fields})
+
+
+def _card(text: str, name: str) -> Card:
+    """A card of fields of the right types."""
+    fields = decode_json(text, dict[str, Any], name)
+    needed = set(Card._fields) - set(Card._field_defaults)
+    if unknown := sorted((set(fields) - set(Card._fields)) | (needed - set(fields))):
+        raise ValueError(
+            f"{name} differs from this reprojax's in {unknown}, expected "
+            f"{list(Card._fields)}; use the version of reprojax that wrote it"
+        )
+    types = msgspec.defstruct("Fields", [*get_type_hints(Card).items()])
+    whole = json.dumps(Card(**fields)._asdict())
+    card = Card(**msgspec.structs.asdict(decode_json(whole, types, name)))
+    if not all(0 <= n < 1 << 20 for n in (card.size, *card.image)):
+        raise ValueError(
+            f"{name} has images of {list(card.image)} and a model of size {card.size}, "
+            "expected sides from 0 to a million; copy the file again"
+        )
+    return card
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order, which else is by chance."""
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + data[size:]
+
+
+def _check_finite(tensors: Mapping[str, np.ndarray], name: str) -> None:
+    lines = [
+        f"{leaf}: {count} of {a.size} numbers"
+        for leaf, a in sorted(tensors.items())
+        if a.dtype.kind not in "biu" and (count := int((~np.isfinite(a)).sum()))
+    ]
+    if lines:
+        raise ValueError(
+            f"{name} has leaves that are NaN or infinite:{below(lines)}\nexpected "
+            "finite numbers; such a program has no answers: train it again, from a "
+            "checkpoint before the loss diverged"
+        )
+
+
+def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    nested: dict[str, Any] = {"learnable": {}, "fixed": {}}
+    for name, tensor in tensors.items():
+        keys = [key.replace("~1", "/").replace("~0", "~") for key in name.split("/")]
+        place: Any = nested
+        for key in keys[:-1]:
+            place = place.setdefault(key, {}) if isinstance(place, dict) else None
+        taken = not isinstance(place, dict) or place.get(keys[-1], {}) != {}
+        if keys[0] not in Params._fields or taken:
+            raise ValueError(
+                f"a tensor came with the name {name!r}, expected learnable/... or "
+                "fixed/..., and no name that begins another; save the program again"
+            )
+        place[keys[-1]] = tensor
+    return nested
+
+
+def _tensors(params: Params) -> dict[str, np.ndarray]:
+    tensors, wrong = {}, []
+    for name, leaf in named(params).items():
+        try:
+            tensors[name] = np.asarray(plain_data(leaf), order="C")
+        except TypeError:
+            wrong.append(f"{name}: {leaf!r}")
+        else:
+            if tensors[name].dtype.name not in DTYPES:
+                wrong.append(f"{name}: {spec_text(leaf)}")
+    if wrong:
+        raise ValueError(
+            f"leaves came that safetensors cannot hold:{below(wrong)}\nexpected "
+            f"arrays of {', '.join(DTYPES)}"
+        )
+    return tensors
+
+
+def _like(tensor: np.ndarray, leaf: Any) -> jax.Array:
+    data = jnp.asarray(tensor)
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return data
+    return jax.random.wrap_key_data(data, impl=leaf.dtype)
+
+
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    return fingerprint({"card": np.frombuffer(text.encode(), np.uint8), **tensors})

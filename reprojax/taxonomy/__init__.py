@@ -1,0 +1,29 @@
+"""Coordinates of a program, observed: (lambda, ell, tau, omega)."""
+
+from reprojax.taxonomy.programs import (
+    FORMATS,
+    LOCATIONS,
+    OMEGAS,
+    OPERATORS,
+    Cell,
+    Description,
+    Row,
+    cells,
+    describe,
+    grid,
+)
+from reprojax.taxonomy.texts import describe_texts
+
+__all__ = [
+    "Cell",
+    "Description",
+    "FORMATS",
+    "LOCATIONS",
+    "OMEGAS",
+    "OPERATORS",
+    "Row",
+    "cells",
+    "describe",
+    "describe_texts",
+    "grid",
+]

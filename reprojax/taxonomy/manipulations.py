@@ -1,0 +1,263 @@
+"""What one manipulation does, seen by running it alone on random numbers.
+
+Its derivative along a random tangent of the value says where the value passes and where
+the prompt stands. `taxonomy.describe` makes the coordinates of a program from that.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reprojax.core import (
+    Manipulation,
+    Params,
+    PyTree,
+    Scope,
+    Tokens,
+    bare,
+    on_value,
+    spec_of,
+)
+
+
+class Alone(NamedTuple):
+    """A manipulation at one site, to be run by itself."""
+
+    manipulation: Manipulation
+    params: Params
+    spec: PyTree
+    """Of the value that it is given."""
+    scope: Scope
+    seed: int
+
+
+class Seen(NamedTuple):
+    """Of each number [N] in a manipulation's answer."""
+
+    passes: np.ndarray
+    """The value is in it, and its derivative hangs on neither value nor prompt."""
+    depends: np.ndarray
+    """The value has an influence on it."""
+    of_prompt: np.ndarray
+    """The prompt has."""
+    of_task: np.ndarray
+    """The task's own input, before any edit, has."""
+    longer: bool
+    """There are more of them than in the value."""
+
+
+def operator(alone: Alone) -> str:
+    """tau, observed; "" where there is no prompt (a resize, a cast).
+
+    Where does the value pass? Nowhere: parametric. The prompt meets it there: additive.
+    The prompt is elsewhere: concatenative, unless what is elsewhere also reads the
+    task's input, or is the value's own place and still depends on it: parametric.
+    """
+    holds = {**alone.params._asdict(), "context": alone.scope.context}
+    prompt = next((name for name in holds if jax.tree.leaves(holds[name])), "")
+    leaves = jax.tree.leaves(bare(alone.spec))
+    if not all(hasattr(a, "dtype") for a in leaves):  # arguments, flags among them
+        return "parametric" if prompt in Params._fields else ""
+    seen = observe(alone, prompt)
+    if not seen.of_prompt.any():
+        return "concatenative" if _grows(seen, leaves) else ""
+    if (seen.of_task & seen.of_prompt).any() or not seen.passes.any():
+        return "parametric"
+    if (seen.passes & seen.of_prompt).any():
+        return "additive"
+    in_place = not seen.longer and (seen.of_prompt & seen.depends).any()
+    return "parametric" if in_place else "concatenative"
+
+
+def _grows(seen: Seen, leaves: Sequence[Any]) -> bool:
+    """Token ids, and some that no value and no params make: a template in the code."""
+    ids = all(jnp.issubdtype(a.dtype, jnp.integer) for a in leaves)
+    new = seen.depends.size - sum(prod(a.shape) for a in leaves)
+    return ids and new > 0 and bool((~seen.depends).sum() >= new)
+
+
+def alignment(alone: Alone) -> str:
+    """omega: what it holds, and where it holds nothing, whether it does anything."""
+    if jax.tree.leaves(alone.params.learnable):
+        return "linear"
+    if jax.tree.leaves(alone.params.fixed):
+        return "statistical"
+    y = draw(np.random.default_rng(alone.seed), alone.spec)
+    out = alone.manipulation.apply(alone.params, y, alone.scope)
+    before, after = jax.tree.leaves(y), jax.tree.leaves(out)
+    same = len(before) == len(after) and all(map(np.array_equal, before, after))
+    return "identity" if same else "rule"
+
+
+def observe(alone: Alone, prompt: str) -> Seen:
+    """Run it on two prompts, two values with a tangent, and two inputs of the task.
+
+    Args:
+        prompt: which is the prompt: "learnable", "fixed", "context", or "" for none.
+    """
+    random, scope = np.random.default_rng(alone.seed), alone.scope
+    given = {**alone.params._asdict(), "context": scope.context, "": ()}[prompt]
+    p, p2 = (draw(random, spec_of(given)) for _ in range(2))
+    v, v2, t = (draw(random, alone.spec, scope.site == "input") for _ in range(3))
+    run = compiled(alone, partial(_run, prompt))
+    out, size = run(p, v, scope.x), flat(v).size
+    of_prompt = out != run(p2, v, scope.x)
+    of_task = out != run(p, v, draw_task(random, scope.x))
+    if all(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(bare(v))):
+        along = compiled(alone, partial(_along, prompt))
+        d, d2 = np.asarray(along(p, v, t)), np.asarray(along(p2, v2, t))
+        depends, passes = d != 0, np.isclose(d, d2, rtol=1e-5, atol=0) & (d != 0)
+    else:
+        depends = np.asarray(out != run(p, v2, scope.x))
+        passes = depends & np.isin(out, flat(v))
+    changed = np.asarray(of_prompt), np.asarray(of_task)
+    return Seen(passes, depends, *changed, out.size > size)
+
+
+def compiled(alone: Alone, function: Callable[..., Any]) -> Callable[..., Any]:
+    """function(alone, *args), compiled once.
+
+    One executable answers for all draws, so that equal numbers are equal bits. Arrays
+    enter as arguments: in a closure they would become text in the program.
+    """
+    scope = alone.scope
+    arrays = (alone.params, scope.frozen, scope.x, scope.context)
+
+    def call(arrays: tuple, *args: Any) -> Any:
+        params, *rest = arrays
+        at = scope._replace(**dict(zip(("frozen", "x", "context"), rest, strict=True)))
+        return function(alone._replace(params=params, scope=at), *args)
+
+    return partial(jax.jit(call), arrays)
+
+
+def _run(prompt: str, alone: Alone, p: PyTree, value: PyTree, x: PyTree) -> jax.Array:
+    """What the manipulation answers [N] to another prompt, value and x."""
+    m, params, _, scope, _ = alone
+    scope = scope._replace(x=x)
+    if prompt == "context":
+        return flat(m.apply(params, value, scope._replace(context=p)))
+    own = params._replace(**{prompt: p}) if prompt else params
+    return flat(m.apply(own, value, scope))
+
+
+def _along(prompt: str, alone: Alone, p: PyTree, value: PyTree, t: PyTree) -> jax.Array:
+    """Its derivative along a tangent of what the value holds."""
+
+    def inner(a: PyTree) -> jax.Array:
+        return _run(prompt, alone, p, on_value(lambda _: a, value), alone.scope.x)
+
+    return jax.jvp(inner, (bare(value),), (bare(t),))[1]
+
+
+def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
+    """How many learnable numbers change the answer at some site of a group.
+
+    The params as they are and random ones, until `patience` draws in a row bring no new
+    numbers: a clip, say, hides some in each draw. Where evaluation moves by none, as it
+    chooses, training is looked at.
+    """
+    learnable = group[0].params.learnable
+    leaves = jax.tree.leaves(learnable)
+    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
+        return sum(a.size for a in leaves)  # token ids: there is no derivative
+    random, slopes = np.random.default_rng(group[0].seed), [*map(_slope, group)]
+    hit, still, at = jnp.zeros(sum(a.size for a in leaves), bool), 0, learnable
+    for i in range(most if leaves else 0):
+        before = hit.sum()
+        for slope in slopes:
+            hit |= slope(at, random)
+        still = still + 1 if hit.sum() == before else 0
+        if still == patience or hit.all():
+            break
+        scale = 0.1 if i % 2 else 1.0  # small ones pass a clip, large ones reach far
+        at = jax.tree.map(lambda a, s=scale: s * a, draw(random, spec_of(learnable)))
+    if leaves and not hit.any() and group[0].scope.key is None:
+        key = jax.random.key(group[0].seed)
+        trained = [a._replace(scope=a.scope._replace(key=key)) for a in group]
+        return acting(trained, patience, most)
+    return int(hit.sum())
+
+
+def _slope(alone: Alone) -> Callable[[PyTree, np.random.Generator], jax.Array]:
+    """(learnable, random) -> which of its numbers move the answer to some value."""
+
+    def answer(alone: Alone, learnable: PyTree, value: PyTree) -> jax.Array:
+        return _run("learnable", alone, learnable, value, alone.scope.x)
+
+    def pull(alone: Alone, learnable: PyTree, value: PyTree, weigh: Any) -> jax.Array:
+        out, back = jax.vjp(lambda p: answer(alone, p, value), learnable)
+        return flat(back(weigh.astype(out.dtype))[0]) != 0
+
+    def value(random: np.random.Generator) -> PyTree:
+        return draw(random, alone.spec, alone.scope.site == "input")
+
+    some = alone.params.learnable, value(np.random.default_rng(alone.seed))
+    shape = jax.eval_shape(partial(answer, alone), *some).shape
+    run = compiled(alone, pull)
+
+    def slope(learnable: PyTree, random: np.random.Generator) -> jax.Array:
+        weigh = random.normal(size=shape).astype(np.float32)
+        return run(learnable, value(random), weigh)
+
+    return slope
+
+
+# -- random numbers
+
+
+def draw(
+    random: np.random.Generator,
+    spec: PyTree,
+    pixels: bool = False,
+    below: int = 1 << 20,
+) -> PyTree:
+    """Random values of the given shapes; a Tokens keeps a plain order.
+
+    Args:
+        pixels: floats are from [0, 1], and uint8 images become such floats.
+        below: what integers stay below.
+    """
+    if isinstance(spec, Tokens):
+        order = jnp.broadcast_to(jnp.arange(spec.weight.shape[1]), spec.weight.shape)
+        value = draw(random, spec.value, pixels, below)
+        return Tokens(value, order, jnp.ones(spec.weight.shape), spec.span)
+    return jax.tree.map(lambda a: _draw_leaf(random, a, pixels, below), spec)
+
+
+def _draw_leaf(random: np.random.Generator, a: Any, pixels: bool, below: int) -> Any:
+    if not hasattr(a, "dtype"):
+        return a  # a flag among a module's arguments
+    if pixels and a.dtype == jnp.uint8:
+        return jnp.asarray(random.uniform(size=a.shape), jnp.float32)
+    if jnp.issubdtype(a.dtype, jnp.floating):
+        values = (random.uniform if pixels else random.normal)(size=a.shape)
+        return jnp.asarray(values, a.dtype)
+    if jnp.issubdtype(a.dtype, jnp.integer):
+        return jnp.asarray(random.integers(0, below, a.shape)).astype(a.dtype)
+    return jnp.zeros(a.shape, a.dtype)
+
+
+def draw_task(random: np.random.Generator, x: PyTree) -> PyTree:
+    """Another x, its integers within the given ones: they are looked up in tables."""
+    arrays = [a for a in jax.tree.leaves(x) if not isinstance(a, jax.ShapeDtypeStruct)]
+    ids = [a for a in arrays if jnp.issubdtype(a.dtype, jnp.integer) and a.size]
+    below = max([2, *(int(np.max(a)) + 1 for a in ids)])
+    return draw(random, spec_of(x), pixels=True, below=below)
+
+
+def real(random: np.random.Generator, tree: PyTree) -> PyTree:
+    """Numbers where only shapes were given."""
+    leaves = jax.tree.leaves(tree)
+    given = any(isinstance(a, jax.ShapeDtypeStruct) for a in leaves)
+    return draw(random, tree) if given else tree
+
+
+def flat(value: PyTree) -> jax.Array:
+    """All numbers that a value holds, in one row."""
+    return jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(bare(value))])

@@ -1,0 +1,269 @@
+"""describe(program): the coordinates (lambda, ell, tau, omega), observed.
+
+Nothing is typed in. Each manipulation is run alone on random prompts and values, so a
+user's own operator is described as the library's are.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from reprojax.core import CONTEXT, Program, PyTree, Scope, Sites, part, spec_of
+from reprojax.taxonomy.manipulations import (
+    Alone,
+    acting,
+    alignment,
+    draw_task,
+    operator,
+    real,
+)
+
+FORMATS = ("learnable", "fixed")
+LOCATIONS = ("input", "embedding", "hidden")
+OPERATORS = ("additive", "concatenative", "parametric")
+OMEGAS = ("identity", "rule", "statistical", "linear")
+
+
+class Row(NamedTuple):
+    """What stands at one site. Texts are "" where there is no prompt (a resize)."""
+
+    site: str
+    format: str
+    """lambda: "learnable" or "fixed"."""
+    location: str
+    """ell: "input", "embedding" or "hidden"; "output" for the alignment."""
+    operator: str
+    """tau: "additive", "concatenative" or "parametric"; omega at "output"."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the learnable leaves, or of the fixed ones where nothing is learnable."""
+    learnable: int
+    """Numbers that a search updates."""
+    acting: int
+    """Those of them that were seen to change the answer: none inside a frame."""
+    fixed: int
+    """Numbers that stay as they are."""
+
+
+class Description(NamedTuple):
+    """The coordinates of a program; `str` gives them with a table."""
+
+    rows: tuple[Row, ...]
+    """One for each site. Sites that share params show them at the first."""
+    omega: str
+    """The alignment: "identity", "rule", "linear" or "statistical"."""
+
+    @property
+    def learnable(self) -> int:
+        """How many numbers a search updates."""
+        return sum(row.learnable for row in self.rows)
+
+    @property
+    def acting(self) -> int:
+        """How many of them have an effect, which is what papers count."""
+        return sum(row.acting for row in self.rows)
+
+    @property
+    def coordinates(self) -> str:
+        """As in "learnable input additive -> statistical"."""
+        prompts = {row[1:4] for row in self.rows if row.operator}
+        inside = [at for at in prompts if at[1] in LOCATIONS]
+        inside.sort(key=lambda at: (LOCATIONS.index(at[1]), at))
+        return f"{' + '.join(map(' '.join, inside)) or 'no prompt'} -> {self.omega}"
+
+    def __str__(self) -> str:
+        head = (
+            "site",
+            "format",
+            "location",
+            "operator",
+            "shapes",
+            "learnable",
+            "fixed",
+        )
+        fixed = sum(row.fixed for row in self.rows)
+        total = (
+            "total",
+            "",
+            "",
+            "",
+            "",
+            _count(self.learnable, self.acting),
+            f"{fixed:,}",
+        )
+        return f"{self.coordinates}\n{_table([head, *map(_cells, self.rows), total])}"
+
+
+def describe(
+    program: Program,
+    frozen: PyTree,
+    x: PyTree,
+    context: PyTree = None,
+    *,
+    roles: Mapping[str, Sites] | None = None,
+    embedding: Iterable[str] = (),
+    inputs: Iterable[str] = ("input", "normalized"),
+    seed: int = 0,
+) -> Description:
+    """The coordinates of a program, its sites, shapes and counts, all observed.
+
+    Args:
+        x: what the program is applied to, or its shapes; likewise the context.
+        roles: a Backbone card's. Its "embedding" and "input" sites join the next two.
+        embedding: sites with the embedded input. A site named nowhere is hidden.
+        inputs: sites with the input itself.
+    """
+    random, roles = np.random.default_rng(seed), {} if roles is None else roles
+    place = {site: "embedding" for site in (*embedding, *roles.get("embedding", ()))}
+    place |= {site: "input" for site in (*inputs, *roles.get("input", ()))}
+    place["output"] = "output"
+    params = program.init(jax.random.key(seed), frozen, x, context)
+    specs, looped = _raw_specs(program, params, frozen, x, context)
+    # A loop's one site is what enters all layers, whatever a card calls it.
+    place |= {site: "hidden" for site in looped if place.get(site) == "embedding"}
+    context = specs.get(CONTEXT) if context is None else context
+    x, context = draw_task(random, x), real(random, context)
+    rows = []
+    for sites, manipulation in program.at:
+        scopes = [Scope(s, i, frozen, x, context) for i, s in enumerate(sites)]
+        own = manipulation, part(params, sites[0])
+        group = [Alone(*own, specs[scope.site], scope, seed) for scope in scopes]
+        rows += _rows(
+            group, [place.get(s.removesuffix("/raw"), "hidden") for s in sites]
+        )
+    omega = next((row.operator for row in rows if row.location == "output"), "identity")
+    return Description(tuple(rows), omega)
+
+
+def _raw_specs(program: Program, *args: Any) -> tuple[dict[str, PyTree], set[str]]:
+    """{site: spec} of what each manipulation is given, and the sites inside loops."""
+    specs = {}
+
+    def spy(site: str, value: PyTree) -> PyTree:
+        if site.endswith("/raw"):  # nested programs: the last is the outer one's
+            site = site.removesuffix("/raw")
+            specs[site] = spec_of(value)
+            return jax.tree.map(partial(_marked, site), value)
+        if site == CONTEXT:
+            specs[site] = spec_of(value)
+        return value
+
+    jaxpr = jax.make_jaxpr(partial(program.apply, edit=spy))(*args)
+    return specs, _in_loops(jaxpr.jaxpr)
+
+
+def _marked(site: str, a: Any) -> Any:
+    return checkpoint_name(a, site) if isinstance(a, jax.Array) else a
+
+
+def _in_loops(jaxpr: Any, inside: bool = False) -> set[str]:
+    """The names of marked values inside scan or while: one site of many layers."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "name" and inside:
+            found.add(eqn.params["name"])
+        loop = inside or eqn.primitive.name in ("scan", "while")
+        for leaf in jax.tree.leaves(list(eqn.params.values())):
+            inner = getattr(leaf, "jaxpr", leaf)
+            found |= _in_loops(inner, loop) if hasattr(inner, "eqns") else set()
+    return found
+
+
+def _rows(group: Sequence[Alone], locations: Sequence[str]) -> list[Row]:
+    """The rows of sites that share params, which are counted at the first of them."""
+    params = group[0].params
+    leaves = [[tuple(np.shape(a)) for a in jax.tree.leaves(tree)] for tree in params]
+    counts = sum(map(prod, leaves[0])), acting(group), sum(map(prod, leaves[1]))
+    rows = []
+    for alone, location in zip(group, locations, strict=True):
+        tau = alignment(alone) if location == "output" else operator(alone)
+        lam = "learnable" if leaves[0] else "fixed"
+        lam = "" if tau in ("", "identity", "rule") else lam
+        shapes = () if rows else tuple(leaves[0] or leaves[1])
+        row = Row(alone.scope.site, lam, location, tau, shapes, *counts)
+        rows.append(row._replace(learnable=0, acting=0, fixed=0) if rows else row)
+    return rows
+
+
+# -- all cells
+
+
+class Cell(NamedTuple):
+    """One of the 72 of the survey's table: 2 formats, 3 locations, 3 operators, and 4
+    alignments."""
+
+    format: str
+    location: str
+    operator: str
+    omega: str
+
+
+def cells(coordinates: Mapping[str, str]) -> dict[Cell, list[str]]:
+    """The 72 cells in order, and the names of those that stand in each.
+
+    A program with prompts at several places stands in a cell for each of them, and one
+    without a prompt in none.
+
+    Args:
+        coordinates: {name: `Description.coordinates`}.
+    """
+    found: dict[Cell, list[str]] = {
+        Cell(*at): [] for at in product(FORMATS, LOCATIONS, OPERATORS, OMEGAS)
+    }
+    for name, text in coordinates.items():
+        prompts, _, omega = text.partition(" -> ")
+        for prompt in dict.fromkeys(prompts.split(" + ")):
+            if prompt != "no prompt":
+                found[_cell(f"{prompt} {omega}", found)].append(name)
+    return found
+
+
+def _cell(text: str, known: Iterable[Cell]) -> Cell:
+    cell = next((cell for cell in known if " ".join(cell) == text), None)
+    if cell is None:
+        raise ValueError(
+            f"the coordinates {text!r} came, expected a format of {FORMATS}, a "
+            f"location of {LOCATIONS}, an operator of {OPERATORS} and an alignment of "
+            f"{OMEGAS}; pass what Description.coordinates gives"
+        )
+    return cell
+
+
+def grid(found: Mapping[Cell, Sequence[str]]) -> str:
+    """What `cells` found as a table in Markdown: a line for each kind of prompt."""
+    lines = [f"| prompt | {' | '.join(OMEGAS)} |", "|---" * 5 + "|"]
+    for at in product(FORMATS, LOCATIONS, OPERATORS):
+        names = [", ".join(found[Cell(*at, omega)]) or "–" for omega in OMEGAS]
+        lines.append(f"| {' '.join(at)} | {' | '.join(names)} |")
+    return "\n".join(lines)
+
+
+# -- the table
+
+
+def _count(learnable: int, acting: int) -> str:
+    return f"{learnable:,}" + ("" if acting == learnable else f" ({acting:,} act)")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """One line: at most three shapes, a dash where there is nothing."""
+    shapes = ["x".join(map(str, shape)) or "1" for shape in row.shapes]
+    more = [f"+{len(shapes) - 3} more"] if len(shapes) > 3 else []
+    shown = ", ".join(shapes[:3] + more)
+    counts = (_count(row.learnable, row.acting), f"{row.fixed:,}")
+    return (*(word or "-" for word in (*row[:4], shown)), *counts)
+
+
+def _table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Aligned columns; the two counts to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = "<" * (len(widths) - 2) + ">>"
+    return "\n".join(
+        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(cells, sides, widths, strict=True))
+        for cells in lines
+    )

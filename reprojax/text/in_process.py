@@ -1,0 +1,354 @@
+"""A model of this process as a `text.Language`: strings in, strings out."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reprojax import decoding
+from reprojax.core import Params, Program, Tokens, fold, padded, reprogram, tokens
+from reprojax.decoding import Cache, Sampling
+from reprojax.models.language import LanguageModel, Tokenizer
+from reprojax.text.language import (
+    Completion,
+    Continuation,
+    Language,
+    Reply,
+    Request,
+    Scored,
+)
+
+CHUNK = 16  # words between two looks for stop strings
+NEAR = 8  # ids of a prompt before which a decoder's blanks do not matter
+GAIN = 8  # words that a new beginning must spare to be read apart
+
+
+def language(
+    card: LanguageModel,
+    program: Program | None = None,
+    params: Params | None = None,
+    *,
+    rows: int = 16,
+    heads: int | None = None,
+) -> Language:
+    """A frozen causal model, bare or with a program's manipulations, as a `Language`.
+
+    The answer to a request hangs on its prompt and seed, never on the others of its
+    batch. A program's prompts, each params with a `Language` of its own, share what is
+    compiled.
+
+    Args:
+        program: of `card.forward`, with nothing at "output": it answers with logits.
+        rows: the most prompts of one compiled call.
+        heads: how many beginnings of prompts are read once and kept; by default 8 for
+            the bare model, and none with a program. A program may have some too, unless
+            its manipulations look at the query (`scope.x`), or at several of its last
+            words, as `loreft` does: a kept beginning would hold some of those.
+    """
+    if card.kind != "causal" or card.tokenizer is None:
+        tokenizer = "a tokeniser" if card.tokenizer else "no tokeniser"
+        raise ValueError(
+            f"{card.name}, a {card.kind} model with {tokenizer}, came; expected a "
+            "causal one that has one; load another, or call load(..., tokenizer=folder)"
+        )
+    most = (8 if program is None else 0) if heads is None else heads
+    if program is None:
+        x = tokens(jnp.zeros((1, 1), jnp.int32))
+        program = reprogram(card.forward, {})
+        params = program.init(jax.random.key(0), card.frozen, x)
+    if params is None:
+        raise ValueError(
+            "a program came without its params; call language(card, program, params)"
+        )
+    local = _Local(card, program, params, most)
+
+    def complete(requests: Sequence[Request]) -> list[Reply]:
+        found: dict[Request, Reply] = {}
+        for part in _batches(requests, rows, "samples"):
+            found |= zip(part, local.write(part), strict=True)
+        return [found[request] for request in requests]
+
+    def score(items: Sequence[Continuation]) -> list[Scored]:
+        by_prompt: dict[str, list[Continuation]] = {}
+        for item in items:
+            by_prompt.setdefault(item.prompt, []).append(item)
+        groups, found = list(by_prompt.values()), {}
+        for i in range(0, len(groups), rows):
+            found |= local.judge(groups[i : i + rows])
+        return [found[item] for item in items]
+
+    return Language(complete, score, card.tokenizer.encode, card.positions)
+
+
+def _batches(items: Sequence[Any], rows: int, by: str) -> Iterator[list[Any]]:
+    groups: dict[Hashable, list[Any]] = {}
+    for item in dict.fromkeys(items):
+        groups.setdefault(getattr(item, by), []).append(item)
+    for group in groups.values():
+        for i in range(0, len(group), rows):
+            yield group[i : i + rows]
+
+
+def bucket(n: int, floor: int = 1) -> int:
+    """The next power of two: few shapes are compiled."""
+    return max(floor, 1 << max(n - 1, 0).bit_length())
+
+
+def common_beginning(rows: Sequence[tuple[int, ...]]) -> int:
+    """How many ids all of several rows begin with; each keeps one of its own."""
+    if len(rows) < 2:
+        return 0
+    first, last = min(rows), max(rows)
+    most = min(map(len, rows)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
+
+
+@lru_cache(maxsize=16)
+def _compiled(program: Program) -> tuple[Callable[..., Any], ...]:
+    """The engine's calls on a program, which all of its prompts share."""
+
+    def begin(params, frozen, x, cache, length, samples):
+        y, cache = decoding.prefill(program, params, frozen, x, cache=cache, last=True)
+        return decoding.start(y, cache, x, length, samples)
+
+    return (
+        jax.jit(partial(decoding.share, program)),
+        jax.jit(begin, static_argnames=("length", "samples")),
+        jax.jit(partial(decoding.decode, program), static_argnames="length"),
+        jax.jit(decoding.score(program)),
+    )
+
+
+class _Local:
+    """The engine's calls on one program, and the beginnings that were read."""
+
+    def __init__(
+        self, card: LanguageModel, program: Program, params: Params, most: int
+    ):
+        assert card.tokenizer is not None
+        self.card, self.params, self.most = card, params, most
+        self.text = card.tokenizer
+        self.heads: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
+        self.stop = jnp.asarray(card.special.eos, jnp.int32)
+        self._share, self._begin, self._go, self._score = _compiled(program)
+        x = tokens(jnp.zeros((1, 1), jnp.int32))
+        _, cache = jax.eval_shape(
+            partial(decoding.prefill, program), params, card.frozen, x
+        )
+        self.extra = max(kv.weight.shape[1] for kv in cache.values()) - 1
+
+    def read(self, rows: Sequence[tuple[int, ...]]) -> tuple[Tokens, Cache | None]:
+        """What is left of each row behind the beginning of all, and its cache."""
+        ids = self._beginning(rows) if self.most else ()
+        rest = [row[len(ids) :] for row in rows]
+        rest += [(0,)] * (bucket(len(rest), 2) - len(rest))
+        x = self._padded(rest)
+        return tokens(x.value, x.weight, start=len(ids)), self.heads.get(ids)
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Tokens:
+        longest = max(map(len, rows))
+        most = self.card.positions - self.extra  # padding is no reason to refuse
+        length = max(min(bucket(longest, 16), most), longest)
+        return padded(rows, "left", length)
+
+    def _beginning(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        fits = [
+            ids
+            for ids in self.heads
+            if all(len(row) > len(ids) and row[: len(ids)] == ids for row in rows)
+        ]
+        best, common = max(fits, key=len, default=()), common_beginning(rows)
+        if common >= len(best) + GAIN:
+            best = rows[0][:common]
+            head = self._padded([best])
+            self.heads[best] = self._share(self.params, self.card.frozen, head)
+        if best:
+            self.heads.move_to_end(best)
+        while len(self.heads) > self.most:
+            self.heads.popitem(last=False)
+        return best
+
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies to requests of equally many samples."""
+        samples, size = requests[0].samples, bucket(len(requests), 2)
+        prompts = [tuple(self.text.encode(request.prompt)) for request in requests]
+        self._check(prompts, [request.length for request in requests])
+        own = self.card.special.eos
+        ends = [stops(self.text, request.stop, own) for request in requests]
+        x, cache = self.read(prompts)
+        length = max(request.length for request in requests)
+        state = self._begin(
+            self.params, self.card.frozen, x, cache, bucket(length, CHUNK), samples
+        )
+        keys = [fold(jax.random.key(r.seed), r.prompt) for r in requests]
+        keys += [jax.random.key(0)] * (size - len(keys))
+        keys = decoding.each(jnp.stack(keys), samples)
+
+        def of(name: str, dtype: Any, fill: Any) -> np.ndarray:
+            values = [getattr(request, name) for request in requests]
+            values += [fill] * (size - len(values))
+            return np.repeat(np.asarray(values, dtype), samples)
+
+        sampling = Sampling(
+            of("temperature", np.float32, 0),
+            of("top_k", np.int32, 0),
+            of("top_p", np.float32, 1),
+        )
+        answers = [
+            _Answer(self, prompt, end)
+            for prompt, end in zip(prompts, ends, strict=True)
+            for _ in range(samples)
+        ]
+        limit = of("length", np.int32, 0)
+        for _ in range(0, length, CHUNK):
+            state, out = self._go(
+                self.params,
+                self.card.frozen,
+                state,
+                keys,
+                sampling,
+                length=CHUNK,
+                stop=self.stop,
+                limit=limit,
+            )
+            done, parts = np.array(state.done), [np.asarray(leaf) for leaf in out]
+            for i, answer in enumerate(answers):
+                self._check_said(parts[1][i, : parts[2][i]])
+                done[i] |= answer.take(parts[0][i, : parts[2][i]], bool(parts[3][i]))
+            if done.all():
+                break
+            state = state._replace(done=jnp.asarray(done))
+        return [
+            Reply(
+                tuple(a.completion() for a in answers[i * samples : (i + 1) * samples]),
+                len(prompt),
+                sum(len(a.ids) for a in answers[i * samples : (i + 1) * samples]),
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+
+    def _check_said(self, logp: np.ndarray) -> None:
+        """Of the chosen words: behind logits of NaN that is always the first one."""
+        if not np.isfinite(logp).all():
+            raise ValueError(
+                f"{self.card.name} gave NaN for a next word, expected logits; its "
+                "weights or the prompt's params are not finite, or too large for "
+                "their type"
+            )
+
+    def _check(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        """Something to go on from, and positions for all of it."""
+        for prompt, length in zip(prompts, lengths, strict=True):
+            used = len(prompt) + self.extra
+            if not prompt:
+                raise ValueError(
+                    "a prompt of no tokens came, expected one at least to go on from; "
+                    "begin it with some text"
+                )
+            if used + length > self.card.positions:
+                raise ValueError(
+                    f"{used} tokens came, {self.extra} of them the program's own, and "
+                    f"{length} for the answer, expected at most the model's "
+                    f"{self.card.positions} positions together; shorten the text or "
+                    "the answer"
+                )
+
+    def judge(
+        self, groups: Sequence[Sequence[Continuation]]
+    ) -> dict[Continuation, Scored]:
+        """Groups of continuations, each of one prompt."""
+        prompts = [tuple(self.text.encode(group[0].prompt)) for group in groups]
+        encode = self.text.encode
+        ends = [[continuation(encode, *item) for item in group] for group in groups]
+        self._check(prompts, [max(map(len, group)) for group in ends])
+        x, cache = self.read(prompts)
+        longest = max(len(end) for group in ends for end in group)
+        size = (len(x.value), bucket(max(map(len, ends))), bucket(longest))
+        ids, weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
+        for b, group in enumerate(ends):
+            for c, end in enumerate(group):
+                ids[b, c, : len(end)], weight[b, c, : len(end)] = end, 1
+        logp = self._score(self.params, self.card.frozen, x, ids, weight, None, cache)
+        total = np.asarray(logp, np.float64).sum(-1)
+        return {
+            item: Scored(float(total[b, c]), len(ends[b][c]))
+            for b, group in enumerate(groups)
+            for c, item in enumerate(group)
+        }
+
+
+def stops(
+    text: Tokenizer, given: Sequence[str], ends: Sequence[int]
+) -> tuple[str, ...]:
+    """Stop strings that a text can hold: without those that are the model's own end.
+
+    Raises:
+        ValueError: a stop string that holds another special token, which is in no text.
+    """
+
+    def hidden(stop: str) -> list[int]:
+        ids = [i for i in text.encode(stop, special=False) if not text.decode([i])]
+        return [i for i in ids if (token := text.token(i)) and token in stop]
+
+    found = {stop: hidden(stop) for stop in given}
+    for stop, ids in found.items():
+        if ids and not (ids[0] in ends and text.token(ids[0]) == stop):
+            raise ValueError(
+                f"the stop string {stop!r} holds the special token {ids[0]}, which no "
+                "text shows, expected plain text; let the model end at that token: "
+                "card._replace(special=card.special._replace(eos=(*card.special.eos, "
+                f"{ids[0]})))"
+            )
+    return tuple(stop for stop, ids in found.items() if not ids)
+
+
+class _Answer:
+    """One text as it grows."""
+
+    def __init__(self, local: _Local, prompt: Sequence[int], stop: Sequence[str]):
+        self.decode, self.stop = local.text.decode, stop
+        self.before, self.ids = list(prompt[-NEAR:]), []
+        self.finish: Literal["stop", "length"] = "length"
+
+    def text(self) -> str:
+        """A decoder may drop the blank before a text's first word: it gets one."""
+        return self.decode(self.before + self.ids)[len(self.decode(self.before)) :]
+
+    def take(self, ids: np.ndarray, ended: bool) -> bool:
+        """Add words, up to the one that completes a stop string -> whether it ended."""
+        if self.finish == "stop":
+            return True
+        old = len(self.ids)
+        new = [int(i) for i in ids]
+        self.ids += new
+        if self.stop and any(s in self.text() for s in self.stop):
+            for n in range(len(new) + 1):
+                self.ids = self.ids[:old] + new[:n]
+                if any(s in self.text() for s in self.stop):
+                    break
+            ended = True
+        if ended:
+            self.finish = "stop"
+        return ended
+
+    def completion(self) -> Completion:
+        text = self.text()
+        places = [text.find(s) for s in self.stop if s in text]
+        return Completion(text[: min(places)] if places else text, self.finish)
+
+
+def continuation(encode: Any, prompt: str, text: str) -> tuple[int, ...]:
+    """The ids of a text behind a prompt; a tokeniser may merge over the border."""
+    first, whole = tuple(encode(prompt)), tuple(encode(prompt + text))
+    end = whole[len(first) :]
+    if not first or not end or first + end != whole:
+        raise ValueError(
+            f"the continuation {text!r} does not begin at a token's border behind "
+            f"{prompt[-20:]!r}, expected one that does; move the space from the "
+            "prompt's end to it"
+        )
+    return end

@@ -1,0 +1,209 @@
+"""Tasks of texts as tasks of Tokens, which `fit` trains on.
+
+A template says what the model reads: "Review: {text} Sentiment: {label}" of a causal
+model, which goes on from where the label would stand; "{text} It was {mask}." of a
+masked one; "{text}" of one whose vectors a head reads. Nothing is cut.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from reprojax.core import Tokens, padded
+from reprojax.core.guards import nearest
+from reprojax.data import Questions, Split, Task, check
+from reprojax.data.task import SPLITS
+from reprojax.models.language import LanguageModel, Tokenizer
+from reprojax.text import asked, ending, fields, fill
+from reprojax.text.labels import label_tokens, one_token_each
+
+Side = Literal["left", "right"]
+
+
+class Encoded(NamedTuple):
+    """A task whose x are Tokens, and one word of the vocabulary for each class."""
+
+    task: Task
+    words: tuple[int, ...]
+    """For `label_words`; () where no place in the template waits for a word."""
+
+
+def encoded(
+    language: LanguageModel,
+    task: Task,
+    template: str,
+    labels: Sequence[str] | None = None,
+    *,
+    side: Side = "right",
+    length: int | None = None,
+) -> Encoded:
+    """A task of texts as the model reads it, all rows padded to one length.
+
+    Args:
+        task: whose x are strings, such as `data.load_text` gives.
+        template: with {text}. It may end with another field, whatever its name, in the
+            place of the label; {mask} is the model's mask token.
+        labels: a word for each class, by default its name. The blank before the
+            label's field belongs to it; in a masked model's place, write it into the
+            word where its tokeniser wants one. Each has to be one token.
+        length: L; by default that of the longest text.
+    """
+    text = _tokenizer(language)
+    if task.holds != "text":
+        raise ValueError(
+            f"{task.name} holds {task.holds}, expected texts; call data.load_text, or "
+            "data.from_texts"
+        )
+    labels = task.classes if labels is None else labels
+    if len(labels) != len(task.classes):
+        raise ValueError(
+            f"{len(labels)} labels came for the {len(task.classes)} classes of "
+            f"{task.name}, expected one each"
+        )
+    read, words = _place(language, template, labels)
+    whole = {"mask": text.token(language.special.mask or 0)}
+    rows = {
+        name: [
+            text.encode(fill(read, whole | {"text": str(x)}))
+            for x in getattr(task, name).x
+        ]
+        for name in SPLITS
+    }
+    if "mask" in fields(read):
+        _check_masks(rows, language.special.mask)
+    x = _padded(language, rows, side, length)
+    splits = {name: Split(x[name], getattr(task, name).y) for name in SPLITS}
+    return Encoded(check(task._replace(**splits, holds="tokens")), words)
+
+
+def _check_masks(rows: Mapping[str, Sequence[Sequence[int]]], mask: int | None) -> None:
+    """Refuses a text that holds the mask's own token: the place would not be known."""
+    for name, split in rows.items():
+        for i, row in enumerate(split):
+            if (count := sum(token == mask for token in row)) != 1:
+                raise ValueError(
+                    f"row {i} of {name} has {count} mask tokens in its template, "
+                    "expected one; take the model's mask token out of the text"
+                )
+
+
+def _tokenizer(language: LanguageModel) -> Tokenizer:
+    if language.tokenizer is None:
+        raise ValueError(
+            f"{language.name} came without a tokeniser, expected one that makes ids of "
+            "texts; call load(..., tokenizer=folder), or pad ids with sequence.padded"
+        )
+    return language.tokenizer
+
+
+def _place(
+    language: LanguageModel, template: str, labels: Sequence[str]
+) -> tuple[str, tuple[int, ...]]:
+    """What is read of a template, and the label words of the place in it."""
+    found, encode = fields(template), _tokenizer(language).encode
+    if "text" not in found:
+        raise ValueError(
+            f"the template {template!r} has the fields {list(found)}, expected {{text}}"
+            f" among them{nearest('text', found)}"
+        )
+    if "mask" in found:
+        if language.kind != "masked" or language.special.mask is None:
+            raise ValueError(
+                f"the template {template!r} has a {{mask}}, and {language.name} is a "
+                f"{language.kind} model, expected a masked one; end the template with "
+                "{label}, or with {text} for a head"
+            )
+        plain = lambda word: encode(word, special=False)
+        return template, tuple(one_token_each(plain, "", labels))
+    if found == ("text",):
+        return template, ()
+    if language.kind != "causal":
+        raise ValueError(
+            f"the template {template!r} ends with a label, and {language.name} is a "
+            f"{language.kind} model, expected a causal one, which goes on from there; "
+            "write {mask} in its place for a masked one, or {text} alone for a head"
+        )
+    question, gap, _ = asked(template)
+    spelled = [gap + label for label in labels]
+    return question, tuple(one_token_each(encode, ending(question), spelled))
+
+
+def _padded(
+    language: LanguageModel,
+    rows: dict[str, list[list[int]]],
+    side: Side,
+    length: int | None,
+) -> dict[str, Tokens]:
+    longest = max(len(row) for split in rows.values() for row in split)
+    most = language.positions if length is None else min(length, language.positions)
+    if longest > most:
+        where = next(
+            f"{name} {i}"
+            for name, split in rows.items()
+            for i, row in enumerate(split)
+            if len(row) == longest
+        )
+        raise ValueError(
+            f"a text of {longest} tokens came ({where}), expected at most {most} "
+            f"({language.name} has {language.positions} positions, prompts among them);"
+            " leave such texts out, or shorten them yourself: nothing is cut"
+        )
+    made = {
+        name: padded(split, side, length or longest, language.special.pad)
+        for name, split in rows.items()
+    }
+    return jax.tree.map(np.asarray, made)
+
+
+def written(
+    language: LanguageModel,
+    questions: Questions,
+    template: str,
+    *,
+    side: Side = "right",
+    length: int | None = None,
+) -> Task:
+    """Questions whose answers a causal model is to write; y [N L] are the words that
+    have to follow at each place, -1 where none counts.
+
+    The program's "output" wants `alignments.own()`, and cross entropy is then the mean
+    over the answers' words. An answer ends with the model's own end of text.
+
+    Args:
+        template: over the rows' fields, with the answer's at the end, as in "Q:
+            {question}\\nA: {answer}".
+        length: L; by default that of the longest question with its answer.
+    """
+    encode = _tokenizer(language).encode
+    if language.kind != "causal" or not language.special.eos:
+        raise ValueError(
+            f"{language.name}, a {language.kind} model with the ends of text "
+            f"{language.special.eos}, came, expected a causal one that has an end"
+        )
+    question, gap, answer = asked(template)
+    end, rows, starts = language.special.eos[0], {}, {}
+    for name in SPLITS:
+        rows[name], starts[name] = [], []
+        for row in getattr(questions, name):
+            asked_for = fill(question, row)
+            reply = fill(f"{gap}{{{answer}}}", row)
+            (ids,) = label_tokens(encode, asked_for, [reply])
+            start = encode(asked_for)
+            rows[name].append([*start, *ids, end])
+            starts[name].append(len(start))
+    x = _padded(language, rows, side, length)
+    splits = {n: Split(x[n], _following(x[n], starts[n], side)) for n in SPLITS}
+    return check(Task(questions.name, **splits, classes=(), holds="tokens"))
+
+
+def _following(x: Tokens, starts: Sequence[int], side: Side) -> np.ndarray:
+    ids: Any = np.asarray(x.value)
+    real = np.asarray(x.weight) > 0
+    y = np.full(ids.shape, -1, np.int32)
+    y[:, :-1] = np.where(real[:, 1:], ids[:, 1:], -1)
+    first = np.asarray(starts) - 1  # the place that is followed by the answer's first
+    if side == "left":
+        first = first + (~real).sum(1)
+    return np.where(np.arange(ids.shape[1]) < first[:, None], -1, y)

@@ -1,0 +1,443 @@
+"""Reprogram a model that only answers: no gradients, no weights, a bill.
+
+    backbone = only_answers(oracle, size=224)       # a card for recipes, as any other
+    program = padding(backbone, targets=10)
+    fitted = fit_black_box(program, oracle, task, spsa(...), budget=20_000, batch=64)
+
+The program is split at the model's border. Its input side makes the images (or texts:
+see `black_box_texts`) that are sent, its output side makes the task's logits and the
+loss from the answers; both are jitted and run here. *The frozen tree of such a program
+is what the model answered*, so `program.apply(params, answers, x)` is the output side,
+and every label map, loss and recipe works as it is. Sites inside the model do not
+exist.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+from tqdm import tqdm
+
+from reprojax.core import Key, Params, Program, PyTree, estimation, passthrough, record
+from reprojax.core.estimation import Refresh
+from reprojax.core.trees import fingerprint
+from reprojax.data import Split, Task, check, digest, in_order, order
+from reprojax.data.task import spec, taken, whole, whole_seed
+from reprojax.models import Backbone
+from reprojax.saving.identity import of_asking, traced
+from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
+from reprojax.searches.oracle import count
+from reprojax.training.checks import check_params, check_rows, check_statistics
+from reprojax.training.losses import Loss, cross_entropy, mean
+from reprojax.training.steps import chosen, refresh_maps
+
+SENT = "sent"  # the site of what goes to the model
+
+
+def only_answers(
+    oracle: Oracle,
+    size: int,
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+    std: tuple[float, ...] = (1.0, 1.0, 1.0),
+    classes: tuple[str, ...] | None = None,
+) -> Backbone:
+    """A card for an oracle that takes images of size x size pixels.
+
+    A program on it edits "input", "normalized" and "output". With `mean` and `std`, a
+    prompt that enters after normalisation means what it does elsewhere. What is sent is
+    an image: clipped to [0, 1], whatever a prompt made of it.
+    """
+    center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    def forward(answers: PyTree, x: PyTree, edit: Any = passthrough) -> PyTree:
+        pixels = edit("input", x)
+        if pixels.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"images of shape {list(pixels.shape)} are to be sent to {oracle.name},"
+                f" expected [batch, {size}, {size}, 3]; put resize({size}) into a "
+                'chain at "input"'
+            )
+        if pixels.dtype == jnp.uint8:
+            pixels = pixels.astype(jnp.float32) / 255
+        x = edit("normalized", (pixels - center) / spread)
+        edit(SENT, jnp.clip(x * spread + center, 0, 1))
+        return edit("output", answers)
+
+    names = classes or tuple(f"class {i}" for i in range(oracle.classes))
+    roles = {"input": ("input", "normalized")}
+    return Backbone(oracle.name, forward, (), size, mean, std, names, roles)
+
+
+def in_process(
+    backbone: Backbone, *, chunk: int = 256, mesh: Mesh | None = None
+) -> Oracle:
+    """A model of our own as an oracle, for studies: one compiled call a chunk.
+
+    Args:
+        mesh: the rows of a call are spread over its devices, the weights on each.
+    """
+    parts = 1 if mesh is None else mesh.size
+    spec = lambda *axes: None if mesh is None else NamedSharding(mesh, Spec(*axes))
+    by_row, everywhere = spec(None if mesh is None else mesh.axis_names), spec()
+    frozen = jax.device_put(backbone.frozen, everywhere)
+    forward = jax.jit(backbone.forward)
+
+    def answer(images: Any) -> Any:
+        n = len(images)
+        if short := -n % parts:  # each device needs as many rows
+            images = jnp.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)])
+        return forward(frozen, jax.device_put(images, by_row))[:n]
+
+    shape = (1, backbone.size, backbone.size, 3)
+    code = traced(backbone.forward, frozen, jax.ShapeDtypeStruct(shape, np.float32))
+    source = f"weights {fingerprint(backbone.frozen)[:32]}, code {code.digest}"
+    given = {"name": backbone.name, "source": source, "chunk": chunk}
+    return Oracle(answer, len(backbone.classes), **given)
+
+
+def zero_one(
+    seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
+) -> jax.Array:
+    """1 for each error: of no use to a gradient, a loss like any other here."""
+    return (chosen(seen["output"]) != labels).astype(jnp.float32)
+
+
+class Fitted(NamedTuple):
+    """A program that was searched for, and what it cost."""
+
+    params: Params
+    """Selected by validation; without validation, the last."""
+    last: Params
+    accuracy: dict[str, float]
+    """"validation", of the selected params; empty without validation."""
+    curve: np.ndarray
+    """[checks 3]: queries so far, mean loss of the steps since the last check,
+    validation accuracy."""
+    queries: dict[str, int]
+    """How many were for "maps", "search" and "validation"."""
+
+
+def fit_black_box(
+    program: Program,
+    oracle: Oracle,
+    task: Task,
+    search: Search,
+    *,
+    budget: int,
+    batch: int,
+    seed: int = 0,
+    loss: Loss = cross_entropy,
+    refresh: Refresh = "epoch",
+    checks: int = 10,
+    log: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Search for a program's learnable params by asking, within a budget of queries.
+
+    A query is one image, or text, sent to the model. All of these count: the training
+    images for the first label map; each step's points, each on the step's images; the
+    validation images at each check. The last step has fewer images, so that what stays
+    unspent is less than one image a point. Answers of no use are paid too: where they
+    leave too little, a run that is begun again ends one step, or one check, earlier.
+    The test split is not read: see `evaluate`.
+
+    Args:
+        program: on the card of `only_answers`, or of `black_box_texts.only_scores`.
+        search: for `params.learnable`, such as `spsa(...)`.
+        batch: images a step.
+        refresh: when label maps are estimated: once, or again after each epoch from the
+            answers that the search paid for anyway.
+        checks: how often the validation images are asked, evenly over the budget; 0:
+            never, and the last params are the result.
+        log: a file of the answers. The same call goes on with it, after whatever end.
+            A run that differs in anything that its numbers depend on is refused by the
+            name of what differs: see `identity`.
+        identity: what else makes this run itself, as JSON.
+    """
+    check(task)
+    budget, batch, checks = _settings(budget, batch, checks, refresh)
+    seed = whole_seed(seed)
+    params = _begin(program, oracle, task, seed, loss)
+    size, held = min(batch, len(task.train.y)), len(task.validation.y)
+    epoch, key = order.steps(task.train, size), jax.random.key(seed)
+    state = search.init(key, params.learnable)
+    first = search.ask(key, state)
+    _check_budget(program, task, budget, held * checks, first)
+    run = {"seed": seed, "batch": batch, "budget": budget, "checks": checks}
+    if log is not None:
+        x, y = spec(task.train.x, size), spec(np.int32(task.train.y), size)
+        answers = jax.ShapeDtypeStruct((size, oracle.classes), np.float32)
+        run |= {"refresh": refresh, "data": digest(task)}
+        run |= {"start": _fingerprint(params, first)}
+        run |= {"search": _searched(search, key, params.learnable)}
+        run |= of_asking(program, loss, (SENT,), answers, x, y, identity)
+    with Account(oracle, budget, log, run) as account, _bar(budget, progress) as bar:
+        ask = _Asking(program, account, bar)
+        if estimation.estimated(program):
+            params = ask.maps(params, task.train, size)
+        spent = {"maps": account.asked, "validation": 0}
+        curve, losses, sums, step, passed = [], [], None, 0, 0
+        best = (-1.0, params)
+        while True:
+            here = jax.random.fold_in(key, step)
+            points = params._replace(learnable=search.ask(here, state))
+            n = len(jax.tree.leaves(points.learnable)[0])
+            x, y = order.batch(task.train, size, seed, step)
+            left = account.left - held * (checks - passed)
+            y = np.where(np.arange(size) < left // n, y, -1)
+            last = not (y >= 0).any()
+            try:
+                if not last:
+                    found = ask.judge(loss, points, params, x, y, here)
+            except BudgetSpent:  # answers of no use were paid as well
+                last = True
+            if not last:
+                values, seen, params = found
+                _check_values(values, step)
+                state, step = search.tell(state, points.learnable, values), step + 1
+                params = params._replace(learnable=search.read(state))
+                sums = seen if sums is None else jax.tree.map(jnp.add, sums, seen)
+                losses.append(float(values.mean()))
+                if refresh == "epoch" and step % epoch == 0:
+                    params, sums = refresh_maps(program, params, sums), None
+            if checks and (last or checks * account.asked // budget > passed):
+                begun = account.asked
+                try:
+                    accuracy = ask.accuracy(params, task.validation, size)
+                except BudgetSpent:
+                    break
+                finally:
+                    spent["validation"] += account.asked - begun
+                passed = checks * account.asked // budget
+                best = max(best, (accuracy, params), key=lambda pair: pair[0])
+                curve.append((account.asked, np.mean(losses or [np.nan]), accuracy))
+                losses = []
+                bar.set_postfix(validation=f"{accuracy:.3f}")
+            if last:
+                break
+        spent["search"] = account.asked - sum(spent.values())
+    accuracy = {"validation": best[0]} if curve else {}
+    chosen = best[1] if curve else params
+    return Fitted(chosen, params, accuracy, np.reshape(curve, (-1, 3)), spent)
+
+
+def evaluate(
+    program: Program, params: Params, oracle: Oracle, split: Split, batch: int = 256
+) -> float:
+    """The accuracy on a split; it asks for len(split.y) answers, on no budget."""
+    with Account(oracle, len(split.y)) as account:
+        ask = _Asking(program, account, _bar(0, False))
+        return ask.accuracy(params, split, min(batch, len(split.y)))
+
+
+class _Asking(NamedTuple):
+    """A program and whom it asks."""
+
+    program: Program
+    account: Account
+    bar: tqdm
+
+    @property
+    def said(self) -> tuple[str, int]:
+        return self.account.oracle.kind, self.account.oracle.classes
+
+    def answers(
+        self, points: Params, x: PyTree, y: np.ndarray, key: Key | None
+    ) -> tuple[np.ndarray, PyTree]:
+        """[n B w] of n programs, zero in the rows that are not real and not sent; and
+        what the points showed to running averages, by their mean."""
+        n, rows = len(jax.tree.leaves(points.learnable)[0]), int((y >= 0).sum())
+        some = max(1, 2 * self.account.oracle.chunk // rows)  # bounds the memory
+        found, news = [], []
+        for at in range(0, n, some):
+            part = jax.tree.map(lambda a, at=at: a[at : at + some], points.learnable)
+            group = points._replace(learnable=part)
+            sent, seen = _sent(self.program, self.said[1], group, x, key)
+            real = lambda a: a[:, :rows].reshape(-1, *a.shape[2:])
+            flat = jax.tree.map(real, sent)
+            found.append(self.account.ask(flat))
+            news.append(seen)
+            self.bar.update(count(flat))
+        answers = np.concatenate(found).reshape(n, rows, -1)
+        gap = ((0, 0), (0, len(y) - rows), (0, 0))
+        mean = lambda *parts: jnp.concatenate(parts).mean(0)
+        return np.pad(answers, gap), jax.tree.map(mean, *news)
+
+    def judge(
+        self,
+        loss: Loss,
+        points: Params,
+        params: Params,
+        x: PyTree,
+        y: np.ndarray,
+        key: Key,
+    ) -> tuple[jax.Array, PyTree, Params]:
+        """The points' losses [n], their mean sums for maps, params with averages."""
+        answers, news = self.answers(points, x, y, key)
+        given = (points, answers, x, y, key)
+        values, sums = _judge(self.program, loss, self.said, *given)
+        return values, sums, estimation.put_news(params, news)
+
+    def maps(self, params: Params, split: Split, size: int) -> Params:
+        """The params with label maps from one pass over a split."""
+        total: Any = None
+        for x, y in in_order(split, size):
+            answers = self.answers(_one(params), x, y, None)[0]
+            given = (_one(params), answers, x, y, None)
+            sums = _judge(self.program, cross_entropy, self.said, *given)[1]
+            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        check_statistics(total, "the answers to the training images")
+        return refresh_maps(self.program, params, total)
+
+    def accuracy(self, params: Params, split: Split, size: int) -> float:
+        """The share of right answers on a split."""
+        errors = 0.0
+        for x, y in in_order(split, min(size, len(split.y))):
+            answers = self.answers(_one(params), x, y, None)[0]
+            given = (_one(params), answers, x, y, None)
+            values = _judge(self.program, zero_one, self.said, *given)[0]
+            errors += float(values[0]) * int((y >= 0).sum())
+        return 1 - round(errors) / len(split.y)
+
+
+def _one(params: Params) -> Params:
+    return params._replace(learnable=jax.tree.map(lambda a: a[None], params.learnable))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _sent(
+    program: Program, classes: int, points: Params, x: PyTree, key: Key | None
+) -> tuple[PyTree, PyTree]:
+    """The images of n programs [n B H W C], or what they send else, and their news."""
+    nothing = jnp.zeros((count(x), classes))
+
+    def one(learnable: PyTree) -> tuple[PyTree, PyTree]:
+        call = record(program.apply, [SENT], also=estimation.is_news)
+        _, seen = call(points._replace(learnable=learnable), nothing, x, key=key)
+        return seen.pop(SENT), seen
+
+    return jax.vmap(one)(points.learnable)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _judge(
+    program: Program,
+    loss: Loss,
+    said: tuple[Any, int],
+    points: Params,
+    answers: jax.Array,
+    x: PyTree,
+    labels: jax.Array,
+    key: Key | None,
+) -> tuple[jax.Array, PyTree]:
+    """The losses of n programs [n] by their answers [n B w], and their mean sums."""
+    kind, classes = said
+    wanted = ["output", *estimation.raw_sites(program)]
+
+    def one(learnable: PyTree, answers: jax.Array) -> tuple[jax.Array, PyTree]:
+        params = points._replace(learnable=learnable)
+        y = logits(kind, answers, classes)
+        _, seen = record(program.apply, wanted)(params, y, x, key=key)
+        sums = estimation.observe(program, params, seen, labels)
+        return mean(loss(seen, labels, learnable), labels), sums
+
+    values, sums = jax.vmap(one)(points.learnable, answers)
+    return values, jax.tree.map(lambda a: a.mean(0), sums)
+
+
+def _bar(budget: int, progress: bool) -> tqdm:
+    """Queries answered, from the log too, and the time left."""
+    often = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(total=budget, unit="query", disable=not progress, mininterval=often)
+
+
+def _begin(
+    program: Program, oracle: Oracle, task: Task, seed: int, loss: Loss
+) -> Params:
+    """The first params, once it is sure that the program can be asked."""
+    if not task.classes:
+        raise ValueError(
+            f"{task.name} has words to be written, expected classes; a model that only "
+            "answers is asked for one of them"
+        )
+    x, labels = taken(task.train.x, slice(2)), task.train.y[:2]
+    answers = jnp.zeros((len(labels), oracle.classes))
+    params = program.init(jax.random.key(seed), answers, x)
+    wanted = ["output", *estimation.raw_sites(program), SENT]
+    y, seen = record(program.apply, wanted)(params, answers, x)
+    shape = getattr(y, "shape", type(y).__name__)
+    if shape != (len(labels), len(task.classes)):
+        raise ValueError(
+            f"the program answers {shape} to a batch of {len(labels)}, expected "
+            f"{(len(labels), len(task.classes))} for the classes of {task.name}; give "
+            '"output" an alignment to that number'
+        )
+    check_rows(loss, params.learnable, seen, labels, "the last step may have fewer")
+    check_params(params)
+    return params
+
+
+def _fingerprint(*trees: PyTree) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(trees):
+        total.update(f"{leaf.shape}".encode() + np.asarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def _searched(search: Search, key: Key, learnable: PyTree) -> str:
+    """The points of three steps whose values are made up.
+
+    Some searches live on the host and have no jaxpr. What differs later, such as a
+    schedule's end, the log notices by the queries themselves.
+    """
+    state, asked = search.init(key, learnable), []
+    for step in range(3):
+        points = search.ask(jax.random.fold_in(key, step), state)
+        asked.append(points)
+        values = jnp.arange(len(jax.tree.leaves(points)[0]), dtype=jnp.float32)
+        state = search.tell(state, points, values)
+    return _fingerprint(asked, search.read(state))
+
+
+def _settings(
+    budget: Any, batch: Any, checks: Any, refresh: str
+) -> tuple[int, int, int]:
+    """The first three as whole numbers."""
+    counts = whole("budget", budget, 1), whole("batch", batch, 1)
+    found = *counts, whole("checks", checks)
+    if refresh not in ("epoch", "once"):
+        raise ValueError(
+            f"fit_black_box got refresh={refresh!r}, expected 'epoch' or 'once'; an "
+            "exact map would pay for all training images again"
+        )
+    return found
+
+
+def _check_budget(
+    program: Program, task: Task, budget: int, checks: int, points: PyTree
+) -> None:
+    n = len(jax.tree.leaves(points)[0])
+    maps = len(task.train.y) if estimation.estimated(program) else 0
+    if budget < maps + checks + n:
+        raise ValueError(
+            f"a budget of {budget} queries leaves no step: {maps} are for the label "
+            f"map, {checks} for validation, and a step asks for {n} points on each "
+            "image; give a larger budget, fewer checks or fewer images"
+        )
+
+
+def _check_values(values: jax.Array, step: int) -> None:
+    if not bool(jnp.isfinite(values).all()):
+        raise ValueError(
+            f"the loss of step {step + 1} is not finite: {values.tolist()}; what was "
+            "answered stays in the log; take a smaller radius or smaller steps"
+        )

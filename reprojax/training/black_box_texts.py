@@ -1,0 +1,108 @@
+"""Reprogram a language model that only answers: texts and numbers go, scores come.
+
+    oracle = scores(language, label_words(words))   # or a service behind a function
+    served = only_scores(oracle, language)          # a card for recipes
+    program = black_box_tuning(served, deviation=.1)
+    fitted = fit_black_box(program, oracle, task, search(), budget=..., batch=...)
+
+What is sent is a text's ids, the prompt's placeholders among them, and numbers that the
+service adds to the vectors of its words, of an encoder behind their layer norm (Sun et
+al., arXiv 2201.03514). So the weights, the embedding among them, are never here; what a
+program does there has to be an addition.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from reprojax.core import Manipulation, PyTree, Tokens, passthrough, reprogram, tokens
+from reprojax.core.trees import fingerprint
+from reprojax.models.language import LanguageModel
+from reprojax.models.language.card import embedded
+from reprojax.saving.identity import traced
+from reprojax.searches import Oracle
+from reprojax.training.black_box import SENT
+
+
+class Asked(NamedTuple):
+    """What is sent, one text a row."""
+
+    text: Tokens
+    """Of ids [n L]."""
+    added: Float[Array, "n L D"]
+    """To the vectors of its words, as the first block gets them."""
+
+
+def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> Oracle:
+    """A model of our own as an oracle, for studies: one compiled call a chunk.
+
+    Args:
+        align: from Tokens of logits to what is answered [n S], such as
+            `label_words(ids)`, or `last()` for the whole vocabulary.
+    """
+    place = embedded(language)
+    program = reprogram(language.forward, {"output": align})
+    empty = tokens(jnp.zeros((1, 1), jnp.int32))
+    params = program.init(jax.random.key(0), language.frozen, empty)
+
+    @jax.jit
+    def run(frozen: PyTree, asked: Asked) -> Array:
+        def edit(site: str, value: PyTree) -> PyTree:
+            if site != place:
+                return value
+            return value._replace(value=value.value + asked.added)
+
+        return program.apply(params, frozen, asked.text, edit=edit)
+
+    def answer(asked: Asked) -> np.ndarray:
+        return np.asarray(run(language.frozen, asked), np.float32)
+
+    nothing = Asked(empty, jnp.zeros((1, 1, language.width)))
+    classes = jax.eval_shape(run, language.frozen, nothing).shape[-1]
+    code = traced(run, language.frozen, nothing).digest
+    source = f"weights {fingerprint(language.frozen)[:32]}, code {code}"
+    return Oracle(answer, classes, name=language.name, source=source, chunk=chunk)
+
+
+def only_scores(oracle: Oracle, language: LanguageModel) -> LanguageModel:
+    """A card for an oracle that takes `Asked`.
+
+    A program on it edits "input" (ids), the site of the embedded words, where it finds
+    zeros and leaves what is to be added, and "output", the oracle's answers.
+
+    Args:
+        language: gives vocabulary, positions, width and tokeniser; not its weights.
+    """
+    place = embedded(language)
+
+    def forward(answers: PyTree, x: Tokens, edit: Callable = passthrough) -> PyTree:
+        text = edit("input", x)
+        _check_length(text.weight.shape[1], language)
+        shape = (*text.weight.shape, language.width)
+        added: Any = edit(place, text._replace(value=jnp.zeros(shape)))
+        if added.value.shape != shape:
+            raise ValueError(
+                f"vectors {added.value.shape[1:]} of a text of {shape[1]} words are "
+                f"to be sent to {oracle.name}, expected one a word, {shape[1:]}; "
+                'insert words at "input", and add to their vectors, as '
+                "black_box_tuning does"
+            )
+        edit(SENT, Asked(text, added.value))
+        return edit("output", answers)
+
+    kind = "embedding" if language.kind == "causal" else "blocks"
+    roles = {"input": ("input",), kind: (place,)}
+    return language._replace(name=oracle.name, forward=forward, frozen=(), roles=roles)
+
+
+def _check_length(length: int, language: LanguageModel) -> None:
+    if length > language.positions:
+        raise ValueError(
+            f"texts of {length} tokens are to be sent, padding and prompt among them, "
+            f"expected at most {language.positions}, the positions of {language.name}; "
+            "shorten the prompt, or pad less"
+        )

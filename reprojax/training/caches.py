@@ -1,0 +1,303 @@
+"""Train on the values below the lowest edited site, computed once.
+
+    program, task = cached(program, frozen, task, folder="runs/values")
+    fitted = fit(program, frozen, task, ...)  # its params fit the program without cache
+
+A program that learns above the input computes the same values below it in every epoch.
+Recorded once, they take the place of x, and XLA drops what lies below from the compiled
+step, weights included; a head, or a label map, then trains without the model. What is
+fixed down there (a resize at "input") is computed into the values.
+
+Refused, by the name of the site: augmented images, a manipulation that reads the task's
+own input, a site inside remat, and a program whose lowest edit is at the input.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reprojax.core import Params, Program, PyTree, passthrough, record
+from reprojax.core.guards import check_sites
+from reprojax.core.trees import below, differences, fingerprint
+from reprojax.data import Split, Task, digest, in_order, steps
+from reprojax.data.task import SPLITS, spec
+from reprojax.saving.files import only_writer, read_json, write_json
+from reprojax.training.dependence import cache_site
+from reprojax.training.steps import bar
+
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
+
+
+def cached(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    *,
+    batch: int = 64,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[Program, Task]:
+    """The program and the task with values of `cache_site` in the place of images.
+
+    Args:
+        batch: images at once, while the values are computed.
+        folder: where the values are kept, one memory-mapped file a split, and used
+            again; without it they are kept in memory. A folder of another model, other
+            images, another site, or other preprocessing is refused.
+
+    The new program's outer edits (`record`, an auxiliary loss) see that site and those
+    after it; the others raise as unknown, since their values would be no one's.
+    """
+    size = min(batch, len(task.train.y))
+    if len(jax.tree.leaves(task.train.x)) > 1:
+        raise ValueError(
+            f"a cache of {task.name} was asked for, whose rows are several arrays "
+            f"({type(task.train.x).__name__}), expected images, or one array; train "
+            "without a cache"
+        )
+    images = spec(task.train.x, size)
+    site = cache_site(program, frozen, images)
+    params = program.init(jax.random.key(0), frozen, images)
+    values = partial(_values, program, site, params, jax.device_put(frozen))
+    kept = jax.eval_shape(values, images)
+    plan = _Plan(site, kept.shape[1:], np.dtype(kept.dtype), size, values, progress)
+    if folder is None:
+        _check_room(plan, task, None)
+        arrays = {
+            name: np.empty((len(split.y), *plan.shape), plan.dtype)
+            for name, split in _splits(task).items()
+        }
+        _fill(plan, task, arrays)
+    else:
+        arrays = _kept(plan, frozen, task, Path(folder))
+    splits = {n: s._replace(x=arrays[n]) for n, s in _splits(task).items()}
+    put = _above(program, site, images.shape[1:], str(images.dtype))
+    return put, task._replace(**splits, holds=site)
+
+
+# -- the program above it
+
+
+@lru_cache(maxsize=64)  # one program for all seeds, so that they share what is compiled
+def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> Program:
+    """The program with the value at a site in the place of x."""
+
+    def init(key: Any, frozen: PyTree, x: Any, context: PyTree = None) -> Params:
+        images = jax.ShapeDtypeStruct((x.shape[0], *image), dtype)
+        return program.init(key, frozen, images, context)
+
+    def apply(
+        params: Params,
+        frozen: PyTree,
+        x: Any,
+        context: PyTree = None,
+        *,
+        key: Any = None,
+        edit: Callable[[str, PyTree], PyTree] = passthrough,
+    ) -> PyTree:
+        shown = False
+
+        # As `given` does, but outer edits see the value, and nothing before it.
+        def put(name: str, value: PyTree) -> PyTree:
+            nonlocal shown
+            shown = shown or name == site
+            return edit(name, x if name == site else value) if shown else value
+
+        blank = jnp.zeros((x.shape[0], *image), dtype)  # only its shape matters
+        y = program.apply(params, frozen, blank, context, key=key, edit=put)
+        check_sites([site], [site] if shown else [])
+        return y
+
+    return program._replace(init=init, apply=apply)
+
+
+# -- the values
+
+
+class _Plan(NamedTuple):
+    """What is computed for every image."""
+
+    site: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    batch: int
+    values: Callable[[np.ndarray], jax.Array]
+    progress: bool
+
+    def bytes(self, task: Task) -> int:
+        rows = sum(len(split.y) for split in _splits(task).values())
+        return rows * prod(self.shape) * self.dtype.itemsize
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _values(
+    program: Program, site: str, params: Params, frozen: PyTree, x: Any
+) -> jax.Array:
+    return record(program.apply, [site])(params, frozen, x)[1][site]
+
+
+def _splits(task: Task) -> dict[str, Split]:
+    return {name: getattr(task, name) for name in SPLITS}
+
+
+def _fill(plan: _Plan, task: Task, arrays: Mapping[str, np.ndarray]) -> None:
+    splits = _splits(task)
+    total = sum(steps(split, plan.batch) for split in splits.values())
+    with bar(0, total, plan.progress) as line:
+        line.set_description(f"caching {plan.site}, {_size(plan.bytes(task))}")
+        for name, split in splits.items():
+            for i, (x, _) in enumerate(in_order(split, plan.batch)):
+                rows = arrays[name][i * plan.batch : (i + 1) * plan.batch]
+                found = np.asarray(plan.values(x))[: len(rows)]
+                _check_finite(plan.site, name, found)
+                rows[...] = found.view(rows.dtype)
+                line.update()
+
+
+def _check_finite(site: str, split: str, values: np.ndarray) -> None:
+    floats = jnp.issubdtype(values.dtype, jnp.floating)
+    if floats and not np.isfinite(values.astype(np.float32)).all():
+        raise ValueError(
+            f"the model gives NaN or infinity at {site!r} for {split} rows, expected "
+            "finite values to be kept; look at the weights and at these rows"
+        )
+
+
+def _check_room(plan: _Plan, task: Task, folder: Path | None) -> None:
+    """Before anything is computed: whether the values fit."""
+    needed = plan.bytes(task)
+    free = _memory() if folder is None else shutil.disk_usage(folder).free
+    if needed > free:
+        where = f"{folder} has" if folder else "memory has"
+        instead = "another folder" if folder else "folder=... to keep them on disk"
+        raise ValueError(
+            f"the values at {plan.site!r} of {task.name} take {_size(needed)}, and "
+            f"{where} {_size(free)} left; expected room for all; give {instead}, or a "
+            "program whose lowest edit is higher"
+        )
+
+
+def _memory() -> int:
+    """Bytes that can still be had."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(line for line in lines if line.startswith("MemAvailable"))
+        return int(free.split()[1]) * 1024
+    except (OSError, StopIteration):  # not Linux: all that there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _size(count: float) -> str:
+    unit, name = next((u for u in UNITS if count >= u[0]), UNITS[-1])
+    return f"{count / unit:.3g} {name}"
+
+
+# -- the values on disk: complete once cache.json is there
+
+
+def _kept(
+    plan: _Plan, frozen: PyTree, task: Task, folder: Path
+) -> dict[str, np.ndarray]:
+    """The folder's values, computed first if they are not there."""
+    identity = {
+        "format": 1,
+        "backbone": fingerprint(frozen),
+        "data": digest(task),
+        "site": plan.site,
+        "shape": list(plan.shape),
+        "dtype": str(plan.dtype),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "cache.json").exists():
+        with only_writer(folder):
+            if not (folder / "cache.json").exists():  # nor came while we waited
+                _write(plan, task, folder, identity)
+    arrays = _read(plan, task, folder, identity)
+    for name, split in _splits(task).items():
+        _check_rows(plan, split, arrays[name], folder)
+    return arrays
+
+
+def _write(plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]) -> None:
+    """Each file is renamed when whole, cache.json last: a kill leaves no cache."""
+    for torn in folder.glob("*.npy*"):
+        torn.unlink()
+    _check_room(plan, task, folder)
+    parts = {name: folder / f"{name}.npy.part" for name in SPLITS}
+    arrays = {
+        name: np.lib.format.open_memmap(
+            parts[name], "w+", _stored(plan.dtype), (len(split.y), *plan.shape)
+        )
+        for name, split in _splits(task).items()
+    }
+    _fill(plan, task, arrays)
+    for name, part in parts.items():
+        arrays[name].flush()
+        os.replace(part, folder / f"{name}.npy")
+    versions = {"jax": jax.__version__, "numpy": np.__version__}
+    write_json(folder / "cache.json", {**identity, "versions": versions})
+
+
+def _stored(dtype: np.dtype) -> np.dtype:
+    """NumPy's files know no bfloat16; they hold its bits."""
+    own = dtype.type.__module__ == "numpy"
+    return dtype if own else np.dtype(f"u{dtype.itemsize}")
+
+
+def _read(
+    plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    try:
+        there = read_json(folder / "cache.json", dict[str, Any])
+        there.pop("versions")  # for a reader: what they change, the rows show
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{folder}/cache.json came damaged ({error}), expected what is cached; "
+            "remove the folder to compute the values again"
+        ) from error
+    if lines := differences(identity, there):
+        raise ValueError(
+            f"{folder} holds another cache:{below(lines)}\nchoose another folder, or "
+            "remove this one to compute the values again"
+        )
+    return {
+        name: _open(folder / f"{name}.npy", plan, s)
+        for name, s in _splits(task).items()
+    }
+
+
+def _open(path: Path, plan: _Plan, split: Split) -> np.ndarray:
+    shape = (len(split.y), *plan.shape)
+    try:
+        array = np.load(path, mmap_mode="r")
+        if array.shape != shape or array.dtype != _stored(plan.dtype):
+            raise ValueError(f"{array.dtype}{list(array.shape)}")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} came damaged ({error}), expected {plan.dtype}{list(shape)}; "
+            "remove the folder to compute the values again"
+        ) from error
+    return array.view(plan.dtype)
+
+
+def _check_rows(plan: _Plan, split: Split, array: np.ndarray, folder: Path) -> None:
+    """Compute a few rows again: preprocessing has no name that could be compared."""
+    rows = np.linspace(0, len(split.y) - 1, min(8, len(split.y))).astype(int)
+    new = np.asarray(plan.values(split.x[rows])).astype(np.float64)
+    old = array[rows].astype(np.float64)
+    near = np.sqrt(float(jnp.finfo(plan.dtype).eps)) * max(np.abs(new).max(), 1e-6)
+    if not np.abs(new - old).max() <= near:
+        raise ValueError(
+            f"{folder} holds other values at {plan.site!r} than the program computes "
+            f"now (they differ by {np.abs(new - old).max():.2g}, expected at most "
+            f"{near:.2g}): the preprocessing below that site was another, or the file "
+            "was changed; choose another folder, or remove this one"
+        )

@@ -1,0 +1,284 @@
+"""What is looked at before a run, and while it runs, so that none is wrong in silence.
+
+All of it raises ValueError: shapes and settings before anything is compiled, numbers
+where they enter.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from reprojax.core import Params, Program, PyTree, estimation, record
+from reprojax.core.estimation import Refresh
+from reprojax.data import Task, check
+from reprojax.data.task import spec, whole
+from reprojax.training import parallel
+from reprojax.training.losses import Loss, Rows
+
+Evaluated = Callable[[optax.OptState, PyTree], PyTree]
+"""(the optimiser's state, learnable) -> the learnable params that are evaluated."""
+
+
+def check_settings(
+    task: Task, epochs: Any, batch: Any, refresh: str, accumulate: Any = 1
+) -> tuple[int, int, int]:
+    """(epochs, batch, accumulate), for a task that is one."""
+    if refresh not in get_args(Refresh):
+        raise ValueError(f"fit got refresh={refresh!r}, expected {get_args(Refresh)}")
+    counts = {"epochs": epochs, "batch": batch, "accumulate": accumulate}
+    epochs, batch, accumulate = (whole(n, v, least=1) for n, v in counts.items())
+    check(task)
+    return epochs, batch, accumulate
+
+
+# -- a program, its loss and its optimiser, by their shapes
+
+
+def check_run(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    size: int,
+    loss: Loss,
+    sites: tuple[str, ...],
+    optimizer: Any,
+    evaluated: Evaluated | None = None,
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
+) -> None:
+    """Raise, before anything is compiled, where the parts of a run do not fit."""
+    images, labels = spec(task.train.x, size), spec(task.train.y, size)
+    shapes = check_answer(program, frozen, task, images, sites)
+    if mesh is not None:
+        parallel.check_mesh(mesh)
+    found = check_rows(loss, *shapes, labels, filled(task, size, mesh, accumulate))
+    check_slope(found)
+    check_optimizer(optimizer, shapes[0], evaluated, accumulate)
+
+
+def check_answer(
+    program: Program, frozen: PyTree, task: Task, images: Any, sites: tuple[str, ...]
+) -> tuple[PyTree, dict[str, Any]]:
+    """The shapes of the learnable params and of what training records.
+
+    Raises where the program does not answer the task.
+    """
+    wanted = ("output", *estimation.raw_sites(program), *sites)
+
+    def answer(frozen: PyTree, x: PyTree) -> tuple[PyTree, PyTree, dict[str, Any]]:
+        params = program.init(jax.random.key(0), frozen, x)
+        return params.learnable, *record(program.apply, wanted)(params, frozen, x)
+
+    learnable, y, seen = jax.eval_shape(answer, frozen, images)
+    rows = jax.tree.leaves(images)[0].shape[0]
+    if not task.classes:
+        _check_writes(y, (rows, task.train.y.shape[1]), task)
+    elif getattr(y, "shape", None) != (rows, len(task.classes)):
+        raise ValueError(
+            f"the program answers {_shown(y)} to a batch of {rows}, expected "
+            f"{(rows, len(task.classes))} for the {len(task.classes)} "
+            f'classes of {task.name}; give "output" an alignment to that number'
+        )
+    return learnable, seen
+
+
+def _check_writes(y: Any, places: tuple[int, int], task: Task) -> None:
+    if getattr(y, "shape", ())[:-1] != places:
+        raise ValueError(
+            f"the program answers {_shown(y)}, expected logits {places} + (vocabulary,)"
+            f' for the words of {task.name}; give "output" alignments.own()'
+        )
+
+
+def _shown(y: Any) -> str:
+    return str(tuple(y.shape)) if hasattr(y, "shape") else type(y).__name__
+
+
+def check_rows(
+    loss: Loss, learnable: PyTree, seen: Any, labels: Any, fills: str = ""
+) -> Any:
+    """Raise unless a loss gives a value for each label, or one number where none fills.
+
+    Args:
+        fills: why some labels may be no example, or why the batch is cut; see `filled`.
+
+    Returns:
+        The spec of the value.
+    """
+    try:
+        found = jax.eval_shape(loss, seen, labels, learnable)
+    except KeyError as error:
+        raise ValueError(
+            f"the loss asks for {error}, expected what is recorded and learned: "
+            f"{sorted(seen)} are recorded; name more sites by record_sites=(...)"
+        ) from error
+    value, weight = found if isinstance(found, Rows) else (found, found)
+    shapes = [tuple(getattr(a, "shape", (type(a).__name__,))) for a in (value, weight)]
+    number = shapes[0] == () and not isinstance(found, Rows)
+    if shapes == [tuple(labels.shape)] * 2 or (number and not fills):
+        return value
+    said = "one number" if number else f"the shape {shapes[0]} (weights {shapes[1]})"
+    why = f" ({fills})" if fills else ""
+    raise ValueError(
+        f"the loss gave {said}, expected a value for each label, "
+        f"{tuple(labels.shape)}{why}; return the values without .mean(), fit takes the "
+        "mean over real rows: return optax.softmax_cross_entropy_with_integer_labels("
+        "seen['output'], jnp.maximum(labels, 0)); with class weights, return "
+        "losses.Rows(value, weight)"
+    )
+
+
+def check_slope(value: Any) -> None:
+    """Raise for a loss without a gradient: whole numbers, truth values, complex."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss gave numbers of type {value.dtype}, which have no gradient, "
+            "expected floats; a count of errors is a loss for fit_black_box"
+        )
+
+
+def filled(task: Task, size: int, mesh: Mesh | None = None, accumulate: int = 1) -> str:
+    """Why labels of a batch may be -1, or are seen in parts; empty where neither."""
+    short = len(task.train.y) % size
+    if accumulate > 1:
+        return f"accumulate={accumulate} cuts a batch into parts"
+    if short:
+        return f"the last batch of an epoch has {short} real rows of {size}"
+    if (more := parallel.padded(size, mesh)) != size:
+        return f"{size} rows are filled to {more} for the devices"
+    return "a label is -1" if (task.train.y < 0).any() else ""
+
+
+def check_optimizer(
+    optimizer: Any,
+    learnable: PyTree,
+    evaluated: Evaluated | None = None,
+    accumulate: int = 1,
+) -> None:
+    """Raise unless an optimiser updates the learnable tree from what the loop gives."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(
+            f"optimizer={optimizer!r} came, expected one of optax; call optax.adam(...)"
+        )
+    searches: list[bool] = []
+
+    def step(learnable: PyTree) -> tuple[PyTree, PyTree]:
+        def again(learnable: PyTree) -> jax.Array:
+            searches.append(True)
+            return sum(a.sum() for a in jax.tree.leaves(learnable)) * jnp.ones(())
+
+        opt = optimizer.init(learnable)
+        given = {"value": jnp.ones(()), "grad": learnable, "value_fn": again}
+        update = optax.with_extra_args_support(optimizer).update
+        updates, opt = update(learnable, opt, learnable, **given)
+        return optax.apply_updates(learnable, updates), opt
+
+    try:
+        moved, opt = jax.eval_shape(step, learnable)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the optimiser cannot update the learnable params ({error}), expected one "
+            "whose params are that very tree and that asks for value, grad and "
+            "value_fn at most; instead of optax.lookahead, whose params are a pair, "
+            "take an average of params, such as optax.contrib.schedule_free, and name "
+            "it by evaluated="
+        ) from error
+    if searches and accumulate > 1:
+        raise ValueError(
+            f"the optimiser searches along a line and got accumulate={accumulate}, "
+            "expected 1, since each trial needs the loss of the whole batch"
+        )
+    _check_same(moved, learnable, "the optimiser's update")
+    if evaluated is not None:
+        _check_same(jax.eval_shape(evaluated, opt, learnable), learnable, "evaluated")
+
+
+def _check_same(found: PyTree, expected: PyTree, name: str) -> None:
+    sizes = lambda tree: jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree)
+    if jax.tree.structure(found) != jax.tree.structure(expected) or (
+        sizes(found) != sizes(expected)
+    ):
+        raise ValueError(
+            f"{name} gives {sizes(found)}, expected the learnable params' "
+            f"{sizes(expected)}; evaluated=lambda state, learnable: ... gets the "
+            "optimiser's state, as optax.contrib.schedule_free_eval_params does"
+        )
+
+
+# -- numbers
+
+
+@jax.jit
+def _is_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
+
+
+def not_finite(tree: PyTree) -> list[str]:
+    """The paths of leaves that hold NaN or infinity: a reduction of each, once."""
+    floats = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+    found = jax.device_get([_is_finite(leaf) for leaf in floats.values()])
+    return [name for name, finite in zip(floats, found, strict=True) if not finite]
+
+
+def _refuse(names: Iterable[str], what: str, advice: str) -> None:
+    if names := [*names]:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        raise ValueError(
+            f"{what} are not finite in {', '.join(map(repr, names[:4]))}{more} (NaN or "
+            f"infinity came), expected finite numbers; {advice}"
+        )
+
+
+def check_frozen(frozen: PyTree) -> None:
+    """Raise for weights that are not finite, by name."""
+    advice = "no training mends them: load or convert the weights again"
+    _refuse(not_finite(frozen), "the frozen weights", advice)
+
+
+def check_params(params: Params, who: str = "the program") -> None:
+    """Raise for first params that are not finite, by name."""
+    advice = "look at what its init makes of the arrays that it got"
+    _refuse(not_finite(params._asdict()), f"the first params of {who}", advice)
+
+
+def check_statistics(sums: PyTree, rows: str) -> None:
+    """Raise for sums of a label map, or running averages, that are not finite."""
+    advice = (
+        "the model's answers to them overflow, or the values that go in are not finite"
+    )
+    _refuse(not_finite(sums), f"the statistics of {rows}", advice)
+
+
+def check_first(losses: Iterable[jax.Array]) -> None:
+    """Raise where no loss was finite at a first step, which no learning rate caused."""
+    values = [float(loss) for loss in losses]
+    if not any(map(jnp.isfinite, values)):
+        raise ValueError(
+            f"the loss of the first step is not finite ({values[0]}), before anything "
+            "was learned, so that the learning rate is not the cause: either the "
+            "model's answers to these rows overflow, or the loss of a right row is not "
+            "finite, or a weight of its Rows is negative; look at "
+            'record(program.apply, ["output"]), or set JAX_DEBUG_NANS=1'
+        )
+
+
+def check_loss(
+    loss: jax.Array, params: Params, sums: PyTree, epoch: int, step: int
+) -> None:
+    """Raise if a run diverged, or if its statistics did."""
+    # The params too: what the last step of all broke, no later loss would show.
+    if not_finite((loss, params.learnable)):
+        raise ValueError(
+            f"the loss diverged in epoch {epoch + 1} (by step {step}); "
+            "what was saved before stays; lower the learning rate, or clip the "
+            "gradient with optax.clip_by_global_norm"
+        )
+    check_statistics({"fixed": params.fixed, "sums": sums}, f"epoch {epoch + 1}")

@@ -1,0 +1,166 @@
+"""What the values at a program's sites hang on, and which of them can be cached.
+
+It is read off the program's jaxpr, where dead code does not count. A cache keeps the
+last value before the lowest edit that alone decides the answer: of a prompt on a
+block's keys that is what enters the block, since the residual stream passes the keys
+by.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from reprojax.core import Program, PyTree, estimation, spec_of
+
+
+def cache_site(program: Program, frozen: PyTree, x: Any) -> str:
+    """The site whose value can take the place of x, or a ValueError that says why none.
+
+    Args:
+        x: a batch of images, or its shape and type.
+    """
+    x = spec_of(x)
+    seen = _trace(program, frozen, x)
+    lowest = _lowest(program, seen)
+    if lowest not in seen.top:
+        raise ValueError(
+            f"{lowest!r} lies inside remat or scan, and the value there cannot be kept;"
+            " expected a site outside; call the module without remat (the same frozen "
+            "tree fits), or train without a cache"
+        )
+    below = seen.order[: seen.order.index(f"{lowest}/raw") + 1]
+    weights, wanted = bool(jax.tree.leaves(frozen)), _wanted(program, seen)
+    for site in reversed(below):
+        inside = site in seen.top and _is_rows(seen.top[site], x)
+        if inside and weights:
+            inside = "frozen" in seen.reads(site)  # some of the model lies below
+        elif site.startswith("input"):
+            inside = False
+        if inside and not any("x" in seen.reads(name, site) for name in wanted):
+            return site
+    raise ValueError(_why_not(program, x, lowest, seen))
+
+
+class _Trace(NamedTuple):
+    """A program's call in training, with a key."""
+
+    order: list[str]
+    """The sites as they come."""
+    top: dict[str, Any]
+    """{site: spec} of those outside of remat and scan."""
+    reads: Callable[..., set[str]]
+    """(site, given="") -> what the value there hangs on: "first" (the key of init),
+    "learnable", "key", "frozen", "x". Not by way of the value at `given`."""
+
+
+def _trace(program: Program, frozen: PyTree, x: Any) -> _Trace:
+    order, top = [], {}
+
+    def look(first: Any, learnable: Any, key: Any, frozen: Any, x: Any) -> Any:
+        params = program.init(first, frozen, spec)._replace(learnable=learnable)
+        order.clear()
+        here, seen = get_opaque_trace_state(), {}
+
+        def spy(name: str, value: PyTree) -> PyTree:
+            order.append(name)
+            if get_opaque_trace_state() == here:
+                top[name] = spec_of(value)
+                # Apart from the same value where it was not handed on from here.
+                value = jax.tree.map(_apart, value)
+                seen[name] = [a for a in jax.tree.leaves(value) if hasattr(a, "dtype")]
+            return value
+
+        program.apply(params, frozen, x, key=key, edit=spy)
+        return seen
+
+    spec, key = x, jax.eval_shape(jax.random.key, 0)
+    learnable = jax.eval_shape(program.init, key, frozen, spec).learnable
+    args = {"first": key, "learnable": learnable, "key": key}
+    args |= {"frozen": spec_of(frozen), "x": x}
+    closed, out = jax.make_jaxpr(look, return_shape=True)(*args.values())
+    whole = closed.jaxpr
+    owners = [name for name, tree in args.items() for _ in jax.tree.leaves(tree)]
+    names = [name for name in sorted(out) for _ in jax.tree.leaves(out[name])]
+
+    def reads(name: str, given: str = "") -> set[str]:
+        known = {v for v, n in zip(whole.outvars, names, strict=True) if n == given}
+        left = [eqn for eqn in whole.eqns if known.isdisjoint(eqn.outvars)]
+        jaxpr = whole.replace(eqns=left, constvars=[*whole.constvars, *known])
+        used = dce_jaxpr(jaxpr, [name == other for other in names])[1]
+        return {owner for owner, live in zip(owners, used, strict=True) if live}
+
+    return _Trace(order, top, reads)
+
+
+def _apart(a: Any) -> Any:
+    return jax.lax.optimization_barrier(a) if isinstance(a, jax.Array) else a
+
+
+def _lowest(program: Program, seen: _Trace) -> str:
+    """The first site where something is learned, estimated or random."""
+    news = [name for name in seen.order if estimation.is_news(name)]
+    manipulations = {site: m for sites, m in program.at for site in sites}
+
+    def acts(site: str) -> bool:
+        if manipulations[site].observe is not None or site not in seen.top:
+            return True
+        if any(name.startswith(f"{site}/") for name in news):
+            return True
+        return bool(seen.reads(site) & {"first", "learnable", "key"})
+
+    places = (site for site in seen.order if site in manipulations)
+    if (lowest := next(filter(acts, places), None)) is None:
+        raise ValueError(
+            "nothing in the program is learned, estimated or random; expected a "
+            "program to train; call steps.evaluate to use it as it is"
+        )
+    return lowest
+
+
+def _is_rows(spec: Any, x: Any) -> bool:
+    """Whether a value is one array of floats with a row for each of x."""
+    return (
+        isinstance(spec, jax.ShapeDtypeStruct)
+        and spec.shape[:1] == x.shape[:1]
+        and jnp.issubdtype(spec.dtype, jnp.floating)
+    )
+
+
+def _wanted(program: Program, seen: _Trace) -> list[str]:
+    """What training looks at, as far as it can be seen."""
+    news = [name for name in seen.order if estimation.is_news(name)]
+    return ["output", *estimation.raw_sites(program), *news]
+
+
+def _why_not(program: Program, x: Any, lowest: str, seen: _Trace) -> str:
+    start = "input/raw" if "input/raw" in seen.order else "input"
+    places = {site for sites, _ in program.at for site in sites} & set(seen.top)
+    readers = [s for s in seen.order if s in places and "x" in seen.reads(s, start)]
+    spec = seen.top[f"{lowest}/raw"]
+    if readers:
+        found = (
+            f"the manipulation of {readers[0]!r} reads the task's own input (scope.x, "
+            "or a context made from it), which a cache does not keep; expected one "
+            "that reads its value alone"
+        )
+    elif "key" in seen.reads(lowest):
+        found = (
+            f"the images are augmented: the value at {lowest!r} is random, hence new "
+            "in each epoch; expected values that stay; augment them once, before"
+        )
+    elif not _is_rows(spec, x) and "frozen" in seen.reads(f"{lowest}/raw"):
+        found = (
+            f"the value at {lowest!r} is {spec}, expected one array of floats with a "
+            "row for each image"
+        )
+    else:
+        found = (
+            f"the lowest edit is at {lowest!r}, and no layer of the model whose value "
+            "alone decides the answer lies below: there is nothing to cache; expected "
+            'the edits at hidden sites or at "output" alone'
+        )
+    return f"{found}; or train without a cache"

@@ -1,0 +1,135 @@
+"""The gradient of a batch, whole or in parts, on one device or a mesh.
+
+Parts and devices give sums, of the loss, its weights and their gradient, and who asks
+divides once: a mean of means would be another number where a batch is filled, or where
+rows do not weigh the same.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
+from jax.sharding import Mesh, PartitionSpec
+
+from reprojax.core import Key, Params, Program, PyTree, estimation, record
+from reprojax.training import parallel
+from reprojax.training.losses import Loss, summed
+
+
+def forward(
+    program: Program,
+    loss: Loss,
+    sites: tuple[str, ...],
+    params: Params,
+    frozen: PyTree,
+    key: Key,
+    x: PyTree,
+    labels: jax.Array,
+) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    """The sums of the loss and of its weights over some rows, and what was recorded."""
+    wanted = ("output", *estimation.raw_sites(program), *sites)
+    call = record(program.apply, wanted, also=estimation.is_news)
+    _, seen = call(params, frozen, x, key=key)
+    return *summed(loss(seen, labels, params.learnable), labels), seen
+
+
+class Part(NamedTuple):
+    """What some rows of a batch give; all but the params adds up."""
+
+    loss: jax.Array
+    weight: jax.Array
+    grads: PyTree  # of that sum, not of a mean
+    sums: PyTree
+    params: Params  # with new batch statistics
+
+
+def gradient(
+    program: Program,
+    call: Callable[..., tuple],
+    accumulate: int,
+    mesh: Mesh | None,
+    *rows: Any,
+) -> Part:
+    """Of the params, frozen, key, x and labels that `call`, a `forward`, takes."""
+    part = partial(_part, program, call)
+    if accumulate == 1:
+        return part(*rows)
+    if mesh is not None and mesh.shape[parallel.DATA] > 1 and _by_rows(call, *rows):
+        return _each_device(part, accumulate, mesh, *rows)
+    return _accumulated(part, accumulate, mesh, *rows)
+
+
+def _part(
+    program: Program,
+    call: Callable[..., tuple],
+    params: Params,
+    *rows: Any,
+) -> Part:
+    def objective(learnable: PyTree) -> tuple[jax.Array, list]:
+        total, *rest = call(params._replace(learnable=learnable), *rows)
+        return total, rest
+
+    pull = jax.value_and_grad(objective, has_aux=True)
+    (total, (weight, seen)), grads = pull(params.learnable)
+    sums = estimation.observe(program, params, seen, rows[-1])
+    return Part(total, weight, grads, sums, estimation.put_news(params, seen))
+
+
+def _accumulated(
+    part: Callable[..., Part],
+    count: int,
+    mesh: Mesh | None,
+    params: Params,
+    frozen: PyTree,
+    key: Key,
+    x: PyTree,
+    labels: jax.Array,
+) -> Part:
+    """The sum over `count` parts of a batch. Batch statistics move once a part."""
+
+    def add(total: Part, each: tuple) -> tuple[Part, None]:
+        i, *rows = each
+        new = part(total.params, frozen, jax.random.fold_in(key, i), *rows)
+        sums = jax.tree.map(jnp.add, total[:-1], new[:-1])
+        return Part(*sums, params=new.params), None
+
+    parts = parallel.micro_batches((x, labels), count, mesh)
+    first = jax.tree.map(lambda a: a[0], parts)
+    shapes = jax.eval_shape(part, params, frozen, key, *first)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes[:-1])
+    start = Part(*zeros, params=params)
+    return jax.lax.scan(add, start, (jnp.arange(count), *parts))[0]
+
+
+def _each_device(part: Callable[..., Part], count: int, mesh: Mesh, *rows: Any) -> Part:
+    """The same where no row depends on others: each device adds up its own, and all of
+    them are summed once, behind the loop instead of in each part."""
+
+    def own(*rows: Any) -> Part:
+        found = _accumulated(part, count, None, *rows)
+        sums = jax.lax.psum(found[:-1], parallel.DATA)
+        return Part(*sums, params=found.params)
+
+    lies, everywhere = PartitionSpec(parallel.DATA), PartitionSpec()
+    return jax.shard_map(
+        own,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, everywhere, lies, lies),
+        out_specs=everywhere,
+        axis_names={parallel.DATA},
+        check_vma=False,  # else each part's gradient is summed over the devices
+    )(*rows)
+
+
+def _by_rows(call: Callable[..., tuple], *rows: Any) -> bool:
+    """Whether a program draws no random number and has no batch statistics: those are
+    of all rows of a part, and would be others if each device had its own."""
+    args = jax.eval_shape(lambda *args: args, *rows)
+    closed, out = jax.make_jaxpr(call, return_shape=True)(*args)
+    used = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[1]
+    owners = [i for i, tree in enumerate(args) for _ in jax.tree.leaves(tree)]
+    random = any(live for i, live in zip(owners, used, strict=True) if i == 2)
+    return not random and not any(map(estimation.is_news, out[2]))

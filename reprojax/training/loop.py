@@ -1,0 +1,233 @@
+"""One loop, made to be read and forked: train a program's learnable params on a task.
+
+The gradient is taken with respect to `params.learnable` alone, so the frozen weights
+get none. Label maps are refreshed from the outputs of the epoch's own steps, or exactly
+by a second pass. Images go to the device as uint8. Validation selects; the test split
+is read once, at the end, for the selected and for the last params.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from reprojax.core import Params, Program, PyTree
+from reprojax.core.estimation import Refresh
+from reprojax.data import Task, digest, order
+from reprojax.data.task import spec, whole_seed
+from reprojax.saving.checkpoints import Checkpoints
+from reprojax.saving.identity import of_mesh, of_run
+from reprojax.training import checks, parallel
+from reprojax.training.caches import cached
+from reprojax.training.checks import Evaluated
+from reprojax.training.losses import Loss, cross_entropy
+from reprojax.training.steps import (
+    Clock,
+    State,
+    Trace,
+    bar,
+    begin,
+    close_epoch,
+    estimate,
+    evaluate,
+    lengthened,
+    refresh_maps,
+    shown,
+    train_step,
+)
+
+
+class Fitted(NamedTuple):
+    """A trained program, and what it reached."""
+
+    params: Params
+    """Selected by validation."""
+    last: Params
+    """After the last epoch."""
+    accuracy: dict[str, float]
+    """"validation"; "test", of the selected params; "last", the same of the last."""
+    curves: np.ndarray
+    """[epochs 2]: mean training loss, validation accuracy."""
+    seconds_per_step: float
+
+
+def fit(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    *,
+    optimizer: optax.GradientTransformation,
+    epochs: int,
+    batch: int,
+    seed: int = 0,
+    loss: Loss = cross_entropy,
+    record_sites: tuple[str, ...] = (),
+    evaluated: Evaluated | None = None,
+    refresh: Refresh = "epoch",
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
+    cache: bool | str | Path = False,
+    out: str | Path | None = None,
+    resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    profile: str | Path | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Train a program on a task, select on validation, and read the test split once.
+
+    Args:
+        program: what `reprogram` gives; `frozen` is the model's tree.
+        batch: rows a step; what fills a short last batch counts for nothing.
+        seed: decides the initial params, the order of images and all randomness.
+        optimizer: it gets the loss too, as `value`, `grad` and `value_fn`.
+        loss: a value for each row, from what was recorded (see `losses.Loss`);
+            `record_sites` names more of that.
+        evaluated: (the optimiser's state, learnable) -> the learnable params that are
+            evaluated, selected and returned, where training has others:
+            `optax.contrib.schedule_free_eval_params`, an average of params.
+        refresh: when label maps are estimated, beyond once before the first step: from
+            each epoch's own steps, by an exact second pass, or not again.
+        mesh: the devices, from `parallel.mesh`; what is to be equal on all of them is
+            copied there, and weights that lie on it already stay as they are.
+        accumulate: into how many parts a batch is cut, one after the other, to fit the
+            memory; the gradient is that of the whole batch.
+        cache: train on the values below the lowest edit, computed once: in memory, or
+            in the folder of that name. See `caches`.
+        out: a folder for checkpoints; `resume` continues the run there to the same
+            bits, with as many epochs or more. A run that differs in anything that the
+            numbers depend on is refused, by the name of what differs: see `identity`.
+        identity: what else makes this run itself, as JSON.
+        profile: a folder for a profile of a few steps, for TensorBoard.
+    """
+    given = task, epochs, batch, refresh, accumulate
+    epochs, batch, accumulate = checks.check_settings(*given)
+    seed = whole_seed(seed)
+    run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
+    run |= {"accumulate": accumulate, "cache": bool(cache)}
+    if out is not None:
+        run |= {"mesh": of_mesh(mesh), "data": digest(task)}
+    if cache:
+        program, task = _cached(program, frozen, task, batch, cache, progress)
+    size = min(batch, len(task.train.y))
+    steps = order.steps(task.train, size)
+    images = spec(task.train.x, size)
+    checks.check_run(
+        *(program, frozen, task, size, loss, record_sites),
+        *(optimizer, evaluated, mesh, accumulate),
+    )
+    if out is not None:
+        given = program, optimizer, evaluated, loss, record_sites, frozen
+        run |= of_run(*given, images, spec(np.int32(task.train.y), size), identity)
+    frozen = parallel.settle(frozen, mesh)
+    checks.check_frozen(frozen)
+    held = None if mesh is None else parallel.replicated(mesh)
+    given = {"frozen": frozen, "batch": size, "mesh": mesh}
+    what = program, optimizer, loss, record_sites
+    how: dict[str, Any] = {"mesh": mesh, "accumulate": accumulate}
+    if mesh is None and accumulate == 1:
+        how = {}  # the very call that a population makes, so that both compile it once
+
+    clock = Clock()
+    with Checkpoints(out, run, resume=resume, grows="epochs") as checkpoints:
+        first_state = partial(begin, program, optimizer, frozen, images, seed, epochs)
+        state = checkpoints.latest(first_state, held, growing=".curves")
+        if state is None:
+            state = first_state()
+            checks.check_params(state.params)
+            state = state if mesh is None else parallel.replicate(state, mesh)
+            params = estimate(program, state.params, split=task.train, **given)
+            state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
+        state = lengthened(state, epochs)
+        first, total = int(state.step), epochs * steps
+        with (
+            bar(first, total, progress and jax.process_index() == 0) as line,
+            Trace(profile, first, total) as trace,
+        ):
+            rows = {"size": size, "seed": seed, "first": first, "total": total}
+            stream = partial(order.batches, **rows)
+            batches = parallel.spread(stream, task.train, mesh, accumulate)
+            for step in range(first, total):
+                ends = (step + 1) % steps == 0
+                trace.before(step)
+                clock.start()
+                x, y = next(batches)
+                state = train_step(*what, state, frozen, x, y, **how)
+                clock.tick(state.step, stop=ends or profile is not None)
+                if step == 0:
+                    checks.check_first([state.loss])
+                trace.after(step, state)
+                line.update()
+                if saves := checkpoints.due(step + 1) or ends:
+                    numbers = state.loss, state.params, state.sums
+                    checks.check_loss(*numbers, step // steps, step + 1)
+                if ends:
+                    state = _end_epoch(
+                        program,
+                        frozen,
+                        task,
+                        refresh,
+                        steps,
+                        size,
+                        mesh,
+                        evaluated,
+                        state,
+                    )
+                    line.set_postfix(validation=f"{state.curves[step // steps, 1]:.3f}")
+                if saves:
+                    checkpoints.save(step + 1, state)
+                    if checkpoints.stopping:
+                        where = f"saved in {out}" if out else "nothing saved (no out=)"
+                        raise SystemExit(f"stopped at step {step + 1}; {where}")
+    test = partial(evaluate, program, split=task.test, **given)
+    curves = np.asarray(state.curves)
+    accuracy = {"validation": float(curves[:, 1].max())}
+    last = shown(evaluated, state)
+    accuracy["last"] = accuracy["test"] = test(params=last)
+    if curves[:, 1].argmax() < epochs - 1:  # another epoch was selected than the last
+        accuracy["test"] = test(params=state.best)
+    return Fitted(state.best, last, accuracy, curves, clock.seconds_per_step())
+
+
+def _end_epoch(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    refresh: Refresh,
+    steps: int,
+    size: int,
+    mesh: Mesh | None,
+    evaluated: Evaluated | None,
+    state: State,
+) -> State:
+    params = shown(evaluated, state)
+    if refresh == "epoch":
+        params = refresh_maps(program, params, state.sums)
+    elif refresh == "exact":
+        params = estimate(program, params, frozen, task.train, size, mesh)
+    accuracy = evaluate(program, params, frozen, task.validation, size, mesh)
+    state = close_epoch(state, params, accuracy, steps)
+    return state if mesh is None else parallel.replicate(state, mesh)
+
+
+def _cached(
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    batch: int,
+    cache: bool | str | Path,
+    progress: bool,
+) -> tuple[Program, Task]:
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"fit got cache={cache!r} in {jax.process_count()} processes, expected it "
+            "in one alone; call caches.cached(program, frozen, task, folder=...) in "
+            "one process first, then in all of them, and give fit what it returns"
+        )
+    folder = None if isinstance(cache, bool) else cache
+    return cached(program, frozen, task, batch=batch, folder=folder, progress=progress)

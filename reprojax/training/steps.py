@@ -1,0 +1,310 @@
+"""The compiled pieces of a training loop; `fit` is the loop.
+
+Each takes the program as a static argument, so that runs of one program (its seeds, its
+evaluation, its controls) share what was compiled.
+"""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from reprojax.core import Key, Params, Program, PyTree, estimation, record
+from reprojax.data import Split, in_order
+from reprojax.training.checks import Evaluated, check_statistics
+from reprojax.training.gradients import forward, gradient
+from reprojax.training.losses import Loss, divided
+from reprojax.training.parallel import held, spread
+
+
+class State(NamedTuple):
+    """All that a run is: a checkpoint holds it, and a step depends on no more."""
+
+    params: Params
+    opt: optax.OptState
+    key: Key
+    step: jax.Array
+    loss: jax.Array  # sum over the epoch's steps
+    sums: PyTree  # what the epoch's steps showed to label maps
+    curves: jax.Array  # [epochs 2]: mean training loss, validation accuracy; 0: to come
+    best: Params  # selected by validation, the earliest of equals
+
+
+def begin(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    frozen: PyTree,
+    images: Any,
+    seed: int,
+    epochs: int,
+) -> State:
+    """A first state; label maps are not estimated yet.
+
+    Args:
+        images: a batch, or its shape and type.
+    """
+    key = jax.random.key(seed)
+    params = program.init(key, frozen, images)
+    state = State(
+        params=params,
+        opt=optimizer.init(params.learnable),
+        key=key,
+        step=jnp.zeros((), jnp.int32),
+        loss=jnp.zeros(()),
+        sums=_no_sums(program, params, frozen, images),
+        curves=jnp.zeros((epochs, 2)),
+        best=params,
+    )
+    # Copies, because the step gives its state away: the caller's own arrays may be
+    # among the params, and some optimisers keep the params in their state. Of a
+    # plain type, because a weak one (jnp.full(n, .1)) has the second step compiled.
+    return jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a)), state)
+
+
+def _no_sums(program: Program, params: Params, frozen: PyTree, images: Any) -> PyTree:
+    labels = jax.ShapeDtypeStruct((_rows(images),), jnp.int32)
+    shapes = jax.eval_shape(
+        partial(observe_batch, program), params, frozen, images, labels
+    )
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+
+def _rows(x: PyTree) -> int:
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+@partial(
+    jax.jit,
+    static_argnums=(0, 1, 2, 3),
+    static_argnames=("accumulate", "mesh"),
+    donate_argnums=4,
+)
+def train_step(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    sites: tuple[str, ...],
+    state: State,
+    frozen: PyTree,
+    x: PyTree,
+    labels: jax.Array,
+    *,
+    accumulate: int = 1,
+    mesh: Mesh | None = None,
+) -> State:
+    """One update of the learnable params, and the sums for the label maps.
+
+    Args:
+        accumulate: into how many parts the batch is cut, one after the other: memory
+            falls, the gradient stays that of the whole batch. On a CPU, convolutions
+            are slow in the loop that this compiles to.
+        mesh: over which the rows lie, and where the state is replicated.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    learnable = state.params.learnable
+    call = partial(forward, program, loss, sites)
+    rows = frozen, key, x, labels
+    whole = gradient(program, call, accumulate, mesh, state.params, *rows)
+    # Divided once, so that parts, fillers and class weights make no other gradient.
+    value = divided(whole.loss, whole.weight)
+    grads = jax.tree.map(lambda total: divided(total, whole.weight), whole.grads)
+
+    def again(learnable: PyTree) -> jax.Array:
+        params = state.params._replace(learnable=learnable)
+        return divided(*call(params, *rows)[:2])
+
+    update = optax.with_extra_args_support(optimizer).update
+    extra = {"value": value, "grad": grads, "value_fn": again}
+    updates, opt = update(grads, state.opt, learnable, **extra)
+    moved = optax.apply_updates(learnable, updates)
+    new = state._replace(
+        params=whole.params._replace(learnable=moved),
+        opt=opt,
+        step=state.step + 1,
+        loss=state.loss + value.astype(state.loss.dtype),
+        sums=jax.tree.map(jnp.add, state.sums, whole.sums),
+    )
+    return held(new, mesh)
+
+
+@partial(jax.jit, static_argnums=0)
+def count_correct(
+    program: Program, params: Params, frozen: PyTree, x: PyTree, labels: jax.Array
+) -> jax.Array:
+    """How many rows of a batch are right; a label of -1 never is, nor an answer of NaN.
+
+    One number, or [K] of a program that answers [B K T]. Where words [B L] are the
+    labels, a row is right if all are that count, each behind the right ones.
+    """
+    answers = chosen(program.apply(params, frozen, x))
+    if labels.ndim == 2:
+        real = labels >= 0
+        return (((answers == labels) | ~real).all(1) & real.any(1)).sum()
+    labels = labels.reshape(-1, *(1,) * (answers.ndim - 1))
+    return (answers == labels).sum(0)
+
+
+def chosen(y: jax.Array) -> jax.Array:
+    """The best class of each row [... T] -> [...]; -2, no class, of NaN or overflow."""
+    return jnp.where((y < jnp.inf).all(-1), y.argmax(-1), -2)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="mesh")
+def observe_batch(
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    x: PyTree,
+    labels: jax.Array,
+    *,
+    mesh: Mesh | None = None,
+) -> PyTree:
+    """What one batch shows to the label maps, in evaluation."""
+    call = record(program.apply, estimation.raw_sites(program))
+    seen = call(params, frozen, x)[1]
+    return held(estimation.observe(program, params, seen, labels), mesh)
+
+
+refresh_maps = jax.jit(estimation.refresh, static_argnums=0)
+
+
+def evaluate(
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    split: Split,
+    batch: int,
+    mesh: Mesh | None = None,
+) -> Any:
+    """The accuracy on a split, in its order: a float, or [K] where there are K answers.
+
+    K answers come from `alignments.several`.
+    """
+    batches = spread(partial(in_order, size=batch), split, mesh)
+    hits = [count_correct(program, params, frozen, x, y) for x, y in batches]
+    accuracy = np.sum(jax.device_get(hits), axis=0) / len(split.y)
+    return accuracy if accuracy.ndim else float(accuracy)
+
+
+def estimate(
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    split: Split,
+    batch: int,
+    mesh: Mesh | None = None,
+) -> Params:
+    """The params with label maps from one exact pass over a split."""
+    if not estimation.estimated(program):
+        return params
+    total = None
+    for x, y in spread(partial(in_order, size=batch), split, mesh):
+        sums = observe_batch(program, params, frozen, x, y, mesh=mesh)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    assert total is not None
+    check_statistics(total, "the training images")
+    return refresh_maps(program, params, total)
+
+
+def shown(evaluated: Evaluated | None, state: State) -> Params:
+    """The params that are evaluated: those of training, unless others are named."""
+    if evaluated is None:
+        return state.params
+    own = evaluated(state.opt, state.params.learnable)
+    return state.params._replace(learnable=own)
+
+
+def close_epoch(state: State, params: Params, accuracy: float, steps: int) -> State:
+    """The state after an epoch of so many steps, with which training goes on.
+
+    Args:
+        params: those that reached the accuracy, with the label maps of now.
+    """
+    epoch = int(state.step) // steps - 1
+    better = not bool((state.curves[:epoch, 1] >= accuracy).any())
+    return state._replace(
+        params=state.params._replace(fixed=params.fixed),
+        # a copy: the step gives its own params away
+        best=jax.tree.map(jnp.copy, params) if better else state.best,
+        curves=state.curves.at[epoch].set(jnp.array([state.loss / steps, accuracy])),
+        loss=jnp.zeros(()),
+        sums=jax.tree.map(jnp.zeros_like, state.sums),
+    )
+
+
+def lengthened(state: State, epochs: int) -> State:
+    """A state of fewer epochs as one of so many, the curves of the rest still empty."""
+    missing = epochs - len(state.curves)
+    curves = jnp.pad(state.curves, ((0, missing), (0, 0)))
+    return state._replace(curves=curves) if missing else state
+
+
+def bar(first: int, total: int, progress: bool) -> tqdm:
+    """Steps done and the time left; in a log file a line every half minute."""
+    often = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total, initial=first, unit="step", disable=not progress, mininterval=often
+    )
+
+
+class Clock:
+    """Seconds a step, without the first (it compiles) and without evaluation."""
+
+    def __init__(self) -> None:
+        self.steps, self.total, self.since = -1, 0.0, 0.0
+
+    def start(self) -> None:
+        """Before a step; it may run already."""
+        self.since = self.since or time.perf_counter()
+
+    def tick(self, step: jax.Array, stop: bool) -> None:
+        """After a step; with `stop`, what follows is not counted."""
+        self.steps += 1
+        first = self.steps == 0
+        if first or stop:
+            jax.block_until_ready(step)
+            self.total += 0.0 if first else time.perf_counter() - self.since
+            self.since = 0.0
+
+    def seconds_per_step(self) -> float:
+        """NaN where there was the first step alone."""
+        return self.total / self.steps if self.steps > 0 else float("nan")
+
+
+class Trace:
+    """A profile of five steps, by process 0, for TensorBoard; the first two compile.
+
+    Without a folder, nothing; of a run with one step left, that one.
+    """
+
+    def __init__(self, folder: str | Path | None, first: int, total: int) -> None:
+        begin = min(first + 2, max(first, total - 1))
+        self.folder = folder if jax.process_index() == 0 else None
+        self.span = range(begin, min(begin + 5, total))
+        self.running = False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+
+    def before(self, step: int) -> None:
+        if self.folder is not None and step == self.span.start:
+            jax.profiler.start_trace(str(self.folder))
+            self.running = True
+
+    def after(self, step: int, state: PyTree) -> None:
+        if self.running and step + 1 == self.span.stop:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self.running = False

@@ -1,0 +1,249 @@
+"""Random models of other packages: each is the same here, or refused by name.
+
+Saved as folders and as bare files. What a forward pass does not show (heads, epsilons,
+rotations, activations) is varied, so that a setting that nobody reads would be seen.
+"""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from timm_models import timm
+
+from reprojax.core import tokens
+from reprojax.models import language, load
+
+pytestmark = pytest.mark.verify
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SMALL = dict(embed_dim=32, depth=2, num_heads=4, img_size=32, num_classes=5)
+NET = dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32), num_classes=5)
+SAME = {
+    "vit_tiny_patch16_224": SMALL,
+    "vit_base_patch8_224": SMALL | dict(num_heads=2, qkv_bias=False, mlp_ratio=3),
+    "deit_small_patch16_224": SMALL | dict(num_heads=8),
+    "vit_small_patch14_dinov2": SMALL | dict(img_size=28, num_heads=1),
+    "vit_large_patch32_224": SMALL | dict(num_classes=0),
+    "resnet18": dict(num_classes=5),
+}
+OTHER = {
+    "resnetaa50": NET,
+    "resnetblur18": NET,
+    "resnet50d": NET,
+    "resnet18d": NET,
+    "seresnet18": NET,
+    "resnet50_gn": dict(num_classes=5),
+    "test_vit": dict(num_classes=5),
+    "vit_base_patch16_rpn_224": SMALL,
+    "vit_medium_patch16_reg4_gap_256": SMALL,
+    "vit_base_patch16_clip_quickgelu_224": SMALL,
+    "vit_base_patch16_siglip_224": SMALL,
+    "deit_tiny_distilled_patch16_224": SMALL,
+    "mixer_s32_224": dict(img_size=32, num_classes=5),
+    "convnext_atto": dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), num_classes=5),
+    "mobilenetv2_035": dict(num_classes=5),
+}
+
+
+def drawn(model):
+    """Every parameter and batch statistic random, values of the size of one."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, leaf in (*model.named_parameters(), *model.named_buffers()):
+            if not leaf.is_floating_point() or "inv_freq" in name:
+                continue
+            if leaf.ndim > 1 and not re.search("pos|token|emb|wte|wpe", name):
+                leaf.normal_(0, leaf[0].numel() ** -0.5)
+            elif re.search(r"(?i)var$|gamma|lambda1|(norm|bn|ln_)\w*\.weight", name):
+                leaf.uniform_(0.5, 1.5)
+            else:
+                leaf.normal_(0, 0.3)
+    return model.eval()
+
+
+def agree(mine, theirs):
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(mine / scale, theirs / scale, atol=1e-4)
+
+
+def same_images(model, reference):
+    x = np.random.default_rng(0).standard_normal((2, model.size, model.size, 3))
+    x = x.astype(np.float32)
+    put = lambda site, v: jnp.asarray(x) if site == "normalized" else v
+    blank = np.zeros(x.shape, np.uint8)
+    mine = jax.jit(lambda f: model.forward(f, blank, edit=put))(model.frozen)
+    with torch.no_grad():
+        y = reference(torch.tensor(x.transpose(0, 3, 1, 2)))
+    y = getattr(y, "logits", y)
+    agree(mine, getattr(y, "pooler_output", y).numpy().reshape(mine.shape))
+
+
+def from_timm(name, its, folder):
+    reference = drawn(timm().create_model(name, **its))
+    timm().models._hub.save_for_hf(reference, folder, safe_serialization="both")
+    return reference, folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_models_of_timm(name, tmp_path):
+    reference, file = from_timm(name, SAME[name], tmp_path)
+    size = {"size": 64} if "resnet" in name else {}
+    same_images(load(tmp_path, **size), reference)
+    with pytest.raises(ValueError, match="without a name of its architecture"):
+        load(file)
+    heads = {"heads": SAME[name]["num_heads"]} if "num_heads" in SAME[name] else {}
+    same_images(load(file, architecture=f"{name}.mine", **heads, **size), reference)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_models_of_timm(name, tmp_path):
+    _, file = from_timm(name, OTHER[name], tmp_path)
+    with pytest.raises(ValueError, match=rf"{name}|none of the known"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="none of the known|without a name|unexpected"):
+        load(file)
+    with pytest.raises(ValueError, match=f"{name}|none of the known"):
+        load(file, architecture=name)
+
+
+VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=5)
+VIT |= dict(image_size=32, patch_size=16, intermediate_size=48)
+RES = dict(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1])
+IMAGES = {
+    "ViT": VIT | dict(layer_norm_eps=0.1, num_attention_heads=2),
+    "Dinov2": VIT | dict(layer_norm_eps=0.1, mlp_ratio=2, qkv_bias=False),
+    "ResNet": RES | dict(layer_type="basic", num_labels=5),
+}
+OTHER_IMAGES = {
+    "ViT": VIT | dict(hidden_act="quick_gelu"),
+    "Dinov2": VIT | dict(use_swiglu_ffn=True),
+    "ResNet": RES | dict(hidden_act="silu"),
+    "DeiT": VIT,
+    "Beit": VIT,
+    "ViTMSN": VIT,
+    "Dinov2WithRegisters": VIT,
+    "ConvNext": dict(hidden_sizes=[4, 4, 4, 4], depths=[1, 1, 1, 1]),
+    "RegNet": RES,
+    "MobileNetV2": dict(depth_multiplier=0.2, num_labels=5),
+    "Swin": dict(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 1]),
+}
+
+
+def from_transformers(kind, its, head, folder):
+    config = getattr(transformers, f"{kind}Config")(**its)
+    reference = drawn(getattr(transformers, f"{kind}{head}")(config))
+    reference.save_pretrained(folder)
+    return reference
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_image_models_of_transformers(kind, tmp_path):
+    head = "ForImageClassification"
+    reference = from_transformers(kind, IMAGES[kind], head, tmp_path)
+    model = load(tmp_path, size=64 if kind == "ResNet" else None)
+    same_images(model, reference)
+    with pytest.raises(ValueError, match="without a name of its architecture"):
+        load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", OTHER_IMAGES)
+def test_other_image_models_of_transformers(kind, tmp_path):
+    head = "ForImageClassification"
+    from_transformers(kind, OTHER_IMAGES[kind], head, tmp_path)
+    named = r"is a '|none of the known|hidden_act|use_swiglu_ffn"
+    with pytest.raises(ValueError, match=named):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="without a name|none of the known"):
+        load(tmp_path / "model.safetensors")
+
+
+TEXT = dict(vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
+TEXT |= dict(intermediate_size=24, max_position_embeddings=24)
+GPT2 = dict(vocab_size=31, n_embd=16, n_layer=2, n_head=2, n_positions=24)
+ROPE = dict(rope_type="linear", factor=3.0, rope_theta=50.0)
+TEXTS = {
+    "Bert": ("ForMaskedLM", TEXT | dict(layer_norm_eps=0.1, num_attention_heads=2)),
+    "Roberta": ("ForMaskedLM", TEXT | dict(pad_token_id=3, hidden_act="gelu_new")),
+    "GPT2": ("LMHeadModel", GPT2 | dict(n_inner=20, layer_norm_epsilon=0.1)),
+    "Llama": ("ForCausalLM", TEXT | dict(head_dim=6, rope_parameters=ROPE)),
+    "Mistral": ("ForCausalLM", TEXT | dict(sliding_window=3, rms_norm_eps=0.1)),
+    "Qwen2": ("ForCausalLM", TEXT | dict(tie_word_embeddings=True, hidden_act="relu")),
+    "Qwen3": ("ForCausalLM", TEXT | dict(head_dim=8, attention_bias=True)),
+}
+TEXTS = {
+    kind: (head, its | dict(num_key_value_heads=2) if kind[0] in "LMQ" else its)
+    for kind, (head, its) in TEXTS.items()
+}
+YARN = dict(rope_type="yarn", factor=2.0, rope_theta=50.0)
+YARN |= dict(original_max_position_embeddings=12)
+OTHER_TEXTS = {
+    "Bert": ("LMHeadModel", TEXT | dict(is_decoder=True)),
+    "Roberta": ("ForSequenceClassification", TEXT),
+    "GPT2": ("LMHeadModel", GPT2 | dict(scale_attn_by_inverse_layer_idx=True)),
+    "Llama": ("ForCausalLM", TEXT | dict(rope_parameters=YARN)),
+    "Qwen2": ("ForCausalLM", TEXT | dict(use_sliding_window=True, max_window_layers=0)),
+    "Mistral": ("ForTokenClassification", TEXT | dict(num_key_value_heads=2)),
+    "Gemma": ("ForCausalLM", TEXT | dict(head_dim=4, num_key_value_heads=2)),
+    "Phi": ("ForCausalLM", TEXT),
+    "Granite": ("ForCausalLM", TEXT | dict(logits_scaling=3.0)),
+    "Olmo": ("ForCausalLM", TEXT),
+    "Electra": ("ForMaskedLM", TEXT),
+    "XLMRoberta": ("ForMaskedLM", TEXT),
+    "DistilBert": ("ForMaskedLM", dict(vocab_size=31, dim=16, n_layers=1, n_heads=2)),
+    "OPT": ("ForCausalLM", TEXT | dict(ffn_dim=24, word_embed_proj_dim=16)),
+    "GPTNeoX": ("ForCausalLM", TEXT),
+    "Bloom": ("ForCausalLM", dict(vocab_size=31, hidden_size=16, n_layer=1, n_head=2)),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_language_models_of_transformers(kind, tmp_path):
+    head, its = TEXTS[kind]
+    reference = from_transformers(kind, its, head, tmp_path)
+    model = language.load(tmp_path)
+    ids = np.random.default_rng(0).integers(4, 31, (2, 9))
+    mine = jax.jit(lambda f, x: model.forward(f, x).value)(
+        model.frozen, tokens(jnp.asarray(ids))
+    )
+    with torch.no_grad():
+        agree(mine, reference(torch.tensor(ids)).logits.numpy())
+
+
+@pytest.mark.parametrize("kind", OTHER_TEXTS)
+def test_other_language_models_of_transformers(kind, tmp_path):
+    head, its = OTHER_TEXTS[kind]
+    from_transformers(kind, its, head, tmp_path)
+    kind = json.loads((tmp_path / "config.json").read_text())["model_type"]
+    named = rf"is a '{kind}'|is_decoder|was saved as|layer_idx|'yarn'|sliding"
+    with pytest.raises(ValueError, match=named):
+        language.load(tmp_path)
+    with pytest.raises(ValueError, match="expected a .gguf file or a folder"):
+        language.load(tmp_path / "model.safetensors")
+
+
+def test_the_names_that_are_taken_for_plain_ones_are():
+    """Of all timm's names that the patterns take: heads, epsilon, activation, place of
+    the norms, pooling; for a ResNet the stem, blur and pooling."""
+    from reprojax.models.vision import resnet, vit
+
+    for name in timm().list_models():
+        if re.fullmatch(vit.NAMES, name):
+            with torch.device("meta"):
+                net = timm().create_model(name)
+            block, width = net.blocks[0], net.embed_dim
+            assert block.attn.num_heads == vit.HEADS[width]
+            assert type(block).__name__ == "Block" and net.global_pool == "token"
+            assert block.norm1.eps == net.norm.eps == 1e-6
+        elif re.fullmatch(resnet.LAYOUTS[0].names, name):
+            with torch.device("meta"):
+                net = timm().create_model(name)
+            assert type(net.maxpool).__name__ == "MaxPool2d"
+            assert net.conv1.kernel_size == (7, 7) and net.bn1.eps == 1e-5
+            block = net.layer2[0]
+            parts = {str(getattr(block, name, None)) for name in ("se", "aa")}
+            assert parts <= {"None", "Identity()"}
+            assert isinstance(block.act1, torch.nn.ReLU)

@@ -1,0 +1,308 @@
+"""K programs at once are each of them alone, in every form."""
+
+import logging
+from typing import Any
+
+import fitting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from fitting import FROZEN, TASK, bits, outcome, split
+from jax.nn.initializers import normal, zeros
+
+from reprojax import reprogram
+from reprojax.alignments import bayesian, linear
+from reprojax.core import chain
+from reprojax.data import Split, Task
+from reprojax.formats import learnable
+from reprojax.operators import add, dropout
+from reprojax.testing.compiled import operations
+from reprojax.training import members, population
+from reprojax.training.caches import cached
+from reprojax.training.loop import Fitted, fit
+from reprojax.training.losses import cross_entropy
+from reprojax.training.members import FORMS, Members
+from reprojax.training.population import Cost, costs, fastest, fit_population
+
+PARTS = chain(prompt=add(learnable(normal(0.1))), drop=dropout(0.3))
+PROGRAM = reprogram(fitting.FORWARD, {"normalized": PARTS, "output": bayesian(3)})
+HEAD = reprogram(fitting.FORWARD, {"output": linear(3, standardised=True)})
+RATES = (0.5, 1.0, 5.0)
+SETTINGS = [{"learning_rate": rate} for rate in RATES]
+RUN: dict[str, Any] = {"epochs": 3, "batch": 4, "progress": False}
+
+
+def sgd(rate: float = 1.0) -> optax.GradientTransformation:
+    return optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+
+
+ONE = sgd()
+
+
+def many(program: Any = PROGRAM, how: str = "loop", **changes: Any) -> list[Fitted]:
+    given = {"task": TASK, "optimizer": ONE, "seeds": [0, 1, 2], "how": how}
+    return fit_population(program, FROZEN, **(RUN | given | changes))
+
+
+def alone(program: Any = PROGRAM, rate: float = 1.0, **changes: Any) -> Fitted:
+    given = {"task": TASK, "optimizer": sgd(rate)}
+    return fit(program, FROZEN, **(RUN | given | changes))
+
+
+def near(found: Fitted, expected: Fitted) -> None:
+    assert found.accuracy == expected.accuracy
+    pairs = zip(*map(jax.tree.leaves, (found[:2], expected[:2])), strict=True)
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.curves, expected.curves, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def singles() -> list[Fitted]:
+    return [alone(rate=rate, seed=seed) for seed, rate in enumerate(RATES)]
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_a_member_is_the_program_alone(how, singles):
+    found = many(how=how, settings=SETTINGS)
+    for a, b in zip(found, singles, strict=True):
+        near(a, b)
+    learned = [fitted.last.learnable["normalized"]["prompt"] for fitted in found]
+    assert min(np.abs(learned[0] - other).max() for other in learned[1:]) > 0.05
+
+
+def test_the_loop_gives_the_very_bits(singles):
+    found = many(settings=SETTINGS)
+    assert [outcome(a) for a in found] == [outcome(b) for b in singles]
+
+
+@pytest.mark.parametrize("refresh", ["exact", "once"])
+def test_maps_are_refreshed_as_in_fit(refresh):
+    found = many(how="vmap", refresh=refresh, seeds=[3, 4])
+    for seed, fitted in zip((3, 4), found, strict=True):
+        near(fitted, alone(seed=seed, refresh=refresh))
+
+
+def test_other_first_params():
+    at = {"normalized": add(learnable(zeros)), "output": bayesian(3)}
+    from_zero = reprogram(fitting.FORWARD, at)
+    at = {"normalized": add(learnable(normal(1.0))), "output": bayesian(3)}
+    drawn = reprogram(fitting.FORWARD, at)
+    found = many(from_zero, "vmap", seeds=[0, 0], inits=[from_zero.init, drawn.init])
+    near(found[0], alone(from_zero))
+    near(found[1], alone(drawn))
+
+
+# -- tasks
+
+
+def relabelled(task: Task, shift: int) -> Task:
+    """The same images, other labels."""
+    parts = {n: getattr(task, n) for n in ("train", "validation", "test")}
+    return task._replace(**{n: Split(s.x, (s.y + shift) % 3) for n, s in parts.items()})
+
+
+@pytest.mark.parametrize("how", FORMS)
+@pytest.mark.parametrize("order", ["own", "shared"])
+def test_tasks_of_their_own(how, order):
+    splits = {
+        n: split(c, 9) for n, c in zip(Task._fields[1:4], (10, 7, 5), strict=True)
+    }
+    tasks = [TASK, relabelled(TASK, 1), TASK._replace(**splits)]
+    found = many(HEAD, how, task=tasks, seeds=[2, 2, 2], order=order)
+    for task, fitted in zip(tasks, found, strict=True):
+        near(fitted, alone(HEAD, task=task, seed=2))
+
+
+def test_heads_on_cached_features():
+    above, values = cached(HEAD, FROZEN, TASK, progress=False)
+    found, expected = many(above, "vmap", task=values), many(HEAD)
+    for a, b in zip(found, expected, strict=True):
+        near(a, b)
+
+
+def test_a_shared_order_is_that_of_the_first_seed():
+    found, again = (many(HEAD, how, order="shared") for how in ("loop", "vmap"))
+    near(found[0], alone(HEAD, seed=0))
+    for a, b in zip(found, again, strict=True):
+        near(a, b)
+    assert np.abs(found[1].curves - alone(HEAD, seed=1).curves).max() > 1e-3
+
+
+# -- one forward
+
+
+def work(program: Any, count: int, together: bool) -> float:
+    """Operations of the vmapped step of so many members."""
+    big = TASK._replace(train=split(64, 1))
+    run = Members(
+        *(program, ONE, cross_entropy, (), FROZEN, [big] * count, [*range(count)]),
+        size=64,
+        together=together,
+        form=FORMS["vmap"],
+    )
+    states = run.form.stack(members.first_states(run, 1))
+    x, y, axes = members.rows(run, 0)
+    return operations(members.stepper(run, axes), states, FROZEN, x, y)
+
+
+def test_heads_share_the_forward_below_them():
+    """The convolution is most of it, and eight heads add little."""
+    one, eight = (work(HEAD, count, True) for count in (1, 8))
+    own = work(HEAD, 8, False)
+    print(
+        f"eight heads: {eight / one:.2f} of one, {own / one:.2f} on rows of their own"
+    )
+    assert own > 7 * one
+    assert eight < 1.2 * one
+
+
+# -- which form
+
+
+def test_the_fastest_form_within_the_memory_is_taken(monkeypatch, capsys):
+    found = costs(HEAD, FROZEN, TASK, optimizer=ONE, batch=4, seeds=range(3))
+    assert set(found) == {"alone", *FORMS}
+    assert all(0 < cost.seconds < 1 and cost.bytes > 1000 for cost in found.values())
+    assert found["alone"].bytes < found["loop"].bytes < found["vmap"].bytes
+    tight = costs(
+        *(HEAD, FROZEN, TASK), optimizer=ONE, batch=4, seeds=range(3), memory=1.0
+    )
+    assert np.isnan([tight["vmap"].seconds, tight["map"].seconds]).all()
+    assert not np.isnan([tight["alone"].seconds, tight["loop"].seconds]).any()
+    assert fastest(tight, 1.0) == "loop"
+    table = {"alone": Cost(1.0, 10), "loop": Cost(1.0, 99), "map": Cost(0.98, 15)}
+    assert fastest(table | {"vmap": Cost(1.2, 10)}) == "loop"  # noise
+    assert fastest(table | {"vmap": Cost(0.7, 15)}) == "vmap"
+    assert fastest(table | {"vmap": Cost(0.7, 16)}) == "loop"
+    assert fastest(table | {"vmap": Cost(float("nan"), 16)}) == "loop"
+    monkeypatch.setattr(population, "_costs", lambda *given: tight)
+    many(HEAD, "measured", progress=True)
+    told = capsys.readouterr().err
+    assert "3 programs by loop; time a program over one alone: vmap not tried" in told
+
+
+def test_a_measurement_changes_nothing(singles):
+    found = many(how="measured", settings=SETTINGS, memory=100.0)
+    for a, b in zip(found, singles, strict=True):
+        near(a, b)
+
+
+def test_another_population_compiles_nothing(caplog):
+    for how in FORMS:
+        many(how=how, seeds=[5, 6, 7])
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            many(how=how, seeds=[8, 9, 10])
+        lines = [record.getMessage() for record in caplog.records]
+        assert not [line for line in lines if line.startswith("Compiling ")]
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_a_member_that_diverges_leaves_the_others_alone(how, singles):
+    rates = [*RATES[:2], float("inf")]
+    found = many(how=how, settings=[{"learning_rate": rate} for rate in rates])
+    near(found[0], singles[0])
+    near(found[1], singles[1])
+    assert all(np.isnan(value) for value in found[2].accuracy.values())
+
+
+def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
+    expected, rows = many(settings=SETTINGS), members.rows
+
+    def until_the_fifth(run: Members, step: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return rows(run, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(members, "rows", until_the_fifth)
+        many(settings=SETTINGS, out=tmp_path)
+    with pytest.raises(ValueError, match="settings: came"):
+        many(settings=SETTINGS[::-1], out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="form: came vmap, expected loop"):
+        many(settings=SETTINGS, out=tmp_path, resume=True, how="vmap")
+    found = many(settings=SETTINGS, out=tmp_path, resume=True)
+    assert [outcome(a) for a in found] == [outcome(b) for b in expected]
+    for changes, name in (
+        ({"optimizer": optax.inject_hyperparams(optax.adam)(0.1)}, "optimizer"),
+        ({"order": "shared"}, "order"),
+        ({"task": [TASK, TASK, relabelled(TASK, 1)]}, "data"),
+        ({"inits": [PROGRAM.init] * 3}, "inits"),
+    ):
+        given = {"settings": SETTINGS, "out": tmp_path, "resume": True}
+        with pytest.raises(ValueError, match=f"another run:(.|\n)*{name}: came"):
+            many(**given | changes)
+
+
+def test_a_measured_form_is_kept_for_the_resume(tmp_path, monkeypatch):
+    """Another form may be the fastest the next time, and has other bits."""
+    monkeypatch.setattr(population, "_costs", lambda *given: {})
+    monkeypatch.setattr(population, "fastest", lambda *given: "map")
+    whole = [outcome(a) for a in many(how="map", epochs=3)]
+    many(how="measured", epochs=2, out=tmp_path)
+    monkeypatch.setattr(population, "fastest", lambda *given: "vmap")
+    found = many(how="measured", out=tmp_path, resume=True)
+    assert [outcome(a) for a in found] == whole
+
+
+SHORT = TASK._replace(test=split(6, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "expected one of each a member, and at least one member"),
+        ({"settings": SETTINGS[:2]}, r"got {'tasks': 3, 'seeds': 3, 'settings': 2}"),
+        ({"task": [TASK] * 2}, r"got {'tasks': 2, 'seeds': 3}"),
+        ({"task": [TASK, TASK, SHORT]}, "tasks differ in classes and shapes"),
+        ({"epochs": 0}, "got epochs=0, expected a whole number of at least 1"),
+        (
+            {"settings": [{"momentum": 0.9}] * 3},
+            r"settings came for \['momentum'\].*\(\['learning_rate'\]\)",
+        ),
+        (
+            {"settings": SETTINGS, "optimizer": optax.sgd(1.0)},
+            r"\(it has none\); make it by optax.inject_hyperparams",
+        ),
+        (
+            {
+                "settings": SETTINGS,
+                "optimizer": optax.inject_hyperparams(optax.sgd)(
+                    learning_rate=optax.linear_schedule(1.0, 0.0, 9)
+                ),
+            },
+            r"settings came for \['learning_rate'\], expected .*it has none",
+        ),
+        ({"program": reprogram(fitting.FORWARD, {"output": bayesian(4)})}, "answers"),
+    ],
+)
+def test_bad_input_is_refused_before_compilation(caplog, changes, message):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        with pytest.raises(ValueError, match=message):
+            many(**changes)
+    lines = [record.getMessage() for record in caplog.records]
+    assert not [line for line in lines if "train_step" in line]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_words_are_refused():
+    with pytest.raises(ValueError, match="got how='pmap' and order='own', expected"):
+        population._check([TASK], [0], None, None, "pmap", "own")
+
+
+def test_states_that_are_stacked_come_apart_again():
+    run = Members(PROGRAM, ONE, cross_entropy, (), FROZEN, [TASK] * 2, [0, 1], 4, True)
+    states = members.first_states(run, 2)
+    for form in FORMS.values():
+        back = form.split(form.stack(states))
+        keys = [jax.random.key_data(state.key) for state in back]
+        assert bits([jnp.asarray(k) for k in keys]) == bits(
+            [jax.random.key_data(state.key) for state in states]
+        )
+        assert bits([s.params for s in back]) == bits([s.params for s in states])
