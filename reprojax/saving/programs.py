@@ -4,7 +4,7 @@
     save("digits.safetensors", params, card)
 
     saved = load("digits.safetensors")  # with a backbone: refuses another one's
-    program, params = rebuild(saved, backbone)
+    program, params = rebuild(saved, backbone)  # of recipes.registry
     params = saved.params_for(own, backbone.frozen, images)  # of a program of one's own
 
 The tensors are the leaves of `Params`, named "learnable/<site>/..." and
