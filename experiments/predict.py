@@ -84,7 +84,7 @@ def read(files: Sequence[Path], card: Card, folder: Path) -> np.ndarray:
     if height != width:
         raise ValueError(
             f"the program takes images of {height} x {width} pixels, and files are "
-            "read as squares; read them yourself and call recipes.registry.rebuild from Python"
+            "read as squares; read them yourself and call registry.rebuild from Python"
         )
     if not files:
         raise ValueError(f"no image below {folder}, expected PNG, JPEG or others")

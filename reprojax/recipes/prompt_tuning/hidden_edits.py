@@ -129,7 +129,7 @@ def loreft(
 ) -> Program:
     """Low-rank edits of what blocks put out, one for each block (arXiv 2404.03592).
 
-    With a beginning that is shared (`engine.share`), the query holds all of the last
+    With a beginning that is shared (`decoding.share`), the query holds all of the last
     tokens that are edited, and the whole prompt has at least 2 * first tokens, or the
     answer is NaN.
 
