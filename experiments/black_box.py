@@ -49,7 +49,7 @@ from reprojax.saving.files import write_json
 from reprojax.searches import Search, cma_es, rademacher, sphere, zeroth_order
 from reprojax.training import steps
 from reprojax.training.black_box import (
-    Fitted,
+    Searched,
     evaluate,
     fit_black_box,
     in_process,
@@ -119,7 +119,7 @@ def ask(config: Config, method: str, backbone: Backbone, task: Task, seed: int) 
     size, mean, std = backbone.size, backbone.mean, backbone.std
     program = build(method, only_answers(oracle, size, mean, std), len(task.classes))
     print(f"{method}, seed {seed}", file=sys.stderr, flush=True)
-    fitted: Fitted = fit_black_box(
+    fitted: Searched = fit_black_box(
         program,
         oracle,
         task,

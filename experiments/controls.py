@@ -11,7 +11,7 @@ import numpy as np
 from reprojax import Forward, Params, Program, Scope, record, reprogram
 from reprojax.core import PyTree, estimation
 from reprojax.data import Split, Task, in_order
-from reprojax.locations import black_box
+from reprojax.locations import opaque
 from reprojax.models import Backbone, random
 from reprojax.operators import resize
 from reprojax.recipes import find_alignment
@@ -88,7 +88,7 @@ def heads(targets: int, sources: int) -> dict[str, Program]:
     """
     names = [*MAPS, *(f"blm+{k}" for k in (5, 15, 50) if k <= sources)]
     maps = {name: find_alignment(name).build(targets) for name in names}
-    cached = black_box(lambda frozen, logits: logits)
+    cached = opaque(lambda frozen, logits: logits)
     return {name: reprogram(cached, {"output": align}) for name, align in maps.items()}
 
 

@@ -29,7 +29,7 @@ from reprojax.core import (
 from reprojax.data import Split, Task, in_order
 from reprojax.data.task import taken
 from reprojax.formats import learnable
-from reprojax.locations import black_box
+from reprojax.locations import opaque
 from reprojax.models.language import LanguageModel
 from reprojax.models.language.card import role
 from reprojax.operators import add, insert, replace
@@ -104,7 +104,7 @@ def build(name: str, language: LanguageModel, targets: int, how: Training) -> Pr
         program = reprogram(language.forward, at | {"output": plain})
     elif name == HEAD:
         part = chain(unit=unit(how.scale), head=linear(targets))
-        program = reprogram(black_box(lambda frozen, x: x), {"output": part})
+        program = reprogram(opaque(lambda frozen, x: x), {"output": part})
     else:
         raise ValueError(f"no program {name!r}, expected one of {(*PROMPTS, HEAD)}")
     return started(program)

@@ -60,7 +60,7 @@ from reprojax.recipes.prompt_instruction import (
 )
 from reprojax.recipes.prompt_tuning import soft_prompts
 from reprojax.saving.files import write_json
-from reprojax.text import Language, record
+from reprojax.text import Language, record_texts
 from reprojax.text.in_process import language
 from reprojax.text.tasks import encoded
 from reprojax.training.loop import Fitted, fit
@@ -286,7 +286,7 @@ def written(
     if not sampled:
         whole = text.score(program.apply(params, asked, xs), gold)
         return whole, whole.accuracy
-    apply = record(program.apply, ["output/votes"])
+    apply = record_texts(program.apply, ["output/votes"])
     answers, seen = apply(params, asked, xs)
     each = zip((own["output/votes"] for own in seen), gold, strict=True)
     votes = [vote.value == value for own, value in each for vote in own]
@@ -337,7 +337,7 @@ def short(values: Sequence[float]) -> str:
 def main(config: Config) -> dict[str, Any]:
     """Ask, print and write everything; returns what results.json holds."""
     begun = time.monotonic()
-    card = abacus.load(config.weights)
+    card = abacus.load_abacus(config.weights)
     asked = language(card, rows=32)
     by_shown = curves(config, asked)
     tuned = prompts(config, card, asked)

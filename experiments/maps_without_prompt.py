@@ -24,7 +24,12 @@ from experiments.controls import Outputs, outputs
 from experiments.intervals import mean, paired
 from experiments.outputs import command
 from reprojax import data, models
-from reprojax.alignments import bayesian_map, count, one_to_one_map, soft_count
+from reprojax.alignments import (
+    bayesian_map,
+    one_to_one_map,
+    pair_counts,
+    soft_pair_counts,
+)
 from reprojax.data import Split
 from reprojax.saving.files import write_json
 
@@ -53,12 +58,12 @@ Rule = Callable[[jax.Array, jax.Array, jax.Array, int], jax.Array]
 
 def mapped(to_map: Callable, logits: jax.Array, y: jax.Array, test: jax.Array, t: int):
     """Test logits times a map from the counts of the training part."""
-    return test @ to_map(count(logits, y, t))
+    return test @ to_map(pair_counts(logits, y, t))
 
 
 def soft(k: int, logits: jax.Array, y: jax.Array, test: jax.Array, t: int) -> jax.Array:
     """BLM+ with the k largest probabilities."""
-    return test @ bayesian_map(soft_count(logits, y, t, k))
+    return test @ bayesian_map(soft_pair_counts(logits, y, t, k))
 
 
 def centred(
@@ -73,7 +78,7 @@ def probabilities(
     logits: jax.Array, y: jax.Array, test: jax.Array, t: int
 ) -> jax.Array:
     """BLM as its formula is written: sum over s of p(t | s) p(s | x), by rows."""
-    n = count(logits, y, t)
+    n = pair_counts(logits, y, t)
     return jax.nn.softmax(test) @ (n / (n.sum(1, keepdims=True) + 1))
 
 

@@ -20,7 +20,7 @@ from reprojax.alignments.centring import centred
 from reprojax.core import PyTree
 from reprojax.data import Split, Task
 from reprojax.data.task import taken
-from reprojax.locations import black_box
+from reprojax.locations import opaque
 from reprojax.recipes import find_alignment
 from reprojax.saving.files import read_json
 from reprojax.taxonomy import Description, describe
@@ -286,7 +286,7 @@ def heads(targets: int, sources: int) -> dict[str, Program]:
     """The maps of `controls.heads`, and those that are estimated centred too."""
     alone = controls.heads(targets, sources)
     maps = {n: find_alignment(n).build(targets) for n in alone if n != "rlm"}
-    cached = black_box(lambda frozen, logits: logits)
+    cached = opaque(lambda frozen, logits: logits)
     return alone | {
         f"{name}, centred": reprogram(cached, {"output": centred(own)})
         for name, own in maps.items()

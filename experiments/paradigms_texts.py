@@ -61,7 +61,7 @@ from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
 from reprojax.searches import Oracle, cma_es
 from reprojax.taxonomy import Description, describe, describe_texts
 from reprojax.text import asked, fill, labelled, realigned
-from reprojax.text import record as record_texts
+from reprojax.text import record_texts as record_texts
 from reprojax.text import score as scored
 from reprojax.text.in_process import language
 from reprojax.text.tasks import Encoded, encoded

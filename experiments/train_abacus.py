@@ -149,7 +149,9 @@ def looking_back(frozen: PyTree) -> PyTree:
     flat: dict[str, Any] = flatten_dict(frozen["params"], sep="/")
     flat["embed/embedding"] *= 5
     at, half = "block_0/attention/", model.SIZE // 2
-    turn = np.where(np.arange(half) < 6, np.array(model.network().heads.frequencies), 0)
+    turn = np.where(
+        np.arange(half) < 6, np.array(model.abacus_network().heads.frequencies), 0
+    )
     size = 7.0 * (turn > 0)
     for head, back in enumerate((1, 2)):
         query = [size * np.cos(back * turn), -size * np.sin(back * turn)]
@@ -163,7 +165,7 @@ def looking_back(frozen: PyTree) -> PyTree:
 def train(config: Config) -> PyTree:
     """From random weights, on documents of which none is drawn twice. Killed, it goes
     on from its last save to the same bits."""
-    module, optimizer = model.network(), optimizer_of(config)
+    module, optimizer = model.abacus_network(), optimizer_of(config)
 
     def first() -> State:
         x = tokens(jnp.zeros((1, 1), jnp.int32))
@@ -236,21 +238,25 @@ def measure(net: LanguageModel, number: int = 64) -> dict[str, Any]:
 def main(config: Config) -> None:
     """Train, store, and measure what was stored; or only measure."""
     if not config.steps:
-        abilities = measure(model.load(config.weights))
+        abilities = measure(model.load_abacus(config.weights))
     else:
         replaceable(config.out, MARK)
         frozen = train(config)
         store(config.out, frozen, about(config, frozen))
-        net = model.load(config.out)
+        net = model.load_abacus(config.out)
         abilities = measure(net)
-        store(config.out, net.frozen, model.card(config.out) | {"abilities": abilities})
+        store(
+            config.out,
+            net.frozen,
+            model.abacus_card(config.out) | {"abilities": abilities},
+        )
     for name, value in abilities.items():
         print(f"{name:<40} {value}")
 
 
 def about(config: Config, frozen: PyTree) -> dict[str, Any]:
     """What the card holds besides abilities."""
-    of = model.network()
+    of = model.abacus_network()
     return {
         "architecture": f"Llama: {of.depth} layers of {of.width}, {of.activation}",
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(frozen)),

@@ -31,7 +31,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from experiments import glyphs
 from experiments.outputs import command, replaceable
 from reprojax.models import Backbone, random
-from reprojax.models.vision.glyphs import SIZE, WEIGHTS, Glyphs, backbone, card, load
+from reprojax.models.vision.glyphs import (
+    SIZE,
+    WEIGHTS,
+    Glyphs,
+    backbone,
+    glyphs_card,
+    load_glyphs,
+)
 from reprojax.saving.files import write_file
 
 MARK = b'{"__metadata__":{"card":'  # of a file that `store` wrote
@@ -244,10 +251,10 @@ def main(config: Config) -> None:
             "classes": glyphs.CLASSES,
         }
         store(config.out, train(config), about)
-    net = load(config.out if config.steps else config.weights)
+    net = load_glyphs(config.out if config.steps else config.weights)
     numbers = measure(net)
     if config.steps:
-        store(config.out, net, card(config.out) | numbers)
+        store(config.out, net, glyphs_card(config.out) | numbers)
     for name, value in numbers.items():
         print(f"{name:<20} {value:.4f}")
 

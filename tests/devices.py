@@ -345,7 +345,7 @@ def pair(folder: Path, index: int, port: int, epochs: int, pause: float) -> None
     path = folder / f"weights_{index}.safetensors"
     save_file({"a/kernel": table, "a/bias": table[0]}, path)
     P = jax.sharding.PartitionSpec
-    tree = parallel.load(path, wide, {"*/kernel": P("model")})
+    tree = parallel.load_sharded(path, wide, {"*/kernel": P("model")})
     rows = {"rows": np.asarray(tree["a"]["kernel"].addressable_shards[0].data)}
     np.savez(folder / f"loaded_{index}.npz", **rows)
 

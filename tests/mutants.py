@@ -99,8 +99,8 @@ MUTANTS = (
     Mutant(
         "ar: the program lies on the image too",
         AR,
-        "*border(inner, backbone))",
-        "*border(inner, backbone), overlap=True)",
+        "*border_around(inner, backbone))",
+        "*border_around(inner, backbone), overlap=True)",
         "recipes/test_adversarial_reprogramming.py",
     ),
     Mutant(

@@ -270,8 +270,10 @@ def test_scores_are_each_rows_own():
     together = stacked(language.forward, program, K)
     ids = jnp.array([[[3, 5], [8, 2]]] * 3)
     given = (frozen, X, ids, jnp.ones(ids.shape))
-    found = jax.jit(decoding.score(together))(stack_params(each), *given, INDEX)
-    alone = jax.jit(decoding.score(program))
+    found = jax.jit(decoding.log_probabilities(together))(
+        stack_params(each), *given, INDEX
+    )
+    alone = jax.jit(decoding.log_probabilities(program))
     every = np.stack([alone(own, *given) for own in each])
     np.testing.assert_allclose(found, every[INDEX, range(3)], atol=1e-5)
 

@@ -39,7 +39,7 @@ from reprojax.operators import insert
 from reprojax.testing.compiled import operations
 from reprojax.training.caches import cached
 from reprojax.training.losses import cross_entropy
-from reprojax.training.steps import State, begin, train_step
+from reprojax.training.steps import TrainState, begin, train_step
 
 OPTIMIZER = optax.sgd(0.01)
 
@@ -99,7 +99,7 @@ class Stepper:
 
     def __init__(self, program: Program, task: Task, frozen: Any, batch: int) -> None:
         x, y = map(jnp.asarray, next(iter(in_order(task.train, batch))))
-        self.state: State = begin(program, OPTIMIZER, frozen, x, 0, 1)
+        self.state: TrainState = begin(program, OPTIMIZER, frozen, x, 0, 1)
         self._step: Callable = partial(
             train_step, program, OPTIMIZER, cross_entropy, ()
         )

@@ -19,11 +19,11 @@ from reprojax.alignments.statistical import (
     bayesian,
     bayesian_map,
     bayesian_plus,
-    count,
     one_to_one,
     one_to_one_map,
+    pair_counts,
     random_map,
-    soft_count,
+    soft_pair_counts,
 )
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "calibrated",
     "centred",
     "columns",
-    "count",
     "groups",
     "identity",
     "label_words",
@@ -45,8 +44,9 @@ __all__ = [
     "one_to_one",
     "one_to_one_map",
     "own",
+    "pair_counts",
     "random_map",
     "several",
-    "soft_count",
+    "soft_pair_counts",
     "unit",
 ]

@@ -20,7 +20,9 @@ Counts = Float[Array, "S T"]
 Map = Float[Array, "S T"]
 
 
-def count(y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int) -> Counts:
+def pair_counts(
+    y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int
+) -> Counts:
     """How often each source class was the answer to images of each target class.
 
     An answer with NaN makes the counts NaN, and is not counted as class 0.
@@ -31,7 +33,7 @@ def count(y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int) -> Coun
     return answers.T @ jax.nn.one_hot(labels, targets)
 
 
-def soft_count(
+def soft_pair_counts(
     y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int, k: int
 ) -> Counts:
     """The sums of each row's k largest probabilities, instead of its one answer."""
@@ -134,7 +136,7 @@ def one_to_one(targets: int, several: int = 1) -> Manipulation:
         return jnp.eye(y.shape[-1], targets)
 
     def observe(params: Params, y: Array, labels: Array) -> Counts:
-        return count(y, labels, targets)
+        return pair_counts(y, labels, targets)
 
     return _mapping(initial, observe, lambda counts: one_to_one_map(counts, several))
 
@@ -150,7 +152,7 @@ def bayesian(targets: int, smoothing: float = 1.0) -> Manipulation:
         return jnp.eye(y.shape[-1], targets)
 
     def observe(params: Params, y: Array, labels: Array) -> Counts:
-        return count(y, labels, targets)
+        return pair_counts(y, labels, targets)
 
     return _mapping(initial, observe, lambda counts: bayesian_map(counts, smoothing))
 
@@ -178,6 +180,6 @@ def bayesian_plus(
         return jnp.eye(y.shape[-1], targets)
 
     def observe(params: Params, y: Array, labels: Array) -> Counts:
-        return soft_count(y, labels, targets, k)
+        return soft_pair_counts(y, labels, targets, k)
 
     return _mapping(initial, observe, lambda counts: bayesian_map(counts, smoothing))

@@ -42,7 +42,9 @@ def read_images(files: Sequence[str | PathLike], *, size: int = 256) -> np.ndarr
     """
     if size < 1:
         raise ValueError(f"got size={size}, expected a side of at least 1 pixel")
-    return decode([str(f) for f in files], files, lambda image: square(image, size))
+    return decode_image(
+        [str(f) for f in files], files, lambda image: square(image, size)
+    )
 
 
 @cache
@@ -69,7 +71,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def decode(
+def decode_image(
     names: Sequence[str],
     sources: Sequence[str | PathLike | bytes],
     convert: Callable[[Any], np.ndarray],

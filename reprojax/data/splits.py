@@ -22,9 +22,9 @@ from reprojax.data.task import (
     Split,
     Task,
     check,
-    check_labels,
+    check_classes,
+    checked_images,
     class_names,
-    images,
     labels,
     listed,
     taken,
@@ -45,7 +45,7 @@ def assemble(
     duplicates: str = "warn",
 ) -> Task:
     """A checked task from pairs (x, y) by split name; see `divide`."""
-    x = [images(pair[0], part) for part, pair in parts.items()]
+    x = [checked_images(pair[0], part) for part, pair in parts.items()]
     y = {part: labels(pair[1], part) for part, pair in parts.items()}
     for part, own in zip(parts, x, strict=True):
         if len(own) != len(y[part]):
@@ -212,7 +212,7 @@ def draw(
     keeps one for training.
     """
     for part, own in y.items():
-        check_labels(own, count, part)
+        check_classes(own, count, part)
         if not own.size:
             raise ValueError(f"the {part} split is empty; expected at least one image")
     if "train" not in y:

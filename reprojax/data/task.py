@@ -71,7 +71,7 @@ def check(task: Task) -> Task:
                 "to draw from the training images"
             )
         if task.classes:
-            check_labels(split.y, len(task.classes), name)
+            check_classes(split.y, len(task.classes), name)
     _check_one_shape(task)
     if not task.classes:
         return task
@@ -164,7 +164,7 @@ def spec(x: Any, size: int) -> Any:
     return jax.tree.map(one, x)
 
 
-def images(x: Any, name: str) -> Any:
+def checked_images(x: Any, name: str) -> Any:
     """x as uint8 [N h w C]: grey [N h w] gets its axis, floats in [0, 1] are rounded.
 
     NaN, infinity and floats outside [0, 1] raise ValueError, with their places.
@@ -232,7 +232,7 @@ def shape_of(x: Any) -> Any:
     return shapes[0] if len(shapes) == 1 else shapes
 
 
-def check_labels(y: np.ndarray, count: int, name: str) -> None:
+def check_classes(y: np.ndarray, count: int, name: str) -> None:
     """ValueError unless every label is in 0 … count − 1."""
     wrong = np.flatnonzero((y < 0) | (y >= count))
     if wrong.size:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reprojax.data.lazy import Images
-from reprojax.data.pixels import decode, opened, rgb, square
+from reprojax.data.pixels import decode_image, opened, rgb, square
 from reprojax.data.splits import divide
 from reprojax.data.task import SPELLINGS, Split, Task, check, listed
 
@@ -65,7 +65,7 @@ def from_tfds(
         records = [where[r] for r in rows]
         names = [f"{part}[{i}]" for part, i in records]
         encoded = [sources[part][i][image] for part, i in records]
-        return Split(decode(names, encoded, convert), every[rows])
+        return Split(decode_image(names, encoded, convert), every[rows])
 
     a, b, c = (read(rows) for rows in drawn)
     return check(Task(builder.info.name, a, b, c, classes))

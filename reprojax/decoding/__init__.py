@@ -6,23 +6,30 @@ values behind every manipulation, so each kind is right by itself: what is inser
 stands in the cache, and what is done to every token is done to new ones too.
 """
 
-from reprojax.decoding.judging import score
+from reprojax.decoding.judging import log_probabilities
 from reprojax.decoding.reading import Cache, prefill, share
-from reprojax.decoding.sampling import Sampling, choose, warp
-from reprojax.decoding.writing import Completion, State, decode, each, generate, start
+from reprojax.decoding.sampling import Sampling, sample, warp
+from reprojax.decoding.writing import (
+    DecodingState,
+    Written,
+    begin_writing,
+    decode_words,
+    each,
+    generate,
+)
 
 __all__ = [
     "Cache",
-    "Completion",
+    "DecodingState",
     "Sampling",
-    "State",
-    "choose",
-    "decode",
+    "Written",
+    "begin_writing",
+    "decode_words",
     "each",
     "generate",
+    "log_probabilities",
     "prefill",
-    "score",
+    "sample",
     "share",
-    "start",
     "warp",
 ]

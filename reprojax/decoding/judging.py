@@ -19,7 +19,7 @@ from reprojax.core import (
 from reprojax.decoding.reading import Cache, answer, behind, prefill, repeat
 
 
-def score(program: Program) -> Callable[..., Float[Array, "B C T"]]:
+def log_probabilities(program: Program) -> Callable[..., Float[Array, "B C T"]]:
     """apply(params, frozen, x, ids [B C T], weight [B C T], context, cache), to be
     jitted: log p of each word of C continuations of a prompt, from one prefill.
 

@@ -20,7 +20,7 @@ class Sampling(NamedTuple):
     """Of the fewest whose mass is at least p, after the temperature."""
 
 
-def choose(
+def sample(
     keys: Key, logits: Float[Array, "B V"], sampling: Sampling
 ) -> Int[Array, "B"]:
     """One id a row; nothing is sorted or drawn where all rows are greedy."""

@@ -18,10 +18,10 @@ from reprojax.core import (
     last_value,
 )
 from reprojax.decoding.reading import Cache, answer, prefill, repeat, room, writing
-from reprojax.decoding.sampling import Sampling, choose
+from reprojax.decoding.sampling import Sampling, sample
 
 
-class State(NamedTuple):
+class DecodingState(NamedTuple):
     """Where decoding stands. A value: it can be kept, and gone on from twice."""
 
     cache: Cache
@@ -38,7 +38,7 @@ class State(NamedTuple):
     """Words so far: the n-th is drawn with the n-th key of its row."""
 
 
-class Completion(NamedTuple):
+class Written(NamedTuple):
     """What was written."""
 
     ids: Int[Array, "B T"]
@@ -51,12 +51,14 @@ class Completion(NamedTuple):
     """At a stop token; else it was cut."""
 
 
-def start(y: Tokens, cache: Cache, x: Tokens, length: int, samples: int = 1) -> State:
+def begin_writing(
+    y: Tokens, cache: Cache, x: Tokens, length: int, samples: int = 1
+) -> DecodingState:
     """The state behind a prefill, with room for `length` words; each row `samples`
     times, so that all of them share the one prefill."""
     rows = x.weight.shape[0] * samples
     slots = {site: jnp.int32(kv.weight.shape[1]) for site, kv in cache.items()}
-    return State(
+    return DecodingState(
         repeat(room(cache, length), samples),
         slots,
         repeat(last_value(y), samples).astype(jnp.float32),
@@ -66,11 +68,11 @@ def start(y: Tokens, cache: Cache, x: Tokens, length: int, samples: int = 1) -> 
     )
 
 
-def decode(
+def decode_words(
     program: Program,
     params: Params,
     frozen: PyTree,
-    state: State,
+    state: DecodingState,
     keys: Key,
     sampling: Sampling,
     length: int,
@@ -78,7 +80,7 @@ def decode(
     limit: Any = None,
     pad: int = 0,
     context: PyTree = None,
-) -> tuple[State, Completion]:
+) -> tuple[DecodingState, Written]:
     """Write up to `length` words, until all rows are done -> (state, what was written).
 
     Args:
@@ -99,13 +101,13 @@ def decode(
     def word(carry: Any) -> Any:
         t, state, out = carry
         now = jax.vmap(jax.random.fold_in, (0, None))(keys, state.count)
-        ids = choose(now, state.logits, sampling)
+        ids = sample(now, state.logits, sampling)
         logp = jax.nn.log_softmax(state.logits)
         logp = jnp.take_along_axis(logp, ids[:, None], 1)[:, 0]
         done = state.done
         ids, logp = jnp.where(done, pad, ids), jnp.where(done, 0.0, logp)
         ends = ~done & (ids[:, None] == stop).any(1)
-        out = Completion(
+        out = Written(
             out.ids.at[:, t].set(ids),
             out.logp.at[:, t].set(logp),
             out.length + ~done,
@@ -115,7 +117,7 @@ def decode(
         edit, cache = writing(state.cache, state.slots)
         x = Tokens(ids[:, None], state.position, jnp.ones((rows, 1)), STEP)
         y = answer(program, params, frozen, x, context, edit)
-        state = State(
+        state = DecodingState(
             cache,
             {site: slot + 1 for site, slot in state.slots.items()},
             y.value[:, 0].astype(jnp.float32),
@@ -125,7 +127,7 @@ def decode(
         )
         return t + 1, state, out
 
-    blank = Completion(
+    blank = Written(
         jnp.full((rows, length), pad, jnp.int32),
         jnp.zeros((rows, length)),
         jnp.zeros(rows, jnp.int32),
@@ -143,7 +145,7 @@ def generate(
     samples: int = 1,
     pad: int = 0,
     positions: int | None = None,
-) -> Callable[..., Completion]:
+) -> Callable[..., Written]:
     """apply(params, frozen, x, keys [B], sampling, context, cache, limit): prefill and
     decode in one call, to be compiled.
 
@@ -160,9 +162,9 @@ def generate(
         context: PyTree = None,
         cache: Cache | None = None,
         limit: Any = None,
-    ) -> Completion:
+    ) -> Written:
         y, new = prefill(program, params, frozen, x, context, cache, last=True)
-        state = start(y, new, x, length, samples)
+        state = begin_writing(y, new, x, length, samples)
         used = max(kv.weight.shape[1] for kv in new.values())
         if positions is not None and used + length > positions:
             raise ValueError(
@@ -170,7 +172,7 @@ def generate(
                 f"expected at most the model's {positions} positions; shorten it, "
                 "pad less, or generate less"
             )
-        return decode(
+        return decode_words(
             program,
             params,
             frozen,

@@ -3,4 +3,11 @@
 from reprojax.formats.fixed import fixed, from_context
 from reprojax.formats.learnable import border, learnable, subspace, through
 
-__all__ = ["border", "fixed", "from_context", "learnable", "subspace", "through"]
+__all__ = [
+    "border",
+    "fixed",
+    "from_context",
+    "learnable",
+    "subspace",
+    "through",
+]

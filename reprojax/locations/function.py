@@ -8,7 +8,7 @@ from reprojax.core import Forward, PyTree, passthrough
 from reprojax.locations.visits import returned
 
 
-def black_box(function: Callable[[PyTree, PyTree], PyTree]) -> Forward:
+def opaque(function: Callable[[PyTree, PyTree], PyTree]) -> Forward:
     """function(frozen, x) -> y in JAX, reached at its two ends alone.
 
     A function that is not JAX (a service, a compiled program) only answers: it has no

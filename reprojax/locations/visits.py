@@ -61,7 +61,7 @@ def refuse(who: str, module: Any, expected: str) -> NoReturn:
     kind = module if isinstance(module, type) else type(module)
     homes = [base.__module__ for base in kind.__mro__]
     fits = (a for home, a in ADAPTERS.items() if any(h.startswith(home) for h in homes))
-    do = "write forward(frozen, x, edit), or take black_box(function) for its two ends"
+    do = "write forward(frozen, x, edit), or take opaque(function) for its two ends"
     if (adapter := next(fits, None)) is not None:
         do = f"call {adapter}(module)"
     found = kind.__name__

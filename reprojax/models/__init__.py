@@ -4,4 +4,12 @@ from reprojax.core.trees import fingerprint
 from reprojax.models.card import Backbone, card, images, random
 from reprojax.models.vision.catalogue import load, names
 
-__all__ = ["Backbone", "card", "fingerprint", "images", "load", "names", "random"]
+__all__ = [
+    "Backbone",
+    "card",
+    "fingerprint",
+    "images",
+    "load",
+    "names",
+    "random",
+]

@@ -73,7 +73,7 @@ def shape_of(shapes: Shapes, rules: Rules, path: str, default: Sequence[int]):
     return shape if len(shape) == len(default) else tuple(default)
 
 
-def count(shapes: Shapes, pattern: str) -> int:
+def count_numbered(shapes: Shapes, pattern: str) -> int:
     """1 + the largest number that the pattern's group matches; 0 without a match."""
     found = (re.match(pattern, name) for name in shapes)
     return bounded(1 + max((int(m[1]) for m in found if m), default=-1), shapes)

@@ -1,7 +1,7 @@
 """Tau, the operator: how a prompt meets the value that is there."""
 
 from reprojax.operators.additive import add, frame
-from reprojax.operators.concatenative import insert, padding, prefix, replace, shift
+from reprojax.operators.concatenative import insert, pad, prefix, replace, shift
 from reprojax.operators.images import augmented, crop, flip, resize
 from reprojax.operators.parametric import (
     dropout,
@@ -22,7 +22,7 @@ __all__ = [
     "masked_add",
     "mlp",
     "network",
-    "padding",
+    "pad",
     "prefix",
     "replace",
     "resize",

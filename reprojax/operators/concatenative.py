@@ -169,7 +169,7 @@ def shift(length: int) -> Manipulation:
     return stateless(lambda v: v._replace(position=v.position + length))
 
 
-def padding(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:
+def pad(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:
     """The image [B h w C] inside a border of prompt; the prompt has the canvas's size.
 
     Args:

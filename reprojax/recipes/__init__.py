@@ -93,9 +93,9 @@ def find_alignment(name: str) -> Alignment:
 
 __all__ = [
     "ALIGNMENTS",
-    "METHODS",
     "Alignment",
     "BlackBox",
+    "METHODS",
     "Method",
     "Preset",
     "adversarial_reprogramming",

@@ -15,7 +15,9 @@ def scaled(pixels: int, backbone: Backbone) -> int:
     return max(1, round(pixels * backbone.size / 224))
 
 
-def border(inner: int, backbone: Backbone) -> tuple[tuple[int, int], tuple[int, int]]:
+def border_around(
+    inner: int, backbone: Backbone
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """(before, after) of both axes around an image of `inner` pixels in the middle.
 
     Of an odd number of pixels the one more stands before the image, as in the published

@@ -3,4 +3,10 @@
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.programs import Card, Saved, load, save
 
-__all__ = ["Card", "Checkpoints", "Saved", "load", "save"]
+__all__ = [
+    "Card",
+    "Checkpoints",
+    "Saved",
+    "load",
+    "save",
+]

@@ -26,7 +26,7 @@ HEAD = struct.Struct("<4sII")  # magic, length and crc32 of the payload
 SIZE = 16  # bytes of a digest
 
 
-class Request(NamedTuple):
+class Logged(NamedTuple):
     """A record of the log, of n queries."""
 
     numbers: np.ndarray  # [n], counted through the run
@@ -41,7 +41,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path, self.fd = path, -1
 
-    def open(self, identity: Mapping[str, Any]) -> list[Request]:
+    def open(self, identity: Mapping[str, Any]) -> list[Logged]:
         """What is in the log, as requests."""
         return [_parsed(payload) for payload in self.read(identity)]
 
@@ -61,7 +61,7 @@ class Log:
         """The lock goes with it."""
         os.close(self.fd)
 
-    def append(self, request: Request) -> None:
+    def append(self, request: Logged) -> None:
         """On disk when it returns."""
         n, w = request.answers.shape
         shape = struct.pack("<II", n, w)
@@ -132,7 +132,7 @@ class Log:
             raise
 
 
-def _parsed(payload: bytes) -> Request:
+def _parsed(payload: bytes) -> Logged:
     n, w = struct.unpack_from("<II", payload)
     sizes = [8 * n, SIZE * n, n, 4 * n * w]
     ends = np.cumsum([8, *sizes])
@@ -141,6 +141,6 @@ def _parsed(payload: bytes) -> Request:
         np.frombuffer(part, kind)
         for part, kind in zip(parts, ("<u8", "u1", "?", "<f4"), strict=True)
     )
-    return Request(
+    return Logged(
         numbers, digests.reshape(n, SIZE), fine, answers.reshape(n, w).astype("f4")
     )

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from reprojax.saving.files import plain
-from reprojax.saving.log import SIZE, Log, Request
+from reprojax.saving.log import SIZE, Log, Logged
 
 Kind = Literal["logits", "probabilities", "top-k", "labels"]
 Images = (
@@ -153,7 +153,7 @@ class Account:
         missing, of the wrong shape or no numbers. What the same request answered well
         is kept in the log, and not paid again.
         """
-        numbers = range(self._next, self._next + count(images))
+        numbers = range(self._next, self._next + count_rows(images))
         digests = self._digests(images)
         keys = digests if self.oracle.deterministic else list(numbers)
         todo = self._unanswered(keys, digests)
@@ -175,8 +175,8 @@ class Account:
     def _digests(self, images: Images) -> list[bytes]:
         kinds = self.oracle.deterministic, self.oracle.keyed
         if self._log is None and not any(kinds):
-            return [b""] * count(images)  # nobody will ask
-        found = [hashlib.blake2b(digest_size=SIZE) for _ in range(count(images))]
+            return [b""] * count_rows(images)  # nobody will ask
+        found = [hashlib.blake2b(digest_size=SIZE) for _ in range(count_rows(images))]
         for leaf in jax.tree.leaves(images):
             rows = np.ascontiguousarray(leaf, np.float32)
             for total, row in zip(found, rows, strict=True):
@@ -208,7 +208,7 @@ class Account:
             raise ValueError(f"{self.oracle.name} answered nothing; {fault}")
         fine = _fine(self.oracle, answers)
         digest = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
-        request = Request(np.asarray(numbers), digest, fine, answers)
+        request = Logged(np.asarray(numbers), digest, fine, answers)
         if self._log is not None:
             self._log.append(request)
         self._remember(request)
@@ -235,7 +235,7 @@ class Account:
                     raise
                 time.sleep(self.oracle.wait * 2**attempt)
 
-    def _remember(self, request: Request) -> None:
+    def _remember(self, request: Logged) -> None:
         self.paid += len(request.fine)
         self._spoilt += request.numbers[~request.fine].tolist()
         rows = zip(*request, strict=True)
@@ -256,13 +256,13 @@ def _identity(oracle: Oracle, given: Mapping[str, Any]) -> dict[str, Any]:
     return plain({**given, "oracle": found})
 
 
-def count(images: Images) -> int:
+def count_rows(images: Images) -> int:
     """How many queries images are, or the rows of a tree."""
     return len(jax.tree.leaves(images)[0])
 
 
 def _take(images: Images, rows: list[int]) -> Images:
-    if len(rows) == count(images):
+    if len(rows) == count_rows(images):
         return images
     low, high = rows[0], rows[-1] + 1
     chosen = slice(low, high) if high - low == len(rows) else np.asarray(rows)

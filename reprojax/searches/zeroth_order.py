@@ -70,7 +70,7 @@ def sphere(scale: float | None = None) -> Directions:
     return Directions(draw, lambda u: (u.size if scale is None else scale) * u)
 
 
-class State(NamedTuple):
+class SearchState(NamedTuple):
     """Of a search that descends."""
 
     mean: PyTree
@@ -103,26 +103,28 @@ def zeroth_order(
 
     update = optax.with_extra_args_support(optimizer).update
 
-    def distance(state: State) -> Any:
+    def distance(state: SearchState) -> Any:
         return radius(state.step) if callable(radius) else radius
 
-    def init(key: Key, learnable: PyTree) -> State:
+    def init(key: Key, learnable: PyTree) -> SearchState:
         if not jax.tree.leaves(learnable):
             raise ValueError(
                 "the search got no learnable numbers, expected some; a program whose "
                 "maps are only estimated needs no search"
             )
         mean = jax.tree.map(jnp.asarray, learnable)
-        return State(mean, optimizer.init(mean), jnp.zeros((), jnp.int32))
+        return SearchState(mean, optimizer.init(mean), jnp.zeros((), jnp.int32))
 
-    def ask(key: Key, state: State) -> PyTree:
+    def ask(key: Key, state: SearchState) -> PyTree:
         middle, unravel = ravel_pytree(state.mean)
         draw = lambda key: directions.draw(key, middle.size)
         away = distance(state) * jax.vmap(draw)(jax.random.split(key, count))
         other = middle - away if sides == 2 else middle[None]
         return jax.vmap(unravel)(jnp.concatenate([middle + away, other]))
 
-    def tell(state: State, points: PyTree, values: Float[Array, "n"]) -> State:
+    def tell(
+        state: SearchState, points: PyTree, values: Float[Array, "n"]
+    ) -> SearchState:
         flat = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
         value, span = values.mean(), sides * distance(state)
         values = weigh(values)
@@ -135,7 +137,7 @@ def zeroth_order(
         extra = {"value": value, "grad": gradient}
         updates, opt = update(gradient, state.opt, state.mean, **extra)
         mean = optax.apply_updates(state.mean, updates)
-        return State(mean, opt, state.step + 1)
+        return SearchState(mean, opt, state.step + 1)
 
     return Search(init, jax.jit(ask), jax.jit(tell), lambda state: state.mean)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from reprojax.core import Params, Program, part
 from reprojax.taxonomy.programs import Description, Row
-from reprojax.text import Completion, Language, Reply, Scored, record
+from reprojax.text import Completion, Language, Reply, Scored, record_texts
 
 
 def describe_texts(
@@ -31,7 +31,7 @@ def describe_texts(
     sites = [site for (site,), _ in program.at]
     look = [name for site in sites for name in (f"{site}/raw", site)]
     contexts = None if contexts is None else contexts[:1]
-    run = record(program.apply, look)
+    run = record_texts(program.apply, look)
     _, (seen,) = run(params, _free(language), xs[:1], contexts)
     rows = tuple(_row(site, part(params, site), seen) for site in sites)
     omega = [row.operator for row in rows if row.location == "output"]

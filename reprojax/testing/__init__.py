@@ -3,4 +3,9 @@
 from reprojax.testing.compiled import copies, operations
 from reprojax.testing.contract import Report, contract
 
-__all__ = ["Report", "contract", "copies", "operations"]
+__all__ = [
+    "Report",
+    "contract",
+    "copies",
+    "operations",
+]

@@ -101,7 +101,7 @@ class Case(NamedTuple):
         return self._replace(x=x, labels=labels, context=context)
 
 
-class Answer(NamedTuple):
+class Called(NamedTuple):
     """Of a training step."""
 
     gradient: PyTree
@@ -120,11 +120,11 @@ def is_float(a: Any) -> bool:
     return jnp.issubdtype(a.dtype, jnp.floating)
 
 
-def call(step: Callable[..., Answer], case: Case, params: Params) -> Answer:
+def call(step: Callable[..., Called], case: Case, params: Params) -> Called:
     return step(params, *case.given, case.labels, case.key)
 
 
-def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Answer]:
+def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Called]:
     """(params, frozen, x, context, labels, key) -> Answer."""
     wanted = ["output", *estimation.raw_sites(case.program), *case.sites]
     apply = record(case.program.apply, wanted, also=estimation.is_news)
@@ -133,16 +133,19 @@ def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Ans
         def cost(learnable: PyTree) -> tuple[jax.Array, tuple]:
             own = params._replace(learnable=learnable)
             y, seen = apply(own, frozen, x, context, key=key)
-            return losses.mean(case.loss(seen, labels, learnable), labels), (y, seen)
+            return losses.mean_loss(case.loss(seen, labels, learnable), labels), (
+                y,
+                seen,
+            )
 
         pull = jax.grad(wrap(cost), has_aux=True, allow_int=True)
         gradient, (y, seen) = pull(params.learnable)
-        return Answer(gradient, y, seen)
+        return Called(gradient, y, seen)
 
     return step
 
 
-def updated(case: Case, answer: Answer) -> Params:
+def updated(case: Case, answer: Called) -> Params:
     """The params after a step of SGD, and after what it showed to statistics."""
 
     def descend(a: jax.Array, slope: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from reprojax.core import Params, PyTree, record, reprogram, stateless
 from reprojax.testing.case import (
-    Answer,
+    Called,
     Case,
     call,
     is_float,
@@ -44,11 +44,11 @@ def shapes(
     return case._replace(params=params), output
 
 
-def no_new_trace(case: Case) -> tuple[Callable[..., Answer], Answer]:
+def no_new_trace(case: Case) -> tuple[Callable[..., Called], Called]:
     """Law 2. Gives the jitted step, and its answer."""
     traces, step = [], stepper(case)
 
-    def counted(*args: Any) -> Answer:
+    def counted(*args: Any) -> Called:
         traces.append(1)
         return step(*args)
 
@@ -81,14 +81,14 @@ def _type(a: Any) -> str:
     return f"{'a weak ' if kind.weak_type else ''}{kind.str_short()}"
 
 
-def jit(case: Case, first: Answer) -> float:
+def jit(case: Case, first: Called) -> float:
     """Law 3."""
     with law(3):
         plain = case.program.apply(case.params, *case.given, key=case.key)
         return same(first.output, plain, case.tolerance)
 
 
-def gradient(first: Answer, no_gradient: Collection[str]) -> None:
+def gradient(first: Called, no_gradient: Collection[str]) -> None:
     """Law 4."""
     slopes = {
         jax.tree_util.keystr(path): np.abs(np.asarray(a, np.float64)).sum()
@@ -105,7 +105,7 @@ def gradient(first: Answer, no_gradient: Collection[str]) -> None:
             raise AssertionError(f"no gradient at {dead}")
 
 
-def vmap(case: Case, step: Callable[..., Answer], seed: int, programs: int) -> float:
+def vmap(case: Case, step: Callable[..., Called], seed: int, programs: int) -> float:
     """Law 5."""
     programs = distinct(case.program, case.params, *case.given, programs=programs)
     keys = jax.random.split(jax.random.key(seed), programs)
@@ -142,7 +142,7 @@ def round_trip(case: Case) -> None:
         chex.assert_trees_all_equal(back, case.params)
 
 
-def devices(case: Case, step: Callable[..., Answer]) -> float | None:
+def devices(case: Case, step: Callable[..., Called]) -> float | None:
     """Law 7, with SGD: Adam would hide a wrong scale."""
     if (count := jax.device_count()) == 1:
         return None
@@ -207,7 +207,7 @@ def bfloat16(case: Case) -> None:
                     raise AssertionError(f"{types[site]} at {site!r}")
 
 
-def checkpoint(case: Case, first: Answer) -> float:
+def checkpoint(case: Case, first: Called) -> float:
     """Law 10."""
     with law(10):
         again = call(jax.jit(stepper(case, jax.checkpoint)), case, case.params)
@@ -216,7 +216,7 @@ def checkpoint(case: Case, first: Answer) -> float:
 
 def work(
     case: Case,
-    step: Callable[..., Answer],
+    step: Callable[..., Called],
     forward: Callable[..., Any] | None,
     most: float,
 ) -> float | None:
@@ -233,11 +233,11 @@ def work(
     return ratio
 
 
-def _of_loss(case: Case, step: Callable[..., Answer]) -> float:
+def _of_loss(case: Case, step: Callable[..., Called]) -> float:
     """Operations of the loss and its gradient, from what it sees on."""
 
     def cost(seen: PyTree, learnable: PyTree, labels: PyTree) -> jax.Array:
-        return losses.mean(case.loss(seen, labels, learnable), labels)
+        return losses.mean_loss(case.loss(seen, labels, learnable), labels)
 
     seen = jax.eval_shape(step, case.params, *case.given, case.labels, case.key).seen
     slope = jax.value_and_grad(cost, allow_int=True)

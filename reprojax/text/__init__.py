@@ -13,8 +13,8 @@ from reprojax.text.answers import (
     table,
     words,
 )
-from reprojax.text.dialogues import ask, choose, reason_then_answer
-from reprojax.text.estimation import estimate, looked, realigned
+from reprojax.text.dialogues import ask, choose_label, reason_then_answer
+from reprojax.text.estimation import estimate_texts, looked, realigned
 from reprojax.text.labels import check_labels, label_tokens, one_token_each, verbaliser
 from reprojax.text.language import (
     Completion,
@@ -24,15 +24,22 @@ from reprojax.text.language import (
     Request,
     Scored,
     Usage,
-    count,
+    count_tokens,
     metered,
 )
-from reprojax.text.parts import demonstrations, insert, phrase
-from reprojax.text.procedure import Dialogue, drive, in_turn, informed, instruct, record
+from reprojax.text.parts import demonstrations, insert_text, phrase
+from reprojax.text.procedure import (
+    Dialogue,
+    drive,
+    in_turn,
+    informed_texts,
+    instruct,
+    record_texts,
+)
 from reprojax.text.rows import (
     flipped_labels,
     labelled,
-    nearest,
+    nearest_rows,
     random_labels,
     shuffled,
 )
@@ -54,18 +61,18 @@ __all__ = [
     "balanced_accuracy",
     "check_labels",
     "choice",
-    "choose",
-    "count",
+    "choose_label",
+    "count_tokens",
     "demonstrations",
     "drive",
     "ending",
-    "estimate",
+    "estimate_texts",
     "fields",
     "fill",
     "flipped_labels",
     "in_turn",
-    "informed",
-    "insert",
+    "informed_texts",
+    "insert_text",
     "instruct",
     "label_tokens",
     "labelled",
@@ -73,7 +80,7 @@ __all__ = [
     "looked",
     "majority",
     "metered",
-    "nearest",
+    "nearest_rows",
     "number",
     "one_token_each",
     "parsed",
@@ -81,7 +88,7 @@ __all__ = [
     "random_labels",
     "realigned",
     "reason_then_answer",
-    "record",
+    "record_texts",
     "score",
     "shuffled",
     "table",

@@ -35,7 +35,7 @@ def ask(
     return Dialogue(run, ("ask:in", "ask:out"))
 
 
-def choose(
+def choose_label(
     template: str, labels: Sequence[str], by: Literal["sum", "mean"] = "sum"
 ) -> Dialogue:
     """Each label's log-probability where the template ends: an array [T].

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from reprojax.core import Params, Program, Scope, part
 from reprojax.core.estimation import estimated, observe, raw_sites, refresh
 from reprojax.text.language import Language
-from reprojax.text.procedure import Row, record
+from reprojax.text.procedure import Row, record_texts
 
 Seen = Sequence[Mapping[str, Any]]
 """{site: value} of each query, as `record` gives them."""
@@ -23,10 +23,12 @@ def looked(
 ) -> tuple[list, Seen]:
     """(answers, the raw values of estimated sites) of each query."""
     _check_estimated(procedure)
-    return record(procedure.apply, raw_sites(procedure))(params, language, xs, contexts)
+    return record_texts(procedure.apply, raw_sites(procedure))(
+        params, language, xs, contexts
+    )
 
 
-def estimate(procedure: Program, params: Params, seen: Seen) -> Params:
+def estimate_texts(procedure: Program, params: Params, seen: Seen) -> Params:
     """The params with their statistics renewed by what `looked` saw. No label is used.
 
     The statistics are of these queries alone; what was estimated before is replaced.

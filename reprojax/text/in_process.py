@@ -113,13 +113,13 @@ def _compiled(program: Program) -> tuple[Callable[..., Any], ...]:
 
     def begin(params, frozen, x, cache, length, samples):
         y, cache = decoding.prefill(program, params, frozen, x, cache=cache, last=True)
-        return decoding.start(y, cache, x, length, samples)
+        return decoding.begin_writing(y, cache, x, length, samples)
 
     return (
         jax.jit(partial(decoding.share, program)),
         jax.jit(begin, static_argnames=("length", "samples")),
-        jax.jit(partial(decoding.decode, program), static_argnames="length"),
-        jax.jit(decoding.score(program)),
+        jax.jit(partial(decoding.decode_words, program), static_argnames="length"),
+        jax.jit(decoding.log_probabilities(program)),
     )
 
 

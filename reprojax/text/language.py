@@ -114,7 +114,7 @@ def metered(language: Language) -> tuple[Language, Usage]:
     ), usage
 
 
-def count(language: Language, text: str) -> int:
+def count_tokens(language: Language, text: str) -> int:
     """How many tokens a prompt is."""
     return len(_able(language, "encode")(text))
 
@@ -213,7 +213,7 @@ def _check_text(text: str) -> None:
 
 
 def _check_room(language: Language, text: str, length: int) -> None:
-    tokens, room = count(language, text), language.context or 0
+    tokens, room = count_tokens(language, text), language.context or 0
     if tokens + length > room:
         raise ValueError(
             f"a prompt of {tokens} tokens and {length} for the answer came, expected "

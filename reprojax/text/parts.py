@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reprojax.core import Format, Key, Manipulation, Params, Scope
-from reprojax.text.language import Language, count
+from reprojax.text.language import Language, count_tokens
 from reprojax.text.template import fill
 
 
@@ -20,7 +20,7 @@ def phrase(text: str, *, learnable: bool = False) -> Format:
     return Format(init, read)
 
 
-def insert(fmt: Format, at: int | None = 0) -> Manipulation:
+def insert_text(fmt: Format, at: int | None = 0) -> Manipulation:
     """The prompt before the text; at=None: behind it."""
 
     def init(key: Key, spec: Any, scope: Scope) -> Params:
@@ -96,7 +96,7 @@ def _fitting(
     """As many of the texts as fit between what is around them."""
     front, behind = around
     kept = texts
-    while (tokens := count(language, front + "".join(kept) + behind)) > room:
+    while (tokens := count_tokens(language, front + "".join(kept) + behind)) > room:
         if not kept or drop == "refuse":
             what = f"{len(kept)} demonstrations and the query" if kept else "the query"
             raise ValueError(

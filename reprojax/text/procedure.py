@@ -198,7 +198,7 @@ def _round(questions: Sequence[Ask], language: Language) -> dict[Ask, Reply | Sc
     return answers
 
 
-def record(
+def record_texts(
     apply: Callable[..., list], sites: Iterable[str]
 ) -> Callable[..., tuple[list, list[dict[str, Any]]]]:
     """The same call, giving (answers, {site: value} of each query).
@@ -226,7 +226,7 @@ def record(
     return run
 
 
-def informed(
+def informed_texts(
     procedure: Program, look: Callable[[Sequence[Row]], Sequence[Any]]
 ) -> Program:
     """Where no contexts are given, they are look(xs): of all queries at once.

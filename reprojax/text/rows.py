@@ -72,7 +72,7 @@ def _check_known(rows: Sequence[Row], labels: Sequence[str], label: str) -> None
         )
 
 
-def nearest(
+def nearest_rows(
     rows: Sequence[Row],
     k: int,
     embed: Embed,

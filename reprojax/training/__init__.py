@@ -2,4 +2,7 @@
 
 from reprojax.training.loop import Fitted, fit
 
-__all__ = ["Fitted", "fit"]
+__all__ = [
+    "Fitted",
+    "fit",
+]

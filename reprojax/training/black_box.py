@@ -34,9 +34,9 @@ from reprojax.data.task import spec, taken, whole, whole_seed
 from reprojax.models import Backbone
 from reprojax.saving.identity import of_asking, traced
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
-from reprojax.searches.oracle import count
+from reprojax.searches.oracle import count_rows
 from reprojax.training.checks import check_params, check_rows, check_statistics
-from reprojax.training.losses import Loss, cross_entropy, mean
+from reprojax.training.losses import Loss, cross_entropy, mean_loss
 from reprojax.training.steps import chosen, refresh_maps
 
 SENT = "sent"  # the site of what goes to the model
@@ -110,7 +110,7 @@ def zero_one(
     return (chosen(seen["output"]) != labels).astype(jnp.float32)
 
 
-class Fitted(NamedTuple):
+class Searched(NamedTuple):
     """A program that was searched for, and what it cost."""
 
     params: Params
@@ -140,7 +140,7 @@ def fit_black_box(
     log: str | Path | None = None,
     identity: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> Fitted:
+) -> Searched:
     """Search for a program's learnable params by asking, within a budget of queries.
 
     A query is one image, or text, sent to the model. All of these count: the training
@@ -227,7 +227,7 @@ def fit_black_box(
         spent["search"] = account.asked - sum(spent.values())
     accuracy = {"validation": best[0]} if curve else {}
     chosen = best[1] if curve else params
-    return Fitted(chosen, params, accuracy, np.reshape(curve, (-1, 3)), spent)
+    return Searched(chosen, params, accuracy, np.reshape(curve, (-1, 3)), spent)
 
 
 def evaluate(
@@ -266,7 +266,7 @@ class _Asking(NamedTuple):
             flat = jax.tree.map(real, sent)
             found.append(self.account.ask(flat))
             news.append(seen)
-            self.bar.update(count(flat))
+            self.bar.update(count_rows(flat))
         answers = np.concatenate(found).reshape(n, rows, -1)
         gap = ((0, 0), (0, len(y) - rows), (0, 0))
         mean = lambda *parts: jnp.concatenate(parts).mean(0)
@@ -318,7 +318,7 @@ def _sent(
     program: Program, classes: int, points: Params, x: PyTree, key: Key | None
 ) -> tuple[PyTree, PyTree]:
     """The images of n programs [n B H W C], or what they send else, and their news."""
-    nothing = jnp.zeros((count(x), classes))
+    nothing = jnp.zeros((count_rows(x), classes))
 
     def one(learnable: PyTree) -> tuple[PyTree, PyTree]:
         call = record(program.apply, [SENT], also=estimation.is_news)
@@ -348,7 +348,7 @@ def _judge(
         y = logits(kind, answers, classes)
         _, seen = record(program.apply, wanted)(params, y, x, key=key)
         sums = estimation.observe(program, params, seen, labels)
-        return mean(loss(seen, labels, learnable), labels), sums
+        return mean_loss(loss(seen, labels, learnable), labels), sums
 
     values, sums = jax.vmap(one)(points.learnable, answers)
     return values, jax.tree.map(lambda a: a.mean(0), sums)

@@ -148,7 +148,7 @@ def filled(task: Task, size: int, mesh: Mesh | None = None, accumulate: int = 1)
         return f"accumulate={accumulate} cuts a batch into parts"
     if short:
         return f"the last batch of an epoch has {short} real rows of {size}"
-    if (more := parallel.padded(size, mesh)) != size:
+    if (more := parallel.padded_size(size, mesh)) != size:
         return f"{size} rows are filled to {more} for the devices"
     return "a label is -1" if (task.train.y < 0).any() else ""
 

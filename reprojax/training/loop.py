@@ -29,8 +29,8 @@ from reprojax.training.checks import Evaluated
 from reprojax.training.losses import Loss, cross_entropy
 from reprojax.training.steps import (
     Clock,
-    State,
     Trace,
+    TrainState,
     bar,
     begin,
     close_epoch,
@@ -203,8 +203,8 @@ def _end_epoch(
     size: int,
     mesh: Mesh | None,
     evaluated: Evaluated | None,
-    state: State,
-) -> State:
+    state: TrainState,
+) -> TrainState:
     params = shown(evaluated, state)
     if refresh == "epoch":
         params = refresh_maps(program, params, state.sums)

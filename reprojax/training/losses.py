@@ -95,6 +95,6 @@ def divided(total: jax.Array, weight: jax.Array) -> jax.Array:
     return (total / jnp.where(weight == 0, 1, weight)).astype(total.dtype)
 
 
-def mean(found: jax.Array | Rows, labels: Any) -> jax.Array:
+def mean_loss(found: jax.Array | Rows, labels: Any) -> jax.Array:
     """The weighted mean over the real rows; zero where there are none."""
     return divided(*summed(found, labels))

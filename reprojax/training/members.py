@@ -19,7 +19,7 @@ from reprojax.data.task import spec
 from reprojax.training.checks import Evaluated, check_statistics, not_finite
 from reprojax.training.losses import Loss
 from reprojax.training.steps import (
-    State,
+    TrainState,
     begin,
     count_correct,
     observe_batch,
@@ -117,7 +117,7 @@ class Members(NamedTuple):
         return [getattr(task, name) for task in self.tasks]
 
 
-def images(run: Members) -> PyTree:
+def batch_spec(run: Members) -> PyTree:
     """Shapes and types of a batch."""
     return spec(run.tasks[0].train.x, run.size)
 
@@ -127,12 +127,12 @@ def first_states(
     epochs: int,
     settings: Sequence[Mapping[str, float]] | None = None,
     inits: Sequence[Callable] | None = None,
-) -> list[State]:
+) -> list[TrainState]:
     """The members' first states."""
     states = []
     for k, seed in enumerate(run.seeds):
         program = run.program._replace(init=inits[k]) if inits else run.program
-        state = begin(program, run.optimizer, run.frozen, images(run), seed, epochs)
+        state = begin(program, run.optimizer, run.frozen, batch_spec(run), seed, epochs)
         opt = with_settings(state.opt, settings[k]) if settings else state.opt
         states.append(state._replace(opt=opt))
     return states
@@ -217,7 +217,7 @@ def _summed(
     return run.form.split(total)
 
 
-def estimate(run: Members, params: list) -> list:
+def estimate_members(run: Members, params: list) -> list:
     """With label maps from one exact pass, as `steps.estimate` has them."""
     if not estimation.estimated(run.program):
         return params

@@ -174,7 +174,7 @@ def on_mesh(frozen: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(put, frozen)
 
 
-def load(
+def load_sharded(
     path: str | Path, mesh: Mesh, rules: Rules | None = None, dtype: Any = None
 ) -> PyTree:
     """A safetensors file, or a folder of shards, straight onto a mesh.
@@ -323,7 +323,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 # -- rows on a mesh
 
 
-def padded(size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
+def padded_size(size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
     """The rows of a batch, filled so that devices and micro-batches divide them."""
     times = accumulate * (1 if mesh is None else mesh.shape[DATA])
     return -(-size // times) * times
@@ -344,7 +344,7 @@ def spread(
         return
     # The same order, of row numbers: which of them to read, each process then sees.
     for rows, y in batches(Split(np.arange(len(split.y)), split.y)):
-        size = padded(len(y), mesh, accumulate)
+        size = padded_size(len(y), mesh, accumulate)
         rows = np.resize(rows, size)  # real images again: some statistics see them
         more = [(0, size - len(y)), *((0, 0) for _ in y.shape[1:])]
         y = np.pad(y, more, constant_values=-1)

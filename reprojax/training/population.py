@@ -46,7 +46,7 @@ from reprojax.training.losses import Loss, cross_entropy
 from reprojax.training.members import FORMS, Members
 from reprojax.training.steps import (
     Clock,
-    State,
+    TrainState,
     bar,
     close_epoch,
     lengthened,
@@ -182,7 +182,7 @@ def costs(
 
 def _train(
     run: Members,
-    first: Callable[[], list[State]],
+    first: Callable[[], list[TrainState]],
     epochs: int,
     refresh: Refresh,
     checkpoints: Checkpoints,
@@ -193,7 +193,7 @@ def _train(
         states = first()
         for k, state in enumerate(states):
             checks.check_params(state.params, f"member {k}")
-        params = members.estimate(run, [state.params for state in states])
+        params = members.estimate_members(run, [state.params for state in states])
         states = [
             state._replace(params=p, best=jax.tree.map(jnp.copy, p))
             for state, p in zip(states, params, strict=True)
@@ -227,13 +227,13 @@ def _train(
 
 
 def _end_epoch(
-    run: Members, refresh: Refresh, steps: int, states: list[State]
-) -> list[State]:
+    run: Members, refresh: Refresh, steps: int, states: list[TrainState]
+) -> list[TrainState]:
     params = _shown(run, states)
     if refresh == "epoch":
         params = members.refresh(run, params, [state.sums for state in states])
     elif refresh == "exact":
-        params = members.estimate(run, params)
+        params = members.estimate_members(run, params)
     found = members.accuracies(run, params, run.splits("validation"))
     return [
         close_epoch(state, p, accuracy, steps)
@@ -241,11 +241,11 @@ def _end_epoch(
     ]
 
 
-def _shown(run: Members, states: list[State]) -> list[Params]:
+def _shown(run: Members, states: list[TrainState]) -> list[Params]:
     return [shown(run.evaluated, state) for state in states]
 
 
-def _results(run: Members, states: list[State], seconds: float) -> list[Fitted]:
+def _results(run: Members, states: list[TrainState], seconds: float) -> list[Fitted]:
     tests, final = run.splits("test"), _shown(run, states)
     last = members.accuracies(run, final, tests)
     curves = [np.asarray(state.curves) for state in states]
@@ -279,7 +279,7 @@ def _ingredients(
     identity: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What else the numbers of a population depend on; see `identity`."""
-    x, frozen = members.images(run), run.frozen
+    x, frozen = members.batch_spec(run), run.frozen
     labels = spec(np.int32(run.tasks[0].train.y), run.size)
     what = run.program, run.optimizer, run.evaluated, run.loss, run.sites
     found = of_run(*what, frozen, x, labels, identity)
@@ -308,7 +308,7 @@ def _remembered(out: str | Path | None, how: How) -> How:
 
 
 def _costs(
-    run: Members, states: list[State], memory: float, at_least: int = 3
+    run: Members, states: list[TrainState], memory: float, at_least: int = 3
 ) -> dict[str, Cost]:
     one = run._replace(tasks=run.tasks[:1], seeds=run.seeds[:1])
     calls = {"alone": _Repeated(one, states[:1], len(states))}
@@ -338,7 +338,7 @@ def _costs(
 class _Repeated:
     """The first step, again and again, in one form; `times` of them a call."""
 
-    def __init__(self, run: Members, states: list[State], times: int = 1) -> None:
+    def __init__(self, run: Members, states: list[TrainState], times: int = 1) -> None:
         x, y, axes = members.rows(run, 0)
         self._group = run.form.stack(jax.tree.map(jnp.copy, states))
         self._step, self._rest = members.stepper(run, axes), (run.frozen, x, y)

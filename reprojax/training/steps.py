@@ -25,7 +25,7 @@ from reprojax.training.losses import Loss, divided
 from reprojax.training.parallel import held, spread
 
 
-class State(NamedTuple):
+class TrainState(NamedTuple):
     """All that a run is: a checkpoint holds it, and a step depends on no more."""
 
     params: Params
@@ -45,7 +45,7 @@ def begin(
     images: Any,
     seed: int,
     epochs: int,
-) -> State:
+) -> TrainState:
     """A first state; label maps are not estimated yet.
 
     Args:
@@ -53,7 +53,7 @@ def begin(
     """
     key = jax.random.key(seed)
     params = program.init(key, frozen, images)
-    state = State(
+    state = TrainState(
         params=params,
         opt=optimizer.init(params.learnable),
         key=key,
@@ -92,14 +92,14 @@ def train_step(
     optimizer: optax.GradientTransformation,
     loss: Loss,
     sites: tuple[str, ...],
-    state: State,
+    state: TrainState,
     frozen: PyTree,
     x: PyTree,
     labels: jax.Array,
     *,
     accumulate: int = 1,
     mesh: Mesh | None = None,
-) -> State:
+) -> TrainState:
     """One update of the learnable params, and the sums for the label maps.
 
     Args:
@@ -214,7 +214,7 @@ def estimate(
     return refresh_maps(program, params, total)
 
 
-def shown(evaluated: Evaluated | None, state: State) -> Params:
+def shown(evaluated: Evaluated | None, state: TrainState) -> Params:
     """The params that are evaluated: those of training, unless others are named."""
     if evaluated is None:
         return state.params
@@ -222,7 +222,9 @@ def shown(evaluated: Evaluated | None, state: State) -> Params:
     return state.params._replace(learnable=own)
 
 
-def close_epoch(state: State, params: Params, accuracy: float, steps: int) -> State:
+def close_epoch(
+    state: TrainState, params: Params, accuracy: float, steps: int
+) -> TrainState:
     """The state after an epoch of so many steps, with which training goes on.
 
     Args:
@@ -240,7 +242,7 @@ def close_epoch(state: State, params: Params, accuracy: float, steps: int) -> St
     )
 
 
-def lengthened(state: State, epochs: int) -> State:
+def lengthened(state: TrainState, epochs: int) -> TrainState:
     """A state of fewer epochs as one of so many, the curves of the rest still empty."""
     missing = epochs - len(state.curves)
     curves = jnp.pad(state.curves, ((0, missing), (0, 0)))

@@ -13,14 +13,14 @@ from reprojax.alignments import (
     bayesian_map,
     bayesian_plus,
     columns,
-    count,
     groups,
     identity,
     linear,
     one_to_one,
     one_to_one_map,
+    pair_counts,
     random_map,
-    soft_count,
+    soft_pair_counts,
 )
 
 KEY = jax.random.key(0)
@@ -100,17 +100,19 @@ def soft_by_hand(logits, labels, targets, k):
 
 def test_count_against_a_loop():
     expected = count_by_hand(LOGITS, TARGETS, T)
-    np.testing.assert_array_equal(count(LOGITS, TARGETS, T), expected)
+    np.testing.assert_array_equal(pair_counts(LOGITS, TARGETS, T), expected)
 
 
 @pytest.mark.parametrize("k", [1, 3, S])
 def test_soft_count_against_a_loop(k):
     expected = soft_by_hand(LOGITS, TARGETS, T, k)
-    np.testing.assert_allclose(soft_count(LOGITS, TARGETS, T, k), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        soft_pair_counts(LOGITS, TARGETS, T, k), expected, rtol=1e-4
+    )
 
 
 def test_soft_count_of_all_is_the_sum_of_probabilities():
-    found = soft_count(LOGITS, TARGETS, T, S)
+    found = soft_pair_counts(LOGITS, TARGETS, T, S)
     np.testing.assert_allclose(
         found.sum(0), np.bincount(TARGETS, minlength=T), rtol=1e-5
     )
@@ -402,9 +404,9 @@ def test_empty_groups_and_unknown_pools_are_refused():
 
 def test_wrong_shapes_are_caught():
     with pytest.raises(jaxtyping.TypeCheckError):
-        count(LOGITS, TARGETS[:-1], T)
+        pair_counts(LOGITS, TARGETS[:-1], T)
     with pytest.raises(jaxtyping.TypeCheckError):
-        count(LOGITS, LOGITS, T)
+        pair_counts(LOGITS, LOGITS, T)
     with pytest.raises(jaxtyping.TypeCheckError):
         one_to_one_map(LOGITS[0])
     with pytest.raises(jaxtyping.TypeCheckError):

@@ -16,8 +16,8 @@ from reprojax.alignments import (
     bayesian_plus,
     centred,
     columns,
-    count,
     one_to_one,
+    pair_counts,
     random_map,
 )
 from reprojax.core import last_value, padded
@@ -44,7 +44,7 @@ def estimated(m, y=Y, labels=LABELS, rounds=1):
 def test_the_mean_goes_off_before_the_map_of_the_answers_as_they_came(rounds):
     m, new = centred(bayesian(T)), jnp.asarray(RNG.normal(size=(5, S)), jnp.float32)
     found = m.apply(estimated(m, rounds=rounds), new, Scope())
-    weights = np.asarray(bayesian_map(count(Y, LABELS, T)), float)
+    weights = np.asarray(bayesian_map(pair_counts(Y, LABELS, T)), float)
     expected = (np.asarray(new, float) - np.asarray(Y, float).mean(0)) @ weights
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     plain = bayesian(T)

@@ -9,13 +9,13 @@ from reprojax import Scope, chain, reprogram
 from reprojax.core import HEAD, STEP, TAIL, WHOLE, last_value, padded, shared, tokens
 from reprojax.decoding import (
     Sampling,
-    decode,
+    begin_writing,
+    decode_words,
     each,
     generate,
+    log_probabilities,
     prefill,
-    score,
     share,
-    start,
     warp,
 )
 from reprojax.formats import fixed, learnable
@@ -169,8 +169,8 @@ def test_a_state_is_gone_on_from():
     once = jax.jit(generate(program, T))(params, frozen, x, given, warm)
     keys = each(given, 1)
     y, cache = jax.jit(prefill, static_argnums=0)(program, params, frozen, x)
-    state = start(y, cache, x, T)
-    go = jax.jit(decode, static_argnums=(0, 6))
+    state = begin_writing(y, cache, x, T)
+    go = jax.jit(decode_words, static_argnums=(0, 6))
     state, first = go(program, params, frozen, state, keys, warm, 2, stop)
     for _ in range(2):
         _, second = go(program, params, frozen, state, keys, warm, 3, stop)
@@ -296,7 +296,7 @@ def test_scores_are_those_of_the_whole_text(name):
     for b, c in np.ndindex(3, 2):
         n = len(ends[b][c])
         table[b, c, :n], weight[b, c, :n] = ends[b][c], 1
-    run, whole = jax.jit(score(program)), jax.jit(program.apply)
+    run, whole = jax.jit(log_probabilities(program)), jax.jit(program.apply)
     asked = jnp.asarray(table), jnp.asarray(weight)
     found = run(params, frozen, padded(QUERIES, "left"), *asked)
     for b, c in np.ndindex(3, 2):

@@ -158,11 +158,11 @@ def test_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
 
 def test_stored_weights_come_back_with_their_card(tmp_path):
-    net = abacus.load()
+    net = abacus.load_abacus()
     training.store(tmp_path / "w.safetensors", net.frozen, {"steps": 3})
-    again = abacus.load(tmp_path / "w.safetensors")
+    again = abacus.load_abacus(tmp_path / "w.safetensors")
     jax.tree.map(np.testing.assert_array_equal, again.frozen, net.frozen)
-    assert abacus.card(tmp_path / "w.safetensors") == {"steps": 3}
+    assert abacus.abacus_card(tmp_path / "w.safetensors") == {"steps": 3}
 
 
 # -- what the model can do, on draws that neither training nor its card had
@@ -170,7 +170,7 @@ def test_stored_weights_come_back_with_their_card(tmp_path):
 
 @pytest.fixture(scope="module")
 def asked():
-    return language(abacus.load(), rows=32)
+    return language(abacus.load_abacus(), rows=32)
 
 
 def test_maps_are_read_off_demonstrations(asked):
@@ -180,14 +180,14 @@ def test_maps_are_read_off_demonstrations(asked):
     ideal = np.mean([demo.ideal(*pair) for pair in zip(maps, rows, strict=True)])
     right = np.mean(demo.in_context(asked, maps, rows))
     control = np.mean(demo.in_context(asked, maps, wrong))
-    stated, _ = abacus.card()["abilities"]["maps of 4 keys, 16 shown"]
+    stated, _ = abacus.abacus_card()["abilities"]["maps of 4 keys, 16 shown"]
     assert abs(right - stated) < 0.15 and right <= ideal + 0.05
     assert control < 0.45 < right
 
 
 def test_steps_are_as_good_as_the_card_says(asked):
     asks = demo.problems(drawn.chain, 4, 16, seed=77)
-    stated = abacus.card()["abilities"]["chain of 4: direct, steps"]
+    stated = abacus.abacus_card()["abilities"]["chain of 4: direct, steps"]
     for manner, said in zip(("direct", "steps"), stated, strict=True):
         score, _ = demo.written(asked, drawn.chain, asks, manner)
         assert abs(score.accuracy - said) < 0.3

@@ -10,7 +10,7 @@ from toys import IMAGES, VIT, VIT_FROZEN, Block, ViT, weights
 
 from reprojax import Params, record, reprogram, shared, sites, stateless
 from reprojax.formats import learnable
-from reprojax.locations import black_box, linen
+from reprojax.locations import linen, opaque
 from reprojax.operators import add, insert
 
 soft = learnable(jax.nn.initializers.normal(1.0))
@@ -478,7 +478,7 @@ def test_a_transformers_style_module():
 
 
 def test_a_black_box_has_two_sites():
-    forward = black_box(lambda frozen, x: x @ frozen)
+    forward = opaque(lambda frozen, x: x @ frozen)
     frozen, x = jnp.eye(3), jnp.ones((2, 3))
     assert order(forward, frozen, x) == ["input", "output"]
     program = reprogram(forward, {"input": add(learnable(jnp.arange(3.0)))})
@@ -492,7 +492,7 @@ def test_a_function_that_is_not_jax_is_refused_under_a_transform():
     def service(frozen, x):
         return np.asarray(x) @ frozen
 
-    forward, frozen, x = black_box(service), np.eye(3), jnp.ones((2, 3))
+    forward, frozen, x = opaque(service), np.eye(3), jnp.ones((2, 3))
     np.testing.assert_array_equal(forward(frozen, x), x)
     with pytest.raises(ValueError, match="service asks for .*reprojax.searches"):
         jax.jit(forward)(frozen, x)

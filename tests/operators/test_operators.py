@@ -20,7 +20,7 @@ from reprojax.operators import (
     insert,
     mlp,
     network,
-    padding,
+    pad,
     replace,
     resize,
     scale_and_shift,
@@ -165,7 +165,7 @@ def test_insert_then_replace_is_insert():
 
 
 def test_padding_puts_the_image_in_a_border():
-    params, out = run(padding(soft, 2), PHOTO)
+    params, out = run(pad(soft, 2), PHOTO)
     assert out.shape == (2, 12, 10, 3)
     np.testing.assert_array_equal(out[:, 2:-2, 2:-2], PHOTO)
     edge = np.asarray(frame(2)(out.shape))[0]
@@ -173,13 +173,13 @@ def test_padding_puts_the_image_in_a_border():
 
 
 def test_padding_by_sides():
-    _, out = run(padding(learnable(zeros), (1, 0), (0, 3)), PHOTO)
+    _, out = run(pad(learnable(zeros), (1, 0), (0, 3)), PHOTO)
     expected = np.pad(PHOTO, ((0, 0), (1, 0), (0, 3), (0, 0)))
     np.testing.assert_array_equal(out, expected)
 
 
 def test_padding_with_overlap_adds_on_the_image_too():
-    params, out = run(padding(soft, 2, overlap=True), PHOTO)
+    params, out = run(pad(soft, 2, overlap=True), PHOTO)
     expected = np.pad(PHOTO, ((0, 0), (2, 2), (2, 2), (0, 0))) + params.learnable
     np.testing.assert_allclose(out, expected, rtol=1e-6)
 
@@ -333,8 +333,8 @@ def test_flip_mirrors_half_of_the_images_in_training():
         add(soft, mask=frame(1)),
         insert(soft, 2),
         replace(soft, 2),
-        padding(soft, 1, 0),
-        padding(soft, 1, 0, overlap=True),
+        pad(soft, 1, 0),
+        pad(soft, 1, 0, overlap=True),
         scale_and_shift(),
         chain(a=dropout(0.5), b=add(soft)),
     ],

@@ -15,7 +15,7 @@ from small_languages import KEY, QUERIES, WIDTH, V, card
 
 from reprojax.alignments import label_words
 from reprojax.core import last_value, padded, reprogram, tokens
-from reprojax.decoding import generate, score, share
+from reprojax.decoding import generate, log_probabilities, share
 from reprojax.models.language import load
 from reprojax.recipes.prompt_tuning import activation_addition, contrast, steering
 from reprojax.taxonomy import describe
@@ -215,7 +215,7 @@ def test_the_answer_alone_may_be_steered(head):
         row.append(word)
     ends = jnp.array([[[7, 2, 3]]])
     asked = (params, language.frozen, x, ends, jnp.ones(ends.shape))
-    found = jax.jit(score(program))(*asked, cache=cache)[0, 0]
+    found = jax.jit(log_probabilities(program))(*asked, cache=cache)[0, 0]
     whole = jax.nn.log_softmax(logits(query + [7, 2, 3], len(query)))
     right = [whole[len(query) - 1 + i, word] for i, word in enumerate((7, 2, 3))]
     np.testing.assert_allclose(found, right, atol=1e-3)

@@ -22,7 +22,7 @@ from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     mean_probability,
     one_sided,
 )
-from reprojax.training.losses import mean
+from reprojax.training.losses import mean_loss
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 
@@ -93,7 +93,7 @@ def test_the_focal_loss_weighs_rare_classes_more():
     wanted = np.mean(-weight * (1 - right) ** 2 * np.log(right))
     seen = {"output": jnp.log(jnp.asarray(h, jnp.float32))}
     loss, rows = find_method("bar").preset.loss(labels, 3), jnp.array([0, 1, -1])
-    found = mean(loss(seen, rows, ()), rows)
+    found = mean_loss(loss(seen, rows, ()), rows)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 

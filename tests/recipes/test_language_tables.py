@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 from scripted import Scripted, worded
 from small_languages import QUERIES, card
-from test_docs import ROOT, rows
 from test_describe_texts import CASES, LABELS, ROWS, TEMPLATE, XS
+from test_docs import ROOT, rows
 
 from reprojax import Program, reprogram
 from reprojax.core import padded

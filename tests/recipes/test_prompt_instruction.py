@@ -26,7 +26,7 @@ from reprojax.text import (
     labelled,
     metered,
     number,
-    record,
+    record_texts,
     score,
 )
 
@@ -88,7 +88,7 @@ def test_controls_are_other_rows():
 
 def dropped(program, language):
     params = program.init(None, language)
-    run = record(program.apply, ["ask:in", "ask:in/rows/dropped"])
+    run = record_texts(program.apply, ["ask:in", "ask:in/rows/dropped"])
     _, seen = run(params, language, XS[:1])
     return seen[0]["ask:in"], seen[0]["ask:in/rows/dropped"]
 

@@ -17,7 +17,7 @@ from reprojax.alignments import (
     bayesian_plus,
     label_words,
     one_to_one,
-    soft_count,
+    soft_pair_counts,
 )
 from reprojax.core import Scope, last_value, padded
 from reprojax.data import Split
@@ -154,7 +154,7 @@ def test_columns_that_sum_to_one_read_logits_as_log_probabilities():
     labels = jnp.arange(30) % 3
     p = np.asarray(jax.nn.softmax(logits), float)
     mean = np.stack([p[labels == t].mean(0) for t in range(3)], 1)
-    counts = soft_count(logits, labels, 3, 50)
+    counts = soft_pair_counts(logits, labels, 3, 50)
     found = logits @ bayesian_map(counts, 1e6)
     expected = np.log(p) @ mean  # -CE(mean answer of t, p)
     differences = lambda a: np.asarray(a)[:, 1:] - np.asarray(a)[:, :1]

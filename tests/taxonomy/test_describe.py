@@ -52,7 +52,7 @@ from reprojax.operators import (
     crop,
     frame,
     insert,
-    padding,
+    pad,
     replace,
     resize,
     scale_and_shift,
@@ -142,7 +142,7 @@ IMAGE_METHODS = {
         "learnable input additive -> identity",
     ),
     "padding": (
-        {"input": padding(learnable(zeros), 4), "output": one_to_one(3)},
+        {"input": pad(learnable(zeros), 4), "output": one_to_one(3)},
         small,
         "learnable input concatenative -> statistical",
     ),
@@ -150,7 +150,7 @@ IMAGE_METHODS = {
         {
             "input": chain(
                 size=resize(8),
-                border=padding(through(soft, stateless(jax.nn.sigmoid)), 4),
+                border=pad(through(soft, stateless(jax.nn.sigmoid)), 4),
             ),
             "output": bayesian(3),
         },
@@ -158,7 +158,7 @@ IMAGE_METHODS = {
         "learnable input concatenative -> statistical",
     ),
     "padding, the prompt on the image too": (
-        {"input": padding(soft, 4, overlap=True)},
+        {"input": pad(soft, 4, overlap=True)},
         small,
         "learnable input additive -> identity",
     ),
@@ -168,7 +168,7 @@ IMAGE_METHODS = {
         "learnable input concatenative -> statistical",
     ),
     "a fixed border": (
-        {"input": padding(fixed(jnp.ones((16, 16, 3))), 4)},
+        {"input": pad(fixed(jnp.ones((16, 16, 3))), 4)},
         small,
         "fixed input concatenative -> identity",
     ),
@@ -339,7 +339,7 @@ def test_a_model_that_is_cut_at_its_features():
 
 
 def test_a_program_over_a_program():
-    inner = reprogram(mixer, {"input": padding(soft, 4)})
+    inner = reprogram(mixer, {"input": pad(soft, 4)})
     forward = functools.partial(
         inner.apply, inner.init(jax.random.key(0), MIXER_FROZEN, small)
     )
@@ -383,7 +383,7 @@ COUNTED = {
         (16 * 16 - 10 * 10) * 3,
     ),
     "a border": (
-        chain(cut=crop(8), border=padding(soft, 4)),
+        chain(cut=crop(8), border=pad(soft, 4)),
         (16 * 16 - 8 * 8) * 3,
     ),
     "a saturating prompt": (add(through(soft, tanh), mask=frame(1)), 60 * 3),

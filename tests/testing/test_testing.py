@@ -37,7 +37,7 @@ from reprojax import (
 from reprojax.alignments import bayesian, columns, linear
 from reprojax.core import tokens
 from reprojax.formats import from_context, learnable
-from reprojax.operators import add, dropout, insert, padding, resize, scale_and_shift
+from reprojax.operators import add, dropout, insert, pad, resize, scale_and_shift
 from reprojax.testing import contract, laws, operations
 from reprojax.testing.case import Case, same
 
@@ -72,7 +72,7 @@ def test_a_prompt_and_a_head():
 
 def test_an_image_in_a_border_with_a_label_map():
     small = jnp.asarray(np.arange(4 * 6 * 6).reshape(4, 6, 6, 1) % 256, jnp.uint8)
-    border = chain(size=resize(8), border=padding(learnable(zeros), 4))
+    border = chain(size=resize(8), border=pad(learnable(zeros), 4))
     program = reprogram(mixer, {"input": border, "output": bayesian(3)})
     given = (MIXER_FROZEN, small, LABELS)  # resizing costs much beside so small a model
     report = contract(program, *given, forward=mixer, work=1.5)

@@ -18,7 +18,7 @@ from reprojax.text import (
     majority,
     number,
     parsed,
-    record,
+    record_texts,
     score,
     table,
     words,
@@ -137,7 +137,7 @@ def test_votes_can_be_seen():
     dialogue = ask("{q} {a}", samples=3, temperature=0.7)
     program = instruct(dialogue, {"output": majority(number())})
     params = program.init(None, scripted.language)
-    run = record(program.apply, ["output/votes"])
+    run = record_texts(program.apply, ["output/votes"])
     _, seen = run(params, scripted.language, [{"q": "?"}])
     assert seen[0]["output/votes"] == [Answer(1), Answer(2), Answer(None, "unparsable")]
 

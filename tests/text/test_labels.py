@@ -5,7 +5,7 @@ from reprojax.text import (
     Continuation,
     Scored,
     check_labels,
-    choose,
+    choose_label,
     instruct,
     label_tokens,
     one_token_each,
@@ -76,7 +76,7 @@ def test_a_verbaliser_checks_before_anything_is_scored():
     scripted = Scripted(score=lambda item: -1.0, encode=worded)
     template = "{text} So: {label}"
     made = instruct(
-        choose(template, ["not good", "not bad"]),
+        choose_label(template, ["not good", "not bad"]),
         {"output": verbaliser("So:", [" not good", " not bad"], one_token=True)},
     )
     with pytest.raises(ValueError, match="begin with one token"):
@@ -91,7 +91,7 @@ def test_scores_are_sums_or_means_over_the_labels_tokens(by, expected):
         return Scored(-2.0 * tokens, tokens)
 
     scripted = Scripted(score=logp)
-    made = instruct(choose("{text} So: {label}", ["good", "very bad"], by), {})
+    made = instruct(choose_label("{text} So: {label}", ["good", "very bad"], by), {})
     params = made.init(None, scripted.language)
     (found,) = made.apply(params, scripted.language, [{"text": "x"}])
     assert found.tolist() == expected
@@ -100,4 +100,4 @@ def test_scores_are_sums_or_means_over_the_labels_tokens(by, expected):
 
 def test_labels_are_compared_by_sum_or_mean(unchecked):
     with pytest.raises(ValueError, match="by='max' came"):
-        choose("{text} {label}", ["a", "b"], "max")
+        choose_label("{text} {label}", ["a", "b"], "max")

@@ -3,13 +3,13 @@ from scripted import Scripted, spelled, worded
 
 from reprojax.text import (
     ask,
-    count,
+    count_tokens,
     demonstrations,
     in_turn,
-    insert,
+    insert_text,
     instruct,
     phrase,
-    record,
+    record_texts,
 )
 
 TEMPLATE = "Q: {question} A: {answer}"
@@ -20,9 +20,9 @@ LINES = [f"Q: {i} A: a{i}\n" for i in range(4)]
 def prompts(fmt, xs=({"question": "x"},), contexts=None, **made):
     """(the prompts, how many demonstrations each lacks)"""
     scripted = Scripted(lambda r: "", **{"encode": worded, **made})
-    program = instruct(ask(TEMPLATE, length=1), {"ask:in": insert(fmt)})
+    program = instruct(ask(TEMPLATE, length=1), {"ask:in": insert_text(fmt)})
     params = program.init(None, scripted.language)
-    run = record(program.apply, ["ask:in", "ask:in/dropped"])
+    run = record_texts(program.apply, ["ask:in", "ask:in/dropped"])
     _, seen = run(params, scripted.language, list(xs), contexts)
     return [s["ask:in"] for s in seen], [s["ask:in/dropped"] for s in seen]
 
@@ -37,7 +37,7 @@ def test_rows_stand_in_order_in_front_of_the_query():
 def test_insert_at_a_place_and_behind():
     scripted = Scripted(lambda r: "")
     for at, expected in ((0, "!Q: x A:"), (3, "Q: !x A:"), (None, "Q: x A:!")):
-        program = instruct(ask(TEMPLATE), {"ask:in": insert(phrase("!"), at)})
+        program = instruct(ask(TEMPLATE), {"ask:in": insert_text(phrase("!"), at)})
         params = program.init(None, scripted.language)
         program.apply(params, scripted.language, [{"question": "x"}])
         assert scripted.requests[-1].prompt == expected
@@ -109,8 +109,8 @@ def test_a_budget_needs_a_tokeniser():
 def test_what_is_inserted_afterwards_can_still_not_pass_the_context():
     scripted = Scripted(lambda r: "", encode=worded, context=tokens("Q: x A:") + 1)
     front = in_turn(
-        rows=insert(demonstrations(TEMPLATE, ROWS, reserve=1)),
-        more=insert(phrase("Answer now. ")),
+        rows=insert_text(demonstrations(TEMPLATE, ROWS, reserve=1)),
+        more=insert_text(phrase("Answer now. ")),
     )
     program = instruct(ask(TEMPLATE, length=1), {"ask:in": front})
     params = program.init(None, scripted.language)
@@ -131,10 +131,10 @@ def test_rows_of_each_query_come_from_its_context():
 def test_a_row_that_lacks_a_field_is_told_by_init():
     scripted = Scripted(lambda r: "")
     fmt = demonstrations(TEMPLATE, [*ROWS, {"question": "?"}])
-    program = instruct(ask(TEMPLATE), {"ask:in": insert(fmt)})
+    program = instruct(ask(TEMPLATE), {"ask:in": insert_text(fmt)})
     with pytest.raises(ValueError, match=r"\['answer'\] are missing"):
         program.init(None, scripted.language)
 
 
 def test_count():
-    assert count(Scripted(encode=spelled).language, "abc") == 4
+    assert count_tokens(Scripted(encode=spelled).language, "abc") == 4

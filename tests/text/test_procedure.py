@@ -17,14 +17,14 @@ from reprojax.text import (
     ask,
     drive,
     in_turn,
-    informed,
-    insert,
+    informed_texts,
+    insert_text,
     instruct,
     metered,
     number,
     parsed,
     phrase,
-    record,
+    record_texts,
 )
 
 TEMPLATE = "Q: {question}\nA: {answer}"
@@ -229,7 +229,7 @@ def program(**at):
 
 def test_a_procedure_is_a_program_over_rows():
     scripted = Scripted(adder)
-    made = program(ask_in=insert(phrase("Add.\n")))
+    made = program(ask_in=insert_text(phrase("Add.\n")))
     assert isinstance(made, Program)
     params = made.init(None, scripted.language)
     assert params == Params(
@@ -244,7 +244,7 @@ def test_a_procedure_is_a_program_over_rows():
 
 
 def test_learnable_text_is_a_leaf_that_a_search_can_change():
-    made = program(ask_in=insert(phrase("Add.\n", learnable=True)))
+    made = program(ask_in=insert_text(phrase("Add.\n", learnable=True)))
     scripted = Scripted(adder)
     params = made.init(None, scripted.language)
     assert params.learnable["ask:in"] == "Add.\n"
@@ -256,7 +256,7 @@ def test_learnable_text_is_a_leaf_that_a_search_can_change():
 
 def test_a_site_that_is_not_there_is_told_before_anything_is_asked():
     with pytest.raises(ValueError, match=r"no such site: \['ask:inn'\].*'ask:in'"):
-        program(ask_inn=insert(phrase("x")))
+        program(ask_inn=insert_text(phrase("x")))
 
     def run(x, edit):
         yield Request(edit("hidden", "a"))
@@ -268,10 +268,10 @@ def test_a_site_that_is_not_there_is_told_before_anything_is_asked():
 
 def test_a_program_edits_first_then_hands_on():
     scripted = Scripted(adder)
-    made = program(ask_in=insert(phrase("Add.\n")))
+    made = program(ask_in=insert_text(phrase("Add.\n")))
     params = made.init(None, scripted.language)
     sites = ["input", "ask:in/raw", "ask:in", "ask:out", "output/raw", "output"]
-    answers, seen = record(made.apply, sites)(params, scripted.language, XS)
+    answers, seen = record_texts(made.apply, sites)(params, scripted.language, XS)
     assert [one["output"] for one in seen] == answers
     assert seen[1]["ask:in/raw"] == "Q: 30+4\nA:"
     assert seen[1]["ask:in"] == scripted.requests[1].prompt
@@ -283,7 +283,7 @@ def test_record_refuses_a_site_that_did_not_come():
     scripted, made = Scripted(adder), program()
     params = made.init(None, scripted.language)
     with pytest.raises(ValueError, match=r"no such site: \['ask:in/raw'\].*these came"):
-        record(made.apply, ["ask:in/raw"])(params, scripted.language, XS)
+        record_texts(made.apply, ["ask:in/raw"])(params, scripted.language, XS)
 
 
 def test_a_chain_of_texts_acts_in_its_order_and_its_taps_have_names():
@@ -296,11 +296,15 @@ def test_a_chain_of_texts_acts_in_its_order_and_its_taps_have_names():
     scripted = Scripted(echo)
     made = instruct(
         ask(TEMPLATE),
-        {"ask:in": in_turn(front=insert(phrase("1")), a=tapping("2"), b=tapping("3"))},
+        {
+            "ask:in": in_turn(
+                front=insert_text(phrase("1")), a=tapping("2"), b=tapping("3")
+            )
+        },
     )
     params = made.init(None, scripted.language)
     assert params.fixed["ask:in"] == {"front": "1", "a": (), "b": ()}
-    run = record(made.apply, ["ask:in", "ask:in/a/said", "ask:in/b/said"])
+    run = record_texts(made.apply, ["ask:in", "ask:in/a/said", "ask:in/b/said"])
     _, seen = run(params, scripted.language, XS[:1])
     assert seen[0]["ask:in"] == "1Q: 1+2\nA:23"
     assert (seen[0]["ask:in/a/said"], seen[0]["ask:in/b/said"]) == ("2", "3")
@@ -327,14 +331,14 @@ def test_contexts_come_one_a_row_and_informed_makes_them_for_all_at_once():
         return Manipulation(lambda key, spec, scope: Params(), apply)
 
     scripted = Scripted(echo)
-    made = informed(instruct(ask(TEMPLATE), {"ask:in": context_in_front()}), look)
+    made = informed_texts(instruct(ask(TEMPLATE), {"ask:in": context_in_front()}), look)
     params = made.init(None, scripted.language)
     made.apply(params, scripted.language, XS)
     assert calls == [3]
     assert [r.prompt[:4] for r in scripted.requests] == ["3Q: ", "4Q: "]
     made.apply(params, scripted.language, XS[:1], ["given"])
     assert calls == [3] and scripted.requests[-1].prompt.startswith("givenQ")
-    _, seen = record(made.apply, ["ask:in"])(params, scripted.language, XS)
+    _, seen = record_texts(made.apply, ["ask:in"])(params, scripted.language, XS)
     assert seen[1]["ask:in"].startswith("4Q") and calls == [3, 3]
 
 
@@ -356,4 +360,7 @@ def test_lists_of_other_lengths(unchecked, xs, contexts, fault):
 def test_no_rows_ask_nothing():
     scripted, made = Scripted(adder), program()
     assert made.apply(made.init(None, scripted.language), scripted.language, []) == []
-    assert record(made.apply, ["output"])(Params(), scripted.language, []) == ([], [])
+    assert record_texts(made.apply, ["output"])(Params(), scripted.language, []) == (
+        [],
+        [],
+    )

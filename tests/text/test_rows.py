@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from reprojax.text import flipped_labels, labelled, nearest, random_labels, shuffled
+from reprojax.text import (
+    flipped_labels,
+    labelled,
+    nearest_rows,
+    random_labels,
+    shuffled,
+)
 
 LABELS = ("bad", "fair", "good")
 ROWS = labelled([f"t{i}" for i in range(60)], [i % 3 for i in range(60)], LABELS)
@@ -64,7 +70,7 @@ def test_nearest_by_cosine_the_nearest_last():
         return np.array([PLANE[t] for t in texts])
 
     rows = [{"text": t} for t in "abcd"]
-    look = nearest(rows, 3, embed, "{text}")
+    look = nearest_rows(rows, 3, embed, "{text}")
     assert calls == [["a", "b", "c", "d"]]
     found = look([{"text": "x"}, {"text": "c"}])
     assert [[row["text"] for row in own] for own in found] == [
@@ -72,7 +78,7 @@ def test_nearest_by_cosine_the_nearest_last():
         ["a", "b", "c"],  # of equals the first is the nearer one
     ]
     assert calls[1:] == [["x", "c"]], "all queries in one batch"
-    first = nearest(rows, 2, embed, "{text}", last=False)
+    first = nearest_rows(rows, 2, embed, "{text}", last=False)
     assert [row["text"] for row in first([{"text": "x"}])[0]] == ["a", "b"]
     assert look([]) == []
 
@@ -80,7 +86,7 @@ def test_nearest_by_cosine_the_nearest_last():
 def test_nearest_by_euclidean_distance_counts_lengths():
     rows = [{"text": t} for t in "abcd"]
     embed = lambda texts: np.array([PLANE[t] for t in texts])
-    look = nearest(rows, 4, embed, "{text}", distance="euclidean", last=False)
+    look = nearest_rows(rows, 4, embed, "{text}", distance="euclidean", last=False)
     plane = np.array([PLANE[t] for t in "abcd"], float)
     away = np.linalg.norm(plane - PLANE["x"], axis=1)
     right = ["abcd"[i] for i in away.argsort()]
@@ -90,13 +96,15 @@ def test_nearest_by_euclidean_distance_counts_lengths():
 def test_nearest_refuses():
     rows = [{"text": t} for t in "abcd"]
     with pytest.raises(ValueError, match="distance='manhattan', expected 'cosine'"):
-        nearest(rows, 1, lambda texts: np.ones((4, 2)), "{text}", distance="manhattan")
+        nearest_rows(
+            rows, 1, lambda texts: np.ones((4, 2)), "{text}", distance="manhattan"
+        )
     with pytest.raises(ValueError, match="got k=5, expected 1 to 4"):
-        nearest(rows, 5, lambda texts: np.ones((4, 2)), "{text}")
+        nearest_rows(rows, 5, lambda texts: np.ones((4, 2)), "{text}")
     with pytest.raises(ValueError, match=r"embed gave \(3, 2\) for 4 texts"):
-        nearest(rows, 2, lambda texts: np.ones((3, 2)), "{text}")
+        nearest_rows(rows, 2, lambda texts: np.ones((3, 2)), "{text}")
     with pytest.raises(ValueError, match="expected a finite vector each"):
-        nearest(rows, 2, lambda texts: np.full((4, 2), np.nan), "{text}")
+        nearest_rows(rows, 2, lambda texts: np.full((4, 2), np.nan), "{text}")
 
 
 def test_a_class_that_is_no_whole_number_is_refused():

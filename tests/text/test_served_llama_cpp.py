@@ -16,7 +16,7 @@ from reprojax.recipes.prompt_instruction import (
     kate,
     self_consistency,
 )
-from reprojax.text import Continuation, in_process, labelled, number, record
+from reprojax.text import Continuation, in_process, labelled, number, record_texts
 from reprojax.text.served import Endpoint
 
 pytestmark = pytest.mark.verify
@@ -60,7 +60,7 @@ def letters(texts):
 
 def scores(program, language, params=None):
     params = program.init(None, language) if params is None else params
-    run = record(program.apply, ["ask:out"])
+    run = record_texts(program.apply, ["ask:out"])
     answers, seen = run(params, language, TEXTS)
     return answers, np.stack([one["ask:out"] for one in seen])
 
@@ -131,7 +131,7 @@ ASKED = [{"question": "6 dogs and 2 more?"}]
 
 
 def written(program, language):
-    run = record(program.apply, ["ask:out"])
+    run = record_texts(program.apply, ["ask:out"])
     answers, seen = run(program.init(None, language), language, ASKED)
     return answers, [c.text for c in seen[0]["ask:out"].completions]
 

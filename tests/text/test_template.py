@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reprojax.text import asked, choose, ending, fields, fill
+from reprojax.text import asked, choose_label, ending, fields, fill
 
 
 def test_fields_in_their_order_each_once():
@@ -88,5 +88,5 @@ def test_numbers_are_written_as_they_print():
 
 def test_a_label_that_brings_the_templates_blank_along_is_refused():
     with pytest.raises(ValueError, match="got the label ' good' behind a template"):
-        choose("R: {text}\nS: {label}", ("bad", " good"))
-    choose("R: {text}\nS:{label}", (" bad", " good"))
+        choose_label("R: {text}\nS: {label}", ("bad", " good"))
+    choose_label("R: {text}\nS:{label}", (" bad", " good"))

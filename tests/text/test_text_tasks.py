@@ -20,7 +20,7 @@ from reprojax.models.language import Special
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.text.tasks import encoded, written
 from reprojax.training.loop import fit
-from reprojax.training.losses import cross_entropy, mean
+from reprojax.training.losses import cross_entropy, mean_loss
 from reprojax.training.steps import count_correct, evaluate
 
 TEMPLATE, LABELS = "ill {text}.{label}", ("a", "b")
@@ -198,7 +198,7 @@ def test_the_loss_is_the_mean_over_the_answers_words(recipe):
     params = program.init(jax.random.key(0), CARD.frozen, x)
     output = program.apply(params, CARD.frozen, x)
     y = jnp.asarray(y)
-    found = mean(cross_entropy({"output": output}, y, params.learnable), y)
+    found = mean_loss(cross_entropy({"output": output}, y, params.learnable), y)
     bare = recipe(WRITER, length=3)
     costs = []
     for i in range(len(y)):

@@ -43,7 +43,7 @@ from reprojax.training.black_box import (
     only_answers,
     zero_one,
 )
-from reprojax.training.losses import cross_entropy, mean
+from reprojax.training.losses import cross_entropy, mean_loss
 
 NAMES, NORMS = tuple("abcde"), (tuple(MEAN.tolist()), tuple(STD.tolist()))
 MODEL = Backbone("toy", FORWARD, FROZEN, 8, *NORMS, NAMES, {})
@@ -187,7 +187,7 @@ def test_three_epochs_equal_a_loop_on_the_model_itself():
             one = params._replace(learnable=jax.tree.map(lambda a, i=i: a[i], points))
             seen = whole(one, x)
             y = jnp.asarray(y)
-            values.append(mean(cross_entropy(seen, y, ()), y))
+            values.append(mean_loss(cross_entropy(seen, y, ()), y))
             hot = jax.nn.one_hot(seen["output/raw"].argmax(-1), SOURCES)
             sums = sums + hot.T @ jax.nn.one_hot(y, TARGETS) / 4
         state = SPSA.tell(state, points, jnp.stack(values))

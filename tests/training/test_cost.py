@@ -19,12 +19,12 @@ from reprojax import Params, Program, recipes, reprogram
 from reprojax.alignments import bayesian
 from reprojax.core import chain, passthrough
 from reprojax.formats import learnable
-from reprojax.locations import black_box
+from reprojax.locations import opaque
 from reprojax.models import Backbone, images
 from reprojax.models.vision import glyphs, resnet, vit
 from reprojax.operators import add, frame, insert, resize
 from reprojax.training.losses import cross_entropy
-from reprojax.training.steps import State, observe_batch, train_step
+from reprojax.training.steps import TrainState, observe_batch, train_step
 
 SGD = optax.sgd(0.1)
 HALF = (0.5, 0.5, 0.5)
@@ -63,7 +63,7 @@ def lowered(program: Program, card: Backbone, side: int, batch: int = 4) -> Any:
     x, y = spec(batch, side, side, 3, dtype="uint8"), spec(batch, dtype="int32")
     params = begun(program, card, x)
     observed = partial(observe_batch, program)
-    state = State(
+    state = TrainState(
         params=params,
         opt=jax.eval_shape(SGD.init, params.learnable),
         key=jax.eval_shape(jax.random.key, 0),
@@ -255,7 +255,7 @@ def test_a_copy_of_frozen_kernels_would_be_found(case):
 @cache
 def reader(size: int) -> Backbone:
     """Any size, next to no text of its own."""
-    look = black_box(lambda frozen, x: x.mean((1, 2)) @ frozen["w"])
+    look = opaque(lambda frozen, x: x.mean((1, 2)) @ frozen["w"])
 
     def forward(frozen: Any, x: Any, edit: Callable = passthrough) -> Any:
         def renamed(site: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax.training.losses import Rows, cross_entropy, mean, with_norm
+from reprojax.training.losses import Rows, cross_entropy, mean_loss, with_norm
 
 draw = np.random.default_rng(0)
 LOGITS = draw.normal(size=(5, 4)).astype(np.float32) * 3
@@ -28,7 +28,7 @@ def loss(logits: np.ndarray, labels: np.ndarray = LABELS) -> jax.Array:
 
 def of(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """What the loop makes of cross entropy."""
-    return mean(cross_entropy({"output": logits}, labels, ()), labels)
+    return mean_loss(cross_entropy({"output": logits}, labels, ()), labels)
 
 
 def test_cross_entropy_is_the_mean_over_real_rows():
@@ -71,7 +71,7 @@ def test_with_norm_adds_the_squares_of_all_learnable_numbers():
     squares = float((LOGITS.astype(np.float64) ** 2).sum()) + 5
     seen = {"output": jnp.asarray(LOGITS)}
     labels = jnp.asarray(LABELS)
-    found = mean(with_norm(0.25)(seen, labels, learnable), labels)
+    found = mean_loss(with_norm(0.25)(seen, labels, learnable), labels)
     assert found == pytest.approx(by_hand(LOGITS, LABELS) + 0.25 * squares, rel=1e-6)
 
 
@@ -85,12 +85,12 @@ def test_with_norm_pulls_at_a_prompt_of_zeros_without_nan():
 def test_weights_divide_and_have_no_gradient():
     value, weight = jnp.array([1.0, 5.0, 2.0, 7.0, 9.0]), jnp.array([3.0, 1, 1, 0, 1])
     labels = jnp.asarray(LABELS)
-    assert mean(Rows(value, weight), labels) == pytest.approx((3 + 2) / 4)
-    slope = jax.grad(lambda w: mean(Rows(value, w), labels))(weight)
+    assert mean_loss(Rows(value, weight), labels) == pytest.approx((3 + 2) / 4)
+    slope = jax.grad(lambda w: mean_loss(Rows(value, w), labels))(weight)
     assert not np.any(slope)
 
 
 def test_a_filler_that_is_not_finite_has_no_influence():
     value = jnp.array([1.0, np.nan, 2.0, 3.0, np.inf])
-    assert mean(value, jnp.asarray(LABELS)) == 2.0
-    assert mean(Rows(value, value), jnp.asarray(LABELS)) == pytest.approx(14 / 6)
+    assert mean_loss(value, jnp.asarray(LABELS)) == 2.0
+    assert mean_loss(Rows(value, value), jnp.asarray(LABELS)) == pytest.approx(14 / 6)

@@ -339,20 +339,20 @@ def test_a_file_lies_as_its_rules_say(tmp_path):
     save_file(stored, tmp_path / "model.safetensors")
     rules = {"*/kernel": P("data"), "b.*": P()}
     for source in (tmp_path, tmp_path / "model.safetensors"):
-        tree = parallel.load(source, MESH, rules)
+        tree = parallel.load_sharded(source, MESH, rules)
         assert tree["a"]["kernel"].sharding == NamedSharding(MESH, P("data"))
         np.testing.assert_array_equal(tree["a"]["kernel"], half)
         assert tree["a"]["kernel"].dtype == jnp.bfloat16 and tree["a"]["steps"] == 3
         assert tree["b.c"].dtype == jnp.float16
-    wide = parallel.load(tmp_path, MESH, dtype=jnp.float32)
+    wide = parallel.load_sharded(tmp_path, MESH, dtype=jnp.float32)
     assert wide["b.c"].dtype == wide["a"]["kernel"].dtype == jnp.float32
     assert jnp.issubdtype(wide["a"]["steps"].dtype, jnp.integer)
     save_file({"a": np.array([1, np.nan], np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="holds a with 1 of 2 numbers NaN"):
-        parallel.load(tmp_path, MESH)
+        parallel.load_sharded(tmp_path, MESH)
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="could not be read as safetensors"):
-        parallel.load(tmp_path, MESH)
+        parallel.load_sharded(tmp_path, MESH)
 
 
 def test_filling_repeats_real_images_under_no_label():

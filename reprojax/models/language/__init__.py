@@ -4,4 +4,11 @@ from reprojax.models.language.card import LanguageModel, Special, texts
 from reprojax.models.language.catalogue import load, names
 from reprojax.models.language.tokenizer import Tokenizer
 
-__all__ = ["LanguageModel", "Special", "Tokenizer", "load", "names", "texts"]
+__all__ = [
+    "LanguageModel",
+    "Special",
+    "Tokenizer",
+    "load",
+    "names",
+    "texts",
+]

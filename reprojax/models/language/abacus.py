@@ -30,7 +30,7 @@ POSITIONS = 256
 WIDTH, DEPTH, HIDDEN, SIZE = 128, 4, 256, 32
 
 
-def network() -> Llama:
+def abacus_network() -> Llama:
     """The module: 4 layers of 128, rotary positions, a tied table.
 
     Queries and keys have biases, so that a head can look at a place, whatever stands
@@ -69,7 +69,7 @@ def characters() -> Tokenizer:
 
 def language_model(frozen: Any) -> LanguageModel:
     """The card of `network()` with the weights `frozen`."""
-    module = network()
+    module = abacus_network()
     return LanguageModel(
         name="abacus",
         forward=texts(module),
@@ -84,7 +84,7 @@ def language_model(frozen: Any) -> LanguageModel:
     )
 
 
-def load(path: Path = WEIGHTS, dtype: Any = jnp.float32) -> LanguageModel:
+def load_abacus(path: Path = WEIGHTS, dtype: Any = jnp.float32) -> LanguageModel:
     """The embedded model; its weights are stored in float16."""
     from safetensors.numpy import load_file
 
@@ -92,7 +92,7 @@ def load(path: Path = WEIGHTS, dtype: Any = jnp.float32) -> LanguageModel:
     return language_model({"params": unflatten_dict(flat, sep="/")})
 
 
-def card(path: Path = WEIGHTS) -> dict[str, Any]:
+def abacus_card(path: Path = WEIGHTS) -> dict[str, Any]:
     """What is known of the stored weights: training, and measured abilities."""
     from safetensors import safe_open
 

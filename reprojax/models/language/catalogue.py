@@ -92,7 +92,7 @@ def _abacus(dtype: Any, tokenizer: Any) -> LanguageModel:
     """The embedded one."""
     from reprojax.models.language import abacus
 
-    model = abacus.load(dtype=dtype)
+    model = abacus.load_abacus(dtype=dtype)
     if tokenizer == OWN:
         return model
     text = _tokenizer(tokenizer, Path(), {}, ends=False)
@@ -204,9 +204,9 @@ def _tokenizer(
     if given is None or isinstance(given, Tokenizer):
         return given
     if given == OWN:
-        return tokenizers.from_folder(folder, looks, ends)
+        return tokenizers.tokenizer_from_folder(folder, looks, ends)
     place = Path(given)
-    text = tokenizers.from_folder(place, tokenizers.looks(place), ends)
+    text = tokenizers.tokenizer_from_folder(place, tokenizers.looks(place), ends)
     if text is None:
         raise ValueError(
             f"{place} holds no tokeniser, expected tokenizer.json, vocab.txt, or "

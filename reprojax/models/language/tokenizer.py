@@ -113,7 +113,7 @@ def looks(folder: Path) -> dict[str, Any]:
     return dict(read_json(path, Looks)) if path.exists() else {}
 
 
-def from_folder(
+def tokenizer_from_folder(
     folder: Path, settings: Mapping[str, Any], ends: bool = True
 ) -> Tokenizer | None:
     """tokenizer.json, vocab.txt (WordPiece), or vocab.json and merges.txt (bytes).

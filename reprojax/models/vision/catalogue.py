@@ -120,7 +120,7 @@ def _glyphs(dtype: Any, own: dict[str, Any]) -> Backbone:
         raise ValueError(
             f"load('glyphs') came with {given}, expected none: its card is complete"
         )
-    backbone = glyphs.load()
+    backbone = glyphs.load_glyphs()
     frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), backbone.frozen)
     return backbone._replace(frozen=frozen)
 

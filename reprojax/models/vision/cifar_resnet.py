@@ -14,7 +14,7 @@ from reprojax.models.weights import (
     Layout,
     Plan,
     Shapes,
-    count,
+    count_numbered,
     shape_of,
 )
 
@@ -80,7 +80,9 @@ RULES = (
 
 
 def _plan(shapes: Shapes, config: Config) -> Plan:
-    depths = tuple(count(shapes, rf"layer{s}\.(\d+)\.") or 1 for s in range(1, 4))
+    depths = tuple(
+        count_numbered(shapes, rf"layer{s}\.(\d+)\.") or 1 for s in range(1, 4)
+    )
     width = shape_of(shapes, RULES, "stem/kernel", (16, 3, 3, 3))[0]
     bias = shape_of(shapes, RULES, "head/bias", (0,))
     classes = shape_of(shapes, RULES, "head/kernel", (*bias, 0))[0]

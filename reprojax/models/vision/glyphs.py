@@ -74,7 +74,7 @@ def backbone(frozen: Any, classes: tuple[str, ...]) -> Backbone:
     )
 
 
-def load(path: Path = WEIGHTS) -> Backbone:
+def load_glyphs(path: Path = WEIGHTS) -> Backbone:
     """The embedded backbone, in float32 (kernels are stored in float16)."""
     from safetensors.numpy import load_file
 
@@ -83,10 +83,10 @@ def load(path: Path = WEIGHTS) -> Backbone:
         for name, tensor in load_file(path).items()
     }
     frozen = {"params": unflatten_dict(flat, sep="/")}
-    return backbone(frozen, tuple(card(path)["classes"]))
+    return backbone(frozen, tuple(glyphs_card(path)["classes"]))
 
 
-def card(path: Path = WEIGHTS) -> dict[str, Any]:
+def glyphs_card(path: Path = WEIGHTS) -> dict[str, Any]:
     """What is known of the stored weights: class names, training, measured numbers."""
     from safetensors import safe_open
 

@@ -17,7 +17,7 @@ from reprojax.models.weights import (
     Plan,
     Rules,
     Shapes,
-    count,
+    count_numbered,
     origin,
     shape_of,
 )
@@ -140,7 +140,7 @@ def _planner(rules: Rules, blocks: Callable[[int], str]):
             downsample_in_bottleneck=False,
             downsample_in_first_stage=False,
         )
-        depths = [count(shapes, blocks(s)) for s in range(1, 5)]
+        depths = [count_numbered(shapes, blocks(s)) for s in range(1, 5)]
         depths = tuple(depth for depth in depths if depth) or (2, 2, 2, 2)
         look = lambda path, default: shape_of(shapes, rules, path, default)
         stem = look("stem/kernel", (64, 3, 7, 7))[0]

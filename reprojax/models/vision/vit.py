@@ -19,7 +19,7 @@ from reprojax.models.weights import (
     Plan,
     Rules,
     Shapes,
-    count,
+    count_numbered,
     origin,
     shape_of,
 )
@@ -179,7 +179,7 @@ def _planner(rules: Rules, block: str, epsilon: float):
         length = look("positions", (1, 197, width))[-2]
         hidden = look("block_0/mlp/up/kernel", (4 * width, width))[0]
         classes, *read = look("head/kernel", (*look("head/bias", (0,)), width))
-        depth = config.get("num_hidden_layers") or count(shapes, block)
+        depth = config.get("num_hidden_layers") or count_numbered(shapes, block)
         depth = bounded(depth, shapes)
         heads = _heads(config, width)
         scaled = any(re.search(r"lambda1|gamma", name) for name in shapes)

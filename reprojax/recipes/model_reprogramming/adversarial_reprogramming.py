@@ -7,9 +7,9 @@ from reprojax.alignments import columns, of_probabilities
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
 from reprojax.models import Backbone
-from reprojax.operators import padding, resize
+from reprojax.operators import pad, resize
 from reprojax.recipes.method import Method, Preset, adam_decayed
-from reprojax.recipes.sizes import border, scaled
+from reprojax.recipes.sizes import border_around, scaled
 from reprojax.training.losses import likelihood, with_norm
 
 
@@ -38,7 +38,7 @@ def adversarial_reprogramming(
     squash = stateless(lambda w: (1 + jnp.tanh(w)) / 2)
     frame = through(learnable(normal(deviation)), squash)
     place = chain(
-        resize=resize(inner), program=padding(frame, *border(inner, backbone))
+        resize=resize(inner), program=pad(frame, *border_around(inner, backbone))
     )
     align = of_probabilities(columns(range(targets)) if align is None else align)
     return reprogram(backbone.forward, {"input": place, "output": align})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from reprojax.alignments import count, one_to_one_map
+from reprojax.alignments import one_to_one_map, pair_counts
 from reprojax.core import Key, Manipulation, Params, Program, PyTree, Scope
 from reprojax.models import Backbone
 from reprojax.recipes.method import BlackBox, Method, adam_decayed
@@ -59,7 +59,7 @@ def mean_probability(targets: int, several: int = 6) -> Manipulation:
         return jnp.log(jnp.maximum(mean, 1e-30))
 
     def observe(params: Params, y: Array, labels: Array) -> Array:
-        return count(y, labels, targets)
+        return pair_counts(y, labels, targets)
 
     def refresh(params: Params, sums: Array) -> Params:
         most = min(several, len(sums) // targets)

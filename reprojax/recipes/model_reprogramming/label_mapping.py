@@ -13,7 +13,7 @@ from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
 from reprojax.models import Backbone
 from reprojax.recipes.method import Method, Preset, adam_in_steps
-from reprojax.recipes.sizes import border, scaled
+from reprojax.recipes.sizes import border_around, scaled
 
 
 def padding(
@@ -32,7 +32,7 @@ def padding(
     """
     inner = scaled(128, backbone) if inner is None else inner
     frame = through(learnable(zeros), stateless(jax.nn.sigmoid))
-    place = operators.padding(frame, *border(inner, backbone))
+    place = operators.pad(frame, *border_around(inner, backbone))
     at = {"input": chain(resize=operators.resize(inner), border=place)}
     align = bayesian(targets) if align is None else align
     return reprogram(backbone.forward, at | {"output": align})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import Params, Program
-from reprojax.text import Language, estimate, looked, realigned
+from reprojax.text import Language, estimate_texts, looked, realigned
 from reprojax.text.estimation import Seen
 from reprojax.text.procedure import Row
 
@@ -39,7 +39,7 @@ def contextual_calibration(
     """
     xs = [{**(row or {}), field: text} for text in inputs]
     _, seen = looked(program, params, language, xs, contexts)
-    return estimate(program, params, [_pooled(seen)] if seen else [])
+    return estimate_texts(program, params, [_pooled(seen)] if seen else [])
 
 
 def _pooled(seen: Seen) -> dict[str, jax.Array]:
@@ -101,5 +101,5 @@ def batch_calibration(
     have. Each query weighs the same: its labels' probabilities are made to sum to one.
     """
     _, seen = looked(program, params, language, xs, contexts)
-    params = estimate(program, params, seen)
+    params = estimate_texts(program, params, seen)
     return realigned(program, params, seen), params

@@ -13,15 +13,15 @@ from reprojax.alignments import calibrated
 from reprojax.core import Manipulation, Program
 from reprojax.text import (
     asked,
-    choose,
+    choose_label,
     demonstrations,
     ending,
     in_turn,
-    informed,
-    insert,
+    informed_texts,
+    insert_text,
     instruct,
     likeliest,
-    nearest,
+    nearest_rows,
     phrase,
     verbaliser,
 )
@@ -64,9 +64,9 @@ def zero_shot(
         calibration: by default `calibrated(T)`, which changes nothing until a
             calibration recipe has estimated it.
     """
-    dialogue = choose(template, labels, by)
+    dialogue = choose_label(template, labels, by)
     align = _align(template, labels, one_token, by, calibration)
-    at = {"ask:in": insert(phrase(instruction)), "output": align}
+    at = {"ask:in": insert_text(phrase(instruction)), "output": align}
     return instruct(dialogue, at)
 
 
@@ -95,7 +95,7 @@ def few_shot(
         budget, drop: the most tokens, instruction and label counted, and what is left
             out for it, as in `demonstrations`.
     """
-    dialogue = choose(template, labels, by)
+    dialogue = choose_label(template, labels, by)
     _, gap, _ = asked(template)
     shown = demonstrations(
         template,
@@ -105,7 +105,9 @@ def few_shot(
         around=(instruction, gap + max(labels, key=len)),
         drop=drop,
     )
-    front = in_turn(rows=insert(shown), instruction=insert(phrase(instruction)))
+    front = in_turn(
+        rows=insert_text(shown), instruction=insert_text(phrase(instruction))
+    )
     align = _align(template, labels, one_token, by, calibration)
     return instruct(dialogue, {"ask:in": front, "output": align})
 
@@ -150,6 +152,6 @@ def kate(
         calibration=calibration,
     )
     question, _, _ = asked(template)
-    return informed(
-        program, nearest(rows, k, embed, question, distance=distance, last=last)
+    return informed_texts(
+        program, nearest_rows(rows, k, embed, question, distance=distance, last=last)
     )

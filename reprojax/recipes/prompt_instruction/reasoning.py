@@ -13,7 +13,7 @@ from reprojax.text import (
     ask,
     demonstrations,
     in_turn,
-    insert,
+    insert_text,
     instruct,
     majority,
     number,
@@ -71,7 +71,9 @@ def chain_of_thought(
         around=(instruction, ""),
         drop=drop,
     )
-    front = in_turn(rows=insert(shown), instruction=insert(phrase(instruction)))
+    front = in_turn(
+        rows=insert_text(shown), instruction=insert_text(phrase(instruction))
+    )
     read = parsed(rule) if samples == 1 else majority(rule)
     return instruct(dialogue, {"ask:in": front, "output": read})
 
@@ -122,8 +124,8 @@ def zero_shot_chain_of_thought(
         template, length=length, answer_length=answer_length, stop=stop
     )
     at = {
-        "reason:in": insert(phrase(trigger, learnable=True), at=None),
-        "answer:in": insert(phrase(answer), at=None),
+        "reason:in": insert_text(phrase(trigger, learnable=True), at=None),
+        "answer:in": insert_text(phrase(answer), at=None),
         "output": parsed(number("first") if rule is None else rule),
     }
     return instruct(dialogue, at)

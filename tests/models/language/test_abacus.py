@@ -21,7 +21,7 @@ def model():
 
 
 def test_weights_are_small_and_their_card_is_complete(model):
-    about = abacus.card()
+    about = abacus.abacus_card()
     assert abacus.WEIGHTS.stat().st_size <= 3_500_000
     numbers = sum(leaf.size for leaf in jax.tree.leaves(model.frozen))
     assert about["parameters"] == numbers

@@ -17,11 +17,11 @@ FRESH = 20_011  # a seed that neither training nor the card used
 
 @pytest.fixture(scope="module")
 def net():
-    return glyphs.load()
+    return glyphs.load_glyphs()
 
 
 def test_weights_are_small_and_their_card_is_complete(net):
-    about = glyphs.card()
+    about = glyphs.glyphs_card()
     assert glyphs.WEIGHTS.stat().st_size <= 2_000_000
     assert net.classes == tuple(about["classes"]) == drawn.CLASSES
     assert len(set(net.classes)) == 128
@@ -41,7 +41,7 @@ def test_roles_name_sites_that_exist(net):
 
 def test_fresh_glyphs_are_recognised_as_the_card_says(net):
     right = held_out(net, 512, FRESH)
-    assert abs(right - glyphs.card()["held_out"]) < 0.03
+    assert abs(right - glyphs.glyphs_card()["held_out"]) < 0.03
     images, _ = drawn.draw(np.random.default_rng(FRESH), 128)
     assert held_out(random(net, jax.random.key(0), images), 512, FRESH) < 0.1
 
