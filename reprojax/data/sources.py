@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from reprojax.data.folder import from_folder
 from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, SPLITS, Task, listed
 from reprojax.data.tfds import from_tfds
-from reprojax.saving.files import open_regular
+from reprojax.saving.files import assets_folder, open_regular
 
 DEFLATE = 1040  # no compressed byte can stand for more
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -130,8 +129,7 @@ def load(
 
 def assets() -> Path:
     """The folder of data that is not in the repository."""
-    beside = Path(__file__).parents[2].parent / "shared" / "assets"
-    path = Path(os.environ.get("REPROJAX_ASSETS") or beside)
+    path = assets_folder()
     if not path.is_dir():
         raise ValueError(
             f"no assets folder at {path}; expected the one that holds data/vision: set "

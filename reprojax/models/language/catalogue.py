@@ -18,7 +18,7 @@ from reprojax.models.language.card import Kind, LanguageModel, Special, roles, t
 from reprojax.models.language.family import Family, clean
 from reprojax.models.language.tokenizer import Tokenizer
 from reprojax.models.settings import Common, settings
-from reprojax.saving.files import checked, read_json
+from reprojax.saving.files import assets_folder, checked, read_json
 
 FAMILIES: dict[str, Family] = {**bert.FAMILIES, **gpt2.FAMILIES, **llama.FAMILIES}
 ASSETS = ("all_MiniLM_L6_v2", "stories260K")
@@ -256,8 +256,7 @@ def _gguf(path: Path, tokenizer: Any, ignore: Sequence[str]) -> Found:
 
 
 def _asset(name: str, tokenizer: Any) -> Found:
-    here = Path(__file__).resolve().parents[4] / "shared" / "assets"
-    folder = Path(os.environ.get("REPROJAX_ASSETS", here)) / "weights" / name
+    folder = assets_folder() / "weights" / name
     if not folder.is_dir():
         raise ValueError(
             f"the weights of {name!r} are not in {folder}, expected them there; set "

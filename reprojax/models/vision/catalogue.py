@@ -14,6 +14,7 @@ from reprojax.models import hub, stored, weights
 from reprojax.models.card import Backbone, images
 from reprojax.models.settings import Config, Count, refuse_heads, settings
 from reprojax.models.vision import cifar_resnet, mobilenet, processors, resnet, vit
+from reprojax.saving.files import assets_folder
 
 # ordered: a ResNet-18 without its head bears names of a CIFAR ResNet too
 LAYOUTS = (
@@ -162,10 +163,8 @@ def _folder(name: str, folder: Path) -> Found:
 
 
 def _asset(name: str) -> Found:
-    here = Path(__file__).resolve().parents[3] / "shared" / "assets"
-    root = Path(os.environ.get("REPROJAX_ASSETS", here))
     asset = ASSETS[name]
-    path = root / "weights" / asset.file
+    path = assets_folder() / "weights" / asset.file
     if not path.exists():
         raise ValueError(
             f"the weights of {name!r} are not at {path}, expected them there; set "
