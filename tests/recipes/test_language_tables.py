@@ -10,6 +10,7 @@ from test_describe_texts import CASES, LABELS, ROWS, TEMPLATE, XS
 from test_docs import ROOT, rows
 
 from reprojax import Program, reprogram
+from reprojax.alignments import label_words
 from reprojax.core import padded
 from reprojax.formats import fixed
 from reprojax.models.language import LanguageModel
@@ -20,7 +21,7 @@ from reprojax.recipes.prompt_instruction import contextual_calibration, few_shot
 from reprojax.taxonomy import cells, describe, describe_texts, grid
 
 LANGUAGE = card("rotary")
-WORDS = tuned.label_words([3, 5, 8])
+WORDS = label_words([3, 5, 8])
 VECTOR = jnp.ones(LANGUAGE.width)
 PROGRAMS = {
     "prompt_tuning": lambda: tuned.prompt_tuning(LANGUAGE, WORDS, length=3),
