@@ -18,8 +18,8 @@ from experiments.paradigms import (
     searched,
     told,
 )
-from reprojax import data, models, recipes
-from reprojax.core import Program
+from reprojax import data, recipes
+from reprojax.core import Program, fingerprint
 from reprojax.data import Split, Task
 from reprojax.models import Backbone
 from reprojax.recipes import find_alignment
@@ -164,7 +164,7 @@ def bench(backbone: Backbone, settings: Settings) -> Bench:
     ]
     identity = {
         "model": backbone.name,
-        "weights": models.fingerprint(backbone.frozen),
+        "weights": fingerprint(backbone.frozen),
         "settings": {n: v for n, v in settings._asdict().items() if n != "ks"},
     }
     return Bench(

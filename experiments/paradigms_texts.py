@@ -23,7 +23,7 @@ from experiments.paradigms import (
     searched,
     told,
 )
-from reprojax import data, models, reprogram
+from reprojax import data, reprogram
 from reprojax.alignments import label_words, last, linear
 from reprojax.core import (
     Forward,
@@ -32,6 +32,7 @@ from reprojax.core import (
     PyTree,
     Tokens,
     chain,
+    fingerprint,
     last_value,
     record,
     until,
@@ -385,7 +386,7 @@ def bench(card: LanguageModel, problem: Problem, settings: Settings) -> Bench:
     ]
     identity = {
         "model": card.name,
-        "weights": models.fingerprint(card.frozen),
+        "weights": fingerprint(card.frozen),
         "dtype": jax.tree.leaves(card.frozen)[0].dtype.name,
         "problem": [problem.name, list(problem.classes), problem.template],
         "start": problem.start,

@@ -53,7 +53,7 @@ from experiments.tables import (
     text_table,
 )
 from reprojax import data, models, recipes
-from reprojax.core import Program
+from reprojax.core import Program, fingerprint
 from reprojax.models import Backbone
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs
@@ -337,7 +337,7 @@ def identity_of(config: Config, backbone: Backbone) -> dict[str, Any]:
         "map": alignment_name(config),
         "sizes": sizes(config),
         "learning_rate": preset.learning_rate if given is None else given,
-        "backbone": models.fingerprint(backbone.frozen),
+        "backbone": fingerprint(backbone.frozen),
     }
 
 

@@ -14,7 +14,8 @@ from reprojax.models import load
 
 LOAD = """
 import sys
-from reprojax.models import fingerprint, load
+from reprojax.core import fingerprint
+from reprojax.models import load
 for name in sys.argv[1:]:
     try:
         model = load(name)

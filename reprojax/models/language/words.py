@@ -1,12 +1,4 @@
-"""Prompts as values: many in one call, a path between two, the words they are near to.
-
-    a, b = (load(path, card).params_for(program, card.frozen, x) for path in paths)
-    both = stacked(card.forward, program, 2)
-    y = both.apply(stack_params([a, b]), card.frozen, x, jnp.array([0, 1, 1, 0]))
-
-A prompt is the `Params` of a program. Kept by `storage`, it starts another run as it
-lies there: `prompt_tuning(..., initial=learnable(rows))`.
-"""
+"""What a soft prompt reads as: the words of the vocabulary that it is near to."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -22,15 +14,6 @@ from reprojax.models.language.card import role
 
 Metric = Literal["cosine", "euclidean"]
 BLOCK = 4096  # words of a vocabulary that are compared at a time
-
-
-# -- many in one call
-
-
-# -- between two
-
-
-# -- what they read as
 
 
 class Near(NamedTuple):

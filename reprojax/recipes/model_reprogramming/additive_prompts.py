@@ -27,6 +27,8 @@ def additive_prompt(
     """A vector added to every word's embedding, or one to each of the first `length`.
 
     From zero, at which it is the bare model. No token is added, and no position lost.
+    The operator of black-box tuning (arXiv 2201.03514) and of DePT (arXiv 2309.05173)
+    by itself, which no paper publishes as a method.
 
     Args:
         align: `label_words(ids)`, `vocabulary_map(...)`; None: Tokens of logits.
@@ -41,7 +43,7 @@ def additive_prompt(
 
 
 def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransformation:
-    """Adam at a constant rate."""
+    """Adam (arXiv 1412.6980) at a constant rate."""
     return optax.adam(learning_rate)
 
 

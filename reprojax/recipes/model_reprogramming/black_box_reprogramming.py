@@ -93,8 +93,9 @@ def focal(power: float = 2.0, weights: tuple[float, ...] | None = None) -> Loss:
 
 
 def balance(labels: Int[np.ndarray, "N"], targets: int) -> tuple[float, ...]:
-    """N / (T n_t) for the n_t labels of each class: 1 / n_t, which is the paper's, in a
-    scale that is 1 where all classes are as frequent. A class without labels has 0."""
+    """N / (T n_t) for the n_t labels of each class: 1 / n_t, the paper's (arXiv
+    2007.08714), in a scale that is 1 where all classes are as frequent. A class without
+    labels has 0."""
     found = np.bincount(labels, minlength=targets)
     weights = len(labels) / (targets * np.maximum(found, 1)) * (found > 0)
     return tuple(weights.tolist())

@@ -38,7 +38,8 @@ def remap(
     temperatures: tuple[float, float] = (2.0, 0.01),
     steps: int = 500,
 ) -> Manipulation:
-    """At the embedding: the vectors [B L D] of words chosen for the task's letters.
+    """At the embedding: the vectors [B L D] of words chosen for the task's letters
+    (arXiv 1809.01829).
 
     A letter's word hangs on the letters beside it, within `width`; beyond the text's
     ends, and for padding, there are none. With a key, in training, the words are a

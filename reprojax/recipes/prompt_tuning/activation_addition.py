@@ -162,7 +162,8 @@ def activation_addition(
 
 
 def to_answers(fmt: Format) -> Manipulation:
-    """A prompt [D] added to the given Tokens' last one, and to all that are written."""
+    """A prompt [D] added to the given Tokens' last one, and to all that are written,
+    as contrastive activation addition steers answers (arXiv 2312.06681)."""
     everywhere = add(fmt)
 
     def apply(params: Params, value: Tokens, scope: Scope) -> Tokens:

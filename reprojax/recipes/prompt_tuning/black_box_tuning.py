@@ -122,7 +122,7 @@ def hinge(margin: float = 2.0) -> Loss:
 
 
 def search(sigma: float = 1.0) -> Search:
-    """The published one: CMA-ES from z = 0, 20 points a step.
+    """The published one (arXiv 2201.03514): CMA-ES from z = 0, 20 points a step.
 
     There each point is judged by all training texts (`batch=len(task.train.y)`), and
     8,000 points are judged: a budget of 8,000 queries for each training text. At times

@@ -27,8 +27,8 @@ from reprojax.recipes.prompt_tuning.soft_prompts import from_vocabulary
 
 def low_rank(rank: int) -> Format:
     """A prompt [P D] as 8 / sqrt(rank) A B, of A [P rank] and B [rank D]; B starts at
-    zero. The factor is the published code's: as Adam's steps have the size of its rate,
-    it is a part of what a rate means."""
+    zero (arXiv 2309.05173). The factor is the published code's: as Adam's steps have
+    the size of its rate, it is a part of what a rate means."""
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         length, width = shape
@@ -86,7 +86,8 @@ def two_rates(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
     """AdamW, its rate falling to zero along a line; A and B learn at a sixtieth of the
-    prompt's rate: .005 of .3, which is in the grid of the published script."""
+    prompt's rate: .005 of .3, which is in the grid of the published script
+    (arXiv 2309.05173)."""
 
     def adamw(rate: float) -> optax.GradientTransformation:
         falling = optax.linear_schedule(rate, 0.0, steps * epochs)

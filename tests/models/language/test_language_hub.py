@@ -11,7 +11,8 @@ from reprojax.core.trees import fingerprint
 from reprojax.models import language
 
 LOAD = """
-from reprojax.models import fingerprint, language
+from reprojax.core import fingerprint
+from reprojax.models import language
 model = language.load("lab/tiny")
 print(model.name, model.tokenizer.encode("hello"), model.special.eos)
 print(fingerprint(model.frozen))
