@@ -63,7 +63,8 @@ from reprojax.data import Split, Task
 from reprojax.data.task import SPLITS, taken
 from reprojax.models import language as languages
 from reprojax.models.language import Tokenizer
-from reprojax.saving.files import only_writer, plain, read_json, write_json
+from reprojax.saving.files import plain, read_json, write_json
+from reprojax.saving.folders import only_writer
 from reprojax.text import Language, in_process
 from reprojax.text.tasks import encoded
 

@@ -51,7 +51,8 @@ from experiments.outputs import command
 from experiments.paradigms import Bench, Cell, examples, filled, kept, path_of
 from experiments.paradigms_page import differences, header, notes, rows, write
 from experiments.tables import text_table
-from reprojax.saving.files import claim, only_writer, plain, write_json
+from reprojax.saving.files import plain, write_json
+from reprojax.saving.folders import claim, only_writer
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from reprojax.core import Params, padded
 from reprojax.models import language
 from reprojax.recipes import registry
 from reprojax.saving import programs
-from reprojax.saving.files import claim
+from reprojax.saving.folders import claim
 from reprojax.saving.log import Log
 from reprojax.text import Continuation, Request
 from reprojax.text.served import Endpoint

@@ -1,12 +1,22 @@
 """What outlives a run: program files, checkpoints, logs, identities (floor 1)."""
 
-from reprojax.saving.checkpoints import Checkpoints
-from reprojax.saving.programs import Card, Saved, load, save
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Card",
-    "Checkpoints",
-    "Saved",
-    "load",
-    "save",
-]
+if TYPE_CHECKING:
+    from reprojax.saving.checkpoints import Checkpoints
+    from reprojax.saving.programs import Card, Saved, load, save
+
+HOMES = {"Checkpoints": "checkpoints"} | dict.fromkeys(
+    ("Card", "Saved", "load", "save"), "programs"
+)
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: `data` reads files without jax.
+    if name in HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["Card", "Checkpoints", "Saved", "load", "save"]

@@ -42,7 +42,8 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from reprojax.core import PyTree
 from reprojax.core.trees import below, differences
-from reprojax.saving.files import claim, only_writer, plain
+from reprojax.saving.files import plain
+from reprojax.saving.folders import claim, only_writer
 
 FULL = ("No space left", "quota exceeded", "File too large")  # the system's own words
 

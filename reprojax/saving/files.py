@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that belong to one run at a time.
+"""Files that are whole or not there.
 
 Reading is on guard too: a file is checked to be a regular one of a sane size, and JSON
 to be of the expected type, before anything else looks at it.
@@ -7,15 +7,13 @@ to be of the expected type, before anything else looks at it.
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import msgspec
-
-from reprojax.core.trees import below, differences
 
 MOST_JSON = 64 << 20  # bytes; the largest tokenizer.json files have about 20 MB
 
@@ -135,91 +133,6 @@ def write_file(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """As `write_file`, indented."""
     write_file(path, json.dumps(value, indent=2).encode())
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """ValueError if another process holds the folder.
-
-    The system frees the lock when the process ends, however it ends.
-    """
-    import fcntl
-
-    with open(folder / "lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another run is writing to {folder}, expected one at a time; wait for "
-                "it to end, or choose another folder"
-            ) from error
-        yield
-
-
-def claim(
-    folder: Path, identity: Mapping[str, Any], resume: bool, grows: str = ""
-) -> None:
-    """Refuse a folder of another run, or write down whose it is from now on.
-
-    Args:
-        grows: a key whose number may be larger when the run is resumed.
-    """
-    there = read_identity(folder)
-    if there is None:
-        write_json(folder / "identity.json", identity)
-        return
-    more = resume and _is_more(identity.get(grows), there.get(grows))
-    if lines := differences(identity, there):
-        if more and len(lines) == 1:
-            write_json(folder / "identity.json", identity)
-            return
-        raise ValueError(
-            f"{folder} holds another run:{below(lines)}\n{_why(identity, there)}"
-            f"{_why_not_more(grows) if more else ''}choose another folder, or "
-            "resume with the configuration of the run that is there"
-        )
-    if not resume:
-        raise ValueError(
-            f"{folder} already holds this run; resume it (resume=True, --resume), or "
-            "choose another folder"
-        )
-
-
-def read_identity(folder: Path) -> dict[str, Any] | None:
-    """What `claim` wrote; None in a folder that no run has claimed."""
-    path = folder / "identity.json"
-    try:
-        return read_json(path, dict[str, Any]) if path.exists() else None
-    except ValueError as error:
-        raise ValueError(
-            f"{path} came damaged ({error}), expected a run's identity; restore it "
-            "from a copy, or choose another folder"
-        ) from error
-
-
-def _is_more(came: Any, there: Any) -> bool:
-    return type(came) is int and type(there) is int and came > there
-
-
-def _why(identity: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    if identity.get("format") != there.get("format"):
-        return (
-            "another version of reprojax made it, which noted less or other things of "
-            "what a run depends on; "
-        )
-    if identity.get("jax") != there.get("jax"):
-        return (
-            "another version of JAX may write the same function down otherwise, so "
-            "first resume with the version that is there; "
-        )
-    return ""
-
-
-def _why_not_more(grows: str) -> str:
-    return (
-        f"more {grows} alone would do, but other things differ too: an optimiser does "
-        "where its schedule depends on the total; "
-    )
 
 
 def plain(value: Any, name: str = "the run's identity") -> Any:

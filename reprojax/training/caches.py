@@ -29,7 +29,8 @@ from reprojax.core.guards import check_sites
 from reprojax.core.trees import below, differences, fingerprint
 from reprojax.data import Split, Task, digest, in_order, steps
 from reprojax.data.task import SPLITS, spec
-from reprojax.saving.files import only_writer, read_json, write_json
+from reprojax.saving.files import read_json, write_json
+from reprojax.saving.folders import only_writer
 from reprojax.training.dependence import cache_site
 from reprojax.training.steps import bar
 

@@ -37,7 +37,7 @@ from reprojax.data import Task, digest
 from reprojax.data.order import steps as steps_of
 from reprojax.data.task import SPLITS, shape_of, spec, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
-from reprojax.saving.files import read_identity
+from reprojax.saving.folders import read_identity
 from reprojax.saving.identity import of_run, traced
 from reprojax.training import checks, members
 from reprojax.training.checks import Evaluated

@@ -19,7 +19,7 @@ def sizes(task):
 
 
 def test_importing_the_data_package_imports_nothing_heavy():
-    heavy = "tensorflow tensorflow_datasets PIL sklearn".split()  # jax comes with core
+    heavy = "jax tensorflow tensorflow_datasets PIL sklearn".split()
     names = f"print([m for m in {heavy} if m in sys.modules])"
     # the package alone: what reprojax itself imports is another matter
     alone = (

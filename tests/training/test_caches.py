@@ -24,7 +24,7 @@ from reprojax.core import Params, Program, Scope, chain
 from reprojax.data import Split, Task
 from reprojax.formats import learnable
 from reprojax.operators import add, dropout, insert, resize
-from reprojax.saving.files import only_writer
+from reprojax.saving.folders import only_writer
 from reprojax.testing.compiled import operations
 from reprojax.training import caches, steps
 from reprojax.training.caches import cached
