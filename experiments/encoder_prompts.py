@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from experiments.text_controls import Linear, Seen, centroids, regression
-from reprojax.alignments import linear, mean, unit
+from reprojax.alignments import linear, mean, normalised
 from reprojax.core import (
     Manipulation,
     Params,
@@ -63,7 +63,7 @@ def sentence(targets: int, scale: float, start: int = 0) -> Manipulation:
     """Tokens [B L D] -> scores [B T]; a prompt of `start` tokens in front is left
     out."""
     return chain(
-        wide=stateless(_wide), mean=mean(start), unit=unit(scale), head=linear(targets)
+        wide=stateless(_wide), mean=mean(start), unit=normalised(scale), head=linear(targets)
     )
 
 
@@ -74,7 +74,7 @@ def _wide(value: PyTree) -> PyTree:
 
 def vectors(language: LanguageModel) -> Program:
     """Sentence embeddings, nothing learned."""
-    align = chain(wide=stateless(_wide), mean=mean(), unit=unit())
+    align = chain(wide=stateless(_wide), mean=mean(), unit=normalised())
     return reprogram(language.forward, {"output": align})
 
 
@@ -103,7 +103,7 @@ def build(name: str, language: LanguageModel, targets: int, how: Training) -> Pr
         at = {block: add(zeros) for block in blocks}
         program = reprogram(language.forward, at | {"output": plain})
     elif name == HEAD:
-        part = chain(unit=unit(how.scale), head=linear(targets))
+        part = chain(unit=normalised(how.scale), head=linear(targets))
         program = reprogram(opaque(lambda frozen, x: x), {"output": part})
     else:
         raise ValueError(f"no program {name!r}, expected one of {(*PROMPTS, HEAD)}")

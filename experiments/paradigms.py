@@ -16,7 +16,7 @@ import optax
 
 from experiments import controls
 from reprojax import Params, Program, reprogram
-from reprojax.alignments.centring import centred
+from reprojax.alignments import centred
 from reprojax.core import PyTree
 from reprojax.data import Split, Task
 from reprojax.data.task import taken

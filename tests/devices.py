@@ -292,11 +292,11 @@ def words(mesh: Any) -> dict[str, np.ndarray]:
     import optax
     import test_text_tasks as texts
 
-    from reprojax.alignments import own
+    from reprojax.alignments import at_words
     from reprojax.recipes.prompt_tuning import prompt_tuning
 
     task = texts.written(texts.WRITER, texts.QUESTIONS, "do {question}. {answer}")
-    program = prompt_tuning(texts.WRITER, own(), length=8)
+    program = prompt_tuning(texts.WRITER, at_words(), length=8)
     how = {"optimizer": optax.sgd(0.02), "batch": 5, "epochs": 3, "mesh": mesh}
     fitted = texts.fit(program, texts.CARD.frozen, task, progress=False, **how)
     return leaves(fitted.last) | {"curves": fitted.curves}

@@ -58,10 +58,10 @@ PT2 = "recipes/prompt_tuning/p_tuning_v2.py"
 STEER = "recipes/prompt_tuning/activation_addition.py"
 BBT = "recipes/prompt_tuning/black_box_tuning.py"
 DEPT = "recipes/prompt_tuning/decomposed_prompt_tuning.py"
-CENTRED = "alignments/centring.py"
+CENTRED = "alignments/statistical.py"
 REMAP = "recipes/model_reprogramming/vocabulary_remapping.py"
 WORDS = "recipes/model_reprogramming/vocabulary_maps.py"
-POOLING = "alignments/pooling.py"
+POOLING = "alignments/rule.py"
 CHAIN = '__import__("reprojax").chain'
 LAYERS = "models/language/layers.py"
 READING, WRITING = "decoding/reading.py", "decoding/writing.py"
@@ -587,10 +587,10 @@ MUTANTS = (
     ),
     Mutant(
         "several: every alignment draws from the same key",
-        "alignments/several.py",
+        "alignments/heads.py",
         "m.init(fold(key, name), spec, inside(scope, name))",
         "m.init(key, spec, inside(scope, name))",
-        "alignments/test_several.py::test_alignments_of_one_kind_draw_by_name",
+        "alignments/test_heads.py::test_alignments_of_one_kind_draw_by_name",
     ),
     Mutant(
         "fit: counts of earlier epochs stay",
@@ -1051,14 +1051,14 @@ MUTANTS = (
     ),
     Mutant(
         "calibration: the estimate is added",
-        "alignments/calibration.py",
+        "alignments/statistical.py",
         "return y - (strength",
         "return y + (strength",
         "alignments/test_calibration.py",
     ),
     Mutant(
         "calibration: rows that fill a batch count",
-        "alignments/calibration.py",
+        "alignments/statistical.py",
         "jnp.where(labels[:, None] >= 0, p, 0).sum(0)",
         "p.sum(0)",
         "alignments/test_calibration.py",
@@ -1073,7 +1073,7 @@ MUTANTS = (
     ),
     Mutant(
         "calibration: rows weigh alike in the published mean too",
-        "alignments/calibration.py",
+        "alignments/statistical.py",
         "jax.nn.softmax(y) if normalised else jnp.exp(y)",
         "jax.nn.softmax(y)",
         "alignments/test_calibration.py",
@@ -1678,7 +1678,7 @@ MUTANTS = (
     ),
     Mutant(
         "masked: the mask's place as if no prompt stood in front",
-        "alignments/masked.py",
+        "alignments/rule.py",
         "hit.argmax(1) + value.weight.shape[1] - hit.shape[1]",
         "hit.argmax(1)",
         "alignments/test_masked.py::test_the_token_at_the_mask",

@@ -34,7 +34,7 @@ from jax.nn.initializers import zeros
 
 from experiments.benchmarks.timing import machine, paired, ratio
 from reprojax import reprogram
-from reprojax.alignments import bayesian, bayesian_plus, linear, one_to_one, several
+from reprojax.alignments import bayesian, bayesian_plus, linear, one_to_one, heads
 from reprojax.core import Manipulation, Program
 from reprojax.data import Split, Task, in_order
 from reprojax.formats import learnable
@@ -144,7 +144,7 @@ def maps(forward: Callable, frozen: Any, task: Task, config: Config) -> float:
     eight |= {f"plus{k}": bayesian_plus(10, k) for k in (1, 2, 5, 10, 15, 50)}
     programs = [
         reprogram(forward, {"output": alignment})
-        for alignment in (bayesian(10), several(**eight))
+        for alignment in (bayesian(10), heads(**eight))
     ]
     x, y = next(iter(in_order(task.train, config.batch)))
     calls = {str(i): passed(p, frozen, x, y) for i, p in enumerate(programs)}

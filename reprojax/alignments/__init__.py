@@ -1,24 +1,26 @@
 """Omega, the alignment: how the model's answer becomes the task's."""
 
-from reprojax.alignments.calibration import calibrated
-from reprojax.alignments.centring import centred
+from reprojax.alignments.heads import heads
 from reprojax.alignments.linear import linear
-from reprojax.alignments.masked import at_mask
-from reprojax.alignments.pooling import mean, unit
 from reprojax.alignments.rule import (
+    at_mask,
+    at_words,
     columns,
     groups,
     identity,
     label_words,
     last,
+    mean,
+    normalised,
     of_probabilities,
-    own,
 )
-from reprojax.alignments.several import several
 from reprojax.alignments.statistical import (
     bayesian,
     bayesian_map,
     bayesian_plus,
+    calibrated,
+    centred,
+    mean_probability,
     one_to_one,
     one_to_one_map,
     pair_counts,
@@ -28,6 +30,7 @@ from reprojax.alignments.statistical import (
 
 __all__ = [
     "at_mask",
+    "mean_probability",
     "bayesian",
     "bayesian_map",
     "bayesian_plus",
@@ -43,10 +46,10 @@ __all__ = [
     "of_probabilities",
     "one_to_one",
     "one_to_one_map",
-    "own",
+    "at_words",
     "pair_counts",
     "random_map",
-    "several",
+    "heads",
     "soft_pair_counts",
-    "unit",
+    "normalised",
 ]

@@ -30,7 +30,7 @@ def last() -> Manipulation:
     return stateless(last_value)
 
 
-def own() -> Manipulation:
+def at_words() -> Manipulation:
     """Of Tokens [B P+L V] the answers at the task's own L tokens [B L V], behind the P
     that a prompt put in front: what a task whose words are to be written is learned by.
     """
@@ -121,3 +121,76 @@ def label_words(ids: Sequence[int]) -> Manipulation:
             "two that are one token are told apart by nothing; give other words"
         )
     return chain(last=last(), words=columns(found))
+
+
+def at_mask(mask: int) -> Manipulation:
+    """Of Tokens [B P+L ...] the one [B 1 ...] at the task's own word `mask`.
+
+    The P in front are a prompt's. `last()` behind it gives a masked model's answer. At
+    the site of the features it leaves the head one word a row to judge. A row with no
+    such word, or with several, is NaN.
+    """
+
+    def init(key: Key, value: Tokens, scope: Scope) -> Params:
+        return Params()
+
+    def apply(params: Params, value: Tokens, scope: Scope) -> Tokens:
+        own: Tokens = scope.x
+        hit = (own.value == mask) & (own.weight > 0)
+        place = hit.argmax(1) + value.weight.shape[1] - hit.shape[1]
+        one = hit.sum(1) == 1
+
+        def pick(leaf: jax.Array) -> jax.Array:
+            found = jax.vmap(lambda row, i: row[i][None])(leaf, place)
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return found
+            known = one.reshape(-1, *(1,) * (found.ndim - 1))
+            return jnp.where(known, found, jnp.nan)
+
+        picked: PyTree = jax.tree.map(pick, value.value)
+        where = place[:, None]
+        position = jnp.take_along_axis(value.position, where, 1)
+        weight = jnp.take_along_axis(value.weight, where, 1)
+        return Tokens(picked, position, weight, value.span)
+
+    return Manipulation(init, apply)
+
+
+def mean(start: int = 0) -> Manipulation:
+    """Tokens [B L D] -> the mean of the real ones [B D], each by its weight.
+
+    Source: Reimers and Gurevych (arXiv 1908.10084). A row without a real token gives
+    zeros; of an array [B L D] all rows count alike.
+
+    Args:
+        start: what stands before this position counts for nothing, such as a prompt of
+            `start` tokens.
+    """
+    if start < 0:
+        raise ValueError(f"mean got start={start}, expected a position from 0")
+
+    def pool(y: Tokens | Float[Array, "B L D"]) -> Float[Array, "B D"]:
+        if not isinstance(y, Tokens):
+            return y[:, start:].mean(1)
+        weight = jnp.where(y.position >= start, y.weight, 0)
+        total = jnp.maximum(weight.sum(1, keepdims=True), 1e-9)
+        share = (weight / total).astype(y.value.dtype)
+        return jnp.einsum("bl,bld->bd", share, y.value)
+
+    return stateless(pool)
+
+
+def normalised(length: float = 1.0) -> Manipulation:
+    """y [*B D] -> the same directions, all of one length; zeros stay zeros.
+
+    Between vectors of length 1 a product is a cosine. A longer one makes a softmax of
+    cosines as sharp as an inverse temperature would.
+    """
+
+    def scale(y: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        square = (y.astype(jnp.float32) ** 2).sum(-1, keepdims=True)
+        # not the norm, whose slope at 0 is infinite
+        factor = length / jnp.sqrt(jnp.maximum(square, 1e-24))
+        return y * factor.astype(y.dtype)
+
+    return stateless(scale)

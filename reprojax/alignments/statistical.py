@@ -183,3 +183,114 @@ def bayesian_plus(
         return soft_pair_counts(y, labels, targets, k)
 
     return _mapping(initial, observe, lambda counts: bayesian_map(counts, smoothing))
+
+
+def mean_probability(targets: int, several: int = 6) -> Manipulation:
+    """log of the mean probability of each target's source classes (arXiv 2007.08714).
+
+    They are found by frequency, `several` a target or as many as there are.
+    """
+
+    def init(key: Key, y: PyTree, scope: Scope) -> Params:
+        if y.shape[-1] < targets:
+            raise ValueError(
+                f"mean_probability maps {targets} target classes, and the model has "
+                f"{y.shape[-1]}; expected at least as many; take bayesian(...)"
+            )
+        return Params(fixed=jnp.eye(y.shape[-1], targets))
+
+    def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
+        mean = jax.nn.softmax(y) @ params.fixed.astype(y.dtype)
+        return jnp.log(jnp.maximum(mean, 1e-30))
+
+    def observe(params: Params, y: Array, labels: Array) -> Array:
+        return pair_counts(y, labels, targets)
+
+    def refresh(params: Params, sums: Array) -> Params:
+        most = min(several, len(sums) // targets)
+        return params._replace(fixed=one_to_one_map(sums, most))
+
+    return Manipulation(init, apply, observe, refresh)
+
+
+def calibrated(
+    targets: int, *, strength: float = 1.0, normalised: bool = True
+) -> Manipulation:
+    """y [*B T], log p(label | input), less strength * log of its estimated mean.
+
+    Until it is estimated it changes nothing. On inputs without content it is the
+    diagonal contextual calibration of Zhao et al. (arXiv 2102.09690), on a batch of the
+    task's inputs the batch calibration of Zhou et al. (arXiv 2309.17249), on random
+    words of these the domain-context calibration of Fei et al. (arXiv 2305.19148).
+
+    Args:
+        normalised: each row's probabilities are made to sum to one over the labels
+            before their mean is taken, so that logits will do. Otherwise y are
+            log-probabilities, and a row weighs as much as the labels have in it, as in
+            the code of Zhao et al.; with one input both are the same. (For texts
+            `contextual_calibration` sees to that.)
+    """
+
+    check_sizes("calibrated", targets=targets)
+
+    def init(key: Key, y: PyTree, scope: Scope) -> Params:
+        return Params(fixed=jnp.zeros(targets))
+
+    def apply(params: Params, y: Float[Array, "*B T"], scope: Scope) -> Array:
+        return y - (strength * params.fixed).astype(y.dtype)
+
+    def observe(
+        params: Params, y: Float[Array, "B T"], labels: Int[Array, "B"]
+    ) -> Float[Array, "T"]:
+        y = y.astype(jnp.float32)
+        p = jax.nn.softmax(y) if normalised else jnp.exp(y)
+        return jnp.where(labels[:, None] >= 0, p, 0).sum(0)
+
+    def refresh(params: Params, sums: Float[Array, "T"]) -> Params:
+        total = sums.sum()
+        share = jnp.maximum(sums, 1e-30) / jnp.maximum(total, 1e-30)
+        return params._replace(fixed=jnp.where(total > 0, jnp.log(share), 0.0))
+
+    return Manipulation(init, apply, observe, refresh)
+
+
+def centred(label_map: Manipulation) -> Manipulation:
+    """y [*B S] less its mean [S] over the examples, then a label map.
+
+    What the model says to every input speaks for no class. The columns of a map sum to
+    one, so a class whose source classes have a high logit throughout is ahead without
+    it; how much that costs is in docs/results.md. The map counts the answers as they
+    came, and until it is estimated nothing is taken off.
+    """
+    count, remap = label_map.observe, label_map.refresh
+    if count is None or remap is None:
+        raise ValueError(
+            "centred got a map that is not estimated, expected one that is, such as "
+            "bayesian(...); take a drawn or a named map as it is"
+        )
+
+    def init(key: Key, y: PyTree, scope: Scope) -> Params:
+        own = label_map.init(key, y, scope)
+        mean = jnp.zeros(y.shape[-1])
+        return own._replace(fixed={"map": own.fixed, "mean": mean})
+
+    def inner(params: Params) -> Params:
+        return params._replace(fixed=params.fixed["map"])
+
+    def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
+        moved = y - params.fixed["mean"].astype(y.dtype)
+        return label_map.apply(inner(params), moved, scope)
+
+    def observe(
+        params: Params, y: Float[Array, "B S"], labels: Int[Array, "B"]
+    ) -> PyTree:
+        real = (labels >= 0).astype(jnp.float32)
+        counts = count(inner(params), y, labels)
+        return {"map": counts, "sum": real @ y.astype(jnp.float32), "rows": real.sum()}
+
+    def refresh(params: Params, sums: PyTree) -> Params:
+        new = remap(inner(params), sums["map"])
+        mean = sums["sum"] / jnp.maximum(sums["rows"], 1)
+        return new._replace(fixed={"map": new.fixed, "mean": mean})
+
+    return Manipulation(init, apply, observe, refresh)

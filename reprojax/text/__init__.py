@@ -14,7 +14,7 @@ from reprojax.text.answers import (
     words,
 )
 from reprojax.text.dialogues import ask, choose_label, reason_then_answer
-from reprojax.text.estimation import estimate_texts, looked, realigned
+from reprojax.text.estimation import estimate_texts, answer_and_record, realigned
 from reprojax.text.labels import check_labels, label_tokens, one_token_each, verbaliser
 from reprojax.text.language import (
     Completion,
@@ -31,7 +31,6 @@ from reprojax.text.parts import demonstrations, insert_text, phrase
 from reprojax.text.procedure import (
     Dialogue,
     drive,
-    in_turn,
     informed_texts,
     instruct,
     record_texts,
@@ -70,14 +69,13 @@ __all__ = [
     "fields",
     "fill",
     "flipped_labels",
-    "in_turn",
     "informed_texts",
     "insert_text",
     "instruct",
     "label_tokens",
     "labelled",
     "likeliest",
-    "looked",
+    "answer_and_record",
     "majority",
     "metered",
     "nearest_rows",

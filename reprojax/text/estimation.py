@@ -14,7 +14,7 @@ Seen = Sequence[Mapping[str, Any]]
 """{site: value} of each query, as `record` gives them."""
 
 
-def looked(
+def answer_and_record(
     procedure: Program,
     params: Params,
     language: Language,
@@ -29,7 +29,7 @@ def looked(
 
 
 def estimate_texts(procedure: Program, params: Params, seen: Seen) -> Params:
-    """The params with their statistics renewed by what `looked` saw. No label is used.
+    """The params with their statistics renewed by what `answer_and_record` saw. No label is used.
 
     The statistics are of these queries alone; what was estimated before is replaced.
     """

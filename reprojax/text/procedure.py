@@ -246,18 +246,3 @@ def informed_texts(
         return procedure.apply(params, language, xs, contexts, **kw)
 
     return procedure._replace(apply=apply)
-
-
-def in_turn(**parts: Manipulation) -> Manipulation:
-    """`chain` for texts: their length is known only when they come, so init gets none.
-
-    `in_turn(demonstrations=..., instruction=...)`
-    """
-    whole = chain(**parts)
-
-    def init(key: Key, spec: Any, scope: Scope) -> Params:
-        return merge(
-            {n: m.init(fold(key, n), None, inside(scope, n)) for n, m in parts.items()}
-        )
-
-    return whole._replace(init=init)

@@ -90,7 +90,7 @@ def _check_writes(y: Any, places: tuple[int, int], task: Task) -> None:
     if getattr(y, "shape", ())[:-1] != places:
         raise ValueError(
             f"the program answers {_shown(y)}, expected logits {places} + (vocabulary,)"
-            f' for the words of {task.name}; give "output" alignments.own()'
+            f' for the words of {task.name}; give "output" alignments.at_words()'
         )
 
 

@@ -378,7 +378,7 @@ def _over(
 # -- inside a compiled step
 
 
-def held(tree: PyTree, mesh: Mesh | None) -> PyTree:
+def keep_replicated(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Replicated, lest XLA spreads a result as it likes."""
     if mesh is None:
         return tree

@@ -16,7 +16,7 @@ measured in a few steps at the start:
 A form that takes more memory than asked for is not tried. With order="shared" all
 members see the same rows; under vmap, programs that differ above a site alone (heads,
 prompts in late blocks) then share one forward below it. For K *different* label maps on
-one forward, put `alignments.several` at "output".
+one forward, put `alignments.heads` at "output".
 """
 
 import sys

@@ -22,7 +22,7 @@ from reprojax.data import Split, in_order
 from reprojax.training.checks import Evaluated, check_statistics
 from reprojax.training.gradients import forward, gradient
 from reprojax.training.losses import Loss, divided
-from reprojax.training.parallel import held, spread
+from reprojax.training.parallel import keep_replicated, spread
 
 
 class TrainState(NamedTuple):
@@ -132,7 +132,7 @@ def train_step(
         loss=state.loss + value.astype(state.loss.dtype),
         sums=jax.tree.map(jnp.add, state.sums, whole.sums),
     )
-    return held(new, mesh)
+    return keep_replicated(new, mesh)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -170,7 +170,7 @@ def observe_batch(
     """What one batch shows to the label maps, in evaluation."""
     call = record(program.apply, estimation.raw_sites(program))
     seen = call(params, frozen, x)[1]
-    return held(estimation.observe(program, params, seen, labels), mesh)
+    return keep_replicated(estimation.observe(program, params, seen, labels), mesh)
 
 
 refresh_maps = jax.jit(estimation.refresh, static_argnums=0)
@@ -186,7 +186,7 @@ def evaluate(
 ) -> Any:
     """The accuracy on a split, in its order: a float, or [K] where there are K answers.
 
-    K answers come from `alignments.several`.
+    K answers come from `alignments.heads`.
     """
     batches = spread(partial(in_order, size=batch), split, mesh)
     hits = [count_correct(program, params, frozen, x, y) for x, y in batches]

@@ -7,7 +7,7 @@ import pytest
 
 from reprojax import Params, Scope, chain, reprogram, stateless
 from reprojax.alignments import columns
-from reprojax.alignments.calibration import calibrated
+from reprojax.alignments import calibrated
 from reprojax.core.estimation import observe, refresh
 
 RNG = np.random.default_rng(0)

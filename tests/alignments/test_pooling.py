@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reprojax import Params, Scope, chain
-from reprojax.alignments import mean, unit
+from reprojax.alignments import mean, normalised
 from reprojax.core import Tokens, padded
 from reprojax.models import language
 
@@ -56,15 +56,15 @@ def test_of_an_array_all_rows_count():
 
 
 def test_directions_of_one_length():
-    found = done(unit(3.0), jnp.asarray(VALUE[0]))
+    found = done(normalised(3.0), jnp.asarray(VALUE[0]))
     wanted = 3 * VALUE[0] / np.linalg.norm(VALUE[0], axis=1, keepdims=True)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    half = done(unit(), jnp.asarray(VALUE[0], jnp.bfloat16))
+    half = done(normalised(), jnp.asarray(VALUE[0], jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
 
 
 def test_a_row_of_padding_gives_zeros_and_no_nan():
-    sentence = chain(mean=mean(), unit=unit())
+    sentence = chain(mean=mean(), unit=normalised())
     params = sentence.init(jax.random.key(0), Y, Scope())
     empty = Y._replace(weight=Y.weight.at[1].set(0))
 
@@ -87,7 +87,7 @@ def test_the_cosines_of_the_model_card():
     model = language.load("all_MiniLM_L6_v2")
     assert model.tokenizer is not None
     x = padded([model.tokenizer.encode(text) for text in SENTENCES])
-    sentence = chain(mean=mean(), unit=unit())
+    sentence = chain(mean=mean(), unit=normalised())
     y = model.forward(model.frozen, x)
     found = sentence.apply(sentence.init(jax.random.key(0), y, Scope()), y, Scope())
     np.testing.assert_allclose(found[1:] @ found[0], [0.695, 0.943, 0.257], atol=1e-3)

@@ -5,7 +5,7 @@ import pytest
 from assets import official
 from scripted import Scripted, worded
 
-from reprojax.alignments.calibration import calibrated
+from reprojax.alignments import calibrated
 from reprojax.core import part
 from reprojax.recipes.prompt_instruction import (
     batch_calibration,

@@ -5,7 +5,7 @@ from reprojax.text import (
     ask,
     count_tokens,
     demonstrations,
-    in_turn,
+    chain,
     insert_text,
     instruct,
     phrase,
@@ -108,7 +108,7 @@ def test_a_budget_needs_a_tokeniser():
 
 def test_what_is_inserted_afterwards_can_still_not_pass_the_context():
     scripted = Scripted(lambda r: "", encode=worded, context=tokens("Q: x A:") + 1)
-    front = in_turn(
+    front = chain(
         rows=insert_text(demonstrations(TEMPLATE, ROWS, reserve=1)),
         more=insert_text(phrase("Answer now. ")),
     )

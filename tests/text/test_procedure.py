@@ -16,7 +16,7 @@ from reprojax.text import (
     Scored,
     ask,
     drive,
-    in_turn,
+    chain,
     informed_texts,
     insert_text,
     instruct,
@@ -297,7 +297,7 @@ def test_a_chain_of_texts_acts_in_its_order_and_its_taps_have_names():
     made = instruct(
         ask(TEMPLATE),
         {
-            "ask:in": in_turn(
+            "ask:in": chain(
                 front=insert_text(phrase("1")), a=tapping("2"), b=tapping("3")
             )
         },

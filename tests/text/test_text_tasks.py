@@ -13,7 +13,7 @@ import optax
 import pytest
 from small_texts import CARD, LETTERS, TOKENIZER
 
-from reprojax.alignments import bayesian, label_words, last, own
+from reprojax.alignments import bayesian, label_words, last, at_words
 from reprojax.core import Params, chain
 from reprojax.data import Questions, Split, digest, from_texts, order
 from reprojax.models.language import Special
@@ -193,7 +193,7 @@ def test_targets_are_the_words_that_follow(side):
 @pytest.mark.parametrize("recipe", [prompt_tuning, prefix_tuning])
 def test_the_loss_is_the_mean_over_the_answers_words(recipe):
     task = written(WRITER, QUESTIONS, "do {question}. {answer}")
-    program = recipe(WRITER, own(), length=3)
+    program = recipe(WRITER, at_words(), length=3)
     x, y = task.train
     params = program.init(jax.random.key(0), CARD.frozen, x)
     output = program.apply(params, CARD.frozen, x)
@@ -216,7 +216,7 @@ def test_fit_learns_to_write():
     rows = tuple({**row, "answer": "mn"} for row in ROWS)
     questions = Questions("one answer", rows[:6], rows[6:8], rows[8:])
     task = written(WRITER, questions, "do {question}. {answer}")
-    program = prompt_tuning(WRITER, own(), length=4)
+    program = prompt_tuning(WRITER, at_words(), length=4)
     fitted = trained(program, CARD.frozen, task, epochs=60)
     assert fitted.curves[-1, 0] < 0.5 * fitted.curves[0, 0]
     got = fitted.accuracy["test"]
@@ -268,7 +268,7 @@ def test_other_bad_tasks():
     with pytest.raises(ValueError, match="expected a causal one that has an end"):
         written(CARD, QUESTIONS, "do {question}. {answer}")
     task = written(WRITER, QUESTIONS, "do {question}. {answer}")
-    with pytest.raises(ValueError, match=r"give \"output\" alignments.own\(\)"):
+    with pytest.raises(ValueError, match=r"give \"output\" alignments.at_words\(\)"):
         trained(PROGRAM, CARD.frozen, task, epochs=1)
     none = task.train._replace(y=np.full_like(task.train.y, -1))
     with pytest.raises(ValueError, match="no word counts in 6 of 6 rows"):

@@ -40,34 +40,6 @@ def black_box_reprogramming(
     )
 
 
-def mean_probability(targets: int, several: int = 6) -> Manipulation:
-    """log of the mean probability of each target's source classes (arXiv 2007.08714).
-
-    They are found by frequency, `several` a target or as many as there are.
-    """
-
-    def init(key: Key, y: PyTree, scope: Scope) -> Params:
-        if y.shape[-1] < targets:
-            raise ValueError(
-                f"mean_probability maps {targets} target classes, and the model has "
-                f"{y.shape[-1]}; expected at least as many; take bayesian(...)"
-            )
-        return Params(fixed=jnp.eye(y.shape[-1], targets))
-
-    def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
-        mean = jax.nn.softmax(y) @ params.fixed.astype(y.dtype)
-        return jnp.log(jnp.maximum(mean, 1e-30))
-
-    def observe(params: Params, y: Array, labels: Array) -> Array:
-        return pair_counts(y, labels, targets)
-
-    def refresh(params: Params, sums: Array) -> Params:
-        most = min(several, len(sums) // targets)
-        return params._replace(fixed=one_to_one_map(sums, most))
-
-    return Manipulation(init, apply, observe, refresh)
-
-
 def focal(power: float = 2.0, weights: tuple[float, ...] | None = None) -> Loss:
     """-w (1 - h)^power log h of each row (arXiv 2007.08714).
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import Params, Program
-from reprojax.text import Language, estimate_texts, looked, realigned
+from reprojax.text import Language, estimate_texts, answer_and_record, realigned
 from reprojax.text.estimation import Seen
 from reprojax.text.procedure import Row
 
@@ -38,7 +38,7 @@ def contextual_calibration(
         contexts: demonstrations of each input, where each query brings its own.
     """
     xs = [{**(row or {}), field: text} for text in inputs]
-    _, seen = looked(program, params, language, xs, contexts)
+    _, seen = answer_and_record(program, params, language, xs, contexts)
     return estimate_texts(program, params, [_pooled(seen)] if seen else [])
 
 
@@ -100,6 +100,6 @@ def batch_calibration(
     on any label: the params that come back answer single queries as this batch would
     have. Each query weighs the same: its labels' probabilities are made to sum to one.
     """
-    _, seen = looked(program, params, language, xs, contexts)
+    _, seen = answer_and_record(program, params, language, xs, contexts)
     params = estimate_texts(program, params, seen)
     return realigned(program, params, seen), params

@@ -16,7 +16,7 @@ from reprojax.text import (
     choose_label,
     demonstrations,
     ending,
-    in_turn,
+    chain,
     informed_texts,
     insert_text,
     instruct,
@@ -40,7 +40,7 @@ def _align(
 ) -> Manipulation:
     question, gap, _ = asked(template)
     spelled = [gap + label for label in labels]
-    return in_turn(
+    return chain(
         words=verbaliser(ending(question), spelled, one_token=one_token, by=by),
         calibrated=calibrated(len(labels)) if calibration is None else calibration,
         likeliest=likeliest(),
@@ -105,7 +105,7 @@ def few_shot(
         around=(instruction, gap + max(labels, key=len)),
         drop=drop,
     )
-    front = in_turn(
+    front = chain(
         rows=insert_text(shown), instruction=insert_text(phrase(instruction))
     )
     align = _align(template, labels, one_token, by, calibration)

@@ -12,7 +12,7 @@ from reprojax.core import Program
 from reprojax.text import (
     ask,
     demonstrations,
-    in_turn,
+    chain,
     insert_text,
     instruct,
     majority,
@@ -71,7 +71,7 @@ def chain_of_thought(
         around=(instruction, ""),
         drop=drop,
     )
-    front = in_turn(
+    front = chain(
         rows=insert_text(shown), instruction=insert_text(phrase(instruction))
     )
     read = parsed(rule) if samples == 1 else majority(rule)

@@ -7,11 +7,11 @@ from reprojax.core import Key, Manipulation, Params, PyTree, Scope, fold, inside
 from reprojax.core import part as part_of
 
 
-def several(**maps: Manipulation) -> Manipulation:
+def heads(**maps: Manipulation) -> Manipulation:
     """K alignments side by side: y [B S] -> [B K T], in the order of their names.
 
     `estimate` estimates all of them in one pass; `evaluate` then gives K accuracies:
-    `several(flm=one_to_one(10), blm=bayesian(10), plus=bayesian_plus(10, k=5))`.
+    `heads(flm=one_to_one(10), blm=bayesian(10), plus=bayesian_plus(10, k=5))`.
     """
 
     def init(key: Key, spec: PyTree, scope: Scope) -> Params:

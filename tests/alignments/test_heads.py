@@ -17,7 +17,7 @@ from reprojax.alignments import (
     linear,
     one_to_one,
     random_map,
-    several,
+    heads,
 )
 from reprojax.core import Program, part
 from reprojax.testing.compiled import operations
@@ -31,7 +31,7 @@ MAPS: dict[str, Any] = {
     "plus": bayesian_plus(3, k=2),
     "head": linear(3, standardised=True),
 }
-ALL = reprogram(fitting.FORWARD, {"output": several(**MAPS)})
+ALL = reprogram(fitting.FORWARD, {"output": heads(**MAPS)})
 
 
 def estimated(program: Program) -> Any:
@@ -66,7 +66,7 @@ def test_each_is_what_it_is_alone_and_all_in_one_pass(monkeypatch):
 
 def test_answers_stand_in_the_order_of_the_names():
     y = jnp.arange(10.0).reshape(2, 5)
-    both = several(b=columns([0, 1]), a=columns([3, 4]))
+    both = heads(b=columns([0, 1]), a=columns([3, 4]))
     params = both.init(jax.random.key(0), y, Scope())
     expected = [[[0, 1], [3, 4]], [[5, 6], [8, 9]]]
     np.testing.assert_array_equal(both.apply(params, y, Scope()), expected)
@@ -74,7 +74,7 @@ def test_answers_stand_in_the_order_of_the_names():
 
 def test_alignments_of_one_kind_draw_by_name():
     y = jnp.ones((2, 50))
-    both = several(a=random_map(4), b=random_map(4))
+    both = heads(a=random_map(4), b=random_map(4))
     maps = both.init(jax.random.key(0), y, Scope()).fixed
     assert not np.array_equal(maps["a"], maps["b"])
 
@@ -82,7 +82,7 @@ def test_alignments_of_one_kind_draw_by_name():
 def test_eight_maps_cost_one_forward():
     maps = {f"k{k}": bayesian_plus(3, k=1 + k % 5) for k in range(8)}
     programs = [reprogram(fitting.FORWARD, {"output": m}) for m in maps.values()]
-    eight = reprogram(fitting.FORWARD, {"output": several(**maps)})
+    eight = reprogram(fitting.FORWARD, {"output": heads(**maps)})
 
     def work(program: Program) -> float:
         x = np.zeros((64, 8, 8, 3), np.uint8)
@@ -94,7 +94,7 @@ def test_eight_maps_cost_one_forward():
 
 
 def test_alignments_to_other_numbers_of_classes_are_refused():
-    uneven = several(a=columns([0, 1]), b=columns([0, 1, 2]))
+    uneven = heads(a=columns([0, 1]), b=columns([0, 1, 2]))
     y, scope = jnp.ones((2, 5)), Scope()
     with pytest.raises(ValueError, match="expected one number of target classes"):
         uneven.apply(uneven.init(jax.random.key(0), y, scope), y, scope)
