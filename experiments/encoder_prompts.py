@@ -63,7 +63,10 @@ def sentence(targets: int, scale: float, start: int = 0) -> Manipulation:
     """Tokens [B L D] -> scores [B T]; a prompt of `start` tokens in front is left
     out."""
     return chain(
-        wide=stateless(_wide), mean=mean(start), unit=normalised(scale), head=linear(targets)
+        wide=stateless(_wide),
+        mean=mean(start),
+        unit=normalised(scale),
+        head=linear(targets),
     )
 
 

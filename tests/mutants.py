@@ -876,7 +876,7 @@ MUTANTS = (
     ),
     Mutant(
         "bar: the mean of logits",
-        BAR,
+        "alignments/statistical.py",
         "jax.nn.softmax(y) @ params.fixed.astype(y.dtype)",
         "jax.nn.softmax(y @ params.fixed.astype(y.dtype))",
         "recipes/test_black_box_reprogramming.py",

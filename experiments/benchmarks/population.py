@@ -34,7 +34,7 @@ from jax.nn.initializers import zeros
 
 from experiments.benchmarks.timing import machine, paired, ratio
 from reprojax import reprogram
-from reprojax.alignments import bayesian, bayesian_plus, linear, one_to_one, heads
+from reprojax.alignments import bayesian, bayesian_plus, heads, linear, one_to_one
 from reprojax.core import Manipulation, Program
 from reprojax.data import Split, Task, in_order
 from reprojax.formats import learnable
@@ -100,7 +100,9 @@ def main(config: Config) -> None:
         print(f"{name:13}{forms(name, config)}", flush=True)
     forward, frozen, size = model("transformer", config)
     task = noise(size, config.batch)
-    print(f"eight heads: {heads(forward, frozen, task, config):.3f} of one head")
+    print(
+        f"eight heads: {cost_of_heads(forward, frozen, task, config):.3f} of one head"
+    )
     print(f"eight maps:  {maps(forward, frozen, task, config):.3f} of one map")
 
 
@@ -125,7 +127,7 @@ def forms(name: str, config: Config) -> str:
     return f"{alone.seconds:10.4f}{line}   {', '.join(chosen)}"
 
 
-def heads(forward: Callable, frozen: Any, task: Task, config: Config) -> float:
+def cost_of_heads(forward: Callable, frozen: Any, task: Task, config: Config) -> float:
     """A step of K heads on one forward, over a step of one."""
     measured = costs(
         *(reprogram(forward, {"output": linear(10)}), frozen, task),

@@ -147,7 +147,7 @@ def at_mask(mask: int) -> Manipulation:
             known = one.reshape(-1, *(1,) * (found.ndim - 1))
             return jnp.where(known, found, jnp.nan)
 
-        picked: PyTree = jax.tree.map(pick, value.value)
+        picked = jax.tree.map(pick, value.value)
         where = place[:, None]
         position = jnp.take_along_axis(value.position, where, 1)
         weight = jnp.take_along_axis(value.weight, where, 1)

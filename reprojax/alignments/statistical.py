@@ -1,4 +1,4 @@
-"""Label maps, estimated from what the model answers to the target's training images.
+"""Label maps, means and biases, estimated from what the model answers.
 
 A map is a matrix [S T] in `params.fixed`; the task's logits are the *logits* of the
 model times that matrix, as in the published code. Each map is two pure functions.

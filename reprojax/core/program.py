@@ -168,15 +168,18 @@ def stateless(function: Callable[[PyTree], Any]) -> Manipulation:
 
 
 def chain(**parts: Manipulation) -> Manipulation:
-    """One manipulation after the other, each by name."""
+    """One manipulation after the other, each by name.
+
+    Of texts, whose length is known only when they come, each gets None for a spec.
+    """
 
     def init(key: Key, spec: PyTree, scope: Scope) -> Params:
         out, seen = {}, (scope.x, scope.context)
         for name, m in parts.items():
             out[name] = m.init(fold(key, name), spec, inside(scope, name))
-            spec = jax.eval_shape(
-                _applied(m, out[name], inside(scope, name)), spec, *seen
-            )
+            if spec is not None:
+                call = _applied(m, out[name], inside(scope, name))
+                spec = jax.eval_shape(call, spec, *seen)
         return merge(out)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> Any:

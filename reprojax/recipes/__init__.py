@@ -12,6 +12,7 @@ from reprojax.alignments import (
     bayesian_plus,
     columns,
     linear,
+    mean_probability,
     one_to_one,
     random_map,
 )
@@ -28,9 +29,6 @@ from reprojax.recipes.model_reprogramming import (
 )
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import METHOD as _AR
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import METHOD as _BAR
-from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
-    mean_probability,
-)
 from reprojax.recipes.model_reprogramming.label_mapping import PADDING, WATERMARK
 from reprojax.recipes.model_reprogramming.sample_specific_masks import METHOD as _SMM
 from reprojax.recipes.model_reprogramming.visual_prompting import METHOD as _VP

@@ -14,7 +14,7 @@ from reprojax.text.answers import (
     words,
 )
 from reprojax.text.dialogues import ask, choose_label, reason_then_answer
-from reprojax.text.estimation import estimate_texts, answer_and_record, realigned
+from reprojax.text.estimation import answer_and_record, estimate_texts, realigned
 from reprojax.text.labels import check_labels, label_tokens, one_token_each, verbaliser
 from reprojax.text.language import (
     Completion,

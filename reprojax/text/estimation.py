@@ -29,9 +29,10 @@ def answer_and_record(
 
 
 def estimate_texts(procedure: Program, params: Params, seen: Seen) -> Params:
-    """The params with their statistics renewed by what `answer_and_record` saw. No label is used.
+    """The params with their statistics renewed by what `answer_and_record` saw.
 
-    The statistics are of these queries alone; what was estimated before is replaced.
+    No label is used. The statistics are of these queries alone; what was estimated
+    before is replaced.
     """
     _check_estimated(procedure)
     if not len(seen):

@@ -21,7 +21,6 @@ from reprojax.core import (
     Params,
     Program,
     Scope,
-    chain,
     fold,
     inside,
     merge,

@@ -168,8 +168,8 @@ def written(
     """Questions whose answers a causal model is to write; y [N L] are the words that
     have to follow at each place, -1 where none counts.
 
-    The program's "output" wants `alignments.at_words()`, and cross entropy is then the mean
-    over the answers' words. An answer ends with the model's own end of text.
+    The program's "output" wants `alignments.at_words()`, and cross entropy is then the
+    mean over the answers' words. An answer ends with the model's own end of text.
 
     Args:
         template: over the rows' fields, with the answer's at the end, as in "Q:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from reprojax import Params, Scope, chain, reprogram, stateless
-from reprojax.alignments import columns
-from reprojax.alignments import calibrated
+from reprojax.alignments import calibrated, columns
 from reprojax.core.estimation import observe, refresh
 
 RNG = np.random.default_rng(0)

@@ -14,10 +14,10 @@ from reprojax.alignments import (
     bayesian,
     bayesian_plus,
     columns,
+    heads,
     linear,
     one_to_one,
     random_map,
-    heads,
 )
 from reprojax.core import Program, part
 from reprojax.testing.compiled import operations

@@ -14,12 +14,12 @@ import optax
 import pytest
 
 from reprojax import Scope
+from reprojax.alignments import mean_probability
 from reprojax.recipes import adversarial_reprogramming, find_method
 from reprojax.recipes import black_box_reprogramming as bar
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     balance,
     focal,
-    mean_probability,
     one_sided,
 )
 from reprojax.training.losses import mean_loss

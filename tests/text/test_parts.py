@@ -1,11 +1,11 @@
 import pytest
 from scripted import Scripted, spelled, worded
 
+from reprojax import chain
 from reprojax.text import (
     ask,
     count_tokens,
     demonstrations,
-    chain,
     insert_text,
     instruct,
     phrase,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scripted import Scripted, spelled
 
-from reprojax import Manipulation, Params, Program, stateless
+from reprojax import Manipulation, Params, Program, chain, stateless
 from reprojax.text import (
     Answer,
     Completion,
@@ -16,7 +16,6 @@ from reprojax.text import (
     Scored,
     ask,
     drive,
-    chain,
     informed_texts,
     insert_text,
     instruct,

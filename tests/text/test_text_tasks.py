@@ -13,7 +13,7 @@ import optax
 import pytest
 from small_texts import CARD, LETTERS, TOKENIZER
 
-from reprojax.alignments import bayesian, label_words, last, at_words
+from reprojax.alignments import at_words, bayesian, label_words, last
 from reprojax.core import Params, chain
 from reprojax.data import Questions, Split, digest, from_texts, order
 from reprojax.models.language import Special

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Int
 
-from reprojax.alignments import one_to_one_map, pair_counts
-from reprojax.core import Key, Manipulation, Params, Program, PyTree, Scope
+from reprojax.alignments import mean_probability
+from reprojax.core import Manipulation, Program, PyTree
 from reprojax.models import Backbone
 from reprojax.recipes.method import BlackBox, Method, adam_decayed
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import Params, Program
-from reprojax.text import Language, estimate_texts, answer_and_record, realigned
+from reprojax.text import Language, answer_and_record, estimate_texts, realigned
 from reprojax.text.estimation import Seen
 from reprojax.text.procedure import Row
 

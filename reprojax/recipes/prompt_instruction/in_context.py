@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from reprojax.alignments import calibrated
-from reprojax.core import Manipulation, Program
+from reprojax.core import Manipulation, Program, chain
 from reprojax.text import (
     asked,
     choose_label,
     demonstrations,
     ending,
-    chain,
     informed_texts,
     insert_text,
     instruct,
@@ -105,9 +104,7 @@ def few_shot(
         around=(instruction, gap + max(labels, key=len)),
         drop=drop,
     )
-    front = chain(
-        rows=insert_text(shown), instruction=insert_text(phrase(instruction))
-    )
+    front = chain(rows=insert_text(shown), instruction=insert_text(phrase(instruction)))
     align = _align(template, labels, one_token, by, calibration)
     return instruct(dialogue, {"ask:in": front, "output": align})
 

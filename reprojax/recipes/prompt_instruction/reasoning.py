@@ -8,11 +8,10 @@ or says nothing by the rule, is counted and not guessed.
 from collections.abc import Sequence
 from typing import Any
 
-from reprojax.core import Program
+from reprojax.core import Program, chain
 from reprojax.text import (
     ask,
     demonstrations,
-    chain,
     insert_text,
     instruct,
     majority,
@@ -71,9 +70,7 @@ def chain_of_thought(
         around=(instruction, ""),
         drop=drop,
     )
-    front = chain(
-        rows=insert_text(shown), instruction=insert_text(phrase(instruction))
-    )
+    front = chain(rows=insert_text(shown), instruction=insert_text(phrase(instruction)))
     read = parsed(rule) if samples == 1 else majority(rule)
     return instruct(dialogue, {"ask:in": front, "output": read})
 
