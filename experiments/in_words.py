@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reprojax.core import Program
 from reprojax.data import Task
 from reprojax.recipes.prompt_instruction import (
     contextual_calibration,
@@ -12,7 +11,7 @@ from reprojax.recipes.prompt_instruction import (
     zero_shot,
 )
 from reprojax.text import Continuation, Language, Scored, labelled, shuffled
-from reprojax.text.procedure import Row
+from reprojax.text.procedure import Procedure, Row
 
 TEMPLATE = "Message: {text}\nThis message is {label}"
 LABELS = ("normal", "spam")
@@ -35,7 +34,7 @@ def remembering(language: Language) -> Language:
     return language._replace(score=score)
 
 
-def asked(name: str, task: Task, seed: int) -> Program:
+def asked(name: str, task: Task, seed: int) -> Procedure:
     """A program by its name, without CALIBRATED."""
     if name == SHORT:
         return zero_shot(TEMPLATE, LABELS)

@@ -61,7 +61,7 @@ from reprojax.recipes.prompt_tuning import (
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
 from reprojax.searches import Oracle, cma_es
 from reprojax.taxonomy import Description, describe, describe_texts
-from reprojax.text import asked, fill, labelled, realigned
+from reprojax.text import Procedure, asked, fill, labelled, realigned
 from reprojax.text import record_texts as record_texts
 from reprojax.text import score as scored
 from reprojax.text.in_process import language
@@ -120,7 +120,7 @@ class Asking(NamedTuple):
 
     key: tuple[bool, int, int]
     """Whether there are examples, the seed, their number."""
-    program: Program
+    program: Procedure
     params: Params
     look: Remembered
     call: Callable[[Split], Any]

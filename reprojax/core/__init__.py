@@ -2,23 +2,11 @@
 
 from reprojax.core.many import interpolate, stack, stack_params, stacked
 from reprojax.core.program import (
-    At,
-    Format,
-    Forward,
-    Given,
-    Key,
-    Manipulation,
-    Params,
-    Program,
-    PyTree,
-    Scope,
-    Sites,
     chain,
     fold,
     inside,
     merge,
     part,
-    passthrough,
     reprogram,
     shared,
     spec_of,
@@ -41,14 +29,34 @@ from reprojax.core.sequence import (
 )
 from reprojax.core.taps import CONTEXT, given, informed, record, sites, until
 from reprojax.core.trees import fingerprint
+from reprojax.core.vocabulary import (
+    Apply,
+    At,
+    Edit,
+    Format,
+    Forward,
+    Given,
+    Init,
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    Sites,
+    passthrough,
+)
 
 __all__ = [
+    "Apply",
     "At",
     "CONTEXT",
+    "Edit",
     "Format",
     "Forward",
     "Given",
     "HEAD",
+    "Init",
     "Key",
     "Manipulation",
     "Params",

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import jax
 
-from reprojax.core.program import Manipulation, Params, Program, PyTree, part
+from reprojax.core.program import part
+from reprojax.core.vocabulary import Manipulation, Params, Program, PyTree
 
 Refresh = Literal["epoch", "exact", "once"]
 """When maps are estimated. Always before the first step; then after each epoch from its

@@ -14,7 +14,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from reprojax.core.program import (
+from reprojax.core.program import reprogram
+from reprojax.core.trees import below, differences, specs
+from reprojax.core.vocabulary import (
     Forward,
     Key,
     Manipulation,
@@ -22,9 +24,7 @@ from reprojax.core.program import (
     Program,
     PyTree,
     Scope,
-    reprogram,
 )
-from reprojax.core.trees import below, differences, specs
 
 
 def stack(manipulation: Manipulation, size: int) -> Manipulation:

@@ -17,104 +17,26 @@ Source: Ye et al., Neural Network Reprogrammability, arXiv 2506.04650.
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.export
-import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from reprojax.core import guards
 from reprojax.core.guards import handed_on
-
-PyTree = Any
-Given = jax.Array | np.ndarray  # a caller's NumPy arrays are taken as they come
-Key = jax.Array
-Forward = Callable[..., Any]  # (frozen, x, edit=passthrough) -> y
-Sites = tuple[str, ...]
-
-
-def passthrough(site: str, value: PyTree) -> PyTree:
-    """The edit that changes nothing."""
-    return value
-
-
-class Params(NamedTuple):
-    """Everything that is not the frozen model, as two trees of the same names."""
-
-    learnable: PyTree = ()
-    """What a search updates: optax, evolution."""
-    fixed: PyTree = ()
-    """Demonstrations, projections, label maps, statistics: never differentiated."""
-
-
-jax.export.register_namedtuple_serialization(Params, serialized_name="reprojax.Params")
-
-
-class Scope(NamedTuple):
-    """What a part may look at besides its own params and value. Most ignore it."""
-
-    site: str = ""
-    """Where it acts."""
-    index: int = 0
-    """Which of the sites that share this manipulation."""
-    frozen: PyTree = ()
-    """The frozen tree. An embedding table is read here, not copied or closed over."""
-    x: PyTree = None
-    """The task's own input, before any edit."""
-    context: PyTree = None
-    """The survey's c: demonstrations, another tower's features."""
-    key: Key | None = None
-    """Randomness. None is evaluation: no dropout, stored statistics."""
-    tap: Callable[[str, PyTree], PyTree] = passthrough
-    """tap(name, value) shows something that `record` may want to see."""
-
-
-class Format(NamedTuple):
-    """Lambda: where a prompt's numbers come from."""
-
-    init: Callable[[Key, tuple[int, ...], Scope], Params]
-    """(key, shape of the prompt, scope) -> params"""
-    read: Callable[[Params, PyTree, Scope], Any]
-    """(params, value, scope) -> a prompt of that shape, or one for each row"""
-
-
-class Manipulation(NamedTuple):
-    """Tau bound to a lambda; at the site "output" it is the alignment omega.
-
-    `observe` and `refresh` are for manipulations that are estimated rather than
-    searched, such as label maps: the sums of two batches add up, and a refresh turns
-    the sums of an epoch into new `fixed` params. A label of -1 marks a row that only
-    fills a batch.
-    """
-
-    init: Callable[[Key, Any, Scope], Params]
-    """(key, spec of the value, or {site: spec} where it serves several, scope)"""
-    apply: Callable[[Params, PyTree, Scope], Any]
-    """(params, value, scope) -> value"""
-    observe: Callable[[Params, PyTree, jax.Array], PyTree] | None = None
-    """(params, value, labels [B]) -> sums"""
-    refresh: Callable[[Params, PyTree], Params] | None = None
-    """(params, sums) -> params"""
-
-
-At = (
-    Mapping[str, Manipulation]
-    | Mapping[Sites, Manipulation]
-    | Mapping[str | Sites, Manipulation]
+from reprojax.core.vocabulary import (
+    At,
+    Edit,
+    Forward,
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    Sites,
+    passthrough,
 )
-"""{site, or sites that share it: manipulation}. Keys of a mapping are invariant."""
-
-
-class Program(NamedTuple):
-    """A forward with manipulations; `partial(apply, params)` is a forward again."""
-
-    init: Callable[..., Params]
-    """(key, frozen, x, context=None) -> params"""
-    apply: Callable[..., Any]
-    """(params, frozen, x, context=None, *, key=None, edit=passthrough) -> y"""
-    at: tuple[tuple[Sites, Manipulation], ...]
-    """What stands where. Hashable: a program can be a static argument of jit."""
 
 
 def merge(parts: Mapping[str, Params]) -> Params:
@@ -333,7 +255,7 @@ def reprogram(forward: Forward, at: At) -> Program:
         context: PyTree = None,
         *,
         key: Key | None = None,
-        edit: Callable[[str, PyTree], PyTree] = passthrough,
+        edit: Edit = passthrough,
     ) -> PyTree:
         def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
             return by_sites[sites].apply(part(params, sites[0]), value, scope)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
-from reprojax.core.program import PyTree
+from reprojax.core.vocabulary import PyTree
 
 
 @jax.tree_util.register_static

@@ -7,7 +7,7 @@ import jax
 from jax.extend.core import get_opaque_trace_state
 
 from reprojax.core.guards import check_frozen, check_sites, handed_on, reach
-from reprojax.core.program import Forward, Params, Program, PyTree, passthrough
+from reprojax.core.vocabulary import Edit, Forward, Params, Program, PyTree, passthrough
 
 
 def record(
@@ -25,7 +25,7 @@ def record(
         raise ValueError(f"record got the text {sites!r}, expected a list; [{sites!r}]")
     sites = frozenset(sites)
 
-    def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
+    def run(*args: Any, edit: Edit = passthrough, **kw: Any) -> Any:
         seen, here = {}, get_opaque_trace_state()
         reached: dict[str, Any] = {}
 
@@ -58,7 +58,7 @@ def given(apply: Callable[..., Any], values: Mapping[str, Any]) -> Callable[...,
     head or a label map on cached source logits, without the model.
     """
 
-    def run(*args: Any, edit: Callable = passthrough, **kw: Any) -> Any:
+    def run(*args: Any, edit: Edit = passthrough, **kw: Any) -> Any:
         used: dict[str, Any] = {}
 
         def put(site: str, value: PyTree) -> PyTree:
@@ -96,7 +96,7 @@ def _kind(a: Any) -> str:
 def until(forward: Forward, site: str) -> Forward:
     """The model cut at `site`: the value there is its output; XLA drops the rest."""
 
-    def cut(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+    def cut(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         def inner(name: str, value: PyTree) -> PyTree:
             beyond = name in ("output", "output/raw") and name != site
             return value if beyond else edit(name, value)
@@ -159,7 +159,7 @@ def informed(program: Program, look: Callable[[PyTree, PyTree], PyTree]) -> Prog
         x: PyTree,
         context: Any = None,
         *,
-        edit: Callable = passthrough,
+        edit: Edit = passthrough,
         **kw: Any,
     ) -> PyTree:
         if context is None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.core.program import PyTree
+from reprojax.core.vocabulary import PyTree
 
 
 def differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

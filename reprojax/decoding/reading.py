@@ -1,6 +1,6 @@
 """Reading on caches, which are edits outside of all of a program's own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from reprojax.core import (
     HEAD,
     TAIL,
     WHOLE,
+    Edit,
     Params,
     Program,
     PyTree,
@@ -19,7 +20,6 @@ from reprojax.core import (
 )
 
 Cache = dict[str, Tokens]
-Edit = Callable[[str, PyTree], PyTree]
 
 
 def _is_kv(site: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from reprojax.core import Forward, PyTree, passthrough
+from reprojax.core import Edit, Forward, PyTree, passthrough
 from reprojax.locations.visits import returned
 
 
@@ -15,7 +15,7 @@ def opaque(function: Callable[[PyTree, PyTree], PyTree]) -> Forward:
     gradient, and `reprojax.searches` asks it.
     """
 
-    def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+    def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         edit = returned(edit)
         x = edit("input", x)
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 from flax.core import lift
 
-from reprojax.core import Forward, PyTree, passthrough
+from reprojax.core import Edit, Forward, PyTree, passthrough
 from reprojax.locations.visits import Visits, plain, refuse
 
 
@@ -37,7 +37,7 @@ def linen(
         )
     _refuse_jit(type(module), "<root>")
 
-    def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+    def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         visits = Visits(edit)
 
         def intercept(next_fun: Callable, args: tuple, kwargs: dict, ctx: Any) -> Any:

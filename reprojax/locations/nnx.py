@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from reprojax.core import Forward, PyTree, passthrough, spec_of
+from reprojax.core import Edit, Forward, PyTree, passthrough, spec_of
 from reprojax.locations.visits import Visits, plain, refuse
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def nnx(
         model.set_attributes(**evaluation, raise_if_not_found=False, graph=True)
         return model
 
-    def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+    def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         model, visits = merge(frozen), Visits(edit)
         for path, part in list(nnx.iter_modules(model, graph=True)):
             if path and callable(part):

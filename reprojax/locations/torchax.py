@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from reprojax.core import Forward, PyTree, passthrough
+from reprojax.core import Edit, Forward, PyTree, passthrough
 from reprojax.locations.visits import Visits, plain, refuse
 
 
@@ -49,7 +49,7 @@ def torchax(
             part.forward = _tapped(part.forward, path.replace(".", "/"), passes, env)
     lock = RLock()  # torch puts a pass's values into the one module
 
-    def forward(frozen: PyTree, x: PyTree, edit: Callable = passthrough) -> PyTree:
+    def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         values = {".".join(k): v for k, v in flatten_dict(frozen).items()}
         if differ := sorted(values.keys() ^ names):
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from jax.extend.core import get_opaque_trace_state
 
+from reprojax.core import Edit
 from reprojax.core.guards import handed_on
 
 
@@ -22,7 +23,7 @@ class Visits:
     layers and all calls from outside: an edit there serves them all.
     """
 
-    def __init__(self, edit: Callable[[str, Any], Any]) -> None:
+    def __init__(self, edit: Edit) -> None:
         self.edit = returned(edit)
         self.counts: list[tuple[Any, Counter]] = []
 
@@ -48,7 +49,7 @@ class Visits:
         return self.counts[-1][1]
 
 
-def returned(edit: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+def returned(edit: Edit) -> Edit:
     """The edit, which raises where it forgot to return a value."""
     return lambda site, value: handed_on(site, value, edit(site, value))
 

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.core import Params, PyTree, record, reprogram, stateless
+from reprojax.core import (
+    Edit,
+    Params,
+    PyTree,
+    passthrough,
+    record,
+    reprogram,
+    stateless,
+)
 from reprojax.testing.case import (
     Called,
     Case,
@@ -263,7 +271,7 @@ def shown_sites(case: Case) -> None:
     """Law 13."""
     nowhere: Any = {"no/such/site": stateless(lambda value: value)}
 
-    def forward(frozen: PyTree, x: PyTree, edit: Callable) -> PyTree:
+    def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         return case.program.apply(case.params, frozen, x, case.context, edit=edit)
 
     with law(13):

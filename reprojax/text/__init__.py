@@ -30,6 +30,7 @@ from reprojax.text.language import (
 from reprojax.text.parts import demonstrations, insert_text, phrase
 from reprojax.text.procedure import (
     Dialogue,
+    Procedure,
     drive,
     informed_texts,
     instruct,
@@ -50,6 +51,7 @@ __all__ = [
     "Continuation",
     "Dialogue",
     "Language",
+    "Procedure",
     "Reply",
     "Request",
     "Score",

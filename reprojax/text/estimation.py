@@ -5,17 +5,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from reprojax.core import Params, Program, Scope, part
+from reprojax.core import Params, Scope, part
 from reprojax.core.estimation import estimated, observe, raw_sites, refresh
 from reprojax.text.language import Language
-from reprojax.text.procedure import Row, record_texts
+from reprojax.text.procedure import Procedure, Row, record_texts
 
 Seen = Sequence[Mapping[str, Any]]
 """{site: value} of each query, as `record` gives them."""
 
 
 def answer_and_record(
-    procedure: Program,
+    procedure: Procedure,
     params: Params,
     language: Language,
     xs: Sequence[Row],
@@ -28,7 +28,7 @@ def answer_and_record(
     )
 
 
-def estimate_texts(procedure: Program, params: Params, seen: Seen) -> Params:
+def estimate_texts(procedure: Procedure, params: Params, seen: Seen) -> Params:
     """The params with their statistics renewed by what `answer_and_record` saw.
 
     No label is used. The statistics are of these queries alone; what was estimated
@@ -44,7 +44,7 @@ def estimate_texts(procedure: Program, params: Params, seen: Seen) -> Params:
     return refresh(procedure, params, sums)
 
 
-def realigned(procedure: Program, params: Params, seen: Seen) -> list:
+def realigned(procedure: Procedure, params: Params, seen: Seen) -> list:
     """The answers of the same queries under other params of "output": nothing is asked.
 
     What they were asked with must be as it was.
@@ -54,7 +54,7 @@ def realigned(procedure: Program, params: Params, seen: Seen) -> list:
     return [align.apply(own, one["output/raw"], scope) for one in seen]
 
 
-def _check_estimated(procedure: Program) -> None:
+def _check_estimated(procedure: Procedure) -> None:
     if not estimated(procedure):
         raise ValueError(
             "the procedure has nothing that is estimated, expected an alignment such "

@@ -11,11 +11,12 @@ then hands on.
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 
 from reprojax.core import (
+    Edit,
     Key,
     Manipulation,
     Params,
@@ -42,7 +43,46 @@ Row = Mapping[str, Any]
 """The fields of a query or of a demonstration."""
 Run = Generator[Any, Any, Any]
 Ask = Request | Continuation
-Edit = Callable[[str, Any], Any]
+
+
+class InitTexts(Protocol):
+    """Texts draw nothing, so the key may be None."""
+
+    def __call__(
+        self,
+        key: Key | None,
+        language: Language,
+        xs: Sequence[Row] = (),
+        contexts: Any = None,
+    ) -> Params: ...
+
+
+class ApplyTexts(Protocol):
+    """Contexts and edits are one a row, and so may params be."""
+
+    def __call__(
+        self,
+        params: Params | Sequence[Params],
+        language: Language,
+        xs: Sequence[Row],
+        contexts: Sequence[Any] | None = None,
+        *,
+        seed: int = 0,
+        edits: Sequence[Edit] | None = None,
+    ) -> list: ...
+
+
+class Procedure(Program):
+    """A program over texts: its frozen model is a `Language`, its x a list of rows."""
+
+    __slots__ = ()
+    if TYPE_CHECKING:
+        init: InitTexts
+        apply: ApplyTexts
+
+        def __new__(
+            cls, init: InitTexts, apply: ApplyTexts, at: tuple
+        ) -> "Procedure": ...
 
 
 class Dialogue(NamedTuple):
@@ -54,7 +94,7 @@ class Dialogue(NamedTuple):
     """Where it calls edit; "input" and "output" are there by themselves."""
 
 
-def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Program:
+def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Procedure:
     """A dialogue with manipulations of texts `at` its sites: `reprogram` for strings.
 
     A site that the dialogue does not have is an error at once, before anything is paid.
@@ -120,7 +160,7 @@ def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Program:
         ]
         return drive(runs, language, seed)
 
-    return Program(init, apply, tuple(((site,), m) for site, m in at.items()))
+    return Procedure(init, apply, tuple(((site,), m) for site, m in at.items()))
 
 
 def _check_lengths(xs: Any, each: Mapping[str, Sequence[Any]]) -> None:
@@ -226,8 +266,8 @@ def record_texts(
 
 
 def informed_texts(
-    procedure: Program, look: Callable[[Sequence[Row]], Sequence[Any]]
-) -> Program:
+    procedure: Procedure, look: Callable[[Sequence[Row]], Sequence[Any]]
+) -> Procedure:
     """Where no contexts are given, they are look(xs): of all queries at once.
 
     Each query's own demonstrations come this way, so that they are embedded in one

@@ -26,7 +26,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 from tqdm import tqdm
 
-from reprojax.core import Key, Params, Program, PyTree, estimation, passthrough, record
+from reprojax.core import (
+    Edit,
+    Key,
+    Params,
+    Program,
+    PyTree,
+    estimation,
+    passthrough,
+    record,
+)
 from reprojax.core.estimation import Refresh
 from reprojax.core.trees import fingerprint
 from reprojax.data import Split, Task, check, digest, in_order, order
@@ -57,7 +66,7 @@ def only_answers(
     """
     center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
-    def forward(answers: PyTree, x: PyTree, edit: Any = passthrough) -> PyTree:
+    def forward(answers: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         pixels = edit("input", x)
         if pixels.shape[1:] != (size, size, 3):
             raise ValueError(

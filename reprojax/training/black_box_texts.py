@@ -11,7 +11,6 @@ al., arXiv 2201.03514). So the weights, the embedding among them, are never here
 program does there has to be an addition.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reprojax.core import Manipulation, PyTree, Tokens, passthrough, reprogram, tokens
+from reprojax.core import (
+    Edit,
+    Manipulation,
+    PyTree,
+    Tokens,
+    passthrough,
+    reprogram,
+    tokens,
+)
 from reprojax.core.trees import fingerprint
 from reprojax.models.language import LanguageModel
 from reprojax.models.language.card import embedded
@@ -79,7 +86,7 @@ def only_scores(oracle: Oracle, language: LanguageModel) -> LanguageModel:
     """
     place = embedded(language)
 
-    def forward(answers: PyTree, x: Tokens, edit: Callable = passthrough) -> PyTree:
+    def forward(answers: PyTree, x: Tokens, edit: Edit = passthrough) -> PyTree:
         text = edit("input", x)
         _check_length(text.weight.shape[1], language)
         shape = (*text.weight.shape, language.width)

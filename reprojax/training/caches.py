@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.core import Params, Program, PyTree, passthrough, record
+from reprojax.core import Edit, Params, Program, PyTree, passthrough, record
 from reprojax.core.guards import check_sites
 from reprojax.core.trees import below, differences, fingerprint
 from reprojax.data import Split, Task, digest, in_order, steps
@@ -102,7 +102,7 @@ def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> P
         context: PyTree = None,
         *,
         key: Any = None,
-        edit: Callable[[str, PyTree], PyTree] = passthrough,
+        edit: Edit = passthrough,
     ) -> PyTree:
         shown = False
 

@@ -1,6 +1,6 @@
 """The card of a frozen language model, and its forward."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reprojax.core import (
+    Edit,
     Forward,
     PyTree,
     Tokens,
@@ -66,7 +67,7 @@ def texts(module: nn.Module) -> Forward:
     """
     network = linen(module)
 
-    def forward(frozen: PyTree, x: Tokens, edit: Callable = passthrough) -> PyTree:
+    def forward(frozen: PyTree, x: Tokens, edit: Edit = passthrough) -> PyTree:
         check_ids(x)
         x = jax.tree.map(jnp.asarray, x)  # a caller's NumPy arrays are taken too
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from reprojax.core import Params, Program
+from reprojax.core import Params
 from reprojax.text import Answer, Language, Score, choice, number, score, words
 from reprojax.text.answers import Rule
-from reprojax.text.procedure import Row
+from reprojax.text.procedure import Procedure, Row
 
 MARKER = "the answer is"
 YES_NO = ("yes", "no")
@@ -84,7 +84,7 @@ def bbh_benchmark(task: str) -> Benchmark:
 
 def evaluate(
     benchmark: Benchmark,
-    program: Program,
+    program: Procedure,
     params: Params,
     language: Language,
     rows: Sequence[Row],

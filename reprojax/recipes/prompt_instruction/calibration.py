@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reprojax.core import Params, Program
+from reprojax.core import Params
 from reprojax.text import Language, answer_and_record, estimate_texts, realigned
 from reprojax.text.estimation import Seen
-from reprojax.text.procedure import Row
+from reprojax.text.procedure import Procedure, Row
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
 
 
 def contextual_calibration(
-    program: Program,
+    program: Procedure,
     params: Params,
     language: Language,
     *,
@@ -49,7 +49,7 @@ def _pooled(seen: Seen) -> dict[str, jax.Array]:
 
 
 def domain_context_calibration(
-    program: Program,
+    program: Procedure,
     params: Params,
     language: Language,
     texts: Sequence[str],
@@ -88,7 +88,7 @@ def domain_context_calibration(
 
 
 def batch_calibration(
-    program: Program,
+    program: Procedure,
     params: Params,
     language: Language,
     xs: Sequence[Row],

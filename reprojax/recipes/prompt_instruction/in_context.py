@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from reprojax.alignments import calibrated
-from reprojax.core import Manipulation, Program, chain
+from reprojax.core import Manipulation, chain
 from reprojax.text import (
     asked,
     choose_label,
@@ -24,7 +24,7 @@ from reprojax.text import (
     phrase,
     verbaliser,
 )
-from reprojax.text.procedure import Row
+from reprojax.text.procedure import Procedure, Row
 from reprojax.text.rows import Embed
 
 By = Literal["sum", "mean"]
@@ -54,7 +54,7 @@ def zero_shot(
     one_token: bool = False,
     by: By = "sum",
     calibration: Manipulation | None = None,
-) -> Program:
+) -> Procedure:
     """The likeliest label word behind the query (Brown et al., arXiv 2005.14165).
 
     Args:
@@ -81,7 +81,7 @@ def few_shot(
     one_token: bool = False,
     by: By = "sum",
     calibration: Manipulation | None = None,
-) -> Program:
+) -> Procedure:
     """Demonstrations in front of the query (Brown et al., arXiv 2005.14165).
 
     Controls are other rows: `random_labels` (Min et al., arXiv 2202.12837),
@@ -124,7 +124,7 @@ def kate(
     one_token: bool = False,
     by: By = "sum",
     calibration: Manipulation | None = None,
-) -> Program:
+) -> Procedure:
     """Each query's k nearest rows as its demonstrations (Liu et al., arXiv 2101.06804).
 
     Args:

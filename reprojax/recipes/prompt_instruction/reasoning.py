@@ -8,7 +8,7 @@ or says nothing by the rule, is counted and not guessed.
 from collections.abc import Sequence
 from typing import Any
 
-from reprojax.core import Program, chain
+from reprojax.core import chain
 from reprojax.text import (
     ask,
     demonstrations,
@@ -21,7 +21,7 @@ from reprojax.text import (
     reason_then_answer,
 )
 from reprojax.text.answers import Rule
-from reprojax.text.procedure import Row
+from reprojax.text.procedure import Procedure, Row
 
 
 def chain_of_thought(
@@ -38,7 +38,7 @@ def chain_of_thought(
     length: int = 256,
     budget: int | None = None,
     drop: str = "first",
-) -> Program:
+) -> Procedure:
     """Demonstrations that write out their steps (Wei et al., arXiv 2201.11903).
 
     Demonstrations whose answers are bare make it plain few-shot answering, the control;
@@ -83,7 +83,7 @@ def self_consistency(
     samples: int = 40,
     temperature: float = 0.7,
     **kw: Any,
-) -> Program:
+) -> Procedure:
     """The majority of sampled chains of thought (Wang et al., arXiv 2203.11171).
 
     All samples of a query come from one request, so from one reading of its prompt.
@@ -108,7 +108,7 @@ def zero_shot_chain_of_thought(
     length: int = 128,
     answer_length: int = 32,
     stop: tuple[str, ...] = (),
-) -> Program:
+) -> Procedure:
     """Reasons by a trigger, then the answer in a second call (arXiv 2205.11916).
 
     Source: Kojima et al. By default the answer is the first number, as there.
