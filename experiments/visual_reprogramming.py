@@ -66,6 +66,7 @@ from reprojax.training.black_box import (
     in_process,
     only_answers,
 )
+from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted, fit
 
 METHODS, MAPS = ", ".join(recipes.METHODS), ", ".join(recipes.ALIGNMENTS)
@@ -290,10 +291,9 @@ def train(
         f"{folder}: {epochs} epochs of {steps} steps, learning rate {rate:g}",
         flush=True,
     )
+    given = program, backbone.frozen, task
     fitted = fit(
-        program,
-        backbone.frozen,
-        task,
+        *(cached(*given, batch=batch) if config.cache else given),
         optimizer=_optimizer(config.method, rate, steps, epochs),
         epochs=epochs,
         batch=batch,
@@ -302,7 +302,6 @@ def train(
         refresh=refresh,
         mesh=parallel.mesh() if jax.device_count() > 1 else None,
         accumulate=config.accumulate,
-        cache=config.cache,
         out=config.out / folder,
         resume=config.resume,
         identity=identity,

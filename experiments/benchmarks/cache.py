@@ -78,14 +78,14 @@ def main(config: Config) -> None:
 
 def compare(program: Program, frozen: Any, task: Task, config: Config) -> str:
     """One line: the step on images and the step on values."""
-    runs = {"images": (program, task)}
+    runs = {"images": (program, frozen, task)}
     runs["values"] = cached(program, frozen, task, batch=config.batch, progress=False)
-    steppers = {n: Stepper(*run, frozen, config.batch) for n, run in runs.items()}
+    steppers = {n: Stepper(*run, config.batch) for n, run in runs.items()}
     seconds = paired({n: s.step for n, s in steppers.items()}, config.repeats)
     learned = [s.state.params.learnable for s in steppers.values()]
     apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), *learned)
     share = steppers["values"].operations / steppers["images"].operations
-    values = runs["values"][1].train.x
+    values = runs["values"][2].train.x
     return (
         f"{np.median(seconds['images']):9.3f}{np.median(seconds['values']):9.3f}"
         f"{ratio(seconds['images'], seconds['values']):10.2f}{share:12.3f}"
@@ -97,7 +97,7 @@ def compare(program: Program, frozen: Any, task: Task, config: Config) -> str:
 class Stepper:
     """`fit`'s own step on the first batch, again and again."""
 
-    def __init__(self, program: Program, task: Task, frozen: Any, batch: int) -> None:
+    def __init__(self, program: Program, frozen: Any, task: Task, batch: int) -> None:
         x, y = map(jnp.asarray, next(iter(in_order(task.train, batch))))
         self.state: TrainState = begin(program, OPTIMIZER, frozen, x, 0, 1)
         self._step: Callable = partial(

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from reprojax.core import Program, PyTree, estimation, record
 from reprojax.core.trees import fingerprint
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the library's own loop comes to other numbers, or names other things."""
 SILENT = {"debug_callback", "debug_print"}  # primitives that change no value
 # What changes no value, or is seen in the gradient that is traced as well.

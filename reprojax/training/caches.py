@@ -1,7 +1,8 @@
 """Train on the values below the lowest edited site, computed once.
 
-    program, task = cached(program, frozen, task, folder="runs/values")
-    fitted = fit(program, frozen, task, ...)  # its params fit the program without cache
+    fitted = fit(*cached(program, frozen, task, folder="runs/values"), ...)
+
+The params fit the program without a cache too.
 
 A program that learns above the input computes the same values below it in every epoch.
 Recorded once, they take the place of x, and XLA drops what lies below from the compiled
@@ -45,18 +46,20 @@ def cached(
     batch: int = 64,
     folder: str | Path | None = None,
     progress: bool = True,
-) -> tuple[Program, Task]:
-    """The program and the task with values of `cache_site` in the place of images.
+) -> tuple[Program, PyTree, Task]:
+    """What `fit` takes, with values of `cache_site` in the place of images.
 
     Args:
         batch: images at once, while the values are computed.
         folder: where the values are kept, one memory-mapped file a split, and used
             again; without it they are kept in memory. A folder of another model, other
-            images, another site, or other preprocessing is refused.
+            images, another site, or other preprocessing is refused. Of several
+            processes one fills it, before the others are started.
 
     The new program's outer edits (`record`, an auxiliary loss) see that site and those
     after it; the others raise as unknown, since their values would be no one's.
     """
+    _check_filled(folder)
     size = min(batch, len(task.train.y))
     if len(jax.tree.leaves(task.train.x)) > 1:
         raise ValueError(
@@ -81,7 +84,17 @@ def cached(
         arrays = _kept(plan, frozen, task, Path(folder))
     splits = {n: s._replace(x=arrays[n]) for n, s in _splits(task).items()}
     put = _above(program, site, images.shape[1:], str(images.dtype))
-    return put, task._replace(**splits, holds=site)
+    return put, frozen, task._replace(**splits, holds=site)
+
+
+def _check_filled(folder: str | Path | None) -> None:
+    count = jax.process_count()
+    if count > 1 and (folder is None or not (Path(folder) / "cache.json").exists()):
+        raise ValueError(
+            f"cached got folder={folder!r} in {count} processes, expected a folder "
+            "that one process has filled alone; call cached(program, frozen, task, "
+            "folder=...) there first"
+        )
 
 
 # -- the program above it

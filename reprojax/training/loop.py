@@ -24,7 +24,6 @@ from reprojax.data.task import spec, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_mesh, of_run
 from reprojax.training import checks, parallel
-from reprojax.training.caches import cached
 from reprojax.training.checks import Evaluated
 from reprojax.training.losses import Loss, cross_entropy
 from reprojax.training.steps import (
@@ -72,7 +71,6 @@ def fit(
     refresh: Refresh = "epoch",
     mesh: Mesh | None = None,
     accumulate: int = 1,
-    cache: bool | str | Path = False,
     out: str | Path | None = None,
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
@@ -97,8 +95,6 @@ def fit(
             copied there, and weights that lie on it already stay as they are.
         accumulate: into how many parts a batch is cut, one after the other, to fit the
             memory; the gradient is that of the whole batch.
-        cache: train on the values below the lowest edit, computed once: in memory, or
-            in the folder of that name. See `caches`.
         out: a folder for checkpoints; `resume` continues the run there to the same
             bits, with as many epochs or more. A run that differs in anything that the
             numbers depend on is refused, by the name of what differs: see `identity`.
@@ -109,11 +105,9 @@ def fit(
     epochs, batch, accumulate = checks.check_settings(*given)
     seed = whole_seed(seed)
     run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
-    run |= {"accumulate": accumulate, "cache": bool(cache)}
+    run["accumulate"] = accumulate
     if out is not None:
         run |= {"mesh": of_mesh(mesh), "data": digest(task)}
-    if cache:
-        program, task = _cached(program, frozen, task, batch, cache, progress)
     size = min(batch, len(task.train.y))
     steps = order.steps(task.train, size)
     images = spec(task.train.x, size)
@@ -213,21 +207,3 @@ def _end_epoch(
     accuracy = evaluate(program, params, frozen, task.validation, size, mesh)
     state = close_epoch(state, params, accuracy, steps)
     return state if mesh is None else parallel.replicate(state, mesh)
-
-
-def _cached(
-    program: Program,
-    frozen: PyTree,
-    task: Task,
-    batch: int,
-    cache: bool | str | Path,
-    progress: bool,
-) -> tuple[Program, Task]:
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"fit got cache={cache!r} in {jax.process_count()} processes, expected it "
-            "in one alone; call caches.cached(program, frozen, task, folder=...) in "
-            "one process first, then in all of them, and give fit what it returns"
-        )
-    folder = None if isinstance(cache, bool) else cache
-    return cached(program, frozen, task, batch=batch, folder=folder, progress=progress)

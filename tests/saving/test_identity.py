@@ -30,6 +30,7 @@ from reprojax.models import images
 from reprojax.operators import add, dropout
 from reprojax.saving.identity import traced
 from reprojax.training import parallel
+from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted
 from reprojax.training.losses import cross_entropy, with_norm
 
@@ -226,11 +227,20 @@ def test_what_makes_no_difference_gives_the_same_bits(finished, same):
 
 
 def test_a_cache_is_an_ingredient(tmp_path):
-    head = {"program": reprogram(fitting.FORWARD, {"output": linear(3)})}
-    whole = outcome(train(tmp_path, **head, cache=True))
-    with pytest.raises(ValueError, match=r"\n  cache: came False, expected True"):
-        train(tmp_path, **head)
-    assert outcome(train(tmp_path, **head, cache=tmp_path / "values")) == whole
+    head = reprogram(fitting.FORWARD, {"output": linear(3)}), FROZEN, TASK
+    given = dict(zip(("program", "frozen", "task"), head, strict=True))
+
+    def on_values(**where: Any) -> tuple:
+        kept = cached(*head, batch=4, progress=False, **where)
+        return outcome(train(tmp_path, **dict(zip(given, kept, strict=True))))
+
+    whole = on_values()
+    with pytest.raises(ValueError, match=r"another run:(.|\n)*\n  data: came"):
+        train(tmp_path, **given)
+    assert on_values(folder=tmp_path / "values") == whole
+    train(tmp_path / "images", **given)
+    with pytest.raises(ValueError, match=r"\n  data: came(.|\n)*\n  program: came"):
+        train(tmp_path / "images", **dict(zip(given, cached(*head), strict=True)))
 
 
 # -- more epochs
@@ -333,6 +343,6 @@ def test_identities_are_the_same_in_another_process(finished):
 
 def test_identity_is_json(finished):
     there = json.loads((finished[0] / "identity.json").read_text())
-    assert there["identity.who"] == "me" and there["format"] == 2
+    assert there["identity.who"] == "me" and there["format"] == 3
     with pytest.raises(ValueError, match=r"identity is not JSON .*float"):
         train(finished[0], identity={"rate": float("nan")})

@@ -19,6 +19,7 @@ from reprojax.data import Questions, Split, digest, from_texts, order
 from reprojax.models.language import Special
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.text.tasks import encoded, written
+from reprojax.training.caches import cached
 from reprojax.training.loop import fit
 from reprojax.training.losses import cross_entropy, mean_loss
 from reprojax.training.steps import count_correct, evaluate
@@ -274,7 +275,7 @@ def test_other_bad_tasks():
     with pytest.raises(ValueError, match="no word counts in 6 of 6 rows"):
         trained(PROGRAM, CARD.frozen, task._replace(train=none), epochs=1)
     with pytest.raises(ValueError, match="several arrays .Tokens."):
-        trained(PROGRAM, CARD.frozen, ENCODED.task, epochs=1, cache=True)
+        cached(PROGRAM, CARD.frozen, ENCODED.task)
     short = jax.tree.map(lambda a: a[:, :5], ENCODED.task.test.x)
     odd = ENCODED.task._replace(test=Split(short, ENCODED.task.test.y))
     with pytest.raises(ValueError, match="pad them to one length"):

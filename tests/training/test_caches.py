@@ -53,7 +53,8 @@ def program_at(site: str, part: Any = None, align: Any = None) -> Program:
 
 def kept(program: Program, **changes: Any) -> tuple[Program, Task]:
     given = {"frozen": CARD.frozen, "task": TASK, "batch": 4, "progress": False}
-    return cached(program, **(given | changes))
+    above, _, task = cached(program, **(given | changes))
+    return above, task
 
 
 def values(task: Task) -> list[np.ndarray]:

@@ -30,6 +30,7 @@ from reprojax.data import Split, in_order
 from reprojax.formats import learnable
 from reprojax.operators import add, dropout
 from reprojax.training import parallel, steps
+from reprojax.training.caches import cached
 
 ROOT = Path(__file__).parents[2]
 MESH = parallel.mesh()
@@ -311,8 +312,10 @@ def test_a_run_on_cached_values_is_the_run_on_images(tmp_path, mesh):
     at = {"conv:out": add(learnable(jnp.zeros((4, 4, 6)))), "output": linear(3)}
     program = reprogram(fitting.FORWARD, at)
     whole = train(program=program, optimizer=optax.sgd(0.5))
-    for cache in (True, tmp_path):
-        found = train(program=program, optimizer=optax.sgd(0.5), cache=cache, mesh=mesh)
+    for folder in (None, tmp_path):
+        kept = cached(program, FROZEN, TASK, folder=folder, progress=False)
+        given = dict(zip(("program", "frozen", "task"), kept, strict=True))
+        found = train(**given, optimizer=optax.sgd(0.5), mesh=mesh)
         near(devices.leaves(found[:2]), devices.leaves(whole[:2]))
     assert (tmp_path / "cache.json").exists()
 

@@ -117,7 +117,7 @@ def test_tasks_of_their_own(how, order):
 
 
 def test_heads_on_cached_features():
-    above, values = cached(HEAD, FROZEN, TASK, progress=False)
+    above, _, values = cached(HEAD, FROZEN, TASK, progress=False)
     found, expected = many(above, "vmap", task=values), many(HEAD)
     for a, b in zip(found, expected, strict=True):
         near(a, b)
