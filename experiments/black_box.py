@@ -35,8 +35,8 @@ import jax.numpy as jnp
 import optax
 from jax.nn.initializers import zeros
 
-from experiments.intervals import mean
-from experiments.outputs import command
+from experiments.shared.intervals import mean
+from experiments.shared.outputs import command
 from reprojax import data, models, recipes
 from reprojax.alignments import bayesian
 from reprojax.core import Format, Key, Params, Program, PyTree, Scope, reprogram

@@ -14,10 +14,10 @@ Expected with a watermark: .849, .927, .946, .945, .952; intervals in docs/resul
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments import visual_reprogramming as job
-from experiments.intervals import mean, paired
-from experiments.outputs import command
-from experiments.tables import summary
+from experiments.shared.intervals import mean, paired
+from experiments.shared.outputs import command
+from experiments.shared.tables import summary
+from experiments.visual_reprogramming import __main__ as job
 from reprojax import models, recipes
 from reprojax.saving.files import write_json
 

@@ -42,12 +42,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments import abacus as drawn
-from experiments import figures, report
-from experiments.abacus import Manner, Map, Problem
-from experiments.intervals import mean
-from experiments.outputs import command
-from experiments.tables import text_table
+from experiments.shared import abacus as drawn
+from experiments.shared import figures
+from experiments.shared.abacus import Manner, Map, Problem
+from experiments.shared.intervals import mean
+from experiments.shared.outputs import command
+from experiments.shared.page import captioned, results, write_page
+from experiments.shared.tables import text_table
 from reprojax import text
 from reprojax.alignments import label_words
 from reprojax.data import Split, Task
@@ -408,7 +409,7 @@ def page(
         "Chains such as 7+5*3 from left to right, last digits alone, that training "
         "never drew; in the grey part they are longer than any that it drew.",
     )
-    images = report.captioned(list(zip((shown, worked_out), captions, strict=True)))
+    images = captioned(list(zip((shown, worked_out), captions, strict=True)))
     titles = ("Demonstrations", "A learned prompt", "Steps")
     sections = [
         "<h1>The embedded language model: demonstrations, a prompt, steps</h1>",
@@ -416,11 +417,11 @@ def page(
         f"{escape(shlex.join(sys.argv[1:]))}</pre>",
         f'<div class="pair">{images}</div>',
         *(
-            report.results(header, rows, title=title)
+            results(header, rows, title=title)
             for title, (header, rows) in zip(titles, tables.values(), strict=True)
         ),
     ]
-    report.write_page(config.out / "report.html", "The embedded model", sections)
+    write_page(config.out / "report.html", "The embedded model", sections)
 
 
 if __name__ == "__main__":

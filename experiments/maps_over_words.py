@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.intervals import mean, paired
-from experiments.outputs import command
-from experiments.paradigms_benches import smollm2
+from experiments.shared.intervals import mean, paired
+from experiments.shared.outputs import command
+from experiments.three_paradigms.benches import smollm2
 from reprojax import data
 from reprojax.core import Scope, tokens
 from reprojax.data import in_order

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.controls import Outputs, outputs
-from experiments.intervals import mean, paired
-from experiments.outputs import command
+from experiments.shared.controls import Outputs, outputs
+from experiments.shared.intervals import mean, paired
+from experiments.shared.outputs import command
 from reprojax import data, models
 from reprojax.alignments import (
     bayesian_map,

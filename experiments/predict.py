@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.outputs import command, replaceable
+from experiments.shared.outputs import command, replaceable
 from reprojax import data, models
 from reprojax.core import Params, Program, PyTree
 from reprojax.models import Backbone

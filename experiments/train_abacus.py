@@ -43,9 +43,9 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments import abacus as drawn
 from experiments import language_demo as demo
-from experiments.outputs import command, replaceable
+from experiments.shared import abacus as drawn
+from experiments.shared.outputs import command, replaceable
 from reprojax.core import PyTree, tokens
 from reprojax.models.language import LanguageModel
 from reprojax.models.language import abacus as model
@@ -260,7 +260,7 @@ def about(config: Config, frozen: PyTree) -> dict[str, Any]:
     return {
         "architecture": f"Llama: {of.depth} layers of {of.width}, {of.activation}",
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(frozen)),
-        "strings": f"experiments/abacus.py, version {drawn.VERSION}, none held out",
+        "strings": f"{drawn.__name__}, version {drawn.VERSION}, none held out",
         "training": {k: v for k, v in vars(config).items() if k not in NOT_SETTINGS},
     }
 

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from scripted import Scripted
 
-from experiments import encoder_prompts as prompts
-from experiments import frozen_encoder as experiment
-from experiments import in_words, text_controls
-from experiments.encoder_prompts import HEAD, PROMPTS, Training
-from experiments.frozen_encoder import Bench, Config, Problem, main, shortened, tune
-from experiments.text_controls import Seen
+from experiments.frozen_encoder import __main__ as experiment
+from experiments.frozen_encoder import controls, in_words, prompts
+from experiments.frozen_encoder.__main__ import (
+    Bench,
+    Config,
+    Problem,
+    main,
+    shortened,
+    tune,
+)
+from experiments.frozen_encoder.controls import Seen
+from experiments.frozen_encoder.prompts import HEAD, PROMPTS, Training
 from reprojax import data
 from reprojax.core import tokens
 from reprojax.models import language
@@ -101,7 +107,7 @@ def test_an_untrained_program_is_the_control_that_its_head_came_from(
     params = program.init(jax.random.key(0), frozen, x)
     split = data.Split(x, read.test.y)
     found = prompts.answers(program, params, frozen, split, batch=8)
-    rule = {"probe": text_controls.probe, "centroids": text_controls.nearest_centroid}
+    rule = {"probe": controls.probe, "centroids": controls.nearest_centroid}
     assert found.tolist() == rule[start](seen).test.tolist()
 
 
@@ -162,18 +168,18 @@ def test_measures_against_scikit_learn():
 
     draw = np.random.default_rng(0)
     a, y = draw.integers(0, 2, 40), draw.integers(0, 2, 40)
-    assert text_controls.f1(a, y) == pytest.approx(metrics.f1_score(y, a))
+    assert controls.f1(a, y) == pytest.approx(metrics.f1_score(y, a))
     wanted = metrics.balanced_accuracy_score(y, a)
-    assert text_controls.balanced(a, y) == pytest.approx(wanted)
+    assert controls.balanced(a, y) == pytest.approx(wanted)
 
 
 def test_more_than_four_digits(bench):
-    found = text_controls.many_digits(bench.draw(0)[1])
+    found = controls.many_digits(bench.draw(0)[1])
     assert found.test.tolist() == bench.draw(0)[0].test.y.tolist()
     task = messages(0)._replace(
         test=data.Split(np.array(["1234", "12 345"]), np.array([0, 1]))
     )
-    assert text_controls.many_digits(Seen(task, {}, np.zeros(0))).test.tolist() == [
+    assert controls.many_digits(Seen(task, {}, np.zeros(0))).test.tolist() == [
         0,
         1,
     ]

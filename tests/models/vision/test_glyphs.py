@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments import glyphs as drawn
-from experiments.train_glyphs import digits, held_out, in_training, outputs
+from experiments.train_glyphs import drawing as drawn
+from experiments.train_glyphs.__main__ import digits, held_out, in_training, outputs
 from reprojax.core import sites
 from reprojax.models import random
 from reprojax.models.vision import glyphs

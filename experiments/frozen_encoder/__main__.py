@@ -47,15 +47,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import encoder_prompts as prompts
-from experiments import text_controls as controls
-from experiments.encoder_prompts import HEAD, Training
-from experiments.in_words import WORDS, in_words, remembering
-from experiments.intervals import mean, paired
-from experiments.outputs import command
-from experiments.paradigms_benches import smollm2
-from experiments.tables import text_table
-from experiments.text_controls import CONTROLS, Control, Measure, Seen
+from experiments.frozen_encoder import controls, prompts
+from experiments.frozen_encoder.controls import CONTROLS, Control, Measure, Seen
+from experiments.frozen_encoder.in_words import WORDS, in_words, remembering
+from experiments.frozen_encoder.prompts import HEAD, Training
+from experiments.shared.intervals import mean, paired
+from experiments.shared.outputs import command
+from experiments.shared.tables import text_table
+from experiments.three_paradigms.benches import smollm2
 from reprojax import data
 from reprojax.core import padded
 from reprojax.core.trees import below, differences

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import optax
 
-from experiments import controls
-from experiments.paradigms import (
+from experiments.shared import controls
+from experiments.three_paradigms.methods import (
     Bench,
     Made,
     Method,

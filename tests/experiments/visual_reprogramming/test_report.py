@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.report import Report, pictures, write_report
+from experiments.visual_reprogramming.pictures import pictures
+from experiments.visual_reprogramming.report import Report, write_report
 from reprojax import recipes
 
 VOID = {"meta", "img", "source", "br", "link"}

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import abacus, paradigms_images, paradigms_texts
-from experiments.paradigms import Bench
-from experiments.paradigms_texts import Problem, Settings
+from experiments.shared import abacus
+from experiments.three_paradigms import images, texts
+from experiments.three_paradigms.methods import Bench
+from experiments.three_paradigms.texts import Problem, Settings
 from reprojax import data, models
 from reprojax.models import language
 
@@ -26,9 +27,9 @@ def find(name: str, given: Mapping[str, Any], dtype: str | None = None) -> Bench
         dtype: of the frozen model; SmolLM2's own is bfloat16, of the others float32.
     """
     if name == "vit":
-        own = paradigms_images.SETTINGS._replace(**given)
+        own = images.SETTINGS._replace(**given)
         backbone = models.load("vit_tiny_patch16_224", dtype=dtype or "float32")
-        return paradigms_images.bench(backbone, own)
+        return images.bench(backbone, own)
     if name == "abacus":
         card = language.load(name, dtype=dtype or "float32")
         problem, own = last_letters(), LETTERS
@@ -36,7 +37,7 @@ def find(name: str, given: Mapping[str, Any], dtype: str | None = None) -> Bench
         source = smollm2() if name == "smollm2" else name
         card = language.load(source, dtype=dtype or "bfloat16")
         problem, own = sentiment(), SENTENCES
-    return paradigms_texts.bench(card, problem, own._replace(**given))
+    return texts.bench(card, problem, own._replace(**given))
 
 
 def smollm2() -> Path:

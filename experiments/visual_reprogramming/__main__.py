@@ -42,9 +42,9 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import controls
-from experiments.outputs import command
-from experiments.tables import (
+from experiments.shared import controls
+from experiments.shared.outputs import command
+from experiments.shared.tables import (
     HEADER,
     comparisons,
     control_row,
@@ -472,7 +472,8 @@ def report(
     table: Mapping[str, Mapping[str, list[float]]],
 ) -> None:
     """report.html: the table, the curves, the prompt, prompted images, the map."""
-    from experiments.report import Report, pictures, write_report
+    from experiments.visual_reprogramming.pictures import pictures
+    from experiments.visual_reprogramming.report import Report, write_report
 
     params = fits[0].params
     x, y = task.test.x[:100], task.test.y[:100]

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import figures
-from experiments.figures import Theme
-from experiments.intervals import Mean, mean, paired
-from experiments.paradigms import Bench, Cell
-from experiments.report import captioned, write_page
+from experiments.shared import figures
+from experiments.shared.figures import Theme
+from experiments.shared.intervals import Mean, mean, paired
+from experiments.shared.page import captioned, write_page
+from experiments.three_paradigms.methods import Bench, Cell
 
 TITLES = {
     "instruction": "Prompt instruction",

@@ -28,8 +28,8 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments import glyphs
-from experiments.outputs import command, replaceable
+from experiments.shared.outputs import command, replaceable
+from experiments.train_glyphs import drawing
 from reprojax.models import Backbone, random
 from reprojax.models.vision.glyphs import (
     SIZE,
@@ -104,7 +104,7 @@ def step_of(config: Config, forward: Callable, optimizer: Any) -> Callable:
 
 def train(config: Config) -> Backbone:
     """From random weights, on images that are never drawn twice."""
-    classes = glyphs.CLASSES
+    classes = drawing.CLASSES
     tree = Glyphs(len(classes)).init(
         jax.random.key(config.seed), jnp.zeros((1, SIZE, SIZE, 3))
     )
@@ -147,7 +147,7 @@ def batches(config: Config, rng: np.random.Generator):
     """Fresh images, drawn 32 batches at once."""
     for done in range(0, config.steps, 32):
         number = min(32, config.steps - done)
-        x, y = glyphs.draw(rng, number * config.batch)
+        x, y = drawing.draw(rng, number * config.batch)
         for i in range(0, len(x), config.batch):
             yield x[i : i + config.batch], y[i : i + config.batch]
 
@@ -179,7 +179,7 @@ def outputs(net: Backbone, x: np.ndarray, site: str = "output") -> np.ndarray:
 
 def held_out(net: Backbone, number: int, seed: int = HELD_OUT) -> float:
     """Accuracy on fresh images, `number` a multiple of that of the classes."""
-    x, y = glyphs.draw(np.random.default_rng(seed), number)
+    x, y = drawing.draw(np.random.default_rng(seed), number)
     return float((outputs(net, x).argmax(-1) == y).mean())
 
 
@@ -210,7 +210,7 @@ def probe(net: Backbone, x: np.ndarray, y: np.ndarray, train: int = 1000) -> flo
 def measure(net: Backbone) -> dict[str, float]:
     """Held-out accuracy and the linear probe on digits, beside random weights whose
     batch statistics were set on the same images (mean over three seeds)."""
-    drawn, (x, y) = glyphs.draw(np.random.default_rng(7), 512)[0], digits()
+    drawn, (x, y) = drawing.draw(np.random.default_rng(7), 512)[0], digits()
     control = lambda images: [random(net, jax.random.key(s), images) for s in range(3)]
     return {
         "held_out": held_out(net, 5120),
@@ -228,8 +228,8 @@ def sheet(path: Path) -> None:
         raise ValueError(f"{path} is there already; choose another name for the sheet")
     from PIL import Image
 
-    x, y = glyphs.draw(np.random.default_rng(0), 8 * len(glyphs.CLASSES))
-    x = x[[int(np.argmax(y == label)) for label in range(len(glyphs.CLASSES))]]
+    x, y = drawing.draw(np.random.default_rng(0), 8 * len(drawing.CLASSES))
+    x = x[[int(np.argmax(y == label)) for label in range(len(drawing.CLASSES))]]
     x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128)
     rows = x.reshape(8, 16, SIZE + 2, SIZE + 2, 3).swapaxes(1, 2)
     picture = Image.fromarray(rows.reshape(8 * (SIZE + 2), -1, 3))
@@ -244,11 +244,11 @@ def main(config: Config) -> None:
         replaceable(config.out, MARK)
         about = {
             "architecture": "8 convolutions 3x3 with batch norm and relu, mean, linear",
-            "images": "experiments/glyphs.py, none drawn twice",
+            "images": "experiments/train_glyphs/drawing.py, none drawn twice",
             "training": {
                 k: v for k, v in vars(config).items() if k not in NOT_SETTINGS
             },
-            "classes": glyphs.CLASSES,
+            "classes": drawing.CLASSES,
         }
         store(config.out, train(config), about)
     net = load_glyphs(config.out if config.steps else config.weights)

@@ -46,11 +46,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments import paradigms_benches as benches
-from experiments.outputs import command
-from experiments.paradigms import Bench, Cell, examples, filled, kept, path_of
-from experiments.paradigms_page import differences, header, notes, rows, write
-from experiments.tables import text_table
+from experiments.shared.outputs import command
+from experiments.shared.tables import text_table
+from experiments.three_paradigms import benches
+from experiments.three_paradigms.methods import (
+    Bench,
+    Cell,
+    examples,
+    filled,
+    kept,
+    path_of,
+)
+from experiments.three_paradigms.page import differences, header, notes, rows, write
 from reprojax.saving.files import plain, write_json
 from reprojax.saving.folders import claim, only_writer
 

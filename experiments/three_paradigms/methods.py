@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import optax
 
-from experiments import controls
+from experiments.shared import controls
 from reprojax import Params, Program, reprogram
 from reprojax.alignments import centred
 from reprojax.core import PyTree

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.controls import Outputs
-from experiments.paradigms import (
+from experiments.shared.controls import Outputs
+from experiments.three_paradigms.methods import (
     Bench,
     Made,
     Method,

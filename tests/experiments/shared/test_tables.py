@@ -5,11 +5,12 @@ import math
 
 import pytest
 
-from experiments import train_abacus, train_glyphs
-from experiments.intervals import mean, paired
-from experiments.outputs import replaceable
-from experiments.paradigms import Cell, kept
-from experiments.tables import control_row
+from experiments import train_abacus
+from experiments.shared.intervals import mean, paired
+from experiments.shared.outputs import replaceable
+from experiments.shared.tables import control_row
+from experiments.three_paradigms.methods import Cell, kept
+from experiments.train_glyphs import __main__ as train_glyphs
 from reprojax.models.language import abacus
 from reprojax.models.vision import glyphs
 

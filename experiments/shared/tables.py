@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.intervals import mean, paired
+from experiments.shared.intervals import mean, paired
 from reprojax.taxonomy import Description
 from reprojax.training.loop import Fitted
 

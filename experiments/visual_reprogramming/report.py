@@ -1,18 +1,16 @@
 """One offline page about a run: the table, the curves, the pictures, the label map."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import figures
-from experiments.pictures import Images, pictures
-from reprojax.saving.files import write_file
-
-__all__ = ["Report", "captioned", "pictures", "results", "write_page", "write_report"]
+from experiments.shared import figures
+from experiments.shared.page import captioned, results, write_page
+from experiments.visual_reprogramming.pictures import Images
 
 
 class Report(NamedTuple):
@@ -47,19 +45,6 @@ def write_report(path: Path, report: Report) -> None:
     write_page(path, report.title, _sections(report))
 
 
-def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
-    """HTML as one file, atomically: a reader sees the old one or the new one."""
-    style = Path(__file__).with_name("report.css").read_text()
-    body = "\n".join(part for part in sections if part)
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
-    write_file(path, page.encode())
-
-
 def _sections(report: Report) -> list[str]:
     return [
         f"<h1>{escape(report.title)}</h1>",
@@ -73,36 +58,6 @@ def _sections(report: Report) -> list[str]:
         "operator &rarr; alignment) were observed by running each part alone.</p>\n"
         f"<pre>{escape(report.description)}</pre>",
     ]
-
-
-def results(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    notes: Sequence[str] = (),
-    title: str = "Result",
-) -> str:
-    """The table, its first row above the others, and sentences below it."""
-    columns = zip(*rows, strict=True)
-    kinds = [' class="number"' if _is_number(cells) else "" for cells in columns]
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        found = zip(cells, kinds, strict=True)
-        inner = (f"<{tag}{kind}>{escape(c)}</{tag}>" for c, kind in found)
-        return f"<tr>{''.join(inner)}</tr>"
-
-    own = "".join(line(row, "td") for row in rows[:1])
-    rest = "\n".join(line(row, "td") for row in rows[1:])
-    controls = f'\n<tbody class="controls">\n{rest}\n</tbody>' if rest else ""
-    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
-    return (
-        f'<h2>{escape(title)}</h2>\n<div class="scroll"><table class="results">\n'
-        f"<thead>{line(header, 'th')}</thead>\n"
-        f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{below}'
-    )
-
-
-def _is_number(cells: Sequence[str]) -> bool:
-    return all(c[:1] in "+-.0123456789" for c in cells)  # or empty
 
 
 def _curves(curves: np.ndarray, baselines: Mapping[str, float]) -> str:
@@ -129,14 +84,6 @@ def _curves(curves: np.ndarray, baselines: Mapping[str, float]) -> str:
         ),
     )
     return f'<h2>Training</h2>\n<div class="pair">{captioned(plots)}</div>'
-
-
-def captioned(pairs: Sequence[tuple[str, str]]) -> str:
-    """Images with a text below each."""
-    return "\n".join(
-        f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
-        for image, caption in pairs
-    )
 
 
 def _examples(images: Images, prompt: np.ndarray | None) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.text_controls import Linear, Seen, centroids, regression
+from experiments.frozen_encoder.controls import Linear, Seen, centroids, regression
 from reprojax.alignments import linear, mean, normalised
 from reprojax.core import (
     Manipulation,

@@ -1,0 +1,58 @@
+"""One offline page: its style, a table, images with a text below each."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from reprojax.saving.files import write_file
+
+
+def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
+    """HTML as one file, atomically: a reader sees the old one or the new one."""
+    style = Path(__file__).with_name("page.css").read_text()
+    body = "\n".join(part for part in sections if part)
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+    write_file(path, page.encode())
+
+
+def results(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+    title: str = "Result",
+) -> str:
+    """The table, its first row above the others, and sentences below it."""
+    columns = zip(*rows, strict=True)
+    kinds = [' class="number"' if _is_number(cells) else "" for cells in columns]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        found = zip(cells, kinds, strict=True)
+        inner = (f"<{tag}{kind}>{escape(c)}</{tag}>" for c, kind in found)
+        return f"<tr>{''.join(inner)}</tr>"
+
+    own = "".join(line(row, "td") for row in rows[:1])
+    rest = "\n".join(line(row, "td") for row in rows[1:])
+    controls = f'\n<tbody class="controls">\n{rest}\n</tbody>' if rest else ""
+    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
+    return (
+        f'<h2>{escape(title)}</h2>\n<div class="scroll"><table class="results">\n'
+        f"<thead>{line(header, 'th')}</thead>\n"
+        f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{below}'
+    )
+
+
+def _is_number(cells: Sequence[str]) -> bool:
+    return all(c[:1] in "+-.0123456789" for c in cells)  # or empty
+
+
+def captioned(pairs: Sequence[tuple[str, str]]) -> str:
+    """Images with a text below each."""
+    return "\n".join(
+        f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+        for image, caption in pairs
+    )
