@@ -5,7 +5,6 @@ map, which starts where a control ended: at the centroids, or at the tuned probe
 """
 
 import time
-from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +38,7 @@ from reprojax.recipes.prompt_tuning import (
     prefix_tuning,
     prompt_tuning,
 )
+from reprojax.training import losses
 from reprojax.training.loop import fit
 from reprojax.training.losses import Loss, cross_entropy
 
@@ -162,12 +162,8 @@ def alike(y: np.ndarray, targets: int) -> Loss:
 
 @lru_cache  # equal ones are one function, and compiled once; so are optimisers
 def _weighed(weight: tuple[float, ...]) -> Loss:
-    def loss(seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree) -> Any:
-        logits = seen["output"].astype(jnp.float32)
-        each = optax.softmax_cross_entropy_with_integer_labels(
-            logits, jnp.maximum(labels, 0)
-        )
-        return each * jnp.asarray(weight)[labels]
+    def loss(seen: losses.Seen) -> jax.Array:
+        return cross_entropy(seen) * jnp.asarray(weight)[seen.labels]
 
     return loss
 

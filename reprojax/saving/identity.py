@@ -64,6 +64,7 @@ def of_run(
     """{ingredient: digest or value} of a run that trains.
 
     Args:
+        loss: (recorded, labels, learnable, x, context, key, step) -> values.
         x, labels: specs of a batch.
         own: what its caller adds.
 
@@ -75,7 +76,7 @@ def of_run(
     begun = traced(optimizer.init, learnable)
     moved = traced(_moves(optimizer), learnable, begun.out, learnable)
     parts = {"program": whole, "optimizer": [begun, moved]}
-    parts |= {"loss": [traced(_slope(loss), seen, labels, learnable)]}
+    parts |= {"loss": [traced(_slope(loss), seen, labels, learnable, *_more(x))]}
     if evaluated is not None:
         parts["evaluated"] = [traced(evaluated, begun.out, learnable)]
     found = {"frozen": of_weights(frozen), "record_sites": [*sites]}
@@ -93,7 +94,7 @@ def of_asking(
 ) -> dict[str, Any]:
     """As `of_run`, of a run that asks a model for answers and has no gradients."""
     parts, *given = _of_program(program, sites, answers, x, labels, _no_gradient)
-    judged = traced(loss, given[0], labels, given[1])
+    judged = traced(loss, given[0], labels, given[1], *_more(x))
     return named({"program": parts, "loss": [judged]}, own)
 
 
@@ -142,6 +143,11 @@ def _step(
     return run
 
 
+def _more(x: PyTree) -> tuple[PyTree, None, Any, Any]:
+    """What else a loss may see: x, the context, a key and the step."""
+    return x, None, jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), "int32")
+
+
 def _moves(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
     """An update, with what the optimisers that evaluate the loss ask for."""
     update = optax.with_extra_args_support(optimizer).update
@@ -156,9 +162,9 @@ def _moves(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
 def _slope(loss: Callable[..., Any]) -> Callable[..., Any]:
     """A loss and the gradient of its sum, by what was recorded and what is learned."""
 
-    def run(seen: PyTree, labels: Any, learnable: PyTree) -> Any:
+    def run(seen: PyTree, labels: Any, learnable: PyTree, *more: Any) -> Any:
         def total(given: tuple[PyTree, PyTree]) -> tuple[Any, Any]:
-            value = loss(given[0], labels, given[1])
+            value = loss(given[0], labels, given[1], *more)
             return _sum(value), value
 
         return jax.grad(total, has_aux=True, allow_int=True)((seen, learnable))

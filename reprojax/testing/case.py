@@ -11,7 +11,7 @@ import numpy as np
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.training import losses
-from reprojax.training.losses import Loss
+from reprojax.training.losses import Loss, Seen
 
 LAWS = {
     1: ("init and apply give the promised shapes", "a size that is typed in"),
@@ -109,9 +109,9 @@ class Called(NamedTuple):
     seen: dict[str, Any]
 
 
-def mean_square(seen: Any, labels: Any, learnable: PyTree) -> jax.Array:
+def mean_square(seen: Seen) -> jax.Array:
     """A loss for any answer."""
-    leaves = filter(is_float, jax.tree.leaves(seen["output"]))
+    leaves = filter(is_float, jax.tree.leaves(seen.output))
     squares = [jnp.square(a.astype(jnp.float32)).mean() for a in leaves]
     return sum(squares, jnp.zeros(()))
 
@@ -133,10 +133,8 @@ def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Cal
         def cost(learnable: PyTree) -> tuple[jax.Array, tuple]:
             own = params._replace(learnable=learnable)
             y, seen = apply(own, frozen, x, context, key=key)
-            return losses.mean_loss(case.loss(seen, labels, learnable), labels), (
-                y,
-                seen,
-            )
+            found = losses.judge(case.loss, seen, labels, learnable, x, context, key, 0)
+            return losses.mean_loss(found, labels), (y, seen)
 
         pull = jax.grad(wrap(cost), has_aux=True, allow_int=True)
         gradient, (y, seen) = pull(params.learnable)

@@ -245,7 +245,8 @@ def _of_loss(case: Case, step: Callable[..., Called]) -> float:
     """Operations of the loss and its gradient, from what it sees on."""
 
     def cost(seen: PyTree, learnable: PyTree, labels: PyTree) -> jax.Array:
-        return losses.mean_loss(case.loss(seen, labels, learnable), labels)
+        given = seen, labels, learnable, case.x, case.context, case.key, 0
+        return losses.mean_loss(losses.judge(case.loss, *given), labels)
 
     seen = jax.eval_shape(step, case.params, *case.given, case.labels, case.key).seen
     slope = jax.value_and_grad(cost, allow_int=True)

@@ -45,7 +45,7 @@ from reprojax.saving.identity import of_asking, traced
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
 from reprojax.searches.oracle import count_rows
 from reprojax.training.checks import check_params, check_rows, check_statistics
-from reprojax.training.losses import Loss, cross_entropy, mean_loss
+from reprojax.training.losses import Loss, Seen, cross_entropy, judge, mean_loss
 from reprojax.training.steps import chosen, refresh_maps
 
 SENT = "sent"  # the site of what goes to the model
@@ -112,11 +112,9 @@ def in_process(
     return Oracle(answer, len(backbone.classes), **given)
 
 
-def zero_one(
-    seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
-) -> jax.Array:
+def zero_one(seen: Seen) -> jax.Array:
     """1 for each error: of no use to a gradient, a loss like any other here."""
-    return (chosen(seen["output"]) != labels).astype(jnp.float32)
+    return (chosen(seen.output) != seen.labels).astype(jnp.float32)
 
 
 class Searched(NamedTuple):
@@ -188,7 +186,8 @@ def fit_black_box(
         run |= {"refresh": refresh, "data": digest(task)}
         run |= {"start": _fingerprint(params, first)}
         run |= {"search": _searched(search, key, params.learnable)}
-        run |= of_asking(program, loss, (SENT,), answers, x, y, identity)
+        judged = partial(judge, loss)
+        run |= of_asking(program, judged, (SENT,), answers, x, y, identity)
     with Account(oracle, budget, log, run) as account, _bar(budget, progress) as bar:
         ask = _Asking(program, account, bar)
         if estimation.estimated(program):
@@ -206,7 +205,7 @@ def fit_black_box(
             last = not (y >= 0).any()
             try:
                 if not last:
-                    found = ask.judge(loss, points, params, x, y, here)
+                    found = ask.judge(loss, points, params, x, y, here, step)
             except BudgetSpent:  # answers of no use were paid as well
                 last = True
             if not last:
@@ -289,10 +288,11 @@ class _Asking(NamedTuple):
         x: PyTree,
         y: np.ndarray,
         key: Key,
+        step: int,
     ) -> tuple[jax.Array, PyTree, Params]:
         """The points' losses [n], their mean sums for maps, params with averages."""
         answers, news = self.answers(points, x, y, key)
-        given = (points, answers, x, y, key)
+        given = (points, answers, x, y, key, step)
         values, sums = _judge(self.program, loss, self.said, *given)
         return values, sums, estimation.put_news(params, news)
 
@@ -301,7 +301,7 @@ class _Asking(NamedTuple):
         total: Any = None
         for x, y in in_order(split, size):
             answers = self.answers(_one(params), x, y, None)[0]
-            given = (_one(params), answers, x, y, None)
+            given = (_one(params), answers, x, y, None, 0)
             sums = _judge(self.program, cross_entropy, self.said, *given)[1]
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         check_statistics(total, "the answers to the training images")
@@ -312,7 +312,7 @@ class _Asking(NamedTuple):
         errors = 0.0
         for x, y in in_order(split, min(size, len(split.y))):
             answers = self.answers(_one(params), x, y, None)[0]
-            given = (_one(params), answers, x, y, None)
+            given = (_one(params), answers, x, y, None, 0)
             values = _judge(self.program, zero_one, self.said, *given)[0]
             errors += float(values[0]) * int((y >= 0).sum())
         return 1 - round(errors) / len(split.y)
@@ -347,6 +347,7 @@ def _judge(
     x: PyTree,
     labels: jax.Array,
     key: Key | None,
+    step: Any,
 ) -> tuple[jax.Array, PyTree]:
     """The losses of n programs [n] by their answers [n B w], and their mean sums."""
     kind, classes = said
@@ -357,7 +358,8 @@ def _judge(
         y = logits(kind, answers, classes)
         _, seen = record(program.apply, wanted)(params, y, x, key=key)
         sums = estimation.observe(program, params, seen, labels)
-        return mean_loss(loss(seen, labels, learnable), labels), sums
+        found = judge(loss, seen, labels, learnable, x, None, key, step)
+        return mean_loss(found, labels), sums
 
     values, sums = jax.vmap(one)(points.learnable, answers)
     return values, jax.tree.map(lambda a: a.mean(0), sums)
@@ -390,7 +392,8 @@ def _begin(
             f"{(len(labels), len(task.classes))} for the classes of {task.name}; give "
             '"output" an alignment to that number'
         )
-    check_rows(loss, params.learnable, seen, labels, "the last step may have fewer")
+    fills = "the last step may have fewer"
+    check_rows(loss, params.learnable, seen, x, labels, fills)
     check_params(params)
     return params
 

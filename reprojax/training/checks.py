@@ -5,6 +5,7 @@ where they enter.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, get_args
 
 import jax
@@ -17,7 +18,7 @@ from reprojax.core.estimation import Refresh
 from reprojax.data import Task, check
 from reprojax.data.task import spec, whole
 from reprojax.training import parallel
-from reprojax.training.losses import Loss, Rows
+from reprojax.training.losses import Loss, Rows, judge
 
 Evaluated = Callable[[optax.OptState, PyTree], PyTree]
 """(the optimiser's state, learnable) -> the learnable params that are evaluated."""
@@ -55,7 +56,8 @@ def check_run(
     shapes = check_answer(program, frozen, task, images, sites)
     if mesh is not None:
         parallel.check_mesh(mesh)
-    found = check_rows(loss, *shapes, labels, filled(task, size, mesh, accumulate))
+    fills = filled(task, size, mesh, accumulate)
+    found = check_rows(loss, *shapes, images, labels, fills)
     check_slope(found)
     check_optimizer(optimizer, shapes[0], evaluated, accumulate)
 
@@ -99,7 +101,7 @@ def _shown(y: Any) -> str:
 
 
 def check_rows(
-    loss: Loss, learnable: PyTree, seen: Any, labels: Any, fills: str = ""
+    loss: Loss, learnable: PyTree, seen: Any, x: Any, labels: Any, fills: str = ""
 ) -> Any:
     """Raise unless a loss gives a value for each label, or one number where none fills.
 
@@ -109,12 +111,14 @@ def check_rows(
     Returns:
         The spec of the value.
     """
+    key, step = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), jnp.int32)
+    given = seen, labels, learnable, x, None, key, step
     try:
-        found = jax.eval_shape(loss, seen, labels, learnable)
+        found = jax.eval_shape(partial(judge, loss), *given)
     except KeyError as error:
         raise ValueError(
             f"the loss asks for {error}, expected what is recorded and learned: "
-            f"{sorted(seen)} are recorded; name more sites by record_sites=(...)"
+            f"{sorted(seen)} are recorded; record a site by record_sites=({error},)"
         ) from error
     value, weight = found if isinstance(found, Rows) else (found, found)
     shapes = [tuple(getattr(a, "shape", (type(a).__name__,))) for a in (value, weight)]
@@ -127,7 +131,7 @@ def check_rows(
         f"the loss gave {said}, expected a value for each label, "
         f"{tuple(labels.shape)}{why}; return the values without .mean(), fit takes the "
         "mean over real rows: return optax.softmax_cross_entropy_with_integer_labels("
-        "seen['output'], jnp.maximum(labels, 0)); with class weights, return "
+        "seen.output, jnp.maximum(seen.labels, 0)); with class weights, return "
         "losses.Rows(value, weight)"
     )
 

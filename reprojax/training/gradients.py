@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.training import parallel
-from reprojax.training.losses import Loss, summed
+from reprojax.training.losses import Loss, judge, summed
 
 
 def forward(
@@ -25,6 +25,7 @@ def forward(
     sites: tuple[str, ...],
     params: Params,
     frozen: PyTree,
+    step: jax.Array,
     key: Key,
     x: PyTree,
     labels: jax.Array,
@@ -33,7 +34,8 @@ def forward(
     wanted = ("output", *estimation.raw_sites(program), *sites)
     call = record(program.apply, wanted, also=estimation.is_news)
     _, seen = call(params, frozen, x, key=key)
-    return *summed(loss(seen, labels, params.learnable), labels), seen
+    found = judge(loss, seen, labels, params.learnable, x, None, key, step)
+    return *summed(found, labels), seen
 
 
 class Part(NamedTuple):
@@ -53,7 +55,7 @@ def gradient(
     mesh: Mesh | None,
     *rows: Any,
 ) -> Part:
-    """Of the params, frozen, key, x and labels that `call`, a `forward`, takes."""
+    """Of what `call`, a `forward`, takes: params, frozen, step, key, x, labels."""
     part = partial(_part, program, call)
     if accumulate == 1:
         return part(*rows)
@@ -84,6 +86,7 @@ def _accumulated(
     mesh: Mesh | None,
     params: Params,
     frozen: PyTree,
+    step: jax.Array,
     key: Key,
     x: PyTree,
     labels: jax.Array,
@@ -92,13 +95,13 @@ def _accumulated(
 
     def add(total: Part, each: tuple) -> tuple[Part, None]:
         i, *rows = each
-        new = part(total.params, frozen, jax.random.fold_in(key, i), *rows)
+        new = part(total.params, frozen, step, jax.random.fold_in(key, i), *rows)
         sums = jax.tree.map(jnp.add, total[:-1], new[:-1])
         return Part(*sums, params=new.params), None
 
     parts = parallel.micro_batches((x, labels), count, mesh)
     first = jax.tree.map(lambda a: a[0], parts)
-    shapes = jax.eval_shape(part, params, frozen, key, *first)
+    shapes = jax.eval_shape(part, params, frozen, step, key, *first)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes[:-1])
     start = Part(*zeros, params=params)
     return jax.lax.scan(add, start, (jnp.arange(count), *parts))[0]
@@ -117,7 +120,7 @@ def _each_device(part: Callable[..., Part], count: int, mesh: Mesh, *rows: Any) 
     return jax.shard_map(
         own,
         mesh=mesh,
-        in_specs=(everywhere, everywhere, everywhere, lies, lies),
+        in_specs=(everywhere, everywhere, everywhere, everywhere, lies, lies),
         out_specs=everywhere,
         axis_names={parallel.DATA},
         check_vma=False,  # else each part's gradient is summed over the devices
@@ -131,5 +134,5 @@ def _by_rows(call: Callable[..., tuple], *rows: Any) -> bool:
     closed, out = jax.make_jaxpr(call, return_shape=True)(*args)
     used = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[1]
     owners = [i for i, tree in enumerate(args) for _ in jax.tree.leaves(tree)]
-    random = any(live for i, live in zip(owners, used, strict=True) if i == 2)
+    random = any(live for i, live in zip(owners, used, strict=True) if i == 3)
     return not random and not any(map(estimation.is_news, out[2]))

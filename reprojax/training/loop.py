@@ -25,7 +25,7 @@ from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_mesh, of_run
 from reprojax.training import checks, parallel
 from reprojax.training.checks import Evaluated
-from reprojax.training.losses import Loss, cross_entropy
+from reprojax.training.losses import Loss, cross_entropy, judge
 from reprojax.training.steps import (
     Clock,
     Trace,
@@ -84,8 +84,8 @@ def fit(
         batch: rows a step; what fills a short last batch counts for nothing.
         seed: decides the initial params, the order of images and all randomness.
         optimizer: it gets the loss too, as `value`, `grad` and `value_fn`.
-        loss: a value for each row, from what was recorded (see `losses.Loss`);
-            `record_sites` names more of that.
+        loss: a value for each row, from what is seen of a batch (see `losses.Seen`);
+            `record_sites` names more sites.
         evaluated: (the optimiser's state, learnable) -> the learnable params that are
             evaluated, selected and returned, where training has others:
             `optax.contrib.schedule_free_eval_params`, an average of params.
@@ -116,7 +116,8 @@ def fit(
         *(optimizer, evaluated, mesh, accumulate),
     )
     if out is not None:
-        given = program, optimizer, evaluated, loss, record_sites, frozen
+        judged = partial(judge, loss)
+        given = program, optimizer, evaluated, judged, record_sites, frozen
         run |= of_run(*given, images, spec(np.int32(task.train.y), size), identity)
     frozen = parallel.settle(frozen, mesh)
     checks.check_frozen(frozen)

@@ -1,14 +1,37 @@
-"""Losses: plain functions of what a program's call recorded, a value for each row."""
+"""Losses: plain functions of what is seen of a batch, a value for each row."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from reprojax.core import PyTree
+from reprojax.core import Key, PyTree
+from reprojax.core.program import fold
+
+
+class Seen(NamedTuple):
+    """What a loss sees of a batch. What it does not read costs nothing."""
+
+    recorded: Mapping[str, Any]
+    """{site: value}: "output", and what `record_sites` names."""
+    labels: jax.Array
+    """[B], or [B L] of words; -1 where a label is no example."""
+    learnable: PyTree = ()
+    x: PyTree = None
+    """The batch, as the program is given it."""
+    context: PyTree = None
+    key: Key | None = None
+    """Of this step, and the loss's own; None where nothing may be random."""
+    step: jax.Array | int = 0
+    """Steps that came before, through all epochs."""
+
+    @property
+    def output(self) -> Any:
+        """The program's answer."""
+        return self.recorded["output"]
 
 
 class Rows(NamedTuple):
@@ -20,33 +43,48 @@ class Rows(NamedTuple):
     """Of the same shape, from 0; no gradient passes through it."""
 
 
-Loss = Callable[[Mapping[str, Any], jax.Array, PyTree], "jax.Array | Rows"]
-"""(recorded values, labels [B] or [B L], learnable) -> a value for each label.
+@runtime_checkable
+class Loss(Protocol):
+    """What is seen of a batch -> a value for each label.
 
-A label of -1 is no example. The loop leaves its value out, whatever it is, and divides
-once: sum(value * weight) / sum(weight) over the real rows, of all parts and devices. A
-single number is allowed where no label can be -1 and no batch is cut into parts.
-"""
+    A label of -1 is no example. The loop leaves its value out, whatever it is, and
+    divides once: sum(value * weight) / sum(weight) over the real rows, of all parts and
+    devices. A single number is allowed where no label can be -1 and no batch is cut
+    into parts.
+    """
+
+    def __call__(self, seen: Seen, /) -> "jax.Array | Rows": ...
 
 
-def cross_entropy(
-    seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
-) -> jax.Array:
+def judge(
+    loss: Loss,
+    recorded: Mapping[str, Any],
+    labels: Any,
+    learnable: PyTree,
+    x: PyTree,
+    context: PyTree,
+    key: Key | None,
+    step: Any,
+) -> "jax.Array | Rows":
+    """What a loss gives for a batch; `key` is the call's, and the loss gets its own."""
+    own = fold(key, "loss")
+    return loss(Seen(recorded, labels, learnable, x, context, own, step))
+
+
+def cross_entropy(seen: Seen) -> jax.Array:
     """Of each row, or word, from the task's logits "output" [B T], or [B L V]."""
-    logits = seen["output"].astype(jnp.float32)
+    logits = seen.output.astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.maximum(labels, 0)
+        logits, jnp.maximum(seen.labels, 0)
     )
 
 
-def likelihood(
-    seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
-) -> jax.Array:
+def likelihood(seen: Seen) -> jax.Array:
     """-output[label] of each row, from the task's log probabilities "output" [B T].
 
     Unlike `cross_entropy` it does not make them sum to one over the task's classes.
     """
-    return -picked(seen["output"], labels)
+    return -picked(seen.output, seen.labels)
 
 
 def picked(output: jax.Array, labels: jax.Array) -> Float[Array, "B"]:
@@ -58,11 +96,9 @@ def picked(output: jax.Array, labels: jax.Array) -> Float[Array, "B"]:
 def with_norm(weight: float, loss: Loss = cross_entropy) -> Loss:
     """A loss + weight * the squared norm of all learnable numbers."""
 
-    def penalised(
-        seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
-    ) -> jax.Array | Rows:
-        norm = optax.tree.norm(learnable, squared=True)
-        found = loss(seen, labels, learnable)
+    def penalised(seen: Seen) -> jax.Array | Rows:
+        norm = optax.tree.norm(seen.learnable, squared=True)
+        found = loss(seen)
         if isinstance(found, Rows):
             return found._replace(value=found.value + weight * norm)
         return found + weight * norm

@@ -42,7 +42,7 @@ from reprojax.saving.identity import of_run, traced
 from reprojax.training import checks, members
 from reprojax.training.checks import Evaluated
 from reprojax.training.loop import Fitted
-from reprojax.training.losses import Loss, cross_entropy
+from reprojax.training.losses import Loss, cross_entropy, judge
 from reprojax.training.members import FORMS, Members
 from reprojax.training.steps import (
     Clock,
@@ -281,7 +281,8 @@ def _ingredients(
     """What else the numbers of a population depend on; see `identity`."""
     x, frozen = members.batch_spec(run), run.frozen
     labels = spec(np.int32(run.tasks[0].train.y), run.size)
-    what = run.program, run.optimizer, run.evaluated, run.loss, run.sites
+    judged = partial(judge, run.loss)
+    what = run.program, run.optimizer, run.evaluated, judged, run.sites
     found = of_run(*what, frozen, x, labels, identity)
     key = jax.eval_shape(jax.random.key, 0)
     found["inits"] = [traced(init, key, frozen, x).digest for init in inits or ()]

@@ -111,7 +111,7 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     learnable = state.params.learnable
     call = partial(forward, program, loss, sites)
-    rows = frozen, key, x, labels
+    rows = frozen, state.step, key, x, labels
     whole = gradient(program, call, accumulate, mesh, state.params, *rows)
     # Divided once, so that parts, fillers and class weights make no other gradient.
     value = divided(whole.loss, whole.weight)

@@ -27,6 +27,7 @@ from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
 from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
 from reprojax.models.language.layers import Heads
+from reprojax.training import losses
 from reprojax.training.losses import mean_loss
 
 WORDS = "ant bee cow dog elk fox gnu hen ibis jay 12345 67".split()
@@ -159,7 +160,7 @@ def test_classes_weigh_alike_in_the_loss():
     loss = prompts.alike(np.array([0, 0, 0, 1]), 2)
     each = -jax.nn.log_softmax(logits)[jnp.arange(4), labels[:4]]
     wanted = (each[:3].mean() + each[3]) / 2
-    found = mean_loss(loss({"output": logits}, labels, ()), labels)
+    found = mean_loss(loss(losses.Seen({"output": logits}, labels)), labels)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 

@@ -15,7 +15,7 @@ from reprojax.models.language.card import roles
 from reprojax.models.language.gpt2 import GPT2
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama
-from reprojax.training.losses import cross_entropy, mean_loss
+from reprojax.training.losses import Seen, cross_entropy, mean_loss
 
 V, POSITIONS, WIDTH, DEPTH, KV = 23, 32, 16, 2, ("block_0/kv", "block_1/kv")
 ROTARY = Heads(4, 2, 4, bias=False, out_bias=False, frequencies=(1.0, 0.3))
@@ -59,7 +59,7 @@ def losses(program, language, preset, steps, rate=None):
         def cost(learnable):
             own = params._replace(learnable=learnable)
             y = program.apply(own, language.frozen, x)
-            return mean_loss(cross_entropy({"output": y}, labels, learnable), labels)
+            return mean_loss(cross_entropy(Seen({"output": y}, labels)), labels)
 
         value, grads = jax.value_and_grad(cost)(learnable)
         updates, opt = optimizer.update(grads, opt, learnable)

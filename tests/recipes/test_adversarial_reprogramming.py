@@ -14,7 +14,7 @@ import pytest
 from reprojax.core import record
 from reprojax.recipes import adversarial_reprogramming as ar
 from reprojax.recipes import find_alignment, find_method
-from reprojax.training.losses import cross_entropy, mean_loss
+from reprojax.training.losses import Seen, cross_entropy, mean_loss
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 
@@ -102,9 +102,9 @@ def test_the_loss_is_of_all_source_classes(name):
     among_all = -np.mean([log[0] @ label_map[:, 2], log[1] @ label_map[:, 0]])
     norm = sum((np.asarray(a) ** 2).sum() for a in jax.tree.leaves(params.learnable))
     loss = find_method("ar").preset.loss
-    found = mean_loss(loss({"output": y}, labels, params.learnable), labels)
+    found = mean_loss(loss(Seen({"output": y}, labels, params.learnable)), labels)
     np.testing.assert_allclose(found, among_all + 5e-7 * norm, rtol=1e-5)
-    among_three = float(mean_loss(cross_entropy({"output": y}, labels, ()), labels))
+    among_three = float(mean_loss(cross_entropy(Seen({"output": y}, labels)), labels))
     assert abs(among_three - among_all) > 0.3
 
 

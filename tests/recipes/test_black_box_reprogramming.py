@@ -22,7 +22,7 @@ from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     focal,
     one_sided,
 )
-from reprojax.training.losses import mean_loss
+from reprojax.training.losses import Seen, mean_loss
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 
@@ -93,7 +93,7 @@ def test_the_focal_loss_weighs_rare_classes_more():
     wanted = np.mean(-weight * (1 - right) ** 2 * np.log(right))
     seen = {"output": jnp.log(jnp.asarray(h, jnp.float32))}
     loss, rows = find_method("bar").preset.loss(labels, 3), jnp.array([0, 1, -1])
-    found = mean_loss(loss(seen, rows, ()), rows)
+    found = mean_loss(loss(Seen(seen, rows)), rows)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_focal_loss(power):
     right = np.array([0.6, 0.2, 0.05])
     wanted = -((1 - right) ** power) * np.log(right)
     seen = {"output": jnp.log(jnp.asarray(h, jnp.float32))}
-    found = focal(power)(seen, jnp.asarray(labels), ())
+    found = focal(power)(Seen(seen, jnp.asarray(labels)))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 

@@ -24,6 +24,7 @@ from reprojax.taxonomy import describe
 from reprojax.testing import contract
 from reprojax.training.black_box import evaluate, fit_black_box
 from reprojax.training.black_box_texts import Asked, only_scores, scores
+from reprojax.training.losses import Seen
 
 P, SIZE, ANSWERS, EMBED = 3, 5, (11, 6, 17), "embed:out"
 SMALL = {"length": P, "size": SIZE}
@@ -148,9 +149,9 @@ def test_the_hinge_by_hand():
         for c in range(4):
             if c != label:
                 total[i] += max(0.0, margin + row[c] - row[label])
-    found = hinge(margin)({"output": jnp.asarray(y)}, jnp.asarray(labels), ())
+    found = hinge(margin)(Seen({"output": jnp.asarray(y)}, jnp.asarray(labels)))
     np.testing.assert_allclose(found, total, rtol=1e-5)
-    assert hinge()({"output": jnp.array([[2.0, 0.0]])}, jnp.array([0]), ()) == 0
+    assert hinge()(Seen({"output": jnp.array([[2.0, 0.0]])}, jnp.array([0]))) == 0
 
 
 def test_it_is_written_from_as_a_soft_prompt_is():

@@ -25,6 +25,7 @@ from reprojax.recipes import find_alignment, find_method, linear_probe
 from reprojax.recipes.model_reprogramming import additive_prompt
 from reprojax.recipes.model_reprogramming.additive_prompts import PRESET
 from reprojax.training import steps
+from reprojax.training.losses import Seen
 
 N, T, STEPS = 24, 3, 60
 BACKBONE = backbones.convolutional()
@@ -271,7 +272,7 @@ def searched(program, search, loss, labels, train, count):
             how = {"key": key} if train else {}
             y = program.apply(own, BACKBONE.frozen, X, **how)
             seen = {"output": y}
-            return jnp.mean(loss(seen, jnp.asarray(labels), learnable))
+            return jnp.mean(loss(Seen(seen, jnp.asarray(labels), learnable)))
 
         return jax.lax.map(one, points)
 

@@ -30,7 +30,7 @@ from reprojax.recipes.prompt_tuning.hidden_edits import PRESET as LOREFT
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import PRESET as V2
 from reprojax.recipes.prompt_tuning.prefixes import PRESET as PREFIX
 from reprojax.recipes.prompt_tuning.soft_prompts import PRESET as SOFT
-from reprojax.training.losses import cross_entropy
+from reprojax.training.losses import Seen, cross_entropy
 
 pytestmark = pytest.mark.verify
 torch = pytest.importorskip("torch")
@@ -286,7 +286,7 @@ def test_black_box_tuning_learns_as_the_algorithm_does(pair):
     @jax.vmap
     def values(learnable):
         y = program.apply(params._replace(learnable=learnable), card.frozen, X)
-        return cross_entropy({"output": y}, LABELS, learnable).mean()
+        return cross_entropy(Seen({"output": y}, LABELS)).mean()
 
     def value(z):
         own = start + torch.einsum("s,spd->pd", torch.tensor(z).float(), matrix)
@@ -326,7 +326,7 @@ def test_vocabulary_remapping_learns_as_the_algorithm_does(pair, monkeypatch):
             fixed = start.fixed | {EMBED: {"step": i}}
             own = start._replace(learnable=learnable, fixed=fixed)
             y = program.apply(own, card.frozen, X, key=jax.random.key(0))
-            return cross_entropy({"output": y}, LABELS, learnable).mean()
+            return cross_entropy(Seen({"output": y}, LABELS)).mean()
 
         value, grads = jax.value_and_grad(cost)(learnable)
         updates, opt = optimizer.update(grads, opt, learnable)

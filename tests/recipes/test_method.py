@@ -9,7 +9,7 @@ import pytest
 from reprojax import recipes
 from reprojax.recipes import BlackBox, find_alignment, find_method
 from reprojax.recipes.method import adam_decayed, adam_in_steps, sgd_cosine
-from reprojax.training.losses import cross_entropy
+from reprojax.training.losses import Seen, cross_entropy
 
 STEPS = 2  # an epoch
 
@@ -181,7 +181,7 @@ def test_gradients_of_tokens_are_clipped_and_those_of_pixels_not(method, ratio):
 def test_only_ar_and_bar_have_losses_of_their_own():
     learnable = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(2.0)}
     seen, labels = {"output": jnp.array([[2.0, 0.0], [1.0, 5.0]])}, jnp.array([0, 1])
-    plain = cross_entropy(seen, labels, learnable)[0]
+    plain = cross_entropy(Seen(seen, labels, learnable))[0]
     np.testing.assert_allclose(plain, np.log(1 + np.exp(-2.0)), rtol=1e-6)
     # of log h = 2, which no map would give; class 0 has a quarter of the labels
     focal = -((1 - np.exp(2.0)) ** 2) * 2.0 * 4 / (2 * 1)
@@ -190,7 +190,7 @@ def test_only_ar_and_bar_have_losses_of_their_own():
         loss = method.preset.loss
         if isinstance(method.preset, BlackBox):
             loss = method.preset.loss(np.array([1, 0, 1, 1]), 2)
-        found = loss(seen, labels, learnable)[0]
+        found = loss(Seen(seen, labels, learnable))[0]
         np.testing.assert_allclose(found, wanted.get(name, plain), rtol=1e-6)
 
 

@@ -19,7 +19,7 @@ from reprojax.recipes.model_reprogramming import remap, vocabulary_remapping
 from reprojax.recipes.model_reprogramming.vocabulary_remapping import PRESET
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
-from reprojax.training.losses import cross_entropy
+from reprojax.training.losses import Seen, cross_entropy
 from reprojax.training.steps import begin, train_step
 
 LETTERS, SITE, WORDS = 10, "embed:out", "embed:out/words"
@@ -180,7 +180,7 @@ def test_the_default_settings_learn():
     optimizer = PRESET.optimizer(PRESET.learning_rate, 200, 1)
     state = begin(program, optimizer, language.frozen, x, 0, 1)
     hard = jax.jit(lambda p: program.apply(p, language.frozen, x))
-    cost = lambda p: cross_entropy({"output": hard(p)}, labels, ()).mean()
+    cost = lambda p: cross_entropy(Seen({"output": hard(p)}, labels)).mean()
     first = cost(state.params)
     fixed = (program, optimizer, cross_entropy, ())
     for _ in range(200):

@@ -114,13 +114,13 @@ def program(
 
 
 def weighted(weight: float) -> Any:
-    return lambda *given: weight * cross_entropy(*given)
+    return lambda seen: weight * cross_entropy(seen)
 
 
 def clipped(backward: float) -> Any:
-    def loss(seen, labels, learnable):
-        seen = {**seen, "output": doubled(backward)(seen["output"])}
-        return cross_entropy(seen, labels, learnable)
+    def loss(seen):
+        recorded = {**seen.recorded, "output": doubled(backward)(seen.output)}
+        return cross_entropy(seen._replace(recorded=recorded))
 
     return loss
 

@@ -33,7 +33,7 @@ from reprojax.recipes.prompt_tuning.soft_prompts import PRESET
 from reprojax.recipes.registry import rebuild
 from reprojax.saving import programs
 from reprojax.saving.programs import Card, load, save
-from reprojax.training.losses import cross_entropy
+from reprojax.training.losses import Seen, cross_entropy
 
 
 class Pair(NamedTuple):
@@ -388,7 +388,7 @@ def test_a_kept_prompt_goes_on_and_starts_another_recipe(tmp_path):
     further, _ = losses(on, language, PRESET, 5)
     x, labels = parity()
     y = program.apply(params, language.frozen, x)
-    was = cross_entropy({"output": y}, labels, params.learnable).mean()
+    was = cross_entropy(Seen({"output": y}, labels)).mean()
     np.testing.assert_allclose(further[0], was, rtol=1e-4)
     assert was < curve[0] / 2
     other = prompt_tuning(

@@ -21,7 +21,7 @@ from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.text.tasks import encoded, written
 from reprojax.training.caches import cached
 from reprojax.training.loop import fit
-from reprojax.training.losses import cross_entropy, mean_loss
+from reprojax.training.losses import Seen, cross_entropy, mean_loss
 from reprojax.training.steps import count_correct, evaluate
 
 TEMPLATE, LABELS = "ill {text}.{label}", ("a", "b")
@@ -199,7 +199,7 @@ def test_the_loss_is_the_mean_over_the_answers_words(recipe):
     params = program.init(jax.random.key(0), CARD.frozen, x)
     output = program.apply(params, CARD.frozen, x)
     y = jnp.asarray(y)
-    found = mean_loss(cross_entropy({"output": output}, y, params.learnable), y)
+    found = mean_loss(cross_entropy(Seen({"output": output}, y)), y)
     bare = recipe(WRITER, length=3)
     costs = []
     for i in range(len(y)):

@@ -43,7 +43,7 @@ from reprojax.training.black_box import (
     only_answers,
     zero_one,
 )
-from reprojax.training.losses import cross_entropy, mean_loss
+from reprojax.training.losses import Seen, cross_entropy, mean_loss
 
 NAMES, NORMS = tuple("abcde"), (tuple(MEAN.tolist()), tuple(STD.tolist()))
 MODEL = Backbone("toy", FORWARD, FROZEN, 8, *NORMS, NAMES, {})
@@ -187,7 +187,7 @@ def test_three_epochs_equal_a_loop_on_the_model_itself():
             one = params._replace(learnable=jax.tree.map(lambda a, i=i: a[i], points))
             seen = whole(one, x)
             y = jnp.asarray(y)
-            values.append(mean_loss(cross_entropy(seen, y, ()), y))
+            values.append(mean_loss(cross_entropy(Seen(seen, y)), y))
             hot = jax.nn.one_hot(seen["output/raw"].argmax(-1), SOURCES)
             sums = sums + hot.T @ jax.nn.one_hot(y, TARGETS) / 4
         state = SPSA.tell(state, points, jnp.stack(values))
@@ -279,7 +279,7 @@ def test_a_log_of_another_run_is_refused(tmp_path):
         "checks": {"checks": 1},
         "refresh": {"refresh": "once"},
         "data": {"task": TASK._replace(classes=("a", "c", "b"))},
-        "loss": {"loss": lambda *given: 2 * cross_entropy(*given)},
+        "loss": {"loss": lambda seen: 2 * cross_entropy(seen)},
         "search": {"way": spsa(0.4, 0.03, count=2)},
         "program": {"program": reprogrammed(service, bayesian(TARGETS, 2.0))},
         "'source'": {"source": "http://elsewhere/v1"},
@@ -339,7 +339,7 @@ def grey():
 
 
 def test_a_loss_that_is_not_finite(tmp_path):
-    broken = lambda seen, labels, learnable: jnp.nan * seen["output"].sum(-1)
+    broken = lambda seen: jnp.nan * seen.output.sum(-1)
     with pytest.raises(ValueError, match="loss of step 1 is not finite.*in the log"):
         search(Service(), loss=broken, log=tmp_path / "log")
 

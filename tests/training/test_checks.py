@@ -19,24 +19,23 @@ from reprojax.data.task import whole, whole_seed
 from reprojax.formats import learnable
 from reprojax.operators import add
 from reprojax.training import checks, steps
-from reprojax.training.losses import Rows
+from reprojax.training.losses import Rows, Seen
 from reprojax.training.population import fit_population
 
 LONG = TASK._replace(train=split(36, 4))
 
 
-def own(seen: Any, labels: Any, learnable: Any) -> Any:
+def own(seen: Seen) -> Any:
     """As a user writes it, who knows of no fillers."""
-    return optax.softmax_cross_entropy_with_integer_labels(seen["output"], labels)
+    return optax.softmax_cross_entropy_with_integer_labels(seen.output, seen.labels)
 
 
-def averaged(seen: Any, labels: Any, learnable: Any) -> Any:
-    return own(seen, labels, learnable).mean()
+def averaged(seen: Seen) -> Any:
+    return own(seen).mean()
 
 
-def weighed(seen: Any, labels: Any, learnable: Any) -> Any:
-    weight = jnp.array([1.0, 5.0, 0.2])[labels]
-    return Rows(own(seen, labels, learnable), weight)
+def weighed(seen: Seen) -> Rows:
+    return Rows(own(seen), jnp.array([1.0, 5.0, 0.2])[seen.labels])
 
 
 @pytest.mark.parametrize("batch", [20, 25])
@@ -133,7 +132,7 @@ def test_answers_and_losses_that_are_not_finite_are_not_the_learning_rates_fault
     broken = {"head:out": stateless(lambda y: y * jnp.nan), "output": bayesian(3)}
     with pytest.raises(ValueError, match="statistics of the training images.*output"):
         train(program=reprogram(fitting.FORWARD, broken))
-    infinite = lambda seen, labels, learnable: jnp.inf * seen["output"].sum(-1)
+    infinite = lambda seen: jnp.inf * seen.output.sum(-1)
     with pytest.raises(ValueError, match="the learning rate is not the cause"):
         train(loss=infinite)
 
@@ -178,16 +177,16 @@ def test_a_seed_that_jax_would_cut_is_refused():
     ("loss", "said"),
     [
         (
-            lambda seen, labels, p: seen["output"].argmax(-1) != labels,
+            lambda seen: seen.output.argmax(-1) != seen.labels,
             "type bool.*no gra",
         ),
-        (lambda seen, labels, p: own(seen, labels, p) + 0j, "type complex64"),
+        (lambda seen: own(seen) + 0j, "type complex64"),
         (
-            lambda seen, labels, p: seen["conv:out"],
-            r"asks for 'conv:out'.*record_sites",
+            lambda seen: seen.recorded["conv:out"],
+            r"asks for 'conv:out'.*record_sites=\('conv:out',\)",
         ),
         (
-            lambda seen, labels, p: Rows(own(seen, labels, p), -(labels + 1.0)),
+            lambda seen: Rows(own(seen), -(seen.labels + 1.0)),
             "negative",
         ),
     ],

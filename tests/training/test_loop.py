@@ -26,7 +26,7 @@ from reprojax.operators import add, dropout
 from reprojax.recipes import no_prompt, sample_specific_masks
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.training import steps
-from reprojax.training.losses import cross_entropy
+from reprojax.training.losses import Seen, cross_entropy
 
 CARD = Backbone("net", fitting.FORWARD, FROZEN, 8, (), (), tuple("vwxyz"), {})
 
@@ -136,7 +136,7 @@ def test_filling_with_zero_weight_is_what_keeps_the_last_batch_fair():
     unfair = logits(np.zeros((8, 8, 3)), TASK.train.x[filled])
     fair_loss, unfair_loss = (
         cross_entropy(
-            {"output": raw[:, :3]}, jnp.asarray(TASK.train.y[rows]), ()
+            Seen({"output": raw[:, :3]}, jnp.asarray(TASK.train.y[rows]))
         ).mean()
         for raw, rows in ((fair, order[8:]), (unfair, filled))
     )
@@ -333,8 +333,8 @@ def noisy(noise: Callable[[jax.Array], Any]) -> Any:
 
 
 def test_randomness_is_new_in_every_step():
-    def loss(seen, labels, learnable):
-        return seen["normalized"].mean()  # of all images, so the same but for the noise
+    def loss(seen):  # of all images, so the same but for the noise
+        return seen.recorded["normalized"].mean()
 
     program = noisy(lambda key: jax.random.normal(key, ()))
     settings = {"program": program, "batch": 10, "epochs": 4, "loss": loss}
@@ -346,7 +346,7 @@ def test_randomness_is_new_in_every_step():
 def test_evaluation_has_no_randomness():
     # Its first map is what evaluation must see; the noise would leave no answer whole.
     program = noisy(lambda key: 1e6)
-    nothing = lambda seen, labels, learnable: jnp.zeros(labels.shape)
+    nothing = lambda seen: jnp.zeros(seen.labels.shape)
     fitted = train(program=program, loss=nothing, refresh="exact")
     still = reprogram(fitting.FORWARD, {"output": bayesian(3)})
     expected = train(program=still, refresh="once")
@@ -357,10 +357,27 @@ def test_evaluation_has_no_randomness():
 # -- losses
 
 
+def test_a_loss_sees_the_batch_its_step_and_a_key_of_its_own():
+    def loss(seen):
+        pixels = seen.x.astype(jnp.float32).mean((1, 2, 3))
+        return pixels + 1000 * (seen.step + jax.random.uniform(seen.key))
+
+    curves = [
+        train(batch=10, epochs=3, loss=loss, **how).curves[:, 0]
+        for how in ({}, {"accumulate": 1}, {"seed": 1})
+    ]
+    mean = TASK.train.x.astype(np.float64).mean()
+    drawn = (curves[0] - mean) / 1000 - np.arange(3)
+    assert ((drawn > 0) & (drawn < 1)).all() and len({*drawn.round(4)}) == 3
+    np.testing.assert_array_equal(curves[0], curves[1])
+    assert abs(curves[0] - curves[2]).min() > 1e-3  # another seed draws other numbers
+
+
 def test_a_loss_of_ones_own_on_a_recorded_value():
-    def loss(seen, labels, learnable):
-        pull = jnp.square(seen["head:in"] - 1).mean() + jnp.abs(seen["input"]).mean()
-        return cross_entropy(seen, labels, learnable) + 3 * pull
+    def loss(seen):
+        head, pixels = seen.recorded["head:in"], seen.recorded["input"]
+        pull = jnp.square(head - 1).mean() + jnp.abs(pixels).mean()
+        return cross_entropy(seen) + 3 * pull
 
     def cost(prompt):
         hidden = fitting.Net().apply(

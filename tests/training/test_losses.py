@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reprojax.training.losses import Rows, cross_entropy, mean_loss, with_norm
+from reprojax.training.losses import Rows, Seen, cross_entropy, mean_loss, with_norm
 
 draw = np.random.default_rng(0)
 LOGITS = draw.normal(size=(5, 4)).astype(np.float32) * 3
@@ -28,7 +28,7 @@ def loss(logits: np.ndarray, labels: np.ndarray = LABELS) -> jax.Array:
 
 def of(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """What the loop makes of cross entropy."""
-    return mean_loss(cross_entropy({"output": logits}, labels, ()), labels)
+    return mean_loss(cross_entropy(Seen({"output": logits}, labels)), labels)
 
 
 def test_cross_entropy_is_the_mean_over_real_rows():
@@ -69,15 +69,17 @@ def test_half_precision_logits_are_summed_in_single():
 def test_with_norm_adds_the_squares_of_all_learnable_numbers():
     learnable = {"input": jnp.asarray(LOGITS), "output": (jnp.arange(3.0), ())}
     squares = float((LOGITS.astype(np.float64) ** 2).sum()) + 5
-    seen = {"output": jnp.asarray(LOGITS)}
     labels = jnp.asarray(LABELS)
-    found = mean_loss(with_norm(0.25)(seen, labels, learnable), labels)
+    seen = Seen({"output": jnp.asarray(LOGITS)}, labels, learnable)
+    found = mean_loss(with_norm(0.25)(seen), labels)
     assert found == pytest.approx(by_hand(LOGITS, LABELS) + 0.25 * squares, rel=1e-6)
 
 
 def test_with_norm_pulls_at_a_prompt_of_zeros_without_nan():
     slope = jax.grad(
-        lambda p: with_norm(1.0)({"output": LOGITS + p}, jnp.asarray(LABELS), p).sum()
+        lambda p: with_norm(1.0)(
+            Seen({"output": LOGITS + p}, jnp.asarray(LABELS), p)
+        ).sum()
     )(jnp.zeros(4))
     assert np.isfinite(slope).all()
 

@@ -301,7 +301,7 @@ def test_a_profile_is_left(tmp_path):
 
 
 def test_a_profile_of_a_run_that_fails_is_closed(tmp_path):
-    broken = lambda seen, labels, learnable: jnp.nan * seen["output"].sum(-1)
+    broken = lambda seen: jnp.nan * seen.output.sum(-1)
     for _ in range(2):  # a second trace starts only where the first was stopped
         with pytest.raises(ValueError, match="first step is not finite"):
             train(profile=tmp_path, loss=broken)

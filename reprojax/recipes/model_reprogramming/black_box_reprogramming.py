@@ -1,22 +1,19 @@
 """Black-box adversarial reprogramming, BAR (Tsai et al., arXiv 2007.08714)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from reprojax.alignments import mean_probability
-from reprojax.core import Manipulation, Program, PyTree
+from reprojax.core import Manipulation, Program
 from reprojax.models import Backbone
 from reprojax.recipes.method import BlackBox, Method, adam_decayed
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
 from reprojax.searches import Search, sphere, zeroth_order
-from reprojax.training.losses import Loss, picked
+from reprojax.training.losses import Loss, Seen, picked
 
 
 def black_box_reprogramming(
@@ -52,13 +49,12 @@ def focal(power: float = 2.0, weights: tuple[float, ...] | None = None) -> Loss:
         weights: w of each target class; see `balance`. By default 1.
     """
 
-    def loss(
-        seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
-    ) -> jax.Array:
-        log = picked(seen["output"], labels)
+    def loss(seen: Seen) -> jax.Array:
+        log = picked(seen.output, seen.labels)
         each = -((1 - jnp.exp(log)) ** power) * log
         # A factor, not the weight of `Rows`, whose sum would divide it away.
-        w = 1.0 if weights is None else jnp.asarray(weights)[jnp.maximum(labels, 0)]
+        right = jnp.maximum(seen.labels, 0)
+        w = 1.0 if weights is None else jnp.asarray(weights)[right]
         return w * each
 
     return loss

@@ -1,8 +1,7 @@
 """Black-box tuning, BBT (Sun et al., arXiv 2201.03514): a soft prompt without
 gradients, found by evolution in a random subspace."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from reprojax.models.language.card import check_length, check_words, embedded, v
 from reprojax.operators import add, insert
 from reprojax.recipes.prompt_tuning.soft_prompts import COMMON
 from reprojax.searches import Search, cma_es
-from reprojax.training.losses import Loss
+from reprojax.training.losses import Loss, Seen
 
 
 def black_box_tuning(
@@ -109,11 +108,9 @@ def hinge(margin: float = 2.0) -> Loss:
     """sum_c max(0, margin + y_c - y_right) of each row, c the wrong classes
     (arXiv 2201.03514)."""
 
-    def loss(
-        seen: Mapping[str, Any], labels: jax.Array, learnable: PyTree
-    ) -> jax.Array:
-        y = seen["output"].astype(jnp.float32)
-        right = jnp.maximum(labels, 0)[:, None]
+    def loss(seen: Seen) -> jax.Array:
+        y = seen.output.astype(jnp.float32)
+        right = jnp.maximum(seen.labels, 0)[:, None]
         above = margin + y - jnp.take_along_axis(y, right, 1)
         wrong = jnp.arange(y.shape[1]) != right
         return (jnp.maximum(above, 0) * wrong).sum(1)
