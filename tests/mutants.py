@@ -553,8 +553,8 @@ MUTANTS = (
     Mutant(
         "population: all members see the rows of the first",
         "training/members.py",
-        "run.seeds[0 if run.together else k]",
-        "run.seeds[0]",
+        "if run.together else run.seeds",
+        "if run else run.seeds",
         "training/test_population.py::test_a_member_is_the_program_alone",
     ),
     Mutant(
@@ -574,15 +574,15 @@ MUTANTS = (
     Mutant(
         "population: memory is no limit",
         "training/population.py",
-        'if held[name] > memory * held["alone"]:',
+        'if held["vmap"] > memory * held["loop"]:',
         "if not memory:",
-        "training/test_population.py::test_the_fastest_form_within_the_memory_is_taken",
+        "training/test_population.py::test_both_forms_are_measured_and_one_is_recommended",
     ),
     Mutant(
         "population: rows of a shared order enter once for each member",
         "training/members.py",
-        "return together and x, together and y",
-        "return False, False",
+        "shared = together and all(",
+        "shared = not together and all(",
         "training/test_population.py::test_heads_share_the_forward_below_them",
     ),
     Mutant(

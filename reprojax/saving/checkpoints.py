@@ -129,6 +129,14 @@ class Checkpoints:
             return self.stopping
         return self.stopping or time.monotonic() - self._saved_at > self._seconds
 
+    def leave_if_told(self, step: int) -> None:
+        """SystemExit if SIGTERM came; to be called after a save."""
+        if self.stopping:
+            where = (
+                f"saved in {self.folder}" if self.folder else "nothing saved (no out=)"
+            )
+            raise SystemExit(f"stopped at step {step}; {where}")
+
     def latest(
         self,
         like: PyTree | Callable[[], PyTree],

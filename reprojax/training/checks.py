@@ -274,15 +274,23 @@ def check_first(losses: Iterable[jax.Array]) -> None:
         )
 
 
-def check_loss(
-    loss: jax.Array, params: Params, sums: PyTree, epoch: int, step: int
-) -> None:
-    """Raise if a run diverged, or if its statistics did."""
+class Diverged(ValueError):
+    """A run whose loss or params are not finite any more, and the state that it had."""
+
+    def __init__(self, said: str, state: Any) -> None:
+        super().__init__(said)
+        self.state = state
+
+
+def check_loss(state: Any, epoch: int, step: int) -> None:
+    """Raise if a run diverged (its `TrainState`), or if its statistics did."""
     # The params too: what the last step of all broke, no later loss would show.
-    if not_finite((loss, params.learnable)):
-        raise ValueError(
+    if not_finite((state.loss, state.params.learnable)):
+        raise Diverged(
             f"the loss diverged in epoch {epoch + 1} (by step {step}); "
             "what was saved before stays; lower the learning rate, or clip the "
-            "gradient with optax.clip_by_global_norm"
+            "gradient with optax.clip_by_global_norm",
+            state,
         )
-    check_statistics({"fixed": params.fixed, "sums": sums}, f"epoch {epoch + 1}")
+    shown = {"fixed": state.params.fixed, "sums": state.sums}
+    check_statistics(shown, f"epoch {epoch + 1}")

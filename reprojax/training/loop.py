@@ -159,8 +159,7 @@ def fit(
                 trace.after(step, state)
                 line.update()
                 if saves := checkpoints.due(step + 1) or ends:
-                    numbers = state.loss, state.params, state.sums
-                    checks.check_loss(*numbers, step // steps, step + 1)
+                    checks.check_loss(state, step // steps, step + 1)
                 if ends:
                     state = _end_epoch(
                         program,
@@ -176,9 +175,7 @@ def fit(
                     line.set_postfix(validation=f"{state.curves[step // steps, 1]:.3f}")
                 if saves:
                     checkpoints.save(step + 1, state)
-                    if checkpoints.stopping:
-                        where = f"saved in {out}" if out else "nothing saved (no out=)"
-                        raise SystemExit(f"stopped at step {step + 1}; {where}")
+                    checkpoints.leave_if_told(step + 1)
     test = partial(evaluate, program, split=task.test, **given)
     curves = np.asarray(state.curves)
     accuracy = {"validation": float(curves[:, 1].max())}

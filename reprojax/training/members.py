@@ -1,11 +1,10 @@
-"""The steps of K programs as one: vmap, lax.map or a loop on the host.
+"""The members of a population, and their training at once by vmap.
 
-`population` is the loop over them, and says which form suits what.
+`population` says which form suits what.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import jax
@@ -13,82 +12,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reprojax.core import Program, PyTree, estimation
+from reprojax.core import Params, Program, PyTree, estimation
+from reprojax.core.estimation import Refresh
 from reprojax.data import Split, Task, in_order, order
 from reprojax.data.task import spec
+from reprojax.saving.checkpoints import Checkpoints
+from reprojax.training import checks
 from reprojax.training.checks import Evaluated, check_statistics, not_finite
+from reprojax.training.loop import Fitted
 from reprojax.training.losses import Loss
 from reprojax.training.steps import (
+    Clock,
     TrainState,
+    bar,
     begin,
+    close_epoch,
     count_correct,
+    lengthened,
     observe_batch,
     refresh_maps,
+    shown,
     train_step,
 )
 
 DIVERGED = -1.0  # an accuracy that there is not
-
-Axes = tuple[int | None, ...]
-"""Of each argument: 0, one for each member, or None, one for all."""
-
-
-class Form(NamedTuple):
-    """How a function of one member becomes a function of all."""
-
-    stack: Callable[[Sequence[PyTree]], PyTree]
-    """What K members hold, as the lifted functions take and give it."""
-    split: Callable[[PyTree], list[PyTree]]
-    """The inverse."""
-    lift: Callable[..., Callable[..., PyTree]]
-    """(function, axes, donate=()) -> the function of all"""
-
-
-def _stack(members: Sequence[PyTree]) -> PyTree:
-    def stack(*leaves: Any) -> Any:
-        host = all(isinstance(a, np.ndarray) for a in leaves)
-        return np.stack(leaves) if host else jnp.stack(leaves)
-
-    return jax.tree.map(stack, *members)
-
-
-def _split(group: PyTree) -> list[PyTree]:
-    count = jax.tree.leaves(group)[0].shape[0]
-    return [jax.tree.map(lambda a, k=k: a[k], group) for k in range(count)]
-
-
-def _vmapped(function: Callable, axes: Axes, donate: tuple[int, ...] = ()) -> Callable:
-    return jax.jit(jax.vmap(function, axes), donate_argnums=donate)
-
-
-def _mapped(function: Callable, axes: Axes, donate: tuple[int, ...] = ()) -> Callable:
-    def run(*args: Any) -> PyTree:
-        own = [a for a, axis in zip(args, axes, strict=True) if axis == 0]
-
-        def one(own: list) -> PyTree:
-            left = iter(own)
-            pairs = zip(args, axes, strict=True)
-            return function(*(next(left) if axis == 0 else a for a, axis in pairs))
-
-        return jax.lax.map(one, own)
-
-    return jax.jit(run, donate_argnums=donate)
-
-
-def _looped(function: Callable, axes: Axes, donate: tuple[int, ...] = ()) -> Callable:
-    def run(*args: Any) -> list[PyTree]:
-        pairs = zip(args, axes, strict=True)
-        columns = [a if axis == 0 else repeat(a) for a, axis in pairs]
-        return [function(*own) for own in zip(*columns, strict=False)]
-
-    return run
-
-
-FORMS = {
-    "vmap": Form(_stack, _split, _vmapped),
-    "map": Form(_stack, _split, _mapped),
-    "loop": Form(list, list, _looped),
-}
 
 
 class Members(NamedTuple):
@@ -104,13 +51,20 @@ class Members(NamedTuple):
     size: int
     together: bool
     """Whether all members see the same rows."""
+    settings: Sequence[Mapping[str, float]] | None = None
+    inits: Sequence[Callable] | None = None
     evaluated: Evaluated | None = None
-    form: Form = FORMS["loop"]
 
-    @property
-    def static(self) -> tuple:
-        """Of `train_step`."""
-        return self.program, self.optimizer, self.loss, self.sites
+    def own(self, k: int) -> tuple[Program, optax.GradientTransformation]:
+        """The program and the optimiser of a member, which begin in their own way."""
+        program, optimizer = self.program, self.optimizer
+        if self.inits is not None:
+            program = program._replace(init=self.inits[k])
+        if self.settings is not None:
+            values = self.settings[k]
+            begun = lambda params: with_settings(self.optimizer.init(params), values)
+            optimizer = optimizer._replace(init=begun)
+        return program, optimizer
 
     def splits(self, name: str) -> list[Split]:
         """One for each member."""
@@ -122,20 +76,10 @@ def batch_spec(run: Members) -> PyTree:
     return spec(run.tasks[0].train.x, run.size)
 
 
-def first_states(
-    run: Members,
-    epochs: int,
-    settings: Sequence[Mapping[str, float]] | None = None,
-    inits: Sequence[Callable] | None = None,
-) -> list[TrainState]:
+def first_states(run: Members, epochs: int) -> list[TrainState]:
     """The members' first states."""
-    states = []
-    for k, seed in enumerate(run.seeds):
-        program = run.program._replace(init=inits[k]) if inits else run.program
-        state = begin(program, run.optimizer, run.frozen, batch_spec(run), seed, epochs)
-        opt = with_settings(state.opt, settings[k]) if settings else state.opt
-        states.append(state._replace(opt=opt))
-    return states
+    rest = run.frozen, batch_spec(run)
+    return [begin(*run.own(k), *rest, s, epochs) for k, s in enumerate(run.seeds)]
 
 
 def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.OptState:
@@ -162,85 +106,183 @@ def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.Opt
     return out
 
 
-@lru_cache(maxsize=256)  # so that another run compiles nothing anew
-def _lifted(
-    form: Form, function: Callable, static: tuple, axes: Axes, donate: tuple = ()
-) -> Callable:
-    return form.lift(partial(function, *static), axes, donate)
+def diverged(state: TrainState, closed: int) -> Fitted:
+    """Of a member that had so many epochs before."""
+    accuracy = {name: float("nan") for name in ("validation", "last", "test")}
+    curves = np.array(state.curves)
+    curves[closed:] = np.nan
+    return Fitted(state.best, state.params, accuracy, curves, float("nan"))
 
 
-def _same(splits: Sequence[Split], together: bool) -> tuple[bool, bool]:
-    """Whether x, and y, are the same for all members."""
-    first = splits[0]
-    x = all(split.x is first.x for split in splits)
-    y = all(split.y is first.y for split in splits)
-    return together and x, together and y
+# -- all at once
+
+
+def at_once(
+    run: Members,
+    first: Callable[[], list[TrainState]],
+    epochs: int,
+    refresh: Refresh,
+    checkpoints: Checkpoints,
+    progress: bool,
+) -> list[Fitted]:
+    states = checkpoints.latest(first, growing=".curves")
+    if states is None:
+        states = first()
+        for k, state in enumerate(states):
+            checks.check_params(state.params, f"member {k}")
+        params = _estimated(run, [state.params for state in states])
+        states = [
+            state._replace(params=p, best=jax.tree.map(jnp.copy, p))
+            for state, p in zip(states, params, strict=True)
+        ]
+    states = [lengthened(state, epochs) for state in states]
+    steps, clock = order.steps(run.tasks[0].train, run.size), Clock()
+    begun, group = int(states[0].step), grouped(states)
+    with bar(begun, epochs * steps, progress) as line:
+        for step in range(begun, epochs * steps):
+            ends = (step + 1) % steps == 0
+            clock.start()
+            x, y, axis = rows(run, step)
+            group = stepper(run, axis)(group, run.frozen, x, y)
+            clock.tick(jax.tree.leaves(group)[-1], stop=ends)
+            if step == 0:
+                checks.check_first(group.loss)
+            line.update()
+            if ends:
+                states = _end_epoch(run, refresh, steps, apart(group))
+                group = grouped(states)
+                best = max(float(s.curves[step // steps, 1]) for s in states)
+                line.set_postfix(best_validation=f"{best:.3f}")
+            if checkpoints.due(step + 1) or ends:
+                checkpoints.save(step + 1, apart(group))
+                checkpoints.leave_if_told(step + 1)
+    return _results(run, apart(group), clock.seconds_per_step() / len(run.seeds))
+
+
+def _end_epoch(
+    run: Members, refresh: Refresh, steps: int, states: list[TrainState]
+) -> list[TrainState]:
+    params = _shown(run, states)
+    if refresh == "epoch":
+        params = _refreshed(run, params, [state.sums for state in states])
+    elif refresh == "exact":
+        params = _estimated(run, params)
+    found = _accuracies(run, params, "validation")
+    return [
+        close_epoch(state, p, accuracy, steps)
+        for state, p, accuracy in zip(states, params, found, strict=True)
+    ]
+
+
+def _shown(run: Members, states: list[TrainState]) -> list[Params]:
+    return [shown(run.evaluated, state) for state in states]
+
+
+def _results(run: Members, states: list[TrainState], seconds: float) -> list[Fitted]:
+    final, curves = _shown(run, states), [np.asarray(s.curves) for s in states]
+    last = _accuracies(run, final, "test")
+    best = last
+    if any(c[:, 1].argmax() < len(c) - 1 for c in curves):  # another than the last
+        best = _accuracies(run, [state.best for state in states], "test")
+    fits = []
+    for k, curve in enumerate(curves):
+        if (gone := curve[:, 1] == DIVERGED).any():
+            fits.append(diverged(states[k], int(gone.argmax())))
+            continue
+        chosen = int(curve[:, 1].argmax())
+        accuracy = {"validation": float(curve[chosen, 1]), "last": last[k]}
+        accuracy["test"] = best[k] if chosen < len(curve) - 1 else last[k]
+        fits.append(Fitted(states[k].best, final[k], accuracy, curve, seconds))
+    return fits
+
+
+def grouped(members: Sequence[PyTree]) -> PyTree:
+    """K trees as one, with an axis of members in front."""
+
+    def one(*leaves: Any) -> Any:
+        host = all(isinstance(a, np.ndarray) for a in leaves)
+        return np.stack(leaves) if host else jnp.stack(leaves)
+
+    return jax.tree.map(one, *members)
+
+
+def apart(group: PyTree) -> list[PyTree]:
+    """The inverse of `grouped`."""
+    count = jax.tree.leaves(group)[0].shape[0]
+    return [jax.tree.map(lambda a, k=k: a[k], group) for k in range(count)]
+
+
+@lru_cache(maxsize=64)  # so that another run compiles nothing anew
+def _vmapped(function: Callable, static: tuple, axes: tuple, donate: tuple = ()) -> Any:
+    return jax.jit(jax.vmap(partial(function, *static), axes), donate_argnums=donate)
+
+
+def rows(run: Members, step: int) -> tuple[PyTree, np.ndarray, int | None]:
+    """x and y of a step for all members, and the axis of x."""
+    seeds = [run.seeds[0]] * len(run.seeds) if run.together else run.seeds
+    keys = [*zip(map(id, run.splits("train")), seeds, strict=True)]
+    distinct = dict(zip(keys, run.splits("train"), strict=True))
+    made = {
+        key: order.batch(own, run.size, key[1], step) for key, own in distinct.items()
+    }
+    return _joined(run.splits("train"), [made[key] for key in keys], run.together)
 
 
 def _joined(
-    form: Form, pairs: Sequence[tuple], same: tuple[bool, bool]
-) -> tuple[Any, Any, Axes]:
-    """x and y of all members, and their axes. What all share is there once."""
-    x, y = (
-        parts[0] if one else form.stack(parts)
-        for parts, one in zip(zip(*pairs, strict=True), same, strict=True)
-    )
-    return x, y, (None if same[0] else 0, None if same[1] else 0)
+    splits: Sequence[Split], batches: Sequence[tuple], together: bool
+) -> tuple[PyTree, np.ndarray, int | None]:
+    """Images that all share are there once, without an axis of members."""
+    shared = together and all(own.x is splits[0].x for own in splits)
+    x = batches[0][0] if shared else grouped([x for x, _ in batches])
+    return x, grouped([y for _, y in batches]), None if shared else 0
 
 
-def rows(run: Members, step: int) -> tuple[Any, Any, Axes]:
-    """The batches of a step, and their axes."""
-    same = _same(run.splits("train"), run.together)
-    pairs = [
-        order.batch(split, run.size, run.seeds[0 if run.together else k], step)
-        for k, split in enumerate(run.splits("train")[: 1 if all(same) else None])
-    ]
-    return _joined(run.form, pairs, same)
-
-
-def stepper(run: Members, axes: Axes) -> Callable[..., PyTree]:
+def stepper(run: Members, axis: int | None) -> Any:
     """(all states, frozen, x, y) -> all states; it gives the states away."""
-    return _lifted(run.form, train_step, run.static, (0, None, *axes), (0,))
+    static = run.program, run.optimizer, run.loss, run.sites
+    return _vmapped(train_step, static, (0, None, axis, 0), (0,))
 
 
 def _summed(
     run: Members, function: Callable, params: list, splits: list[Split]
 ) -> list[PyTree]:
     """function(program, params, frozen, x, y) of each member, added over a split."""
-    same, group, total = _same(splits, True), run.form.stack(params), None
-    sources = [in_order(s, run.size) for s in (splits[:1] if all(same) else splits)]
-    for pairs in zip(*sources, strict=True):
-        x, y, axes = _joined(run.form, pairs, same)
-        call = _lifted(run.form, function, (run.program,), (0, None, *axes))
-        found = call(group, run.frozen, x, y)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
-    return run.form.split(total)
+    distinct, group, total = {id(own): own for own in splits}, grouped(params), None
+    for found in zip(*(in_order(s, run.size) for s in distinct.values()), strict=True):
+        made = dict(zip(distinct, found, strict=True))
+        x, y, axis = _joined(splits, [made[id(own)] for own in splits], True)
+        call = _vmapped(function, (run.program,), (0, None, axis, 0))
+        each = call(group, run.frozen, x, y)
+        total = each if total is None else jax.tree.map(jnp.add, total, each)
+    return apart(total)
 
 
-def estimate_members(run: Members, params: list) -> list:
+def _estimated(run: Members, params: list) -> list:
     """With label maps from one exact pass, as `steps.estimate` has them."""
     if not estimation.estimated(run.program):
         return params
     sums = _summed(run, observe_batch, params, run.splits("train"))
-    for own, shown in zip(params, sums, strict=True):
+    for own, seen in zip(params, sums, strict=True):
         if not not_finite(own.learnable):
-            check_statistics(shown, "the training images")
-    return refresh(run, params, sums)
+            check_statistics(seen, "the training images")
+    return _refreshed(run, params, sums)
 
 
-def refresh(run: Members, params: list, sums: list) -> list:
+def _refreshed(run: Members, params: list, sums: list) -> list:
     """With label maps from sums, where there are some."""
     if not estimation.estimated(run.program):
         return params
-    call = _lifted(run.form, refresh_maps, (run.program,), (0, 0))
-    return run.form.split(call(run.form.stack(params), run.form.stack(sums)))
+    return apart(
+        _vmapped(refresh_maps, (run.program,), (0, 0))(grouped(params), grouped(sums))
+    )
 
 
-def accuracies(run: Members, params: list, splits: list[Split]) -> list:
-    """Of each member; -1 of one that diverged, since NaN ends a run that looks for it
-    (`JAX_DEBUG_NANS`)."""
+def _accuracies(run: Members, params: list, name: str) -> list[float]:
+    """On the split of that name; -1 of a member that diverged, since NaN ends a run
+    that looks for it (`JAX_DEBUG_NANS`)."""
+    splits = run.splits(name)
     hits = jax.device_get(_summed(run, count_correct, params, splits))
     return [
-        DIVERGED if not_finite(p.learnable) else float(hit) / len(split.y)
-        for hit, split, p in zip(hits, splits, params, strict=True)
+        DIVERGED if not_finite(p.learnable) else float(hit) / len(own.y)
+        for hit, own, p in zip(hits, splits, params, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""K programs at once are each of them alone, in every form."""
+"""K programs are each of them alone, in both forms."""
 
 import logging
 from typing import Any
@@ -15,7 +15,7 @@ from jax.nn.initializers import normal, zeros
 from reprojax import reprogram
 from reprojax.alignments import bayesian, linear
 from reprojax.core import chain
-from reprojax.data import Split, Task
+from reprojax.data import Split, Task, order
 from reprojax.formats import learnable
 from reprojax.operators import add, dropout
 from reprojax.testing.compiled import operations
@@ -23,12 +23,13 @@ from reprojax.training import members, population
 from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted, fit
 from reprojax.training.losses import cross_entropy
-from reprojax.training.members import FORMS, Members
+from reprojax.training.members import Members
 from reprojax.training.population import Cost, costs, fastest, fit_population
 
 PARTS = chain(prompt=add(learnable(normal(0.1))), drop=dropout(0.3))
 PROGRAM = reprogram(fitting.FORWARD, {"normalized": PARTS, "output": bayesian(3)})
 HEAD = reprogram(fitting.FORWARD, {"output": linear(3, standardised=True)})
+FORMS = ("loop", "vmap")
 RATES = (0.5, 1.0, 5.0)
 SETTINGS = [{"learning_rate": rate} for rate in RATES]
 RUN: dict[str, Any] = {"epochs": 3, "batch": 4, "progress": False}
@@ -104,8 +105,9 @@ def relabelled(task: Task, shift: int) -> Task:
     return task._replace(**{n: Split(s.x, (s.y + shift) % 3) for n, s in parts.items()})
 
 
-@pytest.mark.parametrize("how", FORMS)
-@pytest.mark.parametrize("order", ["own", "shared"])
+@pytest.mark.parametrize(
+    "how, order", [("loop", "own"), ("vmap", "own"), ("vmap", "shared")]
+)
 def test_tasks_of_their_own(how, order):
     splits = {
         n: split(c, 9) for n, c in zip(Task._fields[1:4], (10, 7, 5), strict=True)
@@ -124,10 +126,8 @@ def test_heads_on_cached_features():
 
 
 def test_a_shared_order_is_that_of_the_first_seed():
-    found, again = (many(HEAD, how, order="shared") for how in ("loop", "vmap"))
+    found = many(HEAD, "vmap", order="shared")
     near(found[0], alone(HEAD, seed=0))
-    for a, b in zip(found, again, strict=True):
-        near(a, b)
     assert np.abs(found[1].curves - alone(HEAD, seed=1).curves).max() > 1e-3
 
 
@@ -141,11 +141,10 @@ def work(program: Any, count: int, together: bool) -> float:
         *(program, ONE, cross_entropy, (), FROZEN, [big] * count, [*range(count)]),
         size=64,
         together=together,
-        form=FORMS["vmap"],
     )
-    states = run.form.stack(members.first_states(run, 1))
-    x, y, axes = members.rows(run, 0)
-    return operations(members.stepper(run, axes), states, FROZEN, x, y)
+    states = members.grouped(members.first_states(run, 1))
+    x, y, axis = members.rows(run, 0)
+    return operations(members.stepper(run, axis), states, FROZEN, x, y)
 
 
 def test_heads_share_the_forward_below_them():
@@ -162,32 +161,20 @@ def test_heads_share_the_forward_below_them():
 # -- which form
 
 
-def test_the_fastest_form_within_the_memory_is_taken(monkeypatch, capsys):
-    found = costs(HEAD, FROZEN, TASK, optimizer=ONE, batch=4, seeds=range(3))
-    assert set(found) == {"alone", *FORMS}
+def test_both_forms_are_measured_and_one_is_recommended():
+    given = {"optimizer": ONE, "batch": 4, "seeds": range(3), "rounds": 2}
+    found = costs(HEAD, FROZEN, TASK, **given)
+    assert set(found) == {*FORMS}
     assert all(0 < cost.seconds < 1 and cost.bytes > 1000 for cost in found.values())
-    assert found["alone"].bytes < found["loop"].bytes < found["vmap"].bytes
-    tight = costs(
-        *(HEAD, FROZEN, TASK), optimizer=ONE, batch=4, seeds=range(3), memory=1.0
-    )
-    assert np.isnan([tight["vmap"].seconds, tight["map"].seconds]).all()
-    assert not np.isnan([tight["alone"].seconds, tight["loop"].seconds]).any()
-    assert fastest(tight, 1.0) == "loop"
-    table = {"alone": Cost(1.0, 10), "loop": Cost(1.0, 99), "map": Cost(0.98, 15)}
-    assert fastest(table | {"vmap": Cost(1.2, 10)}) == "loop"  # noise
+    assert found["loop"].bytes < found["vmap"].bytes
+    tight = costs(HEAD, FROZEN, TASK, memory=1.0, **given)
+    assert np.isnan(tight["vmap"].seconds) and not np.isnan(tight["loop"].seconds)
+    assert fastest(tight, float("inf")) == "loop"  # it was not tried
+    table = {"loop": Cost(1.0, 10)}
+    assert fastest(table | {"vmap": Cost(0.98, 10)}) == "loop"  # noise
     assert fastest(table | {"vmap": Cost(0.7, 15)}) == "vmap"
     assert fastest(table | {"vmap": Cost(0.7, 16)}) == "loop"
-    assert fastest(table | {"vmap": Cost(float("nan"), 16)}) == "loop"
-    monkeypatch.setattr(population, "_costs", lambda *given: tight)
-    many(HEAD, "measured", progress=True)
-    told = capsys.readouterr().err
-    assert "3 programs by loop; time a program over one alone: vmap not tried" in told
-
-
-def test_a_measurement_changes_nothing(singles):
-    found = many(how="measured", settings=SETTINGS, memory=100.0)
-    for a, b in zip(found, singles, strict=True):
-        near(a, b)
+    assert fastest(table | {"vmap": Cost(0.7, 16)}, 2.0) == "vmap"
 
 
 def test_another_population_compiles_nothing(caplog):
@@ -212,43 +199,41 @@ def test_a_member_that_diverges_leaves_the_others_alone(how, singles):
     assert all(np.isnan(value) for value in found[2].accuracy.values())
 
 
-def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
-    expected, rows = many(settings=SETTINGS), members.rows
+CALLED = {"loop": (order, "batch"), "vmap": (members, "rows")}
 
-    def until_the_fifth(run: Members, step: int) -> Any:
-        if step == 5:
+
+@pytest.mark.parametrize("how", FORMS)
+def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, how):
+    expected = many(how=how, settings=SETTINGS)
+    owner, name = CALLED[how]
+    original, calls = getattr(owner, name), []
+
+    def until_some_have_come(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == {"loop": 15, "vmap": 5}[how]:
             raise KeyboardInterrupt
-        return rows(run, step)
+        return original(*given)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(members, "rows", until_the_fifth)
-        many(settings=SETTINGS, out=tmp_path)
+        patch.setattr(owner, name, until_some_have_come)
+        many(how=how, settings=SETTINGS, out=tmp_path)
     with pytest.raises(ValueError, match="settings: came"):
-        many(settings=SETTINGS[::-1], out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match="form: came vmap, expected loop"):
-        many(settings=SETTINGS, out=tmp_path, resume=True, how="vmap")
-    found = many(settings=SETTINGS, out=tmp_path, resume=True)
+        many(how=how, settings=SETTINGS[::-1], out=tmp_path, resume=True)
+    other = FORMS[how == "loop"]
+    with pytest.raises(ValueError, match=f"form: came {other}, expected {how}"):
+        many(settings=SETTINGS, out=tmp_path, resume=True, how=other)
+    found = many(how=how, settings=SETTINGS, out=tmp_path, resume=True)
     assert [outcome(a) for a in found] == [outcome(b) for b in expected]
-    for changes, name in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"optimizer": optax.inject_hyperparams(optax.adam)(0.1)}, "optimizer"),
-        ({"order": "shared"}, "order"),
         ({"task": [TASK, TASK, relabelled(TASK, 1)]}, "data"),
         ({"inits": [PROGRAM.init] * 3}, "inits"),
-    ):
-        given = {"settings": SETTINGS, "out": tmp_path, "resume": True}
-        with pytest.raises(ValueError, match=f"another run:(.|\n)*{name}: came"):
+    )
+    for changes, what in cases:
+        given: dict[str, Any] = {"how": how, "settings": SETTINGS, "out": tmp_path}
+        given["resume"] = True
+        with pytest.raises(ValueError, match=f"another run:(.|\n)*{what}: came"):
             many(**given | changes)
-
-
-def test_a_measured_form_is_kept_for_the_resume(tmp_path, monkeypatch):
-    """Another form may be the fastest the next time, and has other bits."""
-    monkeypatch.setattr(population, "_costs", lambda *given: {})
-    monkeypatch.setattr(population, "fastest", lambda *given: "map")
-    whole = [outcome(a) for a in many(how="map", epochs=3)]
-    many(how="measured", epochs=2, out=tmp_path)
-    monkeypatch.setattr(population, "fastest", lambda *given: "vmap")
-    found = many(how="measured", out=tmp_path, resume=True)
-    assert [outcome(a) for a in found] == whole
 
 
 SHORT = TASK._replace(test=split(6, 3))
@@ -294,15 +279,16 @@ def test_bad_input_is_refused_before_compilation(caplog, changes, message):
 def test_unknown_words_are_refused():
     with pytest.raises(ValueError, match="got how='pmap' and order='own', expected"):
         population._check([TASK], [0], None, None, "pmap", "own")
+    with pytest.raises(ValueError, match="expected how='vmap', where they share a"):
+        population._check([TASK] * 2, [0, 1], None, None, "loop", "shared")
 
 
 def test_states_that_are_stacked_come_apart_again():
     run = Members(PROGRAM, ONE, cross_entropy, (), FROZEN, [TASK] * 2, [0, 1], 4, True)
     states = members.first_states(run, 2)
-    for form in FORMS.values():
-        back = form.split(form.stack(states))
-        keys = [jax.random.key_data(state.key) for state in back]
-        assert bits([jnp.asarray(k) for k in keys]) == bits(
-            [jax.random.key_data(state.key) for state in states]
-        )
-        assert bits([s.params for s in back]) == bits([s.params for s in states])
+    back = members.apart(members.grouped(states))
+    keys = [jax.random.key_data(state.key) for state in back]
+    assert bits([jnp.asarray(k) for k in keys]) == bits(
+        [jax.random.key_data(state.key) for state in states]
+    )
+    assert bits([s.params for s in back]) == bits([s.params for s in states])
