@@ -27,6 +27,7 @@ SMOLLM2 = dict(
     rms_norm_eps=1e-5,
     rope_parameters={"rope_type": "default", "rope_theta": 1e5},
     tie_word_embeddings=True,
+    hidden_act="silu",
 )
 
 

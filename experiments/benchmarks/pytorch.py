@@ -22,7 +22,7 @@ from reprojax.models.vision.vit import ViT
 
 
 def floors(
-    name: str, module: nn.Module, x: np.ndarray, dtype: str
+    module: nn.Module, x: np.ndarray, dtype: str
 ) -> dict[str, Callable[[], Any]]:
     """{form: a call that computes forward and input gradient of images [B H W 3]}.
 
@@ -40,7 +40,7 @@ def floors(
             "kind of device for both"
         )
     last, kind = torch.channels_last, getattr(torch, dtype)
-    model = _fold(_model(name, module).eval()).requires_grad_(False)
+    model = _fold(built(module).eval()).requires_grad_(False)
     model = model.to(device, kind, memory_format=last)
     images = torch.tensor(x).permute(0, 3, 1, 2).to(device, kind)
     images = images.contiguous(memory_format=last)
@@ -54,7 +54,8 @@ def floors(
     return {f"torch {form}": _waited(call, device) for form, call in forms.items()}
 
 
-def _model(name: str, module: Any) -> Any:
+def built(module: Any, size: int = 224) -> Any:
+    """transformers' class of a linen module of ours, with random weights."""
     import transformers
 
     vit: Any = transformers.ViTConfig
@@ -65,6 +66,8 @@ def _model(name: str, module: Any) -> Any:
             num_hidden_layers=module.depth,
             num_attention_heads=module.heads,
             intermediate_size=module.hidden,
+            image_size=size,
+            patch_size=module.patch,
             num_labels=module.classes,
             layer_norm_eps=module.epsilon,
             attn_implementation="sdpa",

@@ -32,7 +32,6 @@ The numbers in docs/results.md are of CPUs: no GPU was at hand.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,17 +39,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
+from experiments.benchmarks.limits import known_limit, product
+from experiments.benchmarks.steppers import Stepper, floor, held
 from experiments.benchmarks.timing import interval, machine, paired, ratio
 from reprojax import Program
 from reprojax.models import Backbone, images
 from reprojax.models.vision import resnet, vit
 from reprojax.recipes import find_alignment, find_method
 from reprojax.saving.files import write_json
-from reprojax.training.losses import cross_entropy
-from reprojax.training.steps import begin, train_step
 
 Clock = Callable[[], float]
 CLASSES, TARGETS, SIZE = 1000, 10, 224
@@ -62,8 +60,6 @@ MODELS: dict[str, nn.Module] = {
     "resnet-18": resnet.ResNet(64, (2, 2, 2, 2), WIDTHS, False, CLASSES),
     "resnet-50": resnet.ResNet(64, (3, 4, 6, 3), WIDTHS, True, CLASSES),
 }
-# Dense operations a second in bfloat16, from data sheets; float32 runs in TF32 at half.
-LIMITS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 
 
 @dataclass(frozen=True)
@@ -109,18 +105,18 @@ def row(
     x = jax.random.uniform(jax.random.key(1), (config.batch, SIZE, SIZE, 3))
     compiled = floor(card).lower(x, card.frozen).compile()
     calls: dict[str, Callable[[], Any]] = {"floor": lambda: compiled(x, card.frozen)}
-    memory = {"floor": held(compiled)}
+    memory, task = {"floor": held(compiled)}, batch(config)
     for method in config.methods:
         if method.startswith("vpt") and not name.startswith("vit"):
             continue
-        stepper = Stepper(program(method, card), card.frozen, config)
+        stepper = Stepper(program(method, card), card.frozen, *task)
         calls[method], memory[method] = stepper.step, stepper.memory
     if config.trace:
         trace(calls, config.trace / name)
     if config.torch:
         from experiments.benchmarks.pytorch import floors
 
-        calls |= floors(name, MODELS[name], np.asarray(x), config.dtype)
+        calls |= floors(MODELS[name], np.asarray(x), config.dtype)
     seconds = paired(calls, config.repeats, clock)
     median = {key: float(np.median(each)) for key, each in seconds.items()}
     rate = compiled.cost_analysis()["flops"] / median["floor"]
@@ -153,13 +149,11 @@ def backbone(name: str, dtype: str) -> Backbone:
     return Backbone(name, forward, frozen, SIZE, half, half, classes, roles)
 
 
-def floor(card: Backbone) -> Any:
-    """(pixels, frozen) -> forward and input gradient of the bare model."""
-
-    def total(x: jax.Array, frozen: Any) -> jax.Array:
-        return card.forward(frozen, x).astype(jnp.float32).sum()
-
-    return jax.jit(jax.value_and_grad(total))
+def batch(config: Config) -> tuple[jax.Array, jax.Array]:
+    """Images of noise and their labels."""
+    shape = (config.batch, config.side, config.side, 3)
+    x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return jnp.asarray(x), jnp.arange(config.batch, dtype=jnp.int32) % TARGETS
 
 
 def program(name: str, card: Backbone) -> Program:
@@ -167,48 +161,6 @@ def program(name: str, card: Backbone) -> Program:
     method = find_method(name)
     align = find_alignment("blm").build(TARGETS) if method.alignment else None
     return method.build(card, TARGETS, align)
-
-
-def held(compiled: Any) -> int:
-    """Bytes that a compiled call needs besides its arguments and results."""
-    return compiled.memory_analysis().temp_size_in_bytes
-
-
-class Stepper:
-    """`fit`'s own step on one batch, again and again."""
-
-    def __init__(self, program: Program, frozen: Any, config: Config) -> None:
-        optimizer = optax.sgd(0.01)
-        shape = (config.batch, config.side, config.side, 3)
-        x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        y = jnp.arange(config.batch, dtype=jnp.int32) % TARGETS
-        self._rest = frozen, jnp.asarray(x), y
-        self._state = begin(program, optimizer, frozen, x, seed=0, epochs=1)
-        settings = program, optimizer, cross_entropy, ()
-        lowered = train_step.lower(*settings, self._state, *self._rest)
-        self.memory = held(lowered.compile())
-        self._step = partial(train_step, *settings)
-
-    def step(self) -> Any:
-        """One update."""
-        self._state = self._step(self._state, *self._rest)
-        return self._state
-
-
-def product(dtype: str, clock: Clock) -> float:
-    """Operations a second of one large matrix product, the best of ten."""
-    n = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jax.random.normal(jax.random.key(0), (n, n)).astype(dtype)
-    multiply = jax.jit(jnp.matmul)
-    seconds = paired({"product": lambda: multiply(a, a)}, 10, clock)["product"]
-    return 2 * n**3 / float(seconds.min())
-
-
-def known_limit(dtype: str) -> float | None:
-    """What the device's data sheet says, if it is one of `LIMITS`."""
-    kind = jax.devices()[0].device_kind
-    found = next((limit for card, limit in LIMITS.items() if card in kind), None)
-    return found and (found if dtype == "bfloat16" else found / 2)
 
 
 def trace(calls: dict[str, Callable[[], Any]], folder: Path) -> None:

@@ -1,0 +1,158 @@
+"""A vision transformer and a language model with random weights, and programs on them.
+
+The weights are drawn on the device, in the type that is asked for. Sizes are those of
+ViT-B/16 and SmolLM2-135M, or tiny ones with the same parts.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn.initializers import normal
+
+from experiments.benchmarks.language_torch import SMOLLM2
+from experiments.benchmarks.steppers import floor, floor_of_words
+from reprojax import Program
+from reprojax.alignments import bayesian, label_words
+from reprojax.core import tokens
+from reprojax.formats import learnable
+from reprojax.models import Backbone, images
+from reprojax.models.language import LanguageModel, Special, texts
+from reprojax.models.language import card as language_card
+from reprojax.models.language.llama import plan
+from reprojax.models.vision import vit
+from reprojax.recipes.model_reprogramming import one_word, padding
+from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning, vpt_deep
+
+TARGETS, WORDS, PROMPT, PREFIX = 10, (5, 6), 20, 10
+HALF = (0.5, 0.5, 0.5)
+
+
+class Sizes(NamedTuple):
+    """Of the models, and of what they are given."""
+
+    matrix: int
+    """Rows and columns of the product that says what the device can do."""
+    vit: vit.ViT
+    pixels: int
+    inner: int
+    """Side of the image within padding's border."""
+    images: int
+    llama: Mapping[str, Any]
+    """As transformers' config has it."""
+    texts: int
+    length: int
+    """Words of a text."""
+    members: tuple[int, int]
+    """Images and texts of each program of a population."""
+
+
+FULL = Sizes(
+    8192,
+    vit.ViT(16, 768, 12, 12, 3072, 1000),
+    224,
+    128,
+    128,
+    {**SMOLLM2, "num_hidden_layers": 30},
+    64,
+    128,
+    (8, 4),
+)
+_SMALL = dict(
+    vocab_size=101,
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    num_hidden_layers=2,
+)
+TINY = Sizes(
+    *(128, vit.ViT(8, 32, 2, 2, 64, 20), 32, 16, 4),
+    *({**SMOLLM2, **_SMALL}, 4, 8, (2, 2)),
+)
+
+
+class Workload(NamedTuple):
+    """A frozen model on one batch, its floor, and the programs that are trained."""
+
+    frozen: Any
+    x: Any
+    y: jax.Array
+    floor: Callable
+    """Jitted: forward and gradient at the input, no gradient of a weight."""
+    given: tuple
+    """Its arguments."""
+    programs: Mapping[str, Program]
+    units: int
+    """Images, or words, of a batch row."""
+
+    def part(self, rows: int) -> tuple[Any, jax.Array]:
+        """The first rows of the batch."""
+        return jax.tree.map(lambda a: a[:rows], (self.x, self.y))
+
+
+def of_images(sizes: Sizes, dtype: str) -> Workload:
+    """Padding with BLM, and VPT-deep."""
+    card, size = backbone(sizes, dtype), sizes.pixels
+    x = np.random.default_rng(0).integers(0, 256, (sizes.images, 32, 32, 3), np.uint8)
+    pixels = jax.random.uniform(jax.random.key(1), (sizes.images, size, size, 3))
+    programs = {
+        "padding": padding(card, TARGETS, bayesian(TARGETS), inner=sizes.inner),
+        "VPT-deep": vpt_deep(card, TARGETS),
+    }
+    y = jnp.arange(sizes.images, dtype=jnp.int32) % TARGETS
+    given = pixels, card.frozen
+    return Workload(card.frozen, jnp.asarray(x), y, floor(card), given, programs, 1)
+
+
+def of_words(sizes: Sizes, dtype: str) -> Workload:
+    """Prompt tuning and prefix tuning without an MLP; the head judges the last word."""
+    card, words = one_word(language(sizes, dtype)), label_words(WORDS)
+    shape = sizes.texts, sizes.length
+    ids = np.random.default_rng(0).integers(0, card.vocabulary, shape, np.int32)
+    x, start = tokens(jnp.asarray(ids)), learnable(normal(0.02))
+    programs = {
+        "prompt tuning": prompt_tuning(card, words, length=PROMPT, initial=start),
+        "prefix tuning": prefix_tuning(card, words, length=PREFIX, hidden=None),
+    }
+    y = jnp.arange(sizes.texts, dtype=jnp.int32) % len(WORDS)
+    given = jnp.zeros((*shape, card.width), dtype), card.frozen, x
+    bare = floor_of_words(card)
+    return Workload(card.frozen, x, y, bare, given, programs, sizes.length)
+
+
+def backbone(sizes: Sizes, dtype: str) -> Backbone:
+    """The vision transformer."""
+    module, size = sizes.vit, sizes.pixels
+    frozen = drawn(module, jnp.zeros((1, size, size, 3)), dtype)
+    forward, classes = images(module, size, HALF, HALF), map(str, range(module.classes))
+    about = size, HALF, HALF, tuple(classes), vit.roles(module.depth)
+    return Backbone("vit", forward, frozen, *about)
+
+
+def language(sizes: Sizes, dtype: str) -> LanguageModel:
+    """The language model."""
+    depth = sizes.llama["num_hidden_layers"]
+    # Of the tensors it reads the names alone: one a layer, none of a bias.
+    module = plan(sizes.llama, {str(i): np.empty(0) for i in range(depth)})
+    frozen = drawn(module, tokens(jnp.zeros((1, 1), jnp.int32)), dtype)
+    about = module.vocabulary, module.positions, module.width
+    roles = language_card.roles(depth)
+    return LanguageModel(
+        "llama", texts(module), frozen, "causal", *about, roles, None, Special()
+    )
+
+
+def drawn(module: nn.Module, x: Any, dtype: str) -> Any:
+    """Random weights."""
+
+    @jax.jit
+    def init() -> Any:
+        made = module.init(jax.random.key(0), x)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), made)
+
+    return init()
