@@ -1,4 +1,4 @@
-"""Matrix products: how many a device makes in a second, how many a function asks for."""
+"""Matrix products: how many a device makes in a second, how many a call asks for."""
 
 import time
 from collections.abc import Callable

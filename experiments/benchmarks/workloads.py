@@ -5,12 +5,15 @@ ViT-B/16 and SmolLM2-135M, or tiny ones with the same parts.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.nn.initializers import normal
 
 from experiments.benchmarks.language_torch import SMOLLM2
@@ -46,8 +49,10 @@ class Sizes(NamedTuple):
     texts: int
     length: int
     """Words of a text."""
-    members: tuple[int, int]
+    each: tuple[int, int]
     """Images and texts of each program of a population."""
+    programs: tuple[int, ...]
+    """How many of them."""
 
 
 FULL = Sizes(
@@ -60,6 +65,7 @@ FULL = Sizes(
     64,
     128,
     (8, 4),
+    (1, 4, 16),
 )
 _SMALL = dict(
     vocab_size=101,
@@ -68,11 +74,11 @@ _SMALL = dict(
     num_attention_heads=4,
     num_key_value_heads=2,
     max_position_embeddings=64,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
 )
 TINY = Sizes(
-    *(128, vit.ViT(8, 32, 2, 2, 64, 20), 32, 16, 4),
-    *({**SMOLLM2, **_SMALL}, 4, 8, (2, 2)),
+    *(128, vit.ViT(8, 32, 1, 2, 64, 20), 32, 16, 4),
+    *({**SMOLLM2, **_SMALL}, 4, 8, (2, 2), (1, 3)),
 )
 
 
@@ -88,11 +94,13 @@ class Workload(NamedTuple):
     """Its arguments."""
     programs: Mapping[str, Program]
     units: int
-    """Images, or words, of a batch row."""
+    """Images, or words, of a row."""
+    each: int
+    """Rows of each program of a population, which are all of the first kind."""
 
-    def part(self, rows: int) -> tuple[Any, jax.Array]:
-        """The first rows of the batch."""
-        return jax.tree.map(lambda a: a[:rows], (self.x, self.y))
+    def first_rows(self) -> tuple[Any, jax.Array]:
+        """Those of a population."""
+        return jax.tree.map(lambda a: a[: self.each], (self.x, self.y))
 
 
 def of_images(sizes: Sizes, dtype: str) -> Workload:
@@ -106,7 +114,8 @@ def of_images(sizes: Sizes, dtype: str) -> Workload:
     }
     y = jnp.arange(sizes.images, dtype=jnp.int32) % TARGETS
     given = pixels, card.frozen
-    return Workload(card.frozen, jnp.asarray(x), y, floor(card), given, programs, 1)
+    about = floor(card), given, programs, 1, sizes.each[0]
+    return Workload(card.frozen, jnp.asarray(x), y, *about)
 
 
 def of_words(sizes: Sizes, dtype: str) -> Workload:
@@ -121,8 +130,15 @@ def of_words(sizes: Sizes, dtype: str) -> Workload:
     }
     y = jnp.arange(sizes.texts, dtype=jnp.int32) % len(WORDS)
     given = jnp.zeros((*shape, card.width), dtype), card.frozen, x
-    bare = floor_of_words(card)
-    return Workload(card.frozen, x, y, bare, given, programs, sizes.length)
+    about = floor_of_words(card), given, programs, sizes.length, sizes.each[1]
+    return Workload(card.frozen, x, y, *about)
+
+
+KINDS: dict[str, tuple[str, Callable[[Sizes, str], Workload]]] = {
+    "ViT-B/16": ("images", of_images),
+    "SmolLM2-135M": ("words", of_words),
+}
+"""{model: (what is counted, how it is made)}"""
 
 
 def backbone(sizes: Sizes, dtype: str) -> Backbone:
@@ -148,11 +164,21 @@ def language(sizes: Sizes, dtype: str) -> LanguageModel:
 
 
 def drawn(module: nn.Module, x: Any, dtype: str) -> Any:
-    """Random weights."""
+    """Random weights, with which values keep their size: scales are 1, biases 0."""
+    spec: Any = jax.eval_shape(module.init, jax.random.key(0), x)
+    flat = flatten_dict(spec)
+    keys = jax.random.split(jax.random.key(0), len(flat))
+    made = {}
+    for (path, leaf), key in zip(flat.items(), keys, strict=True):
+        shape, std = leaf.shape, 0.02
+        if path[-1] == "kernel":
+            std = prod(shape[:-1] if len(shape) == 4 else shape[:1]) ** -0.5
+        elif path[-1] in ("scale", "bias"):
+            std = 0.0
+        made[path] = _normal(key, std, shape, dtype) + (path[-1] == "scale")
+    return unflatten_dict(made)
 
-    @jax.jit
-    def init() -> Any:
-        made = module.init(jax.random.key(0), x)
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), made)
 
-    return init()
+@partial(jax.jit, static_argnums=(2, 3))  # one compilation for all of a shape
+def _normal(key: jax.Array, std: float, shape: tuple[int, ...], dtype: str) -> Any:
+    return (std * jax.random.normal(key, shape, dtype)).astype(dtype)
