@@ -13,8 +13,8 @@ transformers are there and run on the same device.
 A line: seconds, the median of several rounds of calls that are queued as in `fit`; the
 median of the rounds' ratios to the floor; images or words a second; the share of the
 large product's operations a second, where only matrix products count as operations;
-memory of the compiled call, and the device's own highest point since the start; seconds
-to trace and compile. float32 is what the device makes of it by default: products in
+memory of the compiled call, and the device's own highest point since the start (of
+PyTorch's lines, its process's); seconds to trace and compile. float32 is what the device makes of it by default: products in
 TF32 on NVIDIA's cards (in PyTorch too), in bfloat16 on TPUs.
 
 Before a case it compares the time left with what the case before took, and skips what
@@ -43,8 +43,8 @@ from experiments.benchmarks.workloads import FULL, KINDS, TINY, Sizes, Workload
 from reprojax.saving.files import write_file, write_json
 
 DTYPES = ("bfloat16", "float32")
-MARGIN = 5.0
-"""Seconds of the limit that are kept for its own end."""
+MARGIN = 15.0
+"""Seconds of the limit for imports, before the clock runs, and for the end."""
 FIRST = {"product": 20.0, "floor": 45.0, "step": 45.0, "population": 60.0}
 FIRST["PyTorch"] = 120.0
 """What a case of a kind may take, before one was seen."""
@@ -304,9 +304,11 @@ def run(todo: Sequence[Case], report: Report, left: Callable[[], float]) -> bool
     well, done = True, 0
 
     def stop() -> None:  # what runs, such as a compiler, cannot be asked to end
-        for i, case in enumerate(todo[done:]):
-            report.add(case.without("skipped" if i else "cut off at the limit"))
-        os._exit(0)
+        try:
+            for i, case in enumerate(todo[done:]):
+                report.add(case.without("skipped" if i else "cut off at the limit"))
+        finally:
+            os._exit(0)
 
     guard = threading.Timer(left(), stop)
     guard.daemon = True
@@ -351,6 +353,8 @@ def main(argv: Sequence[str] | None = None) -> Report:
     size.add_argument("--tiny", action="store_true", help="sizes of a test")
     size.add_argument("--full", action="store_true", help="not tiny on a CPU either")
     args = parser.parse_args(argv)
+    if args.limit <= MARGIN:
+        parser.error(f"--limit {args.limit:g} came, expected more than {MARGIN:g} s")
     # PyTorch, in its own process, needs some of the card's memory too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     tiny = args.tiny or (jax.default_backend() == "cpu" and not args.full)
