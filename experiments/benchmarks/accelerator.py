@@ -14,8 +14,9 @@ A line: seconds, the median of several rounds of calls that are queued as in `fi
 median of the rounds' ratios to the floor; images or words a second; the share of the
 large product's operations a second, where only matrix products count as operations;
 memory of the compiled call, and the device's own highest point since the start (of
-PyTorch's lines, its process's); seconds to trace and compile. float32 is what the device makes of it by default: products in
-TF32 on NVIDIA's cards (in PyTorch too), in bfloat16 on TPUs.
+PyTorch's lines, its process's); seconds to trace and compile. float32 is what the
+device makes of it by default: products in TF32 on NVIDIA's cards (in PyTorch too), in
+bfloat16 on TPUs.
 
 Before a case it compares the time left with what the case before took, and skips what
 would not fit; at --limit it stops for good. The table (table.md) and results.json are
