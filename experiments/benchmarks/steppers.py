@@ -14,7 +14,6 @@ from reprojax.models import Backbone
 from reprojax.models.language import LanguageModel
 from reprojax.models.language.card import role
 from reprojax.training.losses import cross_entropy
-from reprojax.training.members import FORMS
 from reprojax.training.steps import begin, train_step
 
 OPTIMIZER = optax.sgd(0.01)
@@ -88,10 +87,9 @@ class Stepper:
 
         self.state = first(frozen)
         step: Any = partial(train_step, *settings)
-        if programs is None:
-            step = jax.jit(step, donate_argnums=0)
-        else:
-            step = FORMS["vmap"].lift(step, (0, None, None, None), (0,))
+        if programs is not None:
+            step = jax.vmap(step, (0, None, None, None))
+        step = jax.jit(step, donate_argnums=0)
         traced = step.trace(self.state, *self._rest)
         self.jaxpr = traced.jaxpr
         self.compiled = traced.lower().compile()
