@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
-# In the environment, so that it is set before jax is imported and tests that start
-# another Python have the cache too.
+# In the environment, so that it is set before jax and keras are imported, and so that
+# tests which start another Python have the cache too.
 CACHE = str(Path(__file__).parents[1] / ".jax_cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402

@@ -28,8 +28,8 @@ def test_the_python_blocks_run_one_after_the_other(name):
 
 
 @pytest.mark.verify
-def test_the_blocks_with_torch_run_too():
-    assert run("docs/your_model.md", r"```python(?: torch)?\n") >= 10
+def test_the_blocks_with_other_libraries_run_too():
+    assert run("docs/your_model.md", r"```python(?: \w+)?\n") >= 14
 
 
 def run(name, fence):

@@ -51,9 +51,9 @@ def check_frozen(frozen: PyTree) -> None:
             raise ValueError(
                 f"the frozen tree holds {leaf!r:.60} ({type(leaf).__name__}) at "
                 f"{jax.tree_util.keystr(path) or 'its root'}, expected arrays; keep "
-                "functions, flags and sizes in the forward (of an equinox module: "
-                "eqx.partition(module, eqx.is_array), and combine in the forward), "
-                "and give numbers as jnp.asarray(number)"
+                "functions, flags and sizes in the forward, as "
+                "locations.equinox(module) does, and give numbers as "
+                "jnp.asarray(number)"
             )
 
 

@@ -1,8 +1,11 @@
 """Ell, the location: frozen models as forwards whose places have names."""
 
+from reprojax.locations.equinox import equinox
 from reprojax.locations.function import opaque
+from reprojax.locations.haiku import haiku
+from reprojax.locations.keras import keras
 from reprojax.locations.linen import linen
 from reprojax.locations.nnx import nnx
 from reprojax.locations.torchax import torchax
 
-__all__ = ["linen", "nnx", "opaque", "torchax"]
+__all__ = ["equinox", "haiku", "keras", "linen", "nnx", "opaque", "torchax"]

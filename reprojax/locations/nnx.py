@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from reprojax.core import Edit, Forward, PyTree, passthrough, spec_of
-from reprojax.locations.visits import Visits, plain, refuse
+from reprojax.locations.visits import Visits, check_tree, plain, refuse
 
 if TYPE_CHECKING:
     from flax import nnx as flax_nnx
@@ -51,11 +51,7 @@ def nnx(
 
     def merge(frozen: PyTree) -> Any:
         values = flatten_dict(frozen)
-        if differ := sorted(map("/".join, variables.keys() ^ values.keys())):
-            raise ValueError(
-                f"the frozen tree and {kind} differ in {differ[:3]}, "
-                "expected the tree that nnx(module) gave, or one of its structure"
-            )
+        check_tree("nnx", kind, map("/".join, variables), map("/".join, values))
         flat = [(p, v.replace(values[k])) for k, (p, v) in variables.items()]
         model = nnx.merge(graphdef, streams, nnx.from_flat_state(flat), copy=True)
         evaluation = {"deterministic": True, "use_running_average": True}

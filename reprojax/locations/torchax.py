@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from reprojax.core import Edit, Forward, PyTree, passthrough
-from reprojax.locations.visits import Visits, plain, refuse
+from reprojax.locations.visits import Visits, check_tree, plain, refuse
 
 
 def torchax(
@@ -51,11 +51,7 @@ def torchax(
 
     def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         values = {".".join(k): v for k, v in flatten_dict(frozen).items()}
-        if differ := sorted(values.keys() ^ names):
-            raise ValueError(
-                f"the frozen tree and {kind} differ in {differ[:3]}, "
-                "expected the tree that torchax(module) gave, or one of its structure"
-            )
+        check_tree("torchax", kind, names, values)
         visits = Visits(edit)
         x = visits.edit("input", x)
 

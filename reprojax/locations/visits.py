@@ -1,7 +1,7 @@
 """How the adapters name what passes through a submodule."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from jax.extend.core import get_opaque_trace_state
@@ -23,8 +23,10 @@ class Visits:
     layers and all calls from outside: an edit there serves them all.
     """
 
-    def __init__(self, edit: Edit) -> None:
-        self.edit = returned(edit)
+    def __init__(
+        self, edit: Edit, trace: Callable[[], Any] = get_opaque_trace_state
+    ) -> None:
+        self.edit, self.trace = returned(edit), trace
         self.counts: list[tuple[Any, Counter]] = []
 
     def __call__(
@@ -41,7 +43,7 @@ class Visits:
         return self.edit(f"{path}:out", function(*args, **kwargs))
 
     def _count(self) -> Counter:
-        here = get_opaque_trace_state()
+        here = self.trace()
         for trace, count in self.counts:
             if trace == here:
                 return count
@@ -54,7 +56,25 @@ def returned(edit: Edit) -> Edit:
     return lambda site, value: handed_on(site, value, edit(site, value))
 
 
-ADAPTERS = {"flax.linen": "linen", "flax.nnx": "nnx", "torch.nn": "torchax"}
+def check_tree(
+    adapter: str, kind: str, expected: Iterable[str], found: Iterable[str]
+) -> None:
+    """Raise unless the frozen tree has the paths that the adapter gave it."""
+    if differ := sorted(set(expected) ^ set(found)):
+        raise ValueError(
+            f"the frozen tree and {kind} differ in {differ[:3]}, expected the tree "
+            f"that {adapter}(module) gave, or one of its structure"
+        )
+
+
+ADAPTERS = {
+    "flax.linen": "linen",
+    "flax.nnx": "nnx",
+    "torch.nn": "torchax",
+    "equinox": "equinox",
+    "haiku": "haiku",
+    "keras": "keras",
+}
 
 
 def refuse(who: str, module: Any, expected: str) -> NoReturn:

@@ -1,4 +1,5 @@
-"""One recipe on one transformer written three times: linen, nnx, a function."""
+"""One recipe on one transformer written six times: linen, nnx, a function, and with
+equinox, haiku and keras."""
 
 from functools import cache
 
@@ -6,18 +7,26 @@ import backbones
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import other_libraries
 import own_models
 import pytest
 from flax import nnx as flax_nnx
 
-from reprojax import models
+from reprojax import data, models
 from reprojax.alignments import one_to_one
 from reprojax.locations import nnx
 from reprojax.recipes import METHODS
 from reprojax.recipes.prompt_tuning import visual_prompt_tuning
+from reprojax.recipes.registry import rebuild
+from reprojax.saving.programs import Card, load, save
+from reprojax.training import fit
 from reprojax.training.steps import observe_batch, refresh_maps
 
-KINDS = ("nnx", "function")
+OTHERS = [
+    pytest.param(kind, marks=pytest.mark.verify) for kind in other_libraries.KINDS
+]
+KINDS = ["nnx", "function", *OTHERS]
 SETTINGS = {"size": 16, "mean": backbones.MEAN, "std": backbones.STD}
 
 
@@ -26,7 +35,10 @@ def own(kind):
     linen = backbones.transformer()
     if kind == "linen":
         return linen
-    if kind == "nnx":
+    if kind in other_libraries.KINDS:
+        params = linen.frozen["params"]
+        network, frozen = other_libraries.transformer(kind, params)
+    elif kind == "nnx":
         module = own_models.ViT(8, 16, 2, 2, 32, backbones.CLASSES, flax_nnx.Rngs(0))
         network, theirs = nnx(module)
         frozen = linen.frozen["params"]
@@ -63,29 +75,67 @@ def close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found / scale, expected / scale, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["padding", "watermark", "vpt-deep"])
-def test_the_same_recipe_gives_the_same_answers(name):
-    x = jnp.asarray(backbones.photos(8, side=16) / 255, jnp.float32)
-    y = jnp.arange(8) % 3
+X = jnp.asarray(backbones.photos(8, side=16) / 255, jnp.float32)
+Y = jnp.arange(8) % 3
+
+
+def built(name, kind):
     # A wide border has one answer for all images, of which BLM makes equal columns.
     align = one_to_one(3) if name == "padding" else None
-    build, linen = METHODS[name].build, own("linen")
-    program = build(linen, 3, align)
-    params = prepared(linen, program, x, y)
-    logits, slope = answers(linen, program, params, x, y)
+    program = METHODS[name].build(own(kind), 3, align)
+    return program, prepared(own(kind), program, X, Y)
+
+
+@cache
+def on_linen(name):
+    program, params = built(name, "linen")
+    return params, *answers(own("linen"), program, params, X, Y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["padding", "watermark", "vpt-deep"])
+def test_the_same_recipe_gives_the_same_answers(name, kind):
+    params, logits, slope = on_linen(name)
     scale = float(jnp.abs(slope).max())
     assert scale > 1e-4  # the comparison says something
     # the shift and scale of a standardised head divide by what features hardly vary
     tolerance = 1e-3 if name == "vpt-deep" else 1e-5
-    for kind in KINDS:
-        program = build(own(kind), 3, align)
-        theirs = prepared(own(kind), program, x, y)
-        assert jax.tree.structure(theirs) == jax.tree.structure(params)
-        for a, b in zip(*map(jax.tree.leaves, (theirs, params)), strict=True):
-            close(np.float32(a), np.float32(b), tolerance)
-        found, gradient = answers(own(kind), program, params, x, y)
-        close(found, logits)
-        close(gradient / scale, slope / scale)
+    program, theirs = built(name, kind)
+    assert jax.tree.structure(theirs) == jax.tree.structure(params)
+    for a, b in zip(*map(jax.tree.leaves, (theirs, params)), strict=True):
+        close(np.float32(a), np.float32(b), tolerance)
+    found, gradient = answers(own(kind), program, params, X, Y)
+    close(found, logits)
+    close(gradient / scale, slope / scale)
+
+
+@cache
+def trained(kind):
+    """50 steps of tokens in front of the first block, with a head on the features."""
+    images, labels = backbones.photos(24), np.arange(24) % 3
+    task = data.from_arrays(images, labels, list("abc"), validation=6, test=6)
+    program = METHODS["vpt-shallow"].build(own(kind), 3, length=2)
+    frozen, sgd = own(kind).frozen, optax.sgd(0.05)
+    settings = {"optimizer": sgd, "epochs": 50, "batch": 24, "progress": False}
+    return program, fit(program, frozen, task, **settings)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_fifty_steps_of_training_have_the_same_losses(kind, tmp_path):
+    _, expected = trained("linen")
+    before = jax.tree.map(np.asarray, own(kind).frozen)
+    program, fitted = trained(kind)
+    losses = fitted.curves[:, 0]
+    assert losses[-1] < 0.9 * losses[0]
+    np.testing.assert_allclose(losses, expected.curves[:, 0], rtol=1e-3)
+    jax.tree.map(np.testing.assert_array_equal, own(kind).frozen, before)
+    made = {"method": "vpt-shallow", "arguments": {"length": 2, "alignment": None}}
+    made |= {"classes": tuple("abc"), "image": (10, 10, 3)}
+    save(tmp_path / "program", fitted.params, Card.of(own(kind), **made))
+    again, params = rebuild(load(tmp_path / "program"), own(kind))
+    x, frozen = backbones.photos(2), own(kind).frozen
+    expected = program.apply(fitted.params, frozen, x)
+    np.testing.assert_array_equal(again.apply(params, frozen, x), expected)
 
 
 def test_a_card_finds_its_sites_and_its_class_count():
