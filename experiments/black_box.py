@@ -35,9 +35,10 @@ import jax.numpy as jnp
 import optax
 from jax.nn.initializers import zeros
 
+from experiments.shared.assets import load_backbone, load_task
 from experiments.shared.intervals import mean
 from experiments.shared.outputs import command
-from reprojax import data, models, recipes
+from reprojax import recipes
 from reprojax.alignments import bayesian
 from reprojax.core import Format, Key, Params, Program, PyTree, Scope, reprogram
 from reprojax.data import Task
@@ -195,11 +196,11 @@ def main(config: Config) -> dict[str, Any]:
     """Print a table after every seed, and write all of it to results.json."""
     if wrong := set(config.methods) - set(SEARCHES):
         raise ValueError(f"--methods {sorted(wrong)}, expected {sorted(SEARCHES)}")
-    backbone = models.load(config.backbone)
+    backbone = load_backbone(config.backbone)
     results: dict[str, list[dict]] = {method: [] for method in config.methods}
     controls: list[dict] = []
     for seed in range(config.seeds):
-        task = data.load(
+        task = load_task(
             config.target,
             train=config.train,
             validation=config.validation,

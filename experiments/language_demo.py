@@ -1,10 +1,10 @@
-r"""The embedded language model, asked in three ways: by demonstrations, by a learned
-prompt, and by steps that it writes out, each beside its control.
+r"""The embedded language model, asked by examples, a learned prompt, or in steps.
 
     python -m experiments.language_demo --out runs/language
 
-Prints three tables and leaves report.html and results.json in the folder. All maps and
-problems are held out: training never drew them. A minute and a half on two cores.
+Each way stands beside its control. Prints three tables and leaves report.html and
+results.json in the folder. All maps and problems are held out: training never drew
+them. A minute and a half on two cores.
 
     ... --maps 100 --tuned 8 --problems 128 --operations 3 5 6
 

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.shared.assets import load_language
 from experiments.shared.intervals import mean, paired
 from experiments.shared.outputs import command
-from experiments.three_paradigms.benches import smollm2
-from reprojax import data
+from experiments.shared.texts import load_text
 from reprojax.core import Scope, tokens
 from reprojax.data import in_order
 from reprojax.models import language
@@ -61,8 +61,8 @@ Said = tuple[dict[str, np.ndarray], tuple[int, ...], language.LanguageModel]
 
 def said(config: Config) -> Said:
     """The next word's logits of all sentences, from a file where they are known."""
-    card = one_word(language.load(smollm2()))
-    task = data.load_text(
+    card = one_word(load_language("smollm2"))
+    task = load_text(
         "sentiment", train=config.pool, validation=1, test=config.test, seed=config.seed
     )
     task, words = encoded(card, task, TEMPLATE, WORDS, side="left")

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.shared.assets import load_backbone, load_task
 from experiments.shared.controls import Outputs, outputs
 from experiments.shared.intervals import mean, paired
 from experiments.shared.outputs import command
-from reprojax import data, models
 from reprojax.alignments import (
     bayesian_map,
     one_to_one_map,
@@ -106,7 +106,7 @@ def answers(
 
 def pool(name: str, images: int) -> tuple[Split, int]:
     """That many images of a set, from all its splits, and its number of classes."""
-    task = data.load(name)
+    task = load_task(name)
     splits = (task.train, task.validation, task.test)
     x, y = (np.concatenate(part) for part in zip(*splits, strict=True))
     rows = np.random.default_rng(0).permutation(len(y))[:images]
@@ -129,7 +129,7 @@ def accuracies(seen: Outputs, classes: int, train: int, test: int, seed: int) ->
 
 def main(config: Config) -> dict:
     """Print a table a set, and write all of it to results.json."""
-    backbone = models.load(config.backbone)
+    backbone = load_backbone(config.backbone)
     results = {}
     for name in config.targets:
         train, test, images = SIZES[name]

@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from experiments.shared import assets
 from experiments.shared.outputs import command, replaceable
 from reprojax import data, models
 from reprojax.core import Params, Program, PyTree
@@ -101,14 +102,15 @@ def find_backbone(card: Card, source: str | None) -> Backbone:
     """
     own = {"size": card.size, "mean": card.mean, "std": card.std}
     name = source or card.backbone
-    if not (source or name in models.names() or Path(name).exists()):
+    known = name in (*models.names(), *assets.BACKBONES)
+    if not (source or known or Path(name).exists()):
         raise ValueError(
             f"the program names {name!r} as its frozen model, which is not embedded "
             "and no path here, and nothing is downloaded because a file says so; say "
             f"where it is by --backbone (--backbone {name}, if you trust that)"
         )
     try:
-        return models.load(name, **{} if name == "glyphs" else own)
+        return assets.load_backbone(name, **{} if name == "glyphs" else own)
     except ValueError as error:
         if source is not None:
             raise

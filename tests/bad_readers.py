@@ -15,6 +15,7 @@ import numpy as np
 from bad_inputs import Case, Reader, arrays, both, json_fields, tensors, whole_file
 from PIL import Image
 
+from experiments.shared.texts import bbh
 from reprojax import data, models
 from reprojax.core import Params, padded
 from reprojax.models import language
@@ -261,7 +262,7 @@ def _questions(folder: Path) -> Any:
     before = os.environ.get("REPROJAX_ASSETS")
     os.environ["REPROJAX_ASSETS"] = str(folder)
     try:
-        return data.bbh("sums", train=2, validation=2)._asdict()
+        return bbh("sums", train=2, validation=2)._asdict()
     finally:
         del os.environ["REPROJAX_ASSETS"]
         if before is not None:

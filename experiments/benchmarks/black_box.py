@@ -24,11 +24,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from jax.nn.initializers import zeros
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
-from reprojax import models, reprogram
+from experiments.shared.assets import load_backbone
+from experiments.shared.outputs import command
+from reprojax import reprogram
 from reprojax.alignments import columns
 from reprojax.data import Split, Task
 from reprojax.formats import learnable
@@ -66,7 +67,7 @@ def images(count: int) -> Split:
 
 def main(config: Config) -> dict[str, float]:
     """Print the table; returns the ratios."""
-    backbone = models.load(config.backbone)
+    backbone = load_backbone(config.backbone)
     size, frozen = backbone.size, jax.device_put(backbone.frozen)
     oracle = in_process(backbone, chunk=config.chunk)
     card = only_answers(oracle, size, backbone.mean, backbone.std)
@@ -120,4 +121,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

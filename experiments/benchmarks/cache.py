@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.nn.initializers import normal
 
 from experiments.benchmarks.population import noise
 from experiments.benchmarks.timing import machine, paired, ratio
+from experiments.shared.outputs import command
 from reprojax import Program, reprogram
 from reprojax.alignments import linear
 from reprojax.data import Task, in_order
@@ -119,4 +119,4 @@ def drawn(module: nn.Module, size: int) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

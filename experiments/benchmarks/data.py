@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from PIL import Image
 
 from experiments.benchmarks.timing import machine, paired
+from experiments.shared.outputs import command
 from reprojax.data import Split, batch, batches, load
 
 
@@ -94,4 +94,4 @@ def draw(folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -18,9 +18,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
+from experiments.shared.outputs import command
 from reprojax.models.vision.layers import Depthwise, Patches, Pointwise, Stem
 from reprojax.models.vision.resnet import max_pool
 from reprojax.models.vision.vit import MLP, Attention
@@ -169,4 +169,4 @@ def check(name: str, calls: dict[str, Callable[[], Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -33,9 +33,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
+from experiments.shared.outputs import command
 from reprojax import Program, decoding, reprogram
 from reprojax.alignments import label_words
 from reprojax.core import tokens
@@ -357,4 +357,4 @@ def highest() -> int:
 PARTS = {"steps": steps, "memory": memory, "words": words, "shared": shared}
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -29,10 +29,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-import tyro
 from jax.nn.initializers import zeros
 
 from experiments.benchmarks.timing import machine, paired, ratio
+from experiments.shared.outputs import command
 from reprojax import reprogram
 from reprojax.alignments import bayesian, bayesian_plus, heads, linear, one_to_one
 from reprojax.core import Manipulation, Program
@@ -169,4 +169,4 @@ def passed(program: Program, frozen: Any, x: Any, y: Any) -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

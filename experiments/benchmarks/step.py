@@ -39,11 +39,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments.benchmarks.limits import known_limit, product
 from experiments.benchmarks.steppers import Stepper, floor, held
 from experiments.benchmarks.timing import interval, machine, paired, ratio
+from experiments.shared.outputs import command
 from reprojax import Program
 from reprojax.models import Backbone, images
 from reprojax.models.vision import resnet, vit
@@ -189,4 +189,4 @@ def line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

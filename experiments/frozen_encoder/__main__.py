@@ -51,16 +51,16 @@ from experiments.frozen_encoder import controls, prompts
 from experiments.frozen_encoder.controls import CONTROLS, Control, Measure, Seen
 from experiments.frozen_encoder.in_words import WORDS, in_words, remembering
 from experiments.frozen_encoder.prompts import HEAD, Training
+from experiments.shared import assets
 from experiments.shared.intervals import mean, paired
 from experiments.shared.outputs import command
 from experiments.shared.tables import text_table
-from experiments.three_paradigms.benches import smollm2
+from experiments.shared.texts import load_text
 from reprojax import data
 from reprojax.core import padded
 from reprojax.core.trees import below, differences
 from reprojax.data import Split, Task
 from reprojax.data.task import SPLITS, taken
-from reprojax.models import language as languages
 from reprojax.models.language import Tokenizer
 from reprojax.saving.files import plain, read_json, write_json
 from reprojax.saving.folders import only_writer
@@ -94,13 +94,13 @@ class Problem(NamedTuple):
 
 def banking(seed: int) -> Task:
     """Ten questions for each of 77 intents; the test questions are the published."""
-    return data.shots(data.load_text("banking77", validation=385, seed=seed), 10, seed)
+    return data.shots(load_text("banking77", validation=385, seed=seed), 10, seed)
 
 
 def messages(seed: int) -> Task:
     """All three splits are drawn anew."""
     sizes = {"train": 400, "validation": 200, "test": 500}
-    return data.load_text("sms-spam", **sizes, seed=seed, test_seed=seed)
+    return load_text("sms-spam", **sizes, seed=seed, test_seed=seed)
 
 
 PROBLEMS = {
@@ -168,7 +168,9 @@ class Bench:
 
     def __init__(self, config: Config):
         self.problem = PROBLEMS[config.task]
-        self.encoder = languages.load(config.encoder, dtype=jnp.dtype(config.dtype))
+        self.encoder = assets.load_language(
+            config.encoder, dtype=jnp.dtype(config.dtype)
+        )
         assert self.encoder.tokenizer is not None
         self.text = self.encoder.tokenizer
         self.vectors = prompts.vectors(self.encoder)
@@ -247,8 +249,7 @@ def worded(name: str, asked: Callable, bench: Bench, seed: int) -> dict[str, Any
 
 def causal(name: str, dtype: str) -> Language:
     """A model that scores texts."""
-    source = smollm2() if name == "smollm2" else name
-    card = languages.load(source, dtype=jnp.dtype(dtype))
+    card = assets.load_language(name, dtype=jnp.dtype(dtype))
     return remembering(in_process.language(card))
 
 

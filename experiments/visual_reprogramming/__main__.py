@@ -42,7 +42,7 @@ import numpy as np
 import optax
 import tyro
 
-from experiments.shared import controls
+from experiments.shared import assets, controls
 from experiments.shared.outputs import command
 from experiments.shared.tables import (
     HEADER,
@@ -86,15 +86,16 @@ class Config:
     backbone: Annotated[
         str,
         tyro.conf.arg(
-            help=f"{', '.join(models.names())}; or a .safetensors file, a folder, or a "
-            "Hugging Face name such as google/vit-base-patch16-224"
+            help=f"{', '.join(models.names())}, a .safetensors file, a folder, or a "
+            "Hugging Face name such as google/vit-base-patch16-224; where "
+            f"REPROJAX_ASSETS is set also {', '.join(assets.BACKBONES)}"
         ),
     ] = "glyphs"
     target: Annotated[
         str,
         tyro.conf.arg(
-            help="digits, mnist, clothing, fashion-900, pneumonia; or an .npz file, a "
-            "folder of images, or tfds:NAME"
+            help="digits, an .npz file, a folder of images, or tfds:NAME; where "
+            f"REPROJAX_ASSETS is set also {', '.join(assets.IMAGES)}"
         ),
     ] = "digits"
     seeds: int = 3
@@ -159,7 +160,7 @@ def main(config: Config) -> dict[str, Any]:
     alignment = None if name is None else recipes.find_alignment(name)
     if config.seeds < 1:
         raise ValueError(f"--seeds {config.seeds}, expected at least 1")
-    backbone = models.load(config.backbone, dtype=config.dtype)
+    backbone = assets.load_backbone(config.backbone, dtype=config.dtype)
     tasks = [load_task(config, seed) for seed in range(config.seeds)]
     targets = len(tasks[0].classes)
     align = None if alignment is None else alignment.build(targets)
@@ -254,7 +255,7 @@ def check_config(config: Config) -> None:
 
 def load_task(config: Config, seed: int) -> data.Task:
     """The target with this seed's training and validation images."""
-    return data.load(
+    return assets.load_task(
         config.target,
         train=config.train,
         validation=config.validation,

@@ -4,10 +4,10 @@ from reprojax.data.folder import from_folder, image_files
 from reprojax.data.lazy import Images
 from reprojax.data.order import batch, batches, in_order, steps
 from reprojax.data.pixels import read_images
-from reprojax.data.sources import assets, from_arrays, from_npz, load
+from reprojax.data.sources import from_arrays, from_npz, load
 from reprojax.data.splits import shots
 from reprojax.data.task import Split, Task, check, digest
-from reprojax.data.text import Questions, bbh, bbh_tasks, from_texts, gsm8k, load_text
+from reprojax.data.text import Questions, from_texts
 from reprojax.data.tfds import from_tfds
 
 __all__ = [
@@ -15,11 +15,8 @@ __all__ = [
     "Questions",
     "Split",
     "Task",
-    "assets",
     "batch",
     "batches",
-    "bbh",
-    "bbh_tasks",
     "check",
     "digest",
     "from_arrays",
@@ -27,11 +24,9 @@ __all__ = [
     "from_npz",
     "from_texts",
     "from_tfds",
-    "gsm8k",
     "image_files",
     "in_order",
     "load",
-    "load_text",
     "read_images",
     "shots",
     "steps",

@@ -1,11 +1,8 @@
 """Tasks from arrays, npz files and by name."""
 
-import gzip
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +13,7 @@ from reprojax.data.folder import from_folder
 from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, SPLITS, Task, listed
 from reprojax.data.tfds import from_tfds
-from reprojax.saving.files import assets_folder, open_regular
+from reprojax.saving.files import open_regular
 
 DEFLATE = 1040  # no compressed byte can stand for more
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -102,10 +99,9 @@ def load(
 ) -> Task:
     """A task by name, or from an npz file, a folder of images, or "tfds:NAME".
 
-    The names are "digits" (scikit-learn's) and, from the assets folder, "mnist",
-    "clothing", "fashion-900" and "pneumonia". `seed` redraws training and validation
-    images and leaves the test images alone: load("mnist", seed=s, train=600,
-    validation=200, test=2000) has one test split for all s. test_seed=s redraws all,
+    The one name is "digits" (scikit-learn's). `seed` redraws training and validation
+    images and leaves the test images alone: load("digits", seed=s, train=600,
+    validation=200, test=500) has one test split for all s. test_seed=s redraws all,
     those splits too that the set came with. `size` is the side of folder images;
     `lazy` leaves images of a folder or of TFDS in their files until a batch needs them;
     `duplicates` is as for `from_arrays`.
@@ -127,24 +123,12 @@ def load(
     raise ValueError(_unknown(key))
 
 
-def assets() -> Path:
-    """The folder of data that is not in the repository."""
-    path = assets_folder()
-    if not path.is_dir():
-        raise ValueError(
-            f"no assets folder at {path}; expected the one that holds data/vision: set "
-            "REPROJAX_ASSETS to it, or use 'digits', which needs none"
-        )
-    return path
-
-
 def _unknown(key: str) -> str:
-    near = get_close_matches(key, NAMED, n=3, cutoff=0.4) or list(NAMED)
     if Path(key).is_file():
         return f"{key!r} is a file, but not .npz; expected an npz file or a folder"
     return (
-        f"no data set or file {key!r}; nearest names: {listed(near)}; expected one of "
-        f"{listed(list(NAMED))}, an .npz file, a folder of images, or 'tfds:NAME'"
+        f"no data set or file {key!r}; expected {' or '.join(map(repr, NAMED))}, an "
+        ".npz file, a folder of images, or 'tfds:NAME'"
     )
 
 
@@ -237,41 +221,4 @@ def _digits() -> tuple[Parts, list[str]]:
     return {"train": (x, np.asarray(y))}, [str(i) for i in range(10)]
 
 
-def _mnist() -> tuple[Parts, list[str]]:
-    folder = assets() / "data/vision/mnist_t10k"
-    x = _read_idx(folder / "t10k-images-idx3-ubyte.gz")
-    y = _read_idx(folder / "t10k-labels-idx1-ubyte.gz")
-    return {"train": (x, y)}, [str(i) for i in range(10)]
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    """IDX: two zero bytes, type 8 for uint8, the rank, big-endian sizes, the values."""
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"cannot read {path} ({error}); expected gzipped IDX"
-        ) from error
-    if len(data) < 4 or len(data) < 4 + 4 * data[3]:
-        raise ValueError(f"{path} is no whole IDX file of unsigned bytes")
-    shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
-    if data[:3] != b"\0\0\x08" or len(data) != 4 + 4 * len(shape) + shape.prod():
-        raise ValueError(f"{path} is no whole IDX file of unsigned bytes")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-
-
-def _asset(path: str, classes: list[str] | None = None):
-    def read() -> tuple[Parts, list[str] | None]:
-        parts, names = _read_npz(assets() / "data/vision" / path)
-        return parts, names or classes
-
-    return read
-
-
-NAMED = {
-    "digits": _digits,
-    "mnist": _mnist,
-    "clothing": _asset("clothing_small_64/clothing_small_64.npz"),
-    "fashion-900": _asset("fashion_mnist_900/fashion_mnist_900.npz"),
-    "pneumonia": _asset("pneumoniamnist/pneumoniamnist.npz", ["normal", "pneumonia"]),
-}
+NAMED = {"digits": _digits}

@@ -101,13 +101,6 @@ def _refusing(name: str) -> Iterator[None]:
         raise ValueError(f"{name} is not whole, valid JSON: {error}") from error
 
 
-def assets_folder() -> Path:
-    """Where weights and data lie that are not in the repository: REPROJAX_ASSETS, or
-    shared/assets beside it. It need not be there."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "assets"
-    return Path(os.environ.get("REPROJAX_ASSETS") or beside)
-
-
 def printable(name: str | os.PathLike) -> str:
     """A file's name as text that can be written: bytes that are no UTF-8 as \\x…."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

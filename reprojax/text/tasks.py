@@ -42,7 +42,7 @@ def encoded(
     """A task of texts as the model reads it, all rows padded to one length.
 
     Args:
-        task: whose x are strings, such as `data.load_text` gives.
+        task: whose x are strings, such as `data.from_texts` gives.
         template: with {text}. It may end with another field, whatever its name, in the
             place of the label; {mask} is the model's mask token.
         labels: a word for each class, by default its name. The blank before the
@@ -53,8 +53,7 @@ def encoded(
     text = _tokenizer(language)
     if task.holds != "text":
         raise ValueError(
-            f"{task.name} holds {task.holds}, expected texts; call data.load_text, or "
-            "data.from_texts"
+            f"{task.name} holds {task.holds}, expected texts; call data.from_texts"
         )
     labels = task.classes if labels is None else labels
     if len(labels) != len(task.classes):

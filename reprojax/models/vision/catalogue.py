@@ -1,6 +1,5 @@
-"""`load`: a backbone from a file, a folder, the hub, or by its registered name."""
+"""`load`: a backbone from a file, a folder, the hub, or an embedded one by its name."""
 
-import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from reprojax.models import hub, stored, weights
 from reprojax.models.card import Backbone, images
 from reprojax.models.settings import Config, Count, refuse_heads, settings
 from reprojax.models.vision import cifar_resnet, mobilenet, processors, resnet, vit
-from reprojax.saving.files import assets_folder
 
 # ordered: a ResNet-18 without its head bears names of a CIFAR ResNet too
 LAYOUTS = (
@@ -25,41 +23,9 @@ LAYOUTS = (
 )
 
 
-class Asset(NamedTuple):
-    """Weights that are kept beside the repository, under REPROJAX_ASSETS."""
-
-    file: str
-    classes: str | tuple[str, ...]  # a file of names beside it, or the names
-    architecture: str
-
-
-CIFAR10 = (
-    "airplane", "automobile", "bird", "cat", "deer",
-    "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-ASSETS = {
-    "vit_tiny_patch16_224": Asset(
-        "vit_tiny_patch16_224/model_fp16.safetensors",
-        "imagenet_labels.txt",
-        "vit_tiny_patch16_224",
-    ),
-    "mobilenet_v2": Asset(
-        "mobilenet_v2_1.0_224/model_fp16.safetensors",
-        "imagenet_labels_1001.txt",
-        "mobilenet_v2",
-    ),
-    "resnet20_cifar10": Asset(
-        "cifar10_resnets/resnet20_fp32.safetensors", CIFAR10, "cifar_resnet"
-    ),
-    "resnet56_cifar10": Asset(
-        "cifar10_resnets/resnet56_fp32.safetensors", CIFAR10, "cifar_resnet"
-    ),
-}
-
-
 def names() -> tuple[str, ...]:
-    """The registered names that `load` takes."""
-    return ("glyphs", *ASSETS)
+    """The embedded models, which `load` takes by name."""
+    return ("glyphs",)
 
 
 def load(
@@ -106,7 +72,6 @@ def load(
     config = _config(layout, found, architecture, heads, ignore)
     plan = layout.plan(shapes, config)
     said = processors.described(found.name, found.looks, config, ignore)
-    said["classes"] = found.classes or said["classes"]
     looks = _looks(plan, found.name, said, own)
     plan = plan._replace(size=looks["size"])
     forward = images(plan.module, plan.size, looks["mean"], looks["std"])
@@ -133,7 +98,6 @@ class Found(NamedTuple):
     files: list[Path]
     config: dict[str, Any] = {}
     looks: dict[str, Any] = {}  # preprocessor_config.json
-    classes: tuple[str, ...] = ()
 
 
 def _find(source: str | os.PathLike, revision: str | None) -> Found:
@@ -142,16 +106,13 @@ def _find(source: str | os.PathLike, revision: str | None) -> Found:
         return Found(path.stem, [path])
     if path.is_dir():
         return _folder(path.resolve().name, path)
-    if text in ASSETS:
-        return _asset(text)
     if path.suffix == ".safetensors" or text.startswith((".", "/", "~")):
         raise ValueError(f"no file or folder {text}, expected weights there")
     if text.count("/") == 1:
         return _folder(text, hub.fetch(text, revision, ("preprocessor_config.json",)))
-    near = difflib.get_close_matches(text, names(), n=3, cutoff=0.3) or names()
     raise ValueError(
-        f"no backbone {text!r}; the nearest names are {', '.join(near)}; load() also "
-        'takes a .safetensors file, a folder, or "org/name" on the Hugging Face hub'
+        f"no backbone {text!r}; expected {' or '.join(map(repr, names()))}, a "
+        '.safetensors file, a folder, or "org/name" on the Hugging Face hub'
     )
 
 
@@ -160,20 +121,6 @@ def _folder(name: str, folder: Path) -> Found:
     config = stored.document(folder / "config.json")
     looks = stored.document(folder / "preprocessor_config.json")
     return Found(name, stored.files(folder), config, looks)
-
-
-def _asset(name: str) -> Found:
-    asset = ASSETS[name]
-    path = assets_folder() / "weights" / asset.file
-    if not path.exists():
-        raise ValueError(
-            f"the weights of {name!r} are not at {path}, expected them there; set "
-            "REPROJAX_ASSETS to the folder that holds weights/, or give load() a file"
-        )
-    classes = asset.classes
-    if isinstance(classes, str):
-        classes = tuple((path.parent / classes).read_text().splitlines())
-    return Found(name, [path], {"architecture": asset.architecture}, {}, classes)
 
 
 class Arguments(TypedDict, total=False):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assets import assets, smollm2
+from assets import assets, smollm2, stories260k
 
+from experiments.shared.assets import load_language
 from reprojax.core import padded, tokens
 from reprojax.models import language
 
@@ -18,8 +19,8 @@ def golden(name):
     return np.load(assets() / "weights" / name / "golden.npz")
 
 
-def test_stories260k():
-    model, its = language.load("stories260K"), golden("stories260K")
+def test_stories260k(tmp_path):
+    model, its = stories260k(tmp_path), golden("stories260K")
     ids = jnp.array([[1, *range(259, 290)]])  # as the file's recipe says
     y = jax.jit(model.forward)(model.frozen, tokens(ids))
     np.testing.assert_allclose(y.value[0], its["output"], rtol=1e-3, atol=1e-3)
@@ -29,7 +30,7 @@ def test_stories260k():
 
 def test_minilm():
     """The recipe's sentence, whose accents the tokeniser takes off, and one padding."""
-    model, its = language.load("all_MiniLM_L6_v2"), golden("all_MiniLM_L6_v2")
+    model, its = load_language("all_MiniLM_L6_v2"), golden("all_MiniLM_L6_v2")
     ids = model.tokenizer.encode("Hello, world! unaffable na\u00efve caf\u00e9")
     assert ids == [101, 7592, 1010, 2088, 999, 14477, 20961, 3468, 15743, 7668, 102]
     x = padded([ids], length=12)

@@ -198,7 +198,7 @@ def test_places_without_a_model(tmp_path):
     for name in ("nowhere.gguf", "./nowhere"):
         with pytest.raises(ValueError, match="no file or folder"):
             language.load(name)
-    with pytest.raises(ValueError, match="the nearest names are stories260K"):
+    with pytest.raises(ValueError, match="'stories'; expected 'abacus', a folder"):
         language.load("stories")
 
 

@@ -1,13 +1,12 @@
-"""The real weights, through `load`, against an independent implementation."""
+"""The real weights, through `load_backbone`, against an independent implementation."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assets import assets
 
-from reprojax.models import load
+from experiments.shared.assets import file, load_backbone
 
 pytestmark = pytest.mark.verify
 
@@ -26,9 +25,9 @@ CLASSES = {
 
 
 def outputs(name):
-    """What `load`'s model and the reference make of normal noise."""
-    golden = np.load(assets() / "weights" / GOLDEN[name])
-    model = load(name)
+    """What the model and the reference make of normal noise."""
+    golden = np.load(file(f"weights/{GOLDEN[name]}"))
+    model = load_backbone(name)
     shape = (len(golden["output"]), 3, model.size, model.size)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     x = x.clip(-1, 1) if name == "mobilenet_v2" else x  # as the file's recipe says
@@ -41,7 +40,7 @@ def test_outputs_are_the_references(name):
     ours, theirs = outputs(name)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
     print(f"{name}: largest difference {np.abs(ours - theirs).max():.1e}")
-    model, (count, index, word) = load(name), CLASSES[name]
+    model, (count, index, word) = load_backbone(name), CLASSES[name]
     assert len(model.classes) == count == theirs.shape[1]
     assert model.classes[index] == word
 
