@@ -48,7 +48,10 @@ def _written(sentence: str) -> Callable[[Row], Row]:
 
 
 def gsm8k_benchmark() -> Benchmark:
-    """Grade-school problems (Cobbe et al., arXiv 2110.14168), for rows of `gsm8k()`."""
+    """Grade-school problems (Cobbe et al., arXiv 2110.14168).
+
+    Rows are {question, steps, answer}.
+    """
     gold = number()
     return Benchmark(
         "gsm8k",
@@ -60,7 +63,7 @@ def gsm8k_benchmark() -> Benchmark:
 
 
 def bbh_benchmark(task: str) -> Benchmark:
-    """BIG-Bench-Hard (Suzgun et al., arXiv 2210.09261), for rows of `bbh(task)`.
+    """A task of BIG-Bench-Hard (Suzgun et al., arXiv 2210.09261): {question, answer}.
 
     Most tasks are answered by a letter in brackets. The right answer of three items is
     the words of an option that a comma cut in two: words then, as they stand.
