@@ -345,7 +345,11 @@ def tried(case: Case) -> tuple[Row, bool]:
 def main(argv: Sequence[str] | None = None) -> Report:
     """Measure, print and write; exit status 1 if a case failed."""
     start = time.monotonic()
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m experiments.benchmarks.accelerator",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--limit", type=float, default=480.0, help="seconds in all")
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")

@@ -34,7 +34,8 @@ def ask(model: str, dtype: str, tiny: bool, limit: float) -> dict[str, Any]:
             return {"absent": f"absent: {name} is not installed"}
     device = "cuda" if platform == "gpu" else "cpu"
     size = "tiny" if tiny else "full"
-    command = [sys.executable, "-m", __name__, model, dtype, size, device]
+    code = f"from {__name__} import answer; answer()"
+    command = [sys.executable, "-c", code, model, dtype, size, device]
     try:
         out = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
@@ -43,6 +44,15 @@ def ask(model: str, dtype: str, tiny: bool, limit: float) -> dict[str, Any]:
         last = (out.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"PyTorch: {last}")
     return json.loads(out.stdout.splitlines()[-1])
+
+
+def answer() -> None:
+    """What the process of `ask` does: prints what `measure` finds."""
+    model, dtype, size, device = sys.argv[1:]
+    compiler = device == "cuda" or shutil.which("g++") or shutil.which("c++")
+    full = size == "full"
+    given = FULL if full else TINY, device, bool(full and compiler)
+    print(json.dumps(measure(model, dtype, *given)))
 
 
 def measure(
@@ -148,11 +158,3 @@ def word_loss(sizes: Sizes, kind: Any, device: Any) -> tuple[Any, Callable[[], A
         return F.cross_entropy(found.logits[:, -1, list(WORDS)].float(), y)
 
     return prompt, loss
-
-
-if __name__ == "__main__":
-    model, dtype, size, device = sys.argv[1:]
-    compiler = device == "cuda" or shutil.which("g++") or shutil.which("c++")
-    full = size == "full"
-    given = FULL if full else TINY, device, bool(full and compiler)
-    print(json.dumps(measure(model, dtype, *given)))
