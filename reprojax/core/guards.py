@@ -4,7 +4,7 @@ Each guard raises `ValueError`, or hands on what it was given.
 """
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,88 +83,14 @@ def handed_on(site: str, before: PyTree, after: PyTree) -> PyTree:
     return after
 
 
-def check_kept(site: str, before: PyTree, after: PyTree) -> None:
-    """Raise if a manipulation inside the model made fewer rows, or more.
-
-    The model would go on with fewer, by broadcasting, and answer for the wrong ones.
-    """
-    rows = [_first_shape(tree)[:1] for tree in (before, after)]
-    if site not in ("input", "output") and rows[0] != rows[1]:
-        raise ValueError(
-            f"the manipulation of {site!r} made {_first_shape(after)} of a value of "
-            f"{_first_shape(before)}, expected the same first axis; return a row "
-            "for each of the batch"
-        )
-
-
-def check_answer(y: PyTree) -> None:
-    """Raise if a forward forgot to return its answer."""
-    if y is None:
-        raise ValueError(
-            "the forward returned None, expected its answer; end it with "
-            'return edit("output", y)'
-        )
-
-
-def check_at(at: Any) -> None:
-    """Raise unless it maps sites, or tuples of sites."""
-    if not isinstance(at, Mapping) or not all(
-        key and isinstance(key, str | tuple) for key in at
-    ):
-        raise ValueError(
-            f"reprogram got {at!r:.80}, expected {{site, or a tuple of sites: "
-            "manipulation}}; sites(forward, frozen, x) lists a model's sites"
-        )
-
-
-def check_manipulations(by_sites: Mapping[Sites, Any], kind: type) -> None:
-    """Raise if a site came twice, or with what is no manipulation."""
+def check_once(by_sites: Mapping[Sites, Any]) -> None:
+    """Raise if a site came twice."""
     every = [site for sites in by_sites for site in sites]
     if len(set(every)) < len(every):
         raise ValueError(
             f"a site came twice in {sorted(every)}; expected one manipulation each; "
             "call chain(a=..., b=...)"
         )
-    for sites, m in by_sites.items():
-        if not isinstance(m, kind):
-            raise ValueError(
-                f"{sites} got {type(m).__name__}, expected a {kind.__name__}; call an "
-                "operator such as add(format), or stateless(function)"
-            )
-
-
-@contextmanager
-def one_array(sites: Sites, spec: PyTree) -> Iterator[None]:
-    """Says what was wrong with a spec that is no array, if an init fails on it."""
-    try:
-        yield
-    except AttributeError as error:
-        if type(spec) not in (tuple, list, dict):
-            raise
-        found = f"a {type(spec).__name__} of {len(spec)} parts"
-        do = "take a site with one array, or an init and apply that know the parts"
-        if len(sites) > 1:
-            found, do = "{site: spec} of several sites", "call shared(manipulation)"
-        raise ValueError(
-            f"the manipulation of {sites} got {found}, where its init expected one "
-            f"array ({error}); {do}"
-        ) from error
-
-
-@contextmanager
-def loops(inner: Collection[str]) -> Iterator[None]:
-    """Says which sites lie in a loop, if an edit changed what the loop carries."""
-    try:
-        yield
-    except TypeError as error:
-        if not inner or "carry" not in str(error):
-            raise
-        raise ValueError(
-            f"an edit changed what goes from layer to layer in a loop: {sorted(inner)} "
-            "lie inside scan, where one site serves all layers; expected edits that "
-            "keep its shape and type (add or replace, no insert); call the layers in a "
-            f"Python loop, so that each has a site. JAX says: {error}"
-        ) from error
 
 
 @contextmanager
@@ -230,26 +156,3 @@ def check_sizes(who: str, least: int = 1, **sizes: int | None) -> None:
                 f"{who} got {name}={size}, expected at least {least}; give another "
                 f"{name}"
             )
-
-
-def check_call(params: Any, kind: type, names: list[str], context: PyTree) -> None:
-    """Raise at params of another program, or an edit in the context's place."""
-    if not isinstance(params, kind):
-        raise ValueError(
-            f"apply got {type(params).__name__} for params, expected the "
-            f"{kind.__name__} that init gives; call Params(learnable, fixed) on their "
-            "two trees"
-        )
-    for field, tree in params._asdict().items():
-        # A site without numbers (a rule) may be there or not: nothing would be lost.
-        more = {site for site in set(tree) - set(names) if jax.tree.leaves(tree[site])}
-        if more or not set(names) <= set(tree):
-            raise ValueError(
-                f"apply got {field} params of the sites {sorted(tree)}, expected "
-                f"{sorted(names)}: they are another program's; call this one's init"
-            )
-    if callable(context):
-        raise ValueError(
-            "apply got a function for the context, expected arrays; pass an edit by "
-            "its name: apply(params, frozen, x, edit=...)"
-        )

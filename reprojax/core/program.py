@@ -17,13 +17,15 @@ Source: Ye et al., Neural Network Reprogrammability, arXiv 2506.04650.
 
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 from jax.extend.core import get_opaque_trace_state
 
-from reprojax.core import guards
+from reprojax.core import faults, guards, slips
 from reprojax.core.guards import handed_on
+from reprojax.core.slips import MISSING
 from reprojax.core.vocabulary import (
     At,
     Edit,
@@ -94,34 +96,53 @@ def chain(**parts: Manipulation) -> Manipulation:
 
     Of texts, whose length is known only when they come, each gets None for a spec.
     """
+    for name, m in parts.items():
+        slips.check_manipulation(f"chain({name}=...)", m)
+
+    def at(
+        name: str, call: str, params: Params | None = None, value: PyTree = None
+    ) -> AbstractContextManager[None]:
+        where = f"its part {name!r}"
+        return faults.part_at(where, parts[name], call, params, value)
 
     def init(key: Key, spec: PyTree, scope: Scope) -> Params:
         out, seen = {}, (scope.x, scope.context)
         for name, m in parts.items():
-            out[name] = m.init(fold(key, name), spec, inside(scope, name))
+            own = inside(scope, name)
+            with at(name, "init", value=spec):
+                out[name] = faults.given_params(m.init(fold(key, name), spec, own))
             if spec is not None:
-                call = _applied(m, out[name], inside(scope, name))
-                spec = jax.eval_shape(call, spec, *seen)
+                with at(name, "apply", out[name], spec):
+                    call = _applied(m, out[name], own)
+                    spec = jax.eval_shape(call, spec, *seen)
         return merge(out)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> Any:
         for name, m in parts.items():
-            value = m.apply(part(params, name), value, inside(scope, name))
+            own = part(params, name)
+            with at(name, "apply", own, value):
+                new = m.apply(own, value, inside(scope, name))
+                value = faults.given_value(new)
         return value
 
     def observe(params: Params, value: PyTree, labels: jax.Array) -> PyTree:
         sums = {}
         for name, m in parts.items():
+            own = part(params, name)
             if m.observe is not None:
-                sums[name] = m.observe(part(params, name), value, labels)
-            value = m.apply(part(params, name), value, Scope())
+                with at(name, "observe", own, value):
+                    sums[name] = faults.check_sums(m.observe(own, value, labels))
+            with at(name, "apply", own, value):
+                value = m.apply(own, value, Scope())
         return sums
 
     def refresh(params: Params, sums: PyTree) -> Params:
         new = {name: part(params, name) for name in parts}
         for name, m in parts.items():
             if m.refresh is not None:
-                new[name] = m.refresh(new[name], sums[name])
+                with at(name, "refresh", new[name]):
+                    found = m.refresh(new[name], sums[name])
+                    new[name] = faults.given_params(found)
         return merge(new)
 
     if any(m.observe is not None for m in parts.values()):
@@ -133,7 +154,8 @@ def _applied(m: Manipulation, params: Params, scope: Scope) -> Callable[..., Any
     """A part as a function of what `init` knows the shape of alone."""
 
     def apply(value: PyTree, x: PyTree, context: PyTree) -> Any:
-        return m.apply(params, value, scope._replace(x=x, context=context))
+        own = scope._replace(x=x, context=context)
+        return faults.given_value(m.apply(params, value, own))
 
     return apply
 
@@ -151,10 +173,12 @@ def _grouped(
     at: At,
 ) -> tuple[dict[Sites, Manipulation], dict[str, tuple[Sites, int]]]:
     """{site or sites: Manipulation} -> that by tuples, and {site: (sites, index)}."""
-    guards.check_at(at)
+    slips.check_at(at)
     by_sites = {(k,) if isinstance(k, str) else k: m for k, m in at.items()}
     place = {site: (sites, i) for sites in by_sites for i, site in enumerate(sites)}
-    guards.check_manipulations(by_sites, Manipulation)
+    guards.check_once(by_sites)
+    for sites, m in by_sites.items():
+        slips.check_manipulation(" and ".join(map(repr, sites)), m)
     return by_sites, place
 
 
@@ -179,7 +203,7 @@ def _trace(run: Callable[[Scope, Act], PyTree], act: Act, *given: PyTree) -> set
 
         return run(Scope("", 0, frozen, x, context), noted)
 
-    with guards.loops(inner):
+    with faults.loops(inner):
         jax.eval_shape(call, *given)
     return inner
 
@@ -190,33 +214,59 @@ def reprogram(forward: Forward, at: At) -> Program:
     A key is a site, or a tuple of sites that share one manipulation and its params. The
     params are kept under the site, or under the first of the tuple.
     """
+    slips.check_forward(forward)
     by_sites, place = _grouped(at)
 
     def run(top: Scope, act: Act) -> PyTree:
         reached: dict[str, Any] = {}
+        passage = faults.Passage()
 
-        def edit(site: str, value: PyTree) -> PyTree:
+        def tapped(site: str, value: PyTree) -> PyTree:
+            with faults.editing(site, top.tap):
+                return handed_on(site, value, top.tap(site, value))
+
+        def edited(site: str, value: PyTree) -> PyTree:
             if site not in place:
                 reached[site] = None
-                return handed_on(site, value, top.tap(site, value))
+                return tapped(site, value)
             guards.reach(reached, site)
             sites, index = place[site]
             scope = inside(top, site)._replace(site=site, index=index)
-            raw = handed_on(site, value, top.tap(f"{site}/raw", value))
-            new = handed_on(site, raw, act(sites, raw, scope))
-            guards.check_kept(site, raw, new)
-            return handed_on(site, new, top.tap(site, new))
+            new = act(sites, tapped(f"{site}/raw", value), scope)
+            return tapped(site, new)
 
-        y = forward(top.frozen, top.x, edit=edit)
+        def edit(site: str, value: PyTree) -> PyTree:
+            new = edited(site, value)
+            passage.note(site, value, new)
+            return new
+
+        with faults.running(forward, top.frozen, passage):
+            y = forward(top.frozen, top.x, edit=edit)
+            faults.check_answer(forward, y, reached, passage)
         guards.check_sites(place, reached)
-        guards.check_answer(y)
         return y
 
-    def init(key: Key, frozen: PyTree, x: PyTree, context: PyTree = None) -> Params:
+    def started(sites: Sites, key: Key, spec: PyTree, scope: Scope) -> Params:
+        m = by_sites[sites]
+        with faults.part_at(faults.at_sites(sites), m, "init", value=spec):
+            with faults.one_array(sites, spec):
+                return faults.given_params(m.init(key, spec, scope))
+
+    def applied(sites: Sites, params: Params, value: PyTree, scope: Scope) -> PyTree:
+        m, where = by_sites[sites], faults.at_sites((scope.site,))
+        with faults.part_at(where, m, "apply", params, value):
+            new = faults.given_value(m.apply(params, value, scope))
+            faults.check_kept(scope.site, value, new)
+            return new
+
+    def init(
+        key: Key, frozen: PyTree, x: PyTree = MISSING, context: PyTree = None
+    ) -> Params:
         # Shapes come from tracing the model: nobody types a hidden size. Who serves
         # several sites sees them all beforehand, as they are with the input edit alone.
+        slips.check_key(key)
+        slips.check_given("init", frozen, x, context)
         guards.check_frozen(frozen)
-        fold(key, "")  # refuses a number in a key's place
         specs: dict[str, PyTree] = {}
         plan: dict[Sites, PyTree] = {}
 
@@ -228,9 +278,7 @@ def reprogram(forward: Forward, at: At) -> Program:
             specs[scope.site] = spec_of(value)
             group = {s: specs[s] for s in sites} if len(sites) > 1 else None
             spec = plan.setdefault(sites, group or specs[scope.site])
-            with guards.one_array(sites, spec):
-                params = by_sites[sites].init(key, spec, scope)
-            return by_sites[sites].apply(params, value, scope)
+            return applied(sites, started(sites, key, spec, scope), value, scope)
 
         def trace(act: Act, x: PyTree, context: PyTree) -> set[str]:
             return _trace(run, act, frozen, x, context)
@@ -243,24 +291,25 @@ def reprogram(forward: Forward, at: At) -> Program:
                 trace(act, *guards.twice(spec_of((x, context))))
             guards.check_rows(seen, specs)
         parts = {}
-        for sites, m in by_sites.items():
-            scope = Scope(sites[0], 0, frozen, x, context)
-            parts[sites[0]] = m.init(fold(key, sites[0]), plan[sites], scope)
+        for sites in by_sites:
+            scope, own = Scope(sites[0], 0, frozen, x, context), fold(key, sites[0])
+            parts[sites[0]] = started(sites, own, plan[sites], scope)
         return merge(parts)
 
     def apply(
         params: Params,
         frozen: PyTree,
-        x: PyTree,
+        x: PyTree = MISSING,
         context: PyTree = None,
         *,
         key: Key | None = None,
         edit: Edit = passthrough,
     ) -> PyTree:
         def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
-            return by_sites[sites].apply(part(params, sites[0]), value, scope)
+            return applied(sites, part(params, sites[0]), value, scope)
 
-        guards.check_call(params, Params, [sites[0] for sites in by_sites], context)
+        slips.check_given("apply", frozen, x, context)
+        slips.check_params(params, [sites[0] for sites in by_sites])
         return run(Scope("", 0, frozen, x, context, key, edit), act)
 
     return Program(init, apply, tuple(by_sites.items()))

@@ -180,3 +180,9 @@ class Program(NamedTuple):
     apply: Apply
     at: tuple[tuple[Sites, Manipulation], ...]
     """What stands where. Hashable: a program can be a static argument of jit."""
+
+    def __repr__(self) -> str:
+        from reprojax.core.names import name_of
+
+        lines = [f"  {', '.join(sites)}: {name_of(m)}\n" for sites, m in self.at]
+        return f"{type(self).__name__}(\n{''.join(lines)})" if lines else "Program()"

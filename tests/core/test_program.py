@@ -406,9 +406,9 @@ def test_a_site_twice_is_refused():
 
 
 def test_what_is_no_manipulation_is_refused(unchecked):
-    with pytest.raises(ValueError, match="got Format, expected a Manipulation"):
+    with pytest.raises(ValueError, match="got a Format .*, expected a Manipulation.*add"):
         reprogram(dense, {"hidden": soft})
-    with pytest.raises(ValueError, match="got function"):
+    with pytest.raises(ValueError, match="got the function .*call stateless"):
         reprogram(dense, {"hidden": lambda value: value})
 
 
@@ -429,7 +429,7 @@ def test_a_manipulation_that_loses_rows_is_refused():
         lambda v: np.ones((3, 7), np.float32),
     ):
         program = reprogram(dense, {"hidden": stateless(function)})
-        with pytest.raises(ValueError, match=r"'hidden' made \(.*of \(4, 7\).*a row"):
+        with pytest.raises(ValueError, match=r"'hidden' .* made .* of float32\[4,7\].*a row"):
             program.init(KEY, DENSE_FROZEN, ROWS)
 
 
@@ -439,7 +439,7 @@ def test_params_of_another_program_are_refused(unchecked):
     for other, told in (
         (reprogram(dense, {"input": add(soft)}).init(KEY, DENSE_FROZEN, ROWS), "input"),
         (Params(params.learnable | {"input": ROWS}, params.fixed), "input.*init"),
-        (params.learnable, "got dict for params.*call Params"),
+        (params.learnable, "got a dict .* for params.*not params.learnable"),
     ):
         with pytest.raises(ValueError, match=told):
             program.apply(other, DENSE_FROZEN, ROWS)
