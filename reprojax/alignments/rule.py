@@ -18,6 +18,7 @@ from reprojax.core import (
     stateless,
 )
 from reprojax.core.guards import check_sizes
+from reprojax.core.slips import whole_ids
 
 
 def identity() -> Manipulation:
@@ -114,7 +115,7 @@ def label_words(ids: Sequence[int]) -> Manipulation:
         ids: such as `text.labels.one_token_each` gives, which refuses labels that a
             single token does not tell apart.
     """
-    found = [int(i) for i in ids]
+    found = whole_ids("label_words", ids)
     if len(set(found)) < len(found):
         raise ValueError(
             f"the label words {found} came, expected another one for each class, as "

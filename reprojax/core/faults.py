@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from reprojax.core.guards import nearest
 from reprojax.core.names import name_of
 from reprojax.core.slips import array_text, shown
-from reprojax.core.vocabulary import Params, PyTree
+from reprojax.core.vocabulary import Format, Key, Params, PyTree, Scope
 
 MISTAKES = (AttributeError, LookupError, NameError, TypeError, ValueError)
 """What is a mistake in a function; other errors (of memory, of a service) pass."""
@@ -116,6 +116,24 @@ def _advice(error: Exception, params: Any) -> str:
 
 def _keys(tree: PyTree) -> list[str]:
     return sorted(map(str, tree)) if isinstance(tree, Mapping) else []
+
+
+def init_prompt(fmt: Format, key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+    """A format's init; what it does wrong is named as the format's."""
+    with part_at("its format", fmt, "init", value=shape):
+        return given_params(fmt.init(key, shape, scope))
+
+
+def read_prompt(fmt: Format, params: Params, value: PyTree, scope: Scope) -> Any:
+    """A format's read: an array, or Tokens; what it does wrong is named as its own."""
+    with part_at("its format", fmt, "read", params, value):
+        prompt = fmt.read(params, value, scope)
+        if hasattr(prompt, "shape") or hasattr(prompt, "position"):
+            return prompt
+        raise PartError(
+            f"read gave {shown(prompt)}, expected an array of the prompt's shape, or "
+            "one for each row; return the array"
+        )
 
 
 @contextmanager

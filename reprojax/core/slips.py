@@ -182,6 +182,23 @@ def adapter(came: Any) -> str | None:
     return next(fits, None)
 
 
+def whole_ids(who: str, ids: Any) -> list[int]:
+    """Ids of words as ints; texts, and several ids for one, raise ValueError."""
+    each = [ids] if isinstance(ids, str) else list(ids)
+    for one in each:
+        if isinstance(one, str):
+            raise ValueError(
+                f"{who} got {shown(one)}, expected ids of words; encode it with the "
+                "model's own tokenizer: tokenizer.encode(text)"
+            )
+        if np.ndim(one) or not np.issubdtype(np.asarray(one).dtype, np.integer):
+            raise ValueError(
+                f"{who} got {one!r:.40}, expected one id each, a whole number; "
+                "text.labels.one_token_each gives those of labels"
+            )
+    return [int(one) for one in each]
+
+
 # -- what a program is called with
 
 

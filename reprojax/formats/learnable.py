@@ -19,6 +19,7 @@ from reprojax.core import (
     part,
 )
 from reprojax.core.guards import check_sizes
+from reprojax.core.slips import check_format, check_manipulation, shown
 from reprojax.formats.fixed import check_shape
 
 
@@ -32,7 +33,8 @@ def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         if callable(initial):
-            return Params(initial(key, shape, jnp.float32))
+            first = initial(key, shape, jnp.float32)
+            return Params(check_first(first, shape, initial))
         return Params(jnp.asarray(check_shape(initial, shape, "learnable")))
 
     def read(params: Params, value: PyTree, scope: Scope) -> Any:
@@ -41,12 +43,24 @@ def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
     return Format(init, read)
 
 
+def check_first(first: Any, shape: tuple[int, ...], initial: Any) -> Any:
+    """What an initialiser made, if it is an array of the prompt's shape."""
+    if tuple(getattr(first, "shape", (None,))) != tuple(shape):
+        raise ValueError(
+            f"{shown(initial)} made {shown(first)} for a prompt of {tuple(shape)}, "
+            "expected an array of that shape; take an initialiser (key, shape, dtype) "
+            "-> array, such as jax.nn.initializers.normal(.02), called with its scale"
+        )
+    return first
+
+
 def subspace(size: int, base: Format, scale: float = 1.0) -> Format:
     """base + z A: z [size] is learnable, A [size *prompt] is drawn once and fixed.
 
     A's entries are normal with standard deviation scale / sqrt(size). Black-box tuning
     searches here (Sun et al., arXiv 2201.03514).
     """
+    check_format("subspace", base)
     check_sizes("subspace", size=size)
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
@@ -68,6 +82,8 @@ def through(fmt: Format, manipulation: Manipulation) -> Format:
 
     `through(learnable(zeros), stateless(jax.nn.sigmoid))` starts at grey, not at zero.
     """
+    check_format("through", fmt)
+    check_manipulation("through", manipulation)
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         prompt = fmt.init(fold(key, "prompt"), shape, inside(scope, "prompt"))
@@ -87,6 +103,7 @@ def border(fmt: Format, width: int) -> Format:
 
     Nothing is kept for the inside: `width` 30 of 224 x 224 x 3 are 69,840 numbers.
     """
+    check_format("border", fmt)
 
     def strips(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         height, wide, channels = shape

@@ -22,7 +22,9 @@ from reprojax.core import (
     bare,
     on_value,
 )
+from reprojax.core.faults import init_prompt, read_prompt
 from reprojax.core.guards import check_sizes
+from reprojax.core.slips import check_format
 
 Width = int | tuple[int, int]
 
@@ -111,6 +113,7 @@ def add(
             It is a function of the shape because an array in a closure becomes text in
             the compiled program.
     """
+    check_format("add", fmt)
     check_sizes("add", length=length)
     check_sizes("add", 0, at=at)
 
@@ -118,18 +121,18 @@ def add(
         shape = bare(value).shape
         if length is not None:
             check_rows(value, at + length, f"add(length={length}, at={at})")
-            return fmt.init(key, (length, *shape[2:]), scope)
+            return init_prompt(fmt, key, (length, *shape[2:]), scope)
         if len(shape) < 2:
             raise ValueError(
                 f"add got a value of shape {tuple(shape)}, expected [B ...], a row for "
                 "each of the batch; give one example as x[None]"
             )
-        return fmt.init(
-            key, shape[2:] if isinstance(value, Tokens) else shape[1:], scope
+        return init_prompt(
+            fmt, key, shape[2:] if isinstance(value, Tokens) else shape[1:], scope
         )
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
-        prompt = fmt.read(params, value, scope)
+        prompt = read_prompt(fmt, params, value, scope)
         if length is not None:
             return add_first(prompt, value, at)
         inner = bare(value)

@@ -20,7 +20,9 @@ from reprojax.core import (
     last_position,
     stateless,
 )
+from reprojax.core.faults import init_prompt, read_prompt
 from reprojax.core.guards import check_sizes
+from reprojax.core.slips import check_format
 from reprojax.operators.additive import (
     Width,
     both_sides,
@@ -40,16 +42,16 @@ def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
     only moves. A prompt that is itself Tokens brings its own weights (rows with fewer
     demonstrations than others).
     """
-
+    check_format("insert", fmt)
     check_sizes("insert", length=length)
     check_sizes("insert", 0, at=at)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         check_rows(value, at or 0, f"insert(at={at})")
-        return fmt.init(key, (length, *bare(value).shape[2:]), scope)
+        return init_prompt(fmt, key, (length, *bare(value).shape[2:]), scope)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
-        prompt = fmt.read(params, value, scope)
+        prompt = read_prompt(fmt, params, value, scope)
         if isinstance(value, Tokens):
             return _insert_tokens(value, prompt, length, at)
         return insert_rows(rows(prompt, value), value, at)
@@ -97,16 +99,16 @@ def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
 
     VPT-deep drops the outputs of the previous layer's prompt in this way.
     """
-
+    check_format("replace", fmt)
     check_sizes("replace", length=length)
     check_sizes("replace", 0, at=at)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         check_rows(value, at + length, f"replace(length={length}, at={at})")
-        return fmt.init(key, (length, *bare(value).shape[2:]), scope)
+        return init_prompt(fmt, key, (length, *bare(value).shape[2:]), scope)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
-        prompt = fmt.read(params, value, scope)
+        prompt = read_prompt(fmt, params, value, scope)
         if isinstance(value, Tokens):
             found, hit = by_position(prompt, value, length, at)
             return value._replace(value=jnp.where(hit, found, value.value))
@@ -129,18 +131,19 @@ def prefix(fmt: Format, length: int) -> Manipulation:
     tuple of sites one prompt [n length H d] serves all, n = 2 for each kv site and 1
     for each site of keys or of values alone.
     """
+    check_format("prefix", fmt)
     check_sizes("prefix", length=length)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         specs = value if isinstance(value, dict) else {scope.site: value}
         pieces = jax.tree.leaves(bare(next(iter(specs.values()))))
         shape = (len(specs) * len(pieces), length, *pieces[0].shape[2:])
-        return fmt.init(key, shape, scope)
+        return init_prompt(fmt, key, shape, scope)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         if isinstance(value, Tokens) and not value.span.first:
             return value  # it lives in the cache by now
-        prompt = fmt.read(params, value, scope)
+        prompt = read_prompt(fmt, params, value, scope)
         pieces, tree = jax.tree.flatten(bare(value))
         axis = prompt.ndim - pieces[0].ndim  # 1 where each row has its own
         own = (
@@ -176,6 +179,7 @@ def pad(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:
         widths: pixels of border, as in `frame`.
         overlap: the prompt is added on the image too, and the canvas around it is zero.
     """
+    check_format("pad", fmt)
     sides = both_sides(widths * 2 if len(widths) == 1 else widths)
 
     def canvas_of(value: Any) -> Any:
@@ -183,11 +187,11 @@ def pad(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:
         return jnp.pad(value, pads + [(0, 0)] * (value.ndim - len(pads)))
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
-        return fmt.init(key, jax.eval_shape(canvas_of, value).shape[1:], scope)
+        return init_prompt(fmt, key, jax.eval_shape(canvas_of, value).shape[1:], scope)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         canvas = canvas_of(value)
-        prompt = cast_like(fmt.read(params, value, scope), value)
+        prompt = cast_like(read_prompt(fmt, params, value, scope), value)
         check_prompt(prompt, canvas.shape[1:], canvas)
         if overlap:
             return canvas + prompt

@@ -21,7 +21,9 @@ from reprojax.core import (
     on_value,
     part,
 )
+from reprojax.core.faults import init_prompt, read_prompt
 from reprojax.core.guards import check_sizes
+from reprojax.core.slips import check_format, check_manipulation
 from reprojax.operators.additive import cast_like, check_prompt
 
 
@@ -109,14 +111,20 @@ def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
 
     Sample-specific masks (Cai et al., arXiv 2406.03150), with a `network` as `net`.
     """
+    check_format("masked_add", fmt)
+    check_manipulation("masked_add", net)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
-        prompt = fmt.init(fold(key, "prompt"), value.shape[1:], inside(scope, "prompt"))
+        prompt = init_prompt(
+            fmt, fold(key, "prompt"), value.shape[1:], inside(scope, "prompt")
+        )
         mask = net.init(fold(key, "mask"), value, inside(scope, "mask"))
         return merge({"prompt": prompt, "mask": mask})
 
     def apply(params: Params, value: Array, scope: Scope) -> Array:
-        prompt = fmt.read(part(params, "prompt"), value, inside(scope, "prompt"))
+        prompt = read_prompt(
+            fmt, part(params, "prompt"), value, inside(scope, "prompt")
+        )
         mask = net.apply(part(params, "mask"), value, inside(scope, "mask"))
         check_prompt(prompt, value.shape[1:], value)
         return value + cast_like(mask * prompt, value)

@@ -17,6 +17,8 @@ from reprojax.core import (
     record,
     tokens,
 )
+from reprojax.core.faults import value_text
+from reprojax.core.slips import shown, whole_ids
 from reprojax.locations import linen
 from reprojax.models.language.tokenizer import Tokenizer
 
@@ -87,10 +89,13 @@ def check_ids(x: Any) -> None:
     """Refuses what is no Tokens of ids [B L]."""
     ids = x.value if isinstance(x, Tokens) else None
     if ids is None or jnp.ndim(ids) != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        came = jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", x)
+        leaves = jax.tree.leaves(x)
+        texts = [one for one in leaves if isinstance(one, str)]
+        came = shown(texts[0]) if texts else value_text(x)
         raise ValueError(
             f"{came} came to a language model, expected Tokens of ids [batch, length]; "
-            "call sequence.tokens(ids, weight), or sequence.padded(rows)"
+            "call core.tokens(ids, weight), or core.padded(rows); of texts, "
+            "core.padded([tokenizer.encode(text) for text in ...])"
         )
 
 
@@ -105,8 +110,19 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
     }
 
 
+def check_language(came: Any) -> None:
+    """Raise at what is no card of a language model, such as one of images."""
+    if not isinstance(came, LanguageModel):
+        raise ValueError(
+            f"a recipe of language models got {shown(came)}, expected a LanguageModel; "
+            "models.language.load gives one; for images take a recipe such as padding, "
+            "watermark or vpt_deep"
+        )
+
+
 def role(language: LanguageModel, name: str) -> tuple[str, ...]:
     """The sites of a role of the card."""
+    check_language(language)
     if not language.roles.get(name):
         raise ValueError(
             f"{language.name} has the roles {sorted(language.roles)}, expected "
@@ -141,7 +157,7 @@ def outputs(language: LanguageModel) -> tuple[str, ...]:
 
 def check_words(language: LanguageModel, ids: Sequence[int], who: str) -> list[int]:
     """The ids, if there are any and all are the model's."""
-    found = [int(i) for i in ids]
+    found = whole_ids(who, ids)
     if not found or min(found) < 0 or max(found) >= language.vocabulary:
         came = f"the ids {min(found)}..{max(found)}" if found else "no ids"
         raise ValueError(
