@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 
+from reprojax.core import faults
 from reprojax.core.program import part
 from reprojax.core.vocabulary import Manipulation, Params, Program, PyTree
 
@@ -34,7 +35,9 @@ def observe(
     sums = {}
     for site, m in estimated(program).items():
         assert m.observe is not None
-        sums[site] = m.observe(part(params, site), seen[f"{site}/raw"], labels)
+        own, value = part(params, site), seen[f"{site}/raw"]
+        with faults.part_at(faults.at_sites((site,)), m, "observe", own, value):
+            sums[site] = faults.check_sums(m.observe(own, value, labels))
     return sums
 
 
@@ -43,7 +46,10 @@ def refresh(program: Program, params: Params, sums: Mapping[str, PyTree]) -> Par
     fixed = dict(params.fixed)
     for site, m in estimated(program).items():
         assert m.refresh is not None
-        fixed[site] = m.refresh(part(params, site), sums[site]).fixed
+        own = part(params, site)
+        with faults.part_at(faults.at_sites((site,)), m, "refresh", own):
+            found = faults.given_params(m.refresh(own, sums[site]))
+            fixed[site] = faults.check_fixed(own.fixed, found.fixed, "refresh")
     return params._replace(fixed=fixed)
 
 
@@ -59,7 +65,7 @@ def put_news(params: Params, seen: Mapping[str, Any]) -> Params:
         if is_news(name):
             site = _site(name, fixed)
             path = name[len(site) + 1 :].split("/")[:-1]
-            fixed = _put(fixed, [site, *path], value)
+            fixed = _put(fixed, [site, *path], value, name)
     return params._replace(fixed=fixed)
 
 
@@ -74,7 +80,7 @@ def _site(name: str, sites: Iterable[str]) -> str:
     return found
 
 
-def _put(tree: PyTree, path: list[str], value: PyTree) -> PyTree:
+def _put(tree: PyTree, path: list[str], value: PyTree, name: str) -> PyTree:
     if not path:
-        return value
-    return {**tree, path[0]: _put(tree[path[0]], path[1:], value)}
+        return faults.check_fixed(tree, value, f"the tap {name!r}")
+    return {**tree, path[0]: _put(tree[path[0]], path[1:], value, name)}

@@ -238,8 +238,8 @@ def _rows(value: PyTree) -> tuple[int, ...]:
     return next(shapes, (1,))
 
 
-def check_fixed(before: PyTree, after: PyTree, who: str) -> None:
-    """Raise where new statistics are another tree than those that they replace."""
+def check_fixed(before: PyTree, after: PyTree, who: str) -> PyTree:
+    """New statistics, if they are the tree that they replace, of its shapes."""
     old, new = (jax.tree.map(value_text, tree) for tree in (before, after))
     if jax.tree.structure(before) != jax.tree.structure(after) or old != new:
         raise PartError(
@@ -247,6 +247,7 @@ def check_fixed(before: PyTree, after: PyTree, who: str) -> None:
             f"the types that init gave, {_short(before)}; what training changes keeps "
             "its form"
         )
+    return after
 
 
 def check_sums(sums: PyTree) -> PyTree:

@@ -5,8 +5,8 @@ what was expected and what to write instead.
 """
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,14 @@ import numpy as np
 from reprojax.core.names import is_ours, name_of
 from reprojax.core.vocabulary import Format, Manipulation, Params, Program, PyTree
 
-ADAPTERS = {"flax.linen": "linen", "flax.nnx": "nnx", "torch.nn": "torchax"}
+ADAPTERS = {
+    "flax.linen": "linen",
+    "flax.nnx": "nnx",
+    "torch.nn": "torchax",
+    "equinox": "equinox",
+    "haiku": "haiku",
+    "keras": "keras",
+}
 """{where a module's class is from: the adapter of `locations` that takes it}"""
 MISSING: Any = object()
 """The default of an argument that a caller may not leave out."""
@@ -197,6 +204,25 @@ def whole_ids(who: str, ids: Any) -> list[int]:
                 "text.labels.one_token_each gives those of labels"
             )
     return [int(one) for one in each]
+
+
+class WrongCard(ValueError, AttributeError):
+    """A recipe read what a card of its own kind has, and this one has not."""
+
+
+def refuse_card(card: Any, name: str, others: Collection[str], do: str) -> NoReturn:
+    """Say of an attribute that a card lacks whose it is.
+
+    Args:
+        others: what cards of the other kind have.
+        do: which recipes take this one.
+    """
+    kind = type(card).__name__
+    if name not in others:
+        raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+    raise WrongCard(
+        f"{card.name} is a {kind} and has no {name!r}, which was asked for; {do}"
+    )
 
 
 # -- what a program is called with

@@ -8,6 +8,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from reprojax.core import Edit
 from reprojax.core.guards import handed_on
+from reprojax.core.slips import adapter
 
 
 class Visits:
@@ -67,24 +68,12 @@ def check_tree(
         )
 
 
-ADAPTERS = {
-    "flax.linen": "linen",
-    "flax.nnx": "nnx",
-    "torch.nn": "torchax",
-    "equinox": "equinox",
-    "haiku": "haiku",
-    "keras": "keras",
-}
-
-
 def refuse(who: str, module: Any, expected: str) -> NoReturn:
     """Say what came instead of a module, and which adapter takes it."""
     kind = module if isinstance(module, type) else type(module)
-    homes = [base.__module__ for base in kind.__mro__]
-    fits = (a for home, a in ADAPTERS.items() if any(h.startswith(home) for h in homes))
     do = "write forward(frozen, x, edit), or take opaque(function) for its two ends"
-    if (adapter := next(fits, None)) is not None:
-        do = f"call {adapter}(module)"
+    if (fits := adapter(module)) is not None:
+        do = f"call {fits}(module)"
     found = kind.__name__
     if kind is module:
         found, do = (

@@ -2,8 +2,8 @@
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 
 from reprojax.core import Forward, passthrough, sites
 from reprojax.core.guards import nearest
+from reprojax.core.slips import refuse_card
 from reprojax.locations import linen
 
 PyTree = Any
@@ -32,13 +33,20 @@ class Backbone(NamedTuple):
     """
 
     name: str
-    forward: Callable
+    forward: Forward
     frozen: PyTree
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
     roles: Mapping[str, tuple[str, ...]]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            others = ("kind", "vocabulary", "positions", "width", "tokenizer")
+            do = "take a recipe of images, such as padding, watermark or vpt_deep"
+            refuse_card(self, name, (*others, "special"), do)
 
 
 def images(

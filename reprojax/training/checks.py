@@ -15,6 +15,9 @@ from jax.sharding import Mesh
 
 from reprojax.core import Params, Program, PyTree, estimation, record
 from reprojax.core.estimation import Refresh
+from reprojax.core.faults import MISTAKES, told
+from reprojax.core.names import name_of
+from reprojax.core.slips import array_text, check_no_card, shown
 from reprojax.data import Task, check
 from reprojax.data.task import spec, whole
 from reprojax.training import parallel
@@ -22,6 +25,44 @@ from reprojax.training.losses import Loss, Rows, judge
 
 Evaluated = Callable[[optax.OptState, PyTree], PyTree]
 """(the optimiser's state, learnable) -> the learnable params that are evaluated."""
+
+
+def check_arguments(
+    who: str, program: Any, frozen: Any, task: Any, optimizer: Any
+) -> None:
+    """Raise, before anything else, at what stands in another argument's place."""
+    order = f"the order is {who}(program, card.frozen, task, optimizer=...)"
+    if not isinstance(program, Program):
+        raise ValueError(
+            f"{who} got {shown(program)} for the program, expected what reprogram, or "
+            f"a recipe, gives; {order}"
+        )
+    if isinstance(frozen, Task):
+        raise ValueError(f"{who} got the task for the frozen tree; {order}")
+    check_no_card(who, frozen)
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"{who} got {shown(task)} for the task, expected a Task of three splits; "
+            f"data.load and data.from_arrays give one; {order}"
+        )
+    if task.holds == "text":
+        raise ValueError(
+            f"{who} got the task {task.name!r} of texts, expected ids; encode it "
+            "first: text.tasks.encoded(model, task, template, labels)"
+        )
+    check_is_optimizer(optimizer)
+
+
+def check_is_optimizer(optimizer: Any) -> None:
+    """Raise at what is no optimiser of optax, such as a rate, or one not called."""
+    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+        return
+    do = "call optax.adam(.05)"
+    if isinstance(optimizer, float | int):
+        do = f"call optax.adam({optimizer})"
+    elif callable(optimizer):
+        do = f"call it with a learning rate: {name_of(optimizer)}(.05)"
+    raise ValueError(f"optimizer={shown(optimizer)} came, expected one of optax; {do}")
 
 
 def check_settings(
@@ -76,6 +117,7 @@ def check_answer(
         return params.learnable, *record(program.apply, wanted)(params, frozen, x)
 
     learnable, y, seen = jax.eval_shape(answer, frozen, images)
+    check_learnable(learnable)
     rows = jax.tree.leaves(images)[0].shape[0]
     if not task.classes:
         _check_writes(y, (rows, task.train.y.shape[1]), task)
@@ -86,6 +128,19 @@ def check_answer(
             f'classes of {task.name}; give "output" an alignment to that number'
         )
     return learnable, seen
+
+
+def check_learnable(learnable: PyTree) -> None:
+    """Raise at learnable numbers without a gradient: whole numbers, truth values."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(learnable):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"the learnable params hold {array_text(leaf)} at {name!r}, which has "
+                "no gradient, expected floats; let init give them as float32, put what "
+                "is not trained into Params(learnable, fixed), or search them by "
+                "fit_black_box"
+            )
 
 
 def _check_writes(y: Any, places: tuple[int, int], task: Task) -> None:
@@ -119,6 +174,11 @@ def check_rows(
         raise ValueError(
             f"the loss asks for {error}, expected what is recorded and learned: "
             f"{sorted(seen)} are recorded; record a site by record_sites=({error},)"
+        ) from error
+    except MISTAKES as error:
+        raise ValueError(
+            f"the loss ({name_of(loss)}) raised {told(error)}, expected a loss of what "
+            f"is recorded {sorted(seen)}, the labels and what is learned"
         ) from error
     value, weight = found if isinstance(found, Rows) else (found, found)
     shapes = [tuple(getattr(a, "shape", (type(a).__name__,))) for a in (value, weight)]
@@ -164,10 +224,7 @@ def check_optimizer(
     accumulate: int = 1,
 ) -> None:
     """Raise unless an optimiser updates the learnable tree from what the loop gives."""
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise ValueError(
-            f"optimizer={optimizer!r} came, expected one of optax; call optax.adam(...)"
-        )
+    check_is_optimizer(optimizer)
     searches: list[bool] = []
 
     def step(learnable: PyTree) -> tuple[PyTree, PyTree]:

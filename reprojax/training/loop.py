@@ -101,6 +101,7 @@ def fit(
         identity: what else makes this run itself, as JSON.
         profile: a folder for a profile of a few steps, for TensorBoard.
     """
+    checks.check_arguments("fit", program, frozen, task, optimizer)
     given = task, epochs, batch, refresh, accumulate
     epochs, batch, accumulate = checks.check_settings(*given)
     seed = whole_seed(seed)

@@ -96,6 +96,7 @@ def fit_population(
     tasks = [task] * len(seeds) if isinstance(task, Task) else [*task]
     seeds = [whole_seed(seed) for seed in seeds]
     for each in {id(t): t for t in tasks}.values():
+        checks.check_arguments("fit_population", program, frozen, each, optimizer)
         epochs, batch, _ = checks.check_settings(each, epochs, batch, refresh)
     _check(tasks, seeds, settings, inits, how, order)
     run = Members(

@@ -1,7 +1,7 @@
 """The card of a frozen language model, and its forward."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ from reprojax.core import (
     tokens,
 )
 from reprojax.core.faults import value_text
-from reprojax.core.slips import shown, whole_ids
+from reprojax.core.slips import refuse_card, shown, whole_ids
 from reprojax.locations import linen
 from reprojax.models.language.tokenizer import Tokenizer
 
@@ -59,6 +59,12 @@ class LanguageModel(NamedTuple):
     roles: Mapping[str, tuple[str, ...]]
     tokenizer: Tokenizer | None
     special: Special
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            do = "take a recipe of language models, such as prompt_tuning"
+            refuse_card(self, name, ("size", "mean", "std", "classes"), do)
 
 
 def texts(module: nn.Module) -> Forward:
