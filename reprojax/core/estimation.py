@@ -48,7 +48,7 @@ def refresh(program: Program, params: Params, sums: Mapping[str, PyTree]) -> Par
         assert m.refresh is not None
         own = part(params, site)
         with faults.part_at(faults.at_sites((site,)), m, "refresh", own):
-            found = faults.given_params(m.refresh(own, sums[site]))
+            found = faults.given_params(m.refresh(own, sums[site]), "refresh")
             fixed[site] = faults.check_fixed(own.fixed, found.fixed, "refresh")
     return params._replace(fixed=fixed)
 

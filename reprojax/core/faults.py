@@ -24,11 +24,11 @@ MISTAKES = (AttributeError, LookupError, NameError, TypeError, ValueError)
 """What is a mistake in a function; other errors (of memory, of a service) pass."""
 OURS = str(Path(__file__).parents[1])
 CALLS = {
-    "init": "init(key, spec, scope) -> Params",
-    "apply": "apply(params, value, scope) -> value",
-    "read": "read(params, value, scope) -> prompt",
-    "observe": "observe(params, value, labels) -> sums",
-    "refresh": "refresh(params, sums) -> Params",
+    "init": "(key, spec, scope) -> Params",
+    "apply": "(params, value, scope) -> value",
+    "read": "(params, value, scope) -> prompt",
+    "observe": "(params, value, labels) -> sums",
+    "refresh": "(params, sums) -> Params",
 }
 
 
@@ -70,8 +70,8 @@ def _in_words(error: Exception, call: str, params: Any, value: Any) -> str:
     if _is_ours(error):
         return str(error)
     got = "" if value is None else f" on {value_text(value)}"
-    expected = f"expected {CALLS[call]}"
-    return f"{call}{got} raised {told(error)}, {expected}; {_advice(error, params)}"
+    expected, do = f"expected {call}{CALLS[call]}", _advice(error, call, params)
+    return f"{call}{got} raised {told(error)}, {expected}; {do}"
 
 
 def told(error: Exception) -> str:
@@ -97,7 +97,7 @@ def _place(error: Exception) -> str:
     return ""
 
 
-def _advice(error: Exception, params: Any) -> str:
+def _advice(error: Exception, call: str, params: Any) -> str:
     if isinstance(error, KeyError) and isinstance(params, Params):
         held = {field: _keys(tree) for field, tree in params._asdict().items()}
         names = [key for keys in held.values() for key in keys]
@@ -111,7 +111,8 @@ def _advice(error: Exception, params: Any) -> str:
             "its numbers are not known while a program is traced: take jnp.where or "
             "jax.lax.cond for an if, and jnp for NumPy's functions"
         )
-    return "call it alone to look at it: manipulation.apply(params, value, Scope())"
+    given = CALLS[call].split(" ->")[0].replace("scope", "Scope()")
+    return f"call it alone to look at it: its own {call}{given}"
 
 
 def _keys(tree: PyTree) -> list[str]:
@@ -120,7 +121,7 @@ def _keys(tree: PyTree) -> list[str]:
 
 def init_prompt(fmt: Format, key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
     """A format's init; what it does wrong is named as the format's."""
-    with part_at("its format", fmt, "init", value=shape):
+    with part_at("its format", fmt, "init"):
         return given_params(fmt.init(key, shape, scope))
 
 
@@ -180,15 +181,15 @@ def value_text(value: PyTree) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return array_text(value)
     leaves = [a for a in jax.tree.leaves(value) if hasattr(a, "shape")]
-    kind = type(value).__name__
+    kind = "None" if value is None else f"a {type(value).__name__}"
     return f"{kind} of {', '.join(map(array_text, leaves[:3]))}" if leaves else kind
 
 
-def given_params(found: Any) -> Params:
+def given_params(found: Any, call: str = "init") -> Params:
     """What an init or a refresh gave, if it is Params of arrays."""
     if not isinstance(found, Params):
         raise PartError(
-            f"it gave {shown(found)} for params, expected Params; return "
+            f"{call} gave {shown(found)} for params, expected Params; return "
             "Params(learnable), or Params(learnable, fixed), each any tree of arrays"
         )
     for path, leaf in jax.tree_util.tree_leaves_with_path(found):
@@ -217,7 +218,7 @@ def check_kept(site: str, before: PyTree, after: PyTree) -> None:
     """
     if site in ("input", "output"):  # which may make anything of anything
         return
-    came = f"it made {value_text(after)} of {value_text(before)}"
+    came = f"it made {value_text(after)} out of {value_text(before)}"
     if hasattr(before, "dtype") != hasattr(after, "dtype"):
         raise PartError(f"{came}, expected an array; return the value itself")
     if (
@@ -324,7 +325,7 @@ def check_answer(
     who = (f"the forward ({name_of(forward)})",)
     if y is None:
         raise PartError(
-            "the forward returned None, expected its answer; end it with return "
+            "it returned None, expected its answer; end it with return "
             'edit("output", y)',
             who,
         )

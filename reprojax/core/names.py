@@ -12,6 +12,8 @@ def name_of(part: Any) -> str:
         return _of_function(part)
     functions = [f for f in part if f is not None]
     own, held = _of_function(functions[1]), [*_closure(functions[1]).values()]
+    if own == "<lambda>":  # then its init may have a name
+        own = next((n for n in map(_of_function, functions) if n != own), own)
     if own.startswith("_") or own == "stateless":  # it was made for another
         every = [value for f in functions for value in _closure(f).values()]
         made = [_of_function(f) for f in every if callable(f)]

@@ -142,7 +142,7 @@ def chain(**parts: Manipulation) -> Manipulation:
             if m.refresh is not None:
                 with at(name, "refresh", new[name]):
                     found = m.refresh(new[name], sums[name])
-                    new[name] = faults.given_params(found)
+                    new[name] = faults.given_params(found, "refresh")
         return merge(new)
 
     if any(m.observe is not None for m in parts.values()):

@@ -322,7 +322,7 @@ def check_at(at: PyTree) -> None:
         return
     do = "sites(forward, frozen, x) lists a model's sites"
     if isinstance(at, Manipulation):
-        do = f'write {{"input": {name_of(at)}(...)}}; {do}'
+        do = f'give it a site: {{"input": manipulation}}; {do}'
     raise ValueError(
         f"reprogram got {shown(at)}, expected {{site, or a tuple of sites: "
         f"manipulation}}; {do}"

@@ -1,5 +1,6 @@
 """Learnable prompts: free, in a subspace, or seen through a manipulation."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,8 @@ from reprojax.core import (
     part,
 )
 from reprojax.core.guards import check_sizes
-from reprojax.core.slips import check_format, check_manipulation, shown
+from reprojax.core.names import name_of
+from reprojax.core.slips import check_format, check_manipulation, shown, takes
 from reprojax.formats.fixed import check_shape
 
 
@@ -30,6 +32,13 @@ def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
         initial: any `jax.nn.initializers` initialiser, `(key, shape, dtype) -> array`,
             or the first value itself (a text's embeddings, trained rows).
     """
+
+    if callable(initial) and not takes(initial, None, None, None):
+        raise ValueError(
+            f"learnable got {shown(initial)} of {inspect.signature(initial)}, expected "
+            "an initialiser (key, shape, dtype) -> array, or the array; call it with "
+            f"its scale: {name_of(initial)}(.02)"
+        )
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         if callable(initial):

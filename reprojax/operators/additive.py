@@ -60,8 +60,8 @@ def check_prompt(prompt: Any, each: tuple[int, ...], value: Any) -> None:
     if shape not in (each, (count, *each)):
         raise ValueError(
             f"a prompt of shape {shape} came to a value of shape {tuple(value.shape)}, "
-            f"expected {each}, or one for each of its {count} rows; make the params "
-            "by the program's init for this model"
+            f"expected {each}, or one for each of its {count} rows; let the "
+            "format read that, or make the params by the program's init for this model"
         )
 
 

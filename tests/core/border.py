@@ -24,8 +24,16 @@ import optax
 from jax.nn.initializers import normal, zeros
 from toys import DECODER_FROZEN, DENSE_FROZEN, ROWS, ViT, decoder, dense
 
-from reprojax import Format, Manipulation, Params, chain, record, reprogram, shared
-from reprojax import stateless
+from reprojax import (
+    Format,
+    Manipulation,
+    Params,
+    chain,
+    record,
+    reprogram,
+    shared,
+    stateless,
+)
 from reprojax.alignments import bayesian, label_words, linear
 from reprojax.core import Tokens
 from reprojax.formats import border, learnable, through
@@ -33,7 +41,8 @@ from reprojax.models import Backbone
 from reprojax.models.language.card import LanguageModel, Special, vectors
 from reprojax.operators import add, insert, masked_add, pad, replace, resize
 from reprojax.recipes.model_reprogramming.label_mapping import watermark
-from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
+from reprojax.recipes.prompt_tuning import prefix_tuning
+from reprojax.recipes.prompt_tuning.soft_prompts import from_text
 from reprojax.training import fit
 
 KEY = jax.random.key(0)
@@ -167,7 +176,11 @@ SLIPS: tuple[Case, ...] = (
     Case(
         "a manipulation without its site",
         lambda: reprogram(dense, add(soft)),
-        ("reprogram got a Manipulation (add(learnable))", '{"input": add', "sites("),
+        (
+            "reprogram got a Manipulation (add(learnable))",
+            '{"input": manipulation}',
+            "sites(",
+        ),
     ),
     Case(
         "a site that there is not",
@@ -270,8 +283,8 @@ SLIPS: tuple[Case, ...] = (
     ),
     Case(
         "a text for the ids of a start",
-        lambda: prompt_tuning(WORDS, length=2, initial=["yes", "no"]),
-        ("text 'yes'", "tokenizer.encode"),
+        lambda: from_text(WORDS, "yes"),
+        ("a text got the text 'yes'", "tokenizer.encode"),
     ),
     Case(
         "an image recipe on a language model",
@@ -281,7 +294,7 @@ SLIPS: tuple[Case, ...] = (
     Case(
         "a language recipe on an image model",
         lambda: prefix_tuning(IMAGES, linear(3), length=2),
-        ("the card 'pictures'", "expected a LanguageModel", "watermark"),
+        ("pictures is a Backbone", "no 'positions'", "watermark"),
     ),
     Case(
         "the words of an image model",
@@ -415,7 +428,7 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "init returns nothing",
         at_hidden(init=lambda key, v, scope: None),
-        (HIDDEN, "gave None for params", "return Params(learnable)"),
+        (HIDDEN, "init gave None for params", "return Params(learnable)"),
     ),
     Case(
         "init returns a function among its params",
@@ -445,12 +458,12 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "apply reads an attribute that there is not",
         at_hidden(apply=lambda params, v, scope: v * params.learned["scale"]),
-        (HIDDEN, "AttributeError", "'learned'", "manipulation.apply(params"),
+        (HIDDEN, "AttributeError", "'learned'", "its own apply(params"),
     ),
     Case(
         "apply meets shapes that do not fit",
         at_hidden(apply=lambda params, v, scope: v + jnp.ones(5)),
-        (HIDDEN, "apply on float32[4,7] raised", "(7,)", "(5,)", "border.py, line"),
+        (HIDDEN, "apply on float32[4,7] raised", "(4, 7), (5,)", "border.py, line"),
     ),
     Case(
         "apply asks for a number in an if",
@@ -470,17 +483,21 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "apply returns a dict",
         at_hidden(apply=lambda params, v, scope: {"value": v}),
-        (HIDDEN, "made dict of float32[4,7] of float32[4,7]", "return the value itself"),
+        (
+            HIDDEN,
+            "made a dict of float32[4,7] out of",
+            "return the value itself",
+        ),
     ),
     Case(
         "apply returns whole numbers",
         at_hidden(apply=lambda params, v, scope: v.astype(jnp.int32)),
-        (HIDDEN, "made int32[4,7] of float32[4,7]", "expected floats", "astype"),
+        (HIDDEN, "made int32[4,7] out of float32[4,7]", "expected floats", "astype"),
     ),
     Case(
         "apply loses the rows",
         at_hidden(apply=lambda params, v, scope: v.mean(0)),
-        (HIDDEN, "made float32[7] of float32[4,7]", "a row for each of the batch"),
+        (HIDDEN, "made float32[7] out of float32[4,7]", "a row for each of the batch"),
     ),
     Case(
         "apply makes another width, and the model fails on it",
@@ -501,9 +518,7 @@ MISTAKES: tuple[Case, ...] = (
     ),
     Case(
         "a part of a chain in a chain returns nothing",
-        lambda: made(
-            {"input": chain(a=chain(b=own(lambda params, v, scope: None)))}
-        ),
+        lambda: made({"input": chain(a=chain(b=own(lambda params, v, scope: None)))}),
         ("of 'input'", "part 'a'", "part 'b' (own)", "apply returned None"),
     ),
     Case(
@@ -514,7 +529,7 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "a shared part that fits one of its sites",
         lambda: made({("hidden", "input"): shared(own())}),
-        ("of 'hidden' (own)", "float32[4,7]", "raised"),
+        ("of 'input' (own)", "float32[4,6] raised", "(7,)"),
     ),
     Case(
         "a mask network that returns nothing",
@@ -587,7 +602,7 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "an initialiser that was not given its scale",
         lambda: made({"hidden": add(learnable(normal))}),
-        ("of 'hidden' (add(learnable))", "the function normal made", "normal(.02)"),
+        ("learnable got the function normal of (stddev", "normal(.02)"),
     ),
     Case(
         "an initialiser of another shape",

@@ -406,7 +406,7 @@ def test_a_site_twice_is_refused():
 
 
 def test_what_is_no_manipulation_is_refused(unchecked):
-    with pytest.raises(ValueError, match="got a Format .*, expected a Manipulation.*add"):
+    with pytest.raises(ValueError, match="got a Format .*Manipulation.*add"):
         reprogram(dense, {"hidden": soft})
     with pytest.raises(ValueError, match="got the function .*call stateless"):
         reprogram(dense, {"hidden": lambda value: value})
@@ -429,7 +429,7 @@ def test_a_manipulation_that_loses_rows_is_refused():
         lambda v: np.ones((3, 7), np.float32),
     ):
         program = reprogram(dense, {"hidden": stateless(function)})
-        with pytest.raises(ValueError, match=r"'hidden' .* made .* of float32\[4,7\].*a row"):
+        with pytest.raises(ValueError, match=r"'hidden' .* made .* out of .*a row"):
             program.init(KEY, DENSE_FROZEN, ROWS)
 
 
@@ -460,7 +460,7 @@ def test_what_stands_in_anothers_place_is_refused(unchecked):
         (lambda: reprogram(dense, [("hidden", add(soft))]), "expected .site, or"),
         (
             lambda: reprogram(silent, {}).init(KEY, (), ROWS),
-            "the forward returned None",
+            "the forward .* returned None",
         ),
         (lambda: record(dense, "hidden"), "got the text 'hidden', expected a list"),
     ):
