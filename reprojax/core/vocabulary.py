@@ -41,7 +41,7 @@ class Forward(Protocol):
     """
 
     def __call__(
-        self, frozen: PyTree, x: PyTree, /, edit: Edit = passthrough
+        self, frozen: PyTree, x: PyTree, /, *, edit: Edit = passthrough
     ) -> PyTree: ...
 
 
