@@ -4,6 +4,7 @@ All of it raises ValueError: shapes and settings before anything is compiled, nu
 where they enter.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, get_args
@@ -15,9 +16,9 @@ from jax.sharding import Mesh
 
 from reprojax.core import Params, Program, PyTree, estimation, record
 from reprojax.core.estimation import Refresh
-from reprojax.core.faults import MISTAKES, told
+from reprojax.core.faults import MISTAKES, told, value_text
 from reprojax.core.names import name_of
-from reprojax.core.slips import array_text, check_no_card, shown
+from reprojax.core.slips import array_text, check_no_card, shown, takes
 from reprojax.data import Task, check
 from reprojax.data.task import spec, whole
 from reprojax.training import parallel
@@ -168,6 +169,11 @@ def check_rows(
     """
     key, step = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), jnp.int32)
     given = seen, labels, learnable, x, None, key, step
+    if not takes(loss, None):
+        raise ValueError(
+            f"the loss ({name_of(loss)}) is one of {inspect.signature(loss)}, expected "
+            "a function of (seen); read seen.output, seen.labels and seen.learnable"
+        )
     try:
         found = jax.eval_shape(partial(judge, loss), *given)
     except KeyError as error:
@@ -177,8 +183,9 @@ def check_rows(
         ) from error
     except MISTAKES as error:
         raise ValueError(
-            f"the loss ({name_of(loss)}) raised {told(error)}, expected a loss of what "
-            f"is recorded {sorted(seen)}, the labels and what is learned"
+            f"the loss ({name_of(loss)}) raised {told(error)}, expected a loss of "
+            f"seen; seen.recorded has {sorted(seen)}, and seen.labels are "
+            f"{array_text(labels)}"
         ) from error
     value, weight = found if isinstance(found, Rows) else (found, found)
     shapes = [tuple(getattr(a, "shape", (type(a).__name__,))) for a in (value, weight)]
@@ -186,6 +193,7 @@ def check_rows(
     if shapes == [tuple(labels.shape)] * 2 or (number and not fills):
         return value
     said = "one number" if number else f"the shape {shapes[0]} (weights {shapes[1]})"
+    said = said if hasattr(value, "shape") else value_text(value)
     why = f" ({fills})" if fills else ""
     raise ValueError(
         f"the loss gave {said}, expected a value for each label, "

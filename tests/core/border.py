@@ -648,18 +648,23 @@ MISTAKES: tuple[Case, ...] = (
     ),
     Case(
         "a loss reads what is not recorded",
-        lambda: train(*given, loss=lambda seen, labels, _: seen["features"].sum()),
+        lambda: train(*given, loss=lambda seen: seen.recorded["features"]),
         ("'features'", "record_sites"),
     ),
     Case(
+        "a loss takes other arguments",
+        lambda: train(*given, loss=lambda seen, labels: seen[labels]),
+        ("the loss (", "one of (seen, labels)", "expected a function of (seen)"),
+    ),
+    Case(
         "a loss fails",
-        lambda: train(*given, loss=lambda seen, labels, _: seen["output"] @ labels[:2]),
+        lambda: train(*given, loss=lambda seen: seen.output @ seen.labels[:2]),
         ("the loss (", "raised TypeError", "border.py, line", "'output'"),
     ),
     Case(
         "a loss returns a dict",
-        lambda: train(*given, loss=lambda seen, labels, _: {"loss": seen["output"]}),
-        ("the loss gave", "dict", "a value for each label"),
+        lambda: train(*given, loss=lambda seen: {"loss": seen.output}),
+        ("the loss gave a dict of float32[4,3]", "a value for each label"),
     ),
 )
 SENTENCES = Tokens(

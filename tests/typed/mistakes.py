@@ -11,8 +11,16 @@ import jax.numpy as jnp
 import optax
 from jax.nn.initializers import zeros
 
-from reprojax import Format, Manipulation, Params, Scope, chain, record, reprogram
-from reprojax import stateless
+from reprojax import (
+    Format,
+    Manipulation,
+    Params,
+    Scope,
+    chain,
+    record,
+    reprogram,
+    stateless,
+)
 from reprojax.core import Edit, PyTree, passthrough
 from reprojax.data import Task
 from reprojax.formats import learnable
@@ -99,4 +107,4 @@ def uses(backbone: Backbone, task: Task, x: jax.Array, key: jax.Array) -> None:
     record(program, ["output"])  # wrong: a program for its apply
     fit(frozen, task, program, optimizer=adam, epochs=1, batch=2)  # wrong: swapped
     fit(program, frozen, task, optimizer=0.1, epochs=1, batch=2)  # wrong: a rate
-    fit(program, frozen, task, optimizer=optax.adam, epochs=1, batch=2)  # wrong: not called
+    train(program, frozen, task, optimizer=optax.adam)  # wrong: it was not called
