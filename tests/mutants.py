@@ -649,6 +649,20 @@ MUTANTS = (
         "core/test_taps.py::test_a_site_that_comes_twice_is_refused",
     ),
     Mutant(
+        "core: a forward's answer from before the edit is taken",
+        "core/faults.py",
+        "y is passage.given and y is not passage.got",
+        "False",
+        "core/test_border.py",
+    ),
+    Mutant(
+        "core: an error of a part goes on without its site",
+        "core/faults.py",
+        'raise PartError(what, (f"{where} ({name_of(part)})",)) from error',
+        "raise",
+        "core/test_border.py",
+    ),
+    Mutant(
         "taps: given rows of another batch are broadcast",
         "core/taps.py",
         "if old != found or old_tree != tree:",

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from reprojax.core import Params, Program, PyTree, spec_of
+from reprojax.core import Forward, Params, Program, PyTree, spec_of
 
 
 def operations(function: Callable[..., Any], *args: Any) -> float:
@@ -19,7 +19,7 @@ def operations(function: Callable[..., Any], *args: Any) -> float:
 
 
 def bare_step(
-    forward: Callable[..., Any], program: Program, params: Params, *given: PyTree
+    forward: Forward, program: Program, params: Params, *given: PyTree
 ) -> tuple[Callable[..., Any], PyTree]:
     """The bare model and its gradient at what a program hands on: what a step is for.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from reprojax.core import Key, Params, Program, PyTree
+from reprojax.core import Forward, Key, Params, Program, PyTree
 from reprojax.testing import laws
 from reprojax.testing.case import Case, mean_square
 from reprojax.training.losses import Loss, cross_entropy
@@ -51,7 +51,7 @@ def contract(
     labels: Any = None,
     context: PyTree = None,
     *,
-    forward: Callable[..., Any] | None = None,
+    forward: Forward | None = None,
     shape: Sequence[int] | None = None,
     key: Key | None = None,
     loss: Loss | None = None,

@@ -12,6 +12,7 @@ import numpy as np
 
 from reprojax.core import (
     Edit,
+    Forward,
     Params,
     PyTree,
     passthrough,
@@ -225,7 +226,7 @@ def checkpoint(case: Case, first: Called) -> float:
 def work(
     case: Case,
     step: Callable[..., Called],
-    forward: Callable[..., Any] | None,
+    forward: Forward | None,
     most: float,
 ) -> float | None:
     """Law 11."""
