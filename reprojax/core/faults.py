@@ -186,19 +186,24 @@ def value_text(value: PyTree) -> str:
 
 
 def given_params(found: Any, call: str = "init") -> Params:
-    """What an init or a refresh gave, if it is Params of arrays."""
+    """What an init or a refresh gave, if it is Params."""
     if not isinstance(found, Params):
         raise PartError(
             f"{call} gave {shown(found)} for params, expected Params; return "
             "Params(learnable), or Params(learnable, fixed), each any tree of arrays"
         )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+    return found
+
+
+def check_arrays(params: Params) -> Params:
+    """Raise at what no compiled program takes among params."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float):
             raise PartError(
                 f"its params hold {shown(leaf)} at {jax.tree_util.keystr(path)}, "
                 "expected arrays; keep texts, functions and settings in the closure"
             )
-    return found
+    return params
 
 
 def given_value(found: PyTree) -> PyTree:

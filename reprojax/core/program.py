@@ -250,7 +250,8 @@ def reprogram(forward: Forward, at: At) -> Program:
         m = by_sites[sites]
         with faults.part_at(faults.at_sites(sites), m, "init", value=spec):
             with faults.one_array(sites, spec):
-                return faults.given_params(m.init(key, spec, scope))
+                params = faults.given_params(m.init(key, spec, scope))
+                return faults.check_arrays(params)
 
     def applied(sites: Sites, params: Params, value: PyTree, scope: Scope) -> PyTree:
         m, where = by_sites[sites], faults.at_sites((scope.site,))

@@ -72,12 +72,17 @@ def takes(function: Any, *args: Any, **kw: Any) -> bool:
     return True
 
 
+def arguments(function: Any) -> str:
+    """(frozen, x), as its signature has them."""
+    return f"({', '.join(inspect.signature(function).parameters)})"
+
+
 def _check_takes(who: str, call: str, function: Any, names: str) -> None:
     if callable(function) and takes(function, *names.split(", ")):
         return
     got = shown(function)
     if callable(function):
-        got = f"one of {inspect.signature(function)}"
+        got = f"one of {arguments(function)}"
     raise ValueError(
         f"{who}: its {call} is {got}, expected a function of ({names}); "
         "write the arguments that it does not use, too"
@@ -174,7 +179,7 @@ def check_forward(came: Any) -> None:
     elif callable(came) and takes(came, None, None, edit=None):
         return
     elif callable(came):
-        what += f" of {inspect.signature(came)}"
+        what += f" of {arguments(came)}"
     raise ValueError(
         f"reprogram got {what}, expected a forward (frozen, x, edit=passthrough) that "
         f"calls edit at its places; {do}"

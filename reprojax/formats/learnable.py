@@ -1,6 +1,5 @@
 """Learnable prompts: free, in a subspace, or seen through a manipulation."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +19,13 @@ from reprojax.core import (
     part,
 )
 from reprojax.core.guards import check_sizes
-from reprojax.core.names import name_of
-from reprojax.core.slips import check_format, check_manipulation, shown, takes
+from reprojax.core.slips import (
+    arguments,
+    check_format,
+    check_manipulation,
+    shown,
+    takes,
+)
 from reprojax.formats.fixed import check_shape
 
 
@@ -35,9 +39,9 @@ def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
 
     if callable(initial) and not takes(initial, None, None, None):
         raise ValueError(
-            f"learnable got {shown(initial)} of {inspect.signature(initial)}, expected "
-            "an initialiser (key, shape, dtype) -> array, or the array; call it with "
-            f"its scale: {name_of(initial)}(.02)"
+            f"learnable got {shown(initial)} of {arguments(initial)}, expected an "
+            "initialiser (key, shape, dtype) -> array, or the array; take one of "
+            "jax.nn.initializers: zeros, or normal(.02), called with its scale"
         )
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:

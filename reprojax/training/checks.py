@@ -4,7 +4,6 @@ All of it raises ValueError: shapes and settings before anything is compiled, nu
 where they enter.
 """
 
-import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, get_args
@@ -18,7 +17,7 @@ from reprojax.core import Params, Program, PyTree, estimation, record
 from reprojax.core.estimation import Refresh
 from reprojax.core.faults import MISTAKES, told, value_text
 from reprojax.core.names import name_of
-from reprojax.core.slips import array_text, check_no_card, shown, takes
+from reprojax.core.slips import arguments, array_text, check_no_card, shown, takes
 from reprojax.data import Task, check
 from reprojax.data.task import spec, whole
 from reprojax.training import parallel
@@ -171,7 +170,7 @@ def check_rows(
     given = seen, labels, learnable, x, None, key, step
     if not takes(loss, None):
         raise ValueError(
-            f"the loss ({name_of(loss)}) is one of {inspect.signature(loss)}, expected "
+            f"the loss ({name_of(loss)}) is one of {arguments(loss)}, expected "
             "a function of (seen); read seen.output, seen.labels and seen.learnable"
         )
     try:

@@ -210,7 +210,7 @@ SLIPS: tuple[Case, ...] = (
     Case(
         "a function without edit for a forward",
         lambda: reprogram(bare, {"output": linear(3)}),
-        ("the function bare of (frozen", "edit=passthrough", "opaque(function)"),
+        ("the function bare of (frozen, x)", "edit=passthrough", "opaque(function)"),
     ),
     Case(
         "reprogram's arguments swapped",

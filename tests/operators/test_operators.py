@@ -378,12 +378,12 @@ def test_wrong_shapes_are_caught():
 
 @pytest.mark.parametrize("shape", ((1,), (1, 3), (4, 3)))
 def test_a_prompt_of_another_width_or_batch_is_never_broadcast(shape):
-    m = add(learnable(jnp.zeros))
+    m = add(learnable(jax.nn.initializers.zeros))
     with pytest.raises(ValueError, match=r"expected \(3,\), or one for each"):
         m.apply(Params(jnp.ones(shape)), jnp.zeros((2, 3)), Scope())
 
 
 def test_a_vector_has_no_rows_to_replace():
-    m = replace(learnable(jnp.zeros), 1)
+    m = replace(learnable(jax.nn.initializers.zeros), 1)
     with pytest.raises(ValueError, match="expected rows of vectors"):
         m.init(KEY, jax.ShapeDtypeStruct((2, 3), jnp.float32), Scope())
