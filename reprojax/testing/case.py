@@ -61,7 +61,8 @@ def law(number: int) -> Iterator[None]:
     try:
         yield
     except (AssertionError, TypeError, ValueError) as error:
-        if isinstance(error, jax.errors.JAXTypeError):  # what jit cannot trace
+        # what jit cannot trace, in a part of the program
+        if isinstance(error.__cause__ or error, jax.errors.JAXTypeError):
             number = 3
         text, cause = LAWS[number]
         raise AssertionError(

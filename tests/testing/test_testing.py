@@ -134,7 +134,7 @@ def test_law_2_a_refresh_that_changes_a_type():
     program = reprogram(
         dense, {"hidden": add(soft), "output": sound._replace(refresh=rounded)}
     )
-    assert "became int32" in broken(program, 2)
+    assert "refresh gave int32[5,3] for fixed" in broken(program, 2)
 
 
 def test_law_3_numpy_randomness():
