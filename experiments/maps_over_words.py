@@ -74,7 +74,7 @@ def said(config: Config) -> Said:
             split = getattr(task, name)
             seen = [
                 np.asarray(ask(card.frozen, x).value[:, 0])
-                for x, _ in in_order(split, 16)
+                for x, *_ in in_order(split, 16)
             ]
             found |= {name: np.concatenate(seen)[: len(split.y)], f"{name}_y": split.y}
         known.parent.mkdir(parents=True, exist_ok=True)

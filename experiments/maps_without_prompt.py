@@ -108,7 +108,7 @@ def pool(name: str, images: int) -> tuple[Split, int]:
     """That many images of a set, from all its splits, and its number of classes."""
     task = load_task(name)
     splits = (task.train, task.validation, task.test)
-    x, y = (np.concatenate(part) for part in zip(*splits, strict=True))
+    x, y = (np.concatenate([s[i] for s in splits]) for i in (0, 1))
     rows = np.random.default_rng(0).permutation(len(y))[:images]
     return Split(x[rows], y[rows]), len(task.classes)
 

@@ -127,7 +127,7 @@ def probabilities(
     size, rows = min(batch, len(x)), []
     split = data.Split(x, np.zeros(len(x), np.int32))
     batches = data.in_order(split, size)
-    for images, _ in tqdm(batches, total=-(-len(x) // size), unit="batch"):
+    for images, *_ in tqdm(batches, total=-(-len(x) // size), unit="batch"):
         rows.append(np.asarray(_answer(program, params, frozen, images)))
     return np.concatenate(rows)[: len(x)]
 

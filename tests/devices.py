@@ -151,7 +151,7 @@ def trained(frozen: Any, batch: int, mesh: Any, steps: int = 20) -> Any:
     state = begin(program, sgd, frozen, images, 0, 1)
     state = state if mesh is None else parallel.replicate(state, mesh)
     rows = lambda s: (order.batch(s, batch, 0, i) for i in range(steps))
-    for x, y in parallel.spread(rows, split, mesh):
+    for x, y, _ in parallel.spread(rows, split, mesh):
         state = train_step(program, sgd, loss, (), state, frozen, x, y, mesh=mesh)
     return state
 
@@ -207,7 +207,7 @@ def by_hand(how: str, batch: int, steps: int = 20) -> dict[str, np.ndarray]:
     params, opt, frozen = (place(tree, mesh) for tree in (params, opt, frozen))
     lies = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     for i in range(steps):
-        x, y = order.batch(split, batch, 0, i)
+        x, y, _ = order.batch(split, batch, 0, i)
         x = np.resize(x, (16, *x.shape[1:]))
         y = np.pad(y, (0, 16 - batch), constant_values=-1)
         if how == "pmap":

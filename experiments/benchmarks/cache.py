@@ -98,7 +98,7 @@ class Stepper:
     """`fit`'s own step on the first batch, again and again."""
 
     def __init__(self, program: Program, frozen: Any, task: Task, batch: int) -> None:
-        x, y = map(jnp.asarray, next(iter(in_order(task.train, batch))))
+        x, y = map(jnp.asarray, next(iter(in_order(task.train, batch)))[:2])
         self.state: TrainState = begin(program, OPTIMIZER, frozen, x, 0, 1)
         self._step: Callable = partial(
             train_step, program, OPTIMIZER, cross_entropy, ()

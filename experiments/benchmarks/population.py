@@ -148,7 +148,7 @@ def maps(forward: Callable, frozen: Any, task: Task, config: Config) -> float:
         reprogram(forward, {"output": alignment})
         for alignment in (bayesian(10), heads(**eight))
     ]
-    x, y = next(iter(in_order(task.train, config.batch)))
+    x, y, _ = next(iter(in_order(task.train, config.batch)))
     calls = {str(i): passed(p, frozen, x, y) for i, p in enumerate(programs)}
     seconds = paired(calls, 3 * config.rounds)
     return ratio(seconds["1"], seconds["0"])

@@ -194,7 +194,7 @@ def answers(
     """The class of each row."""
     found = [
         _answer(program, params, frozen, x)
-        for x, _ in in_order(split, min(batch, len(split.y)))
+        for x, *_ in in_order(split, min(batch, len(split.y)))
     ]
     return np.concatenate(jax.device_get(found))[: len(split.y)]
 

@@ -43,7 +43,7 @@ def outputs(backbone: Backbone, split: Split, batch: int = 50) -> Outputs:
     site = backbone.roles["features"][0]
     rows = [
         _look(backbone.forward, site, backbone.size, backbone.frozen, x)
-        for x, _ in in_order(split, min(batch, len(split.y)))
+        for x, *_ in in_order(split, min(batch, len(split.y)))
     ]
     n = len(split.y)
     logits, features = (

@@ -41,7 +41,7 @@ def sentiment() -> Problem:
     """Sentences of reviews (the assets' 2,982 of imdb, yelp and amazon)."""
     task = load_text("sentiment")
     splits = (task.train, task.validation, task.test)
-    x, y = (np.concatenate(part) for part in zip(*splits, strict=True))
+    x, y = (np.concatenate([s[i] for s in splits]) for i in (0, 1))
     return Problem(
         "sentiment sentences",
         x.tolist(),

@@ -172,7 +172,7 @@ class Texts:
         own, size = self.tokens(self.some(), split), self.settings.batch
         found = [
             _look(self.card.forward, self.site, self.card.frozen, x)
-            for x, _ in in_order(own, min(size, len(own.y)))
+            for x, *_ in in_order(own, min(size, len(own.y)))
         ]
         columns = zip(*jax.device_get(found), strict=True)
         logits, features = (np.concatenate(c)[: len(own.y)] for c in columns)

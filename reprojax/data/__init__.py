@@ -6,13 +6,14 @@ from reprojax.data.order import batch, batches, in_order, steps
 from reprojax.data.pixels import read_images
 from reprojax.data.sources import from_arrays, from_npz, load
 from reprojax.data.splits import shots
-from reprojax.data.task import Split, Task, check, digest
+from reprojax.data.task import Shared, Split, Task, check, digest
 from reprojax.data.text import Questions, from_texts
 from reprojax.data.tfds import from_tfds
 
 __all__ = [
     "Images",
     "Questions",
+    "Shared",
     "Split",
     "Task",
     "batch",

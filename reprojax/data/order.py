@@ -18,8 +18,8 @@ from reprojax.data.task import Split, taken
 READERS, AHEAD = 2, 3
 """Threads that make batches of images in files, and batches made ahead."""
 
-Batch = tuple[Any, np.ndarray]
-"""x uint8 [B h w C], or a tree of arrays [B ...], and y int32 [B]."""
+Batch = tuple[Any, np.ndarray, Any]
+"""x uint8 [B h w C], or a tree of arrays [B ...]; y int32 [B]; the context."""
 
 
 def steps(split: Split, size: int) -> int:
@@ -91,4 +91,4 @@ def _rows(split: Split, order: np.ndarray, start: int, size: int) -> Batch:
     chosen = np.take(order, range(start, start + size), mode="wrap")
     y = split.y[chosen].astype(np.int32)
     y[real:] = -1
-    return taken(split.x, chosen), y
+    return taken(split.x, chosen), y, taken(split.context, chosen)

@@ -88,7 +88,7 @@ def _joined(x: list) -> np.ndarray | Images:
 def _taken(split: Split, rows: np.ndarray) -> Split:
     lazy = isinstance(split.x, Images)
     x = split.x.take(rows) if lazy else taken(split.x, rows)
-    return Split(x, split.y[rows])
+    return Split(x, split.y[rows], taken(split.context, rows))
 
 
 def _contents(x: np.ndarray | Images) -> list[Any]:

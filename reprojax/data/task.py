@@ -1,7 +1,7 @@
 """A task: three splits of labelled images and the names of their classes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -19,6 +19,16 @@ class Split(NamedTuple):
 
     x: Any
     y: np.ndarray
+    context: Any = None
+    """The survey's c: a tree of arrays [N ...], a row for each of x. What is one for
+    all rows stands in `Shared`."""
+
+
+class Shared(NamedTuple):
+    """A context, or a part of one, that is the same for all rows; programs and losses
+    get the value. It is said, since a length that equals N would say nothing."""
+
+    value: Any
 
 
 class Task(NamedTuple):
@@ -65,6 +75,7 @@ def check(task: Task) -> Task:
                 f" expected one label each of the {what}"
             )
         _check_finite(split.x, name)
+        _check_context(split, name)
         if not len(split.y):
             raise ValueError(
                 f"the {name} split is empty; give it images, or a share such as .2 "
@@ -84,6 +95,19 @@ def check(task: Task) -> Task:
             "from 0"
         )
     return task
+
+
+def _check_context(split: Split, name: str) -> None:
+    rows, _ = parted(split.context)
+    lengths = {np.shape(leaf)[:1] for leaf in leaves(rows)}
+    if lengths - {(len(split.y),)}:
+        found = [[*np.shape(leaf)] for leaf in leaves(rows)]
+        raise ValueError(
+            f"{name}: a context with arrays of {found} came for {len(split.y)} rows, "
+            "expected a row for each in all of them; put what is one for all rows into "
+            "data.Shared(...)"
+        )
+    _check_finite(rows, name)
 
 
 def _check_finite(x: Any, name: str, rows: int = 1024) -> None:
@@ -128,6 +152,8 @@ def digest(task: Task) -> str:
     Of images in files it is that of their shape and of each one's mark (`Images`): file
     names, byte counts and a checksum of each file's last KiB.
     """
+    import jax
+
     total = hashlib.sha256(repr(task.classes).encode())
     for name in SPLITS:
         split = getattr(task, name)
@@ -139,6 +165,10 @@ def digest(task: Task) -> str:
             else:
                 total.update(np.ascontiguousarray(leaf).view(np.uint8).data)
         total.update(np.ascontiguousarray(split.y, dtype="<i4").data)
+        if split.context is not None:
+            total.update(str(jax.tree.structure(split.context)).encode())
+        for leaf in map(np.asarray, leaves(split.context)):
+            total.update(f"{name} {leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
     return total.hexdigest()
 
 
@@ -149,19 +179,47 @@ def leaves(x: Any) -> list[Any]:
     return jax.tree.leaves(x)
 
 
-def taken(x: Any, rows: Any) -> Any:
-    """Rows of images, or of each array of a tree."""
+def by_rows(function: Callable[[Any], Any], tree: Any) -> Any:
+    """function of each array of a tree; what is `Shared` stays."""
     import jax
 
-    return jax.tree.map(lambda leaf: leaf[rows], x)
+    one = lambda leaf: leaf if isinstance(leaf, Shared) else function(leaf)
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, Shared))
+
+
+def taken(x: Any, rows: Any) -> Any:
+    """Rows of images, or of each array of a tree; what is `Shared` stays."""
+    return by_rows(lambda leaf: leaf[rows], x)
 
 
 def spec(x: Any, size: int) -> Any:
-    """Shape and type of a batch of so many rows."""
+    """Shape and type of a batch of so many rows; what is `Shared` stays."""
     import jax
 
     one = lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
-    return jax.tree.map(one, x)
+    return by_rows(one, x)
+
+
+def bare(context: Any) -> Any:
+    """A context as programs and losses get it, without the word `Shared`."""
+    import jax
+
+    one = lambda leaf: leaf.value if isinstance(leaf, Shared) else leaf
+    return jax.tree.map(one, context, is_leaf=lambda leaf: isinstance(leaf, Shared))
+
+
+def parted(context: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """(its rows, as a list, what joins the like of them with what is `Shared`)."""
+    import jax
+
+    shared = lambda leaf: isinstance(leaf, Shared)
+    every, form = jax.tree.flatten(context, is_leaf=shared)
+
+    def joined(rows: list[Any]) -> Any:
+        pairs = zip(every, rows, strict=True)
+        return form.unflatten([a if shared(a) else row for a, row in pairs])
+
+    return [None if shared(a) else a for a in every], joined
 
 
 def checked_images(x: Any, name: str) -> Any:
@@ -308,6 +366,15 @@ def _check_one_shape(task: Task) -> None:
         raise ValueError(
             f"{task.holds} differ in shape between splits: {shapes}; expected one "
             f"shape {resize if task.holds == 'images' else pad}"
+        )
+    import jax
+
+    one = lambda leaf: f"{leaf.dtype}{[*leaf.shape]}"
+    contexts = {n: jax.tree.map(one, spec(s.context, 1)) for n, s in splits.items()}
+    if any(own != contexts["train"] for own in contexts.values()):
+        raise ValueError(
+            f"the contexts of {task.name} differ between splits: {contexts}, expected "
+            "the same tree, shapes and types, and the same parts in data.Shared"
         )
     words = {name: split.y.shape[1:] for name, split in splits.items()}
     if len(set(words.values())) > 1:

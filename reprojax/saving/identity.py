@@ -59,24 +59,27 @@ def of_run(
     frozen: PyTree,
     x: PyTree,
     labels: Any,
+    context: PyTree,
     own: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """{ingredient: digest or value} of a run that trains.
 
     Args:
         loss: (recorded, labels, learnable, x, context, key, step) -> values.
-        x, labels: specs of a batch.
+        x, labels, context: specs of a batch.
         own: what its caller adds.
 
     Raises:
         ValueError: something calls back into Python, and the caller names nothing.
     """
-    given = program, sites, frozen, x, labels, jax.grad
+    given = program, sites, frozen, x, labels, context, jax.grad
     whole, seen, learnable = _of_program(*given)
     begun = traced(optimizer.init, learnable)
     moved = traced(_moves(optimizer), learnable, begun.out, learnable)
     parts = {"program": whole, "optimizer": [begun, moved]}
-    parts |= {"loss": [traced(_slope(loss), seen, labels, learnable, *_more(x))]}
+    parts |= {
+        "loss": [traced(_slope(loss), seen, labels, learnable, *_more(x, context))]
+    }
     if evaluated is not None:
         parts["evaluated"] = [traced(evaluated, begun.out, learnable)]
     found = {"frozen": of_weights(frozen), "record_sites": [*sites]}
@@ -90,11 +93,13 @@ def of_asking(
     answers: PyTree,
     x: PyTree,
     labels: Any,
+    context: PyTree,
     own: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """As `of_run`, of a run that asks a model for answers and has no gradients."""
-    parts, *given = _of_program(program, sites, answers, x, labels, _no_gradient)
-    judged = traced(loss, given[0], labels, given[1], *_more(x))
+    given = program, sites, answers, x, labels, context, _no_gradient
+    parts, *given = _of_program(*given)
+    judged = traced(loss, given[0], labels, given[1], *_more(x, context))
     return named({"program": parts, "loss": [judged]}, own)
 
 
@@ -108,14 +113,15 @@ def _of_program(
     frozen: PyTree,
     x: PyTree,
     labels: Any,
+    context: PyTree,
     gradient: Callable[..., Any],
 ) -> tuple[list[Traced], PyTree, PyTree]:
     """What it consists of, and the specs of what is recorded and learned."""
     key = jax.eval_shape(jax.random.key, 0)
-    first = traced(program.init, key, frozen, x)
-    answers = traced(program.apply, first.out, frozen, x)
+    first = traced(program.init, key, frozen, x, context)
+    answers = traced(program.apply, first.out, frozen, x, context)
     run = _step(program, sites, gradient)
-    step = traced(run, first.out, frozen, x, labels, key)
+    step = traced(run, first.out, frozen, x, context, labels, key)
     seen, sums = step.out[1]
     refreshed = traced(_refreshed(program), first.out, sums)
     return [first, answers, step, refreshed], seen, first.out.learnable
@@ -132,9 +138,11 @@ def _step(
     wanted = ("output", *estimation.raw_sites(program), *sites)
     call = record(program.apply, wanted, also=estimation.is_news)
 
-    def run(params: Any, frozen: PyTree, x: PyTree, labels: Any, key: Any) -> Any:
+    def run(params: Any, *every: PyTree) -> Any:
+        *given, labels, key = every
+
         def total(learnable: PyTree) -> tuple[Any, Any]:
-            _, seen = call(params._replace(learnable=learnable), frozen, x, key=key)
+            _, seen = call(params._replace(learnable=learnable), *given, key=key)
             sums = estimation.observe(program, params, seen, labels)
             return _sum(seen), (seen, sums)
 
@@ -143,9 +151,10 @@ def _step(
     return run
 
 
-def _more(x: PyTree) -> tuple[PyTree, None, Any, Any]:
+def _more(x: PyTree, context: PyTree) -> tuple[PyTree, PyTree, Any, Any]:
     """What else a loss may see: x, the context, a key and the step."""
-    return x, None, jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), "int32")
+    key = jax.eval_shape(jax.random.key, 0)
+    return x, context, key, jax.ShapeDtypeStruct((), "int32")
 
 
 def _moves(optimizer: optax.GradientTransformation) -> Callable[..., Any]:

@@ -73,7 +73,7 @@ def encoded(
     if "mask" in fields(read):
         _check_masks(rows, language.special.mask)
     x = _padded(language, rows, side, length)
-    splits = {name: Split(x[name], getattr(task, name).y) for name in SPLITS}
+    splits = {name: getattr(task, name)._replace(x=x[name]) for name in SPLITS}
     return Encoded(check(task._replace(**splits, holds="tokens")), words)
 
 

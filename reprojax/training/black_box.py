@@ -39,7 +39,7 @@ from reprojax.core import (
 from reprojax.core.estimation import Refresh
 from reprojax.core.trees import fingerprint
 from reprojax.data import Split, Task, check, digest, in_order, order
-from reprojax.data.task import spec, taken, whole, whole_seed
+from reprojax.data.task import bare, spec, taken, whole, whole_seed
 from reprojax.models import Backbone
 from reprojax.saving.identity import of_asking, traced
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
@@ -187,7 +187,9 @@ def fit_black_box(
         run |= {"start": _fingerprint(params, first)}
         run |= {"search": _searched(search, key, params.learnable)}
         judged = partial(judge, loss)
-        run |= of_asking(program, judged, (SENT,), answers, x, y, identity)
+        context = bare(spec(task.train.context, size))
+        rows = x, y, context, identity
+        run |= of_asking(program, judged, (SENT,), answers, *rows)
     with Account(oracle, budget, log, run) as account, _bar(budget, progress) as bar:
         ask = _Asking(program, account, bar)
         if estimation.estimated(program):
@@ -199,13 +201,15 @@ def fit_black_box(
             here = jax.random.fold_in(key, step)
             points = params._replace(learnable=search.ask(here, state))
             n = len(jax.tree.leaves(points.learnable)[0])
-            x, y = order.batch(task.train, size, seed, step)
+            x, y, context = order.batch(task.train, size, seed, step)
             left = account.left - held * (checks - passed)
             y = np.where(np.arange(size) < left // n, y, -1)
             last = not (y >= 0).any()
             try:
                 if not last:
-                    found = ask.judge(loss, points, params, x, y, here, step)
+                    found = ask.judge(
+                        loss, points, params, x, y, bare(context), here, step
+                    )
             except BudgetSpent:  # answers of no use were paid as well
                 last = True
             if not last:
@@ -259,7 +263,12 @@ class _Asking(NamedTuple):
         return self.account.oracle.kind, self.account.oracle.classes
 
     def answers(
-        self, points: Params, x: PyTree, y: np.ndarray, key: Key | None
+        self,
+        points: Params,
+        x: PyTree,
+        y: np.ndarray,
+        context: PyTree,
+        key: Key | None,
     ) -> tuple[np.ndarray, PyTree]:
         """[n B w] of n programs, zero in the rows that are not real and not sent; and
         what the points showed to running averages, by their mean."""
@@ -269,7 +278,7 @@ class _Asking(NamedTuple):
         for at in range(0, n, some):
             part = jax.tree.map(lambda a, at=at: a[at : at + some], points.learnable)
             group = points._replace(learnable=part)
-            sent, seen = _sent(self.program, self.said[1], group, x, key)
+            sent, seen = _sent(self.program, self.said[1], group, x, context, key)
             real = lambda a: a[:, :rows].reshape(-1, *a.shape[2:])
             flat = jax.tree.map(real, sent)
             found.append(self.account.ask(flat))
@@ -287,21 +296,23 @@ class _Asking(NamedTuple):
         params: Params,
         x: PyTree,
         y: np.ndarray,
+        context: PyTree,
         key: Key,
         step: int,
     ) -> tuple[jax.Array, PyTree, Params]:
         """The points' losses [n], their mean sums for maps, params with averages."""
-        answers, news = self.answers(points, x, y, key)
-        given = (points, answers, x, y, key, step)
+        answers, news = self.answers(points, x, y, context, key)
+        given = (points, answers, x, y, context, key, step)
         values, sums = _judge(self.program, loss, self.said, *given)
         return values, sums, estimation.put_news(params, news)
 
     def maps(self, params: Params, split: Split, size: int) -> Params:
         """The params with label maps from one pass over a split."""
         total: Any = None
-        for x, y in in_order(split, size):
-            answers = self.answers(_one(params), x, y, None)[0]
-            given = (_one(params), answers, x, y, None, 0)
+        for x, y, context in in_order(split, size):
+            given = x, y, bare(context), None
+            answers = self.answers(_one(params), *given)[0]
+            given = (_one(params), answers, *given, 0)
             sums = _judge(self.program, cross_entropy, self.said, *given)[1]
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         check_statistics(total, "the answers to the training images")
@@ -310,9 +321,10 @@ class _Asking(NamedTuple):
     def accuracy(self, params: Params, split: Split, size: int) -> float:
         """The share of right answers on a split."""
         errors = 0.0
-        for x, y in in_order(split, min(size, len(split.y))):
-            answers = self.answers(_one(params), x, y, None)[0]
-            given = (_one(params), answers, x, y, None, 0)
+        for x, y, context in in_order(split, min(size, len(split.y))):
+            given = x, y, bare(context), None
+            answers = self.answers(_one(params), *given)[0]
+            given = (_one(params), answers, *given, 0)
             values = _judge(self.program, zero_one, self.said, *given)[0]
             errors += float(values[0]) * int((y >= 0).sum())
         return 1 - round(errors) / len(split.y)
@@ -324,14 +336,20 @@ def _one(params: Params) -> Params:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _sent(
-    program: Program, classes: int, points: Params, x: PyTree, key: Key | None
+    program: Program,
+    classes: int,
+    points: Params,
+    x: PyTree,
+    context: PyTree,
+    key: Key | None,
 ) -> tuple[PyTree, PyTree]:
     """The images of n programs [n B H W C], or what they send else, and their news."""
     nothing = jnp.zeros((count_rows(x), classes))
 
     def one(learnable: PyTree) -> tuple[PyTree, PyTree]:
         call = record(program.apply, [SENT], also=estimation.is_news)
-        _, seen = call(points._replace(learnable=learnable), nothing, x, key=key)
+        own = points._replace(learnable=learnable)
+        _, seen = call(own, nothing, x, context, key=key)
         return seen.pop(SENT), seen
 
     return jax.vmap(one)(points.learnable)
@@ -346,6 +364,7 @@ def _judge(
     answers: jax.Array,
     x: PyTree,
     labels: jax.Array,
+    context: PyTree,
     key: Key | None,
     step: Any,
 ) -> tuple[jax.Array, PyTree]:
@@ -356,9 +375,9 @@ def _judge(
     def one(learnable: PyTree, answers: jax.Array) -> tuple[jax.Array, PyTree]:
         params = points._replace(learnable=learnable)
         y = logits(kind, answers, classes)
-        _, seen = record(program.apply, wanted)(params, y, x, key=key)
+        _, seen = record(program.apply, wanted)(params, y, x, context, key=key)
         sums = estimation.observe(program, params, seen, labels)
-        found = judge(loss, seen, labels, learnable, x, None, key, step)
+        found = judge(loss, seen, labels, learnable, x, context, key, step)
         return mean_loss(found, labels), sums
 
     values, sums = jax.vmap(one)(points.learnable, answers)
@@ -380,11 +399,12 @@ def _begin(
             f"{task.name} has words to be written, expected classes; a model that only "
             "answers is asked for one of them"
         )
-    x, labels = taken(task.train.x, slice(2)), task.train.y[:2]
+    x, labels, context = taken(task.train, slice(2))
+    context = bare(context)
     answers = jnp.zeros((len(labels), oracle.classes))
-    params = program.init(jax.random.key(seed), answers, x)
+    params = program.init(jax.random.key(seed), answers, x, context)
     wanted = ["output", *estimation.raw_sites(program), SENT]
-    y, seen = record(program.apply, wanted)(params, answers, x)
+    y, seen = record(program.apply, wanted)(params, answers, x, context)
     shape = getattr(y, "shape", type(y).__name__)
     if shape != (len(labels), len(task.classes)):
         raise ValueError(
@@ -393,7 +413,7 @@ def _begin(
             '"output" an alignment to that number'
         )
     fills = "the last step may have fewer"
-    check_rows(loss, params.learnable, seen, x, labels, fills)
+    check_rows(loss, params.learnable, seen, x, labels, context, fills)
     check_params(params)
     return params
 

@@ -29,7 +29,7 @@ from reprojax.core import Edit, Params, Program, PyTree, passthrough, record
 from reprojax.core.guards import check_sites
 from reprojax.core.trees import below, differences, fingerprint
 from reprojax.data import Split, Task, digest, in_order, steps
-from reprojax.data.task import SPLITS, spec
+from reprojax.data.task import SPLITS, bare, spec, taken
 from reprojax.saving.files import read_json, write_json
 from reprojax.saving.folders import only_writer
 from reprojax.training.dependence import cache_site
@@ -68,10 +68,11 @@ def cached(
             "without a cache"
         )
     images = spec(task.train.x, size)
-    site = cache_site(program, frozen, images)
-    params = program.init(jax.random.key(0), frozen, images)
+    context = bare(spec(task.train.context, size))
+    site = cache_site(program, frozen, images, context)
+    params = program.init(jax.random.key(0), frozen, images, context)
     values = partial(_values, program, site, params, jax.device_put(frozen))
-    kept = jax.eval_shape(values, images)
+    kept = jax.eval_shape(values, images, context)
     plan = _Plan(site, kept.shape[1:], np.dtype(kept.dtype), size, values, progress)
     if folder is None:
         _check_room(plan, task, None)
@@ -143,7 +144,7 @@ class _Plan(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     batch: int
-    values: Callable[[np.ndarray], jax.Array]
+    values: Callable[[np.ndarray, PyTree], jax.Array]
     progress: bool
 
     def bytes(self, task: Task) -> int:
@@ -153,9 +154,9 @@ class _Plan(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _values(
-    program: Program, site: str, params: Params, frozen: PyTree, x: Any
+    program: Program, site: str, params: Params, frozen: PyTree, x: Any, context: PyTree
 ) -> jax.Array:
-    return record(program.apply, [site])(params, frozen, x)[1][site]
+    return record(program.apply, [site])(params, frozen, x, context)[1][site]
 
 
 def _splits(task: Task) -> dict[str, Split]:
@@ -168,9 +169,9 @@ def _fill(plan: _Plan, task: Task, arrays: Mapping[str, np.ndarray]) -> None:
     with bar(0, total, plan.progress) as line:
         line.set_description(f"caching {plan.site}, {_size(plan.bytes(task))}")
         for name, split in splits.items():
-            for i, (x, _) in enumerate(in_order(split, plan.batch)):
+            for i, (x, _, context) in enumerate(in_order(split, plan.batch)):
                 rows = arrays[name][i * plan.batch : (i + 1) * plan.batch]
-                found = np.asarray(plan.values(x))[: len(rows)]
+                found = np.asarray(plan.values(x, bare(context)))[: len(rows)]
                 _check_finite(plan.site, name, found)
                 rows[...] = found.view(rows.dtype)
                 line.update()
@@ -305,7 +306,8 @@ def _open(path: Path, plan: _Plan, split: Split) -> np.ndarray:
 def _check_rows(plan: _Plan, split: Split, array: np.ndarray, folder: Path) -> None:
     """Compute a few rows again: preprocessing has no name that could be compared."""
     rows = np.linspace(0, len(split.y) - 1, min(8, len(split.y))).astype(int)
-    new = np.asarray(plan.values(split.x[rows])).astype(np.float64)
+    given = split.x[rows], bare(taken(split.context, rows))
+    new = np.asarray(plan.values(*given)).astype(np.float64)
     old = array[rows].astype(np.float64)
     near = np.sqrt(float(jnp.finfo(plan.dtype).eps)) * max(np.abs(new).max(), 1e-6)
     if not np.abs(new - old).max() <= near:

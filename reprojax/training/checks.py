@@ -19,7 +19,7 @@ from reprojax.core.faults import MISTAKES, told, value_text
 from reprojax.core.names import name_of
 from reprojax.core.slips import arguments, array_text, check_no_card, shown, takes
 from reprojax.data import Task, check
-from reprojax.data.task import spec, whole
+from reprojax.data.task import bare, spec, whole
 from reprojax.training import parallel
 from reprojax.training.losses import Loss, Rows, judge
 
@@ -94,17 +94,23 @@ def check_run(
 ) -> None:
     """Raise, before anything is compiled, where the parts of a run do not fit."""
     images, labels = spec(task.train.x, size), spec(task.train.y, size)
-    shapes = check_answer(program, frozen, task, images, sites)
+    context = bare(spec(task.train.context, size))
+    shapes = check_answer(program, frozen, task, images, context, sites)
     if mesh is not None:
         parallel.check_mesh(mesh)
     fills = filled(task, size, mesh, accumulate)
-    found = check_rows(loss, *shapes, images, labels, fills)
+    found = check_rows(loss, *shapes, images, labels, context, fills)
     check_slope(found)
     check_optimizer(optimizer, shapes[0], evaluated, accumulate)
 
 
 def check_answer(
-    program: Program, frozen: PyTree, task: Task, images: Any, sites: tuple[str, ...]
+    program: Program,
+    frozen: PyTree,
+    task: Task,
+    images: Any,
+    context: PyTree,
+    sites: tuple[str, ...],
 ) -> tuple[PyTree, dict[str, Any]]:
     """The shapes of the learnable params and of what training records.
 
@@ -112,11 +118,11 @@ def check_answer(
     """
     wanted = ("output", *estimation.raw_sites(program), *sites)
 
-    def answer(frozen: PyTree, x: PyTree) -> tuple[PyTree, PyTree, dict[str, Any]]:
-        params = program.init(jax.random.key(0), frozen, x)
-        return params.learnable, *record(program.apply, wanted)(params, frozen, x)
+    def answer(*given: PyTree) -> tuple[PyTree, PyTree, dict[str, Any]]:
+        params = program.init(jax.random.key(0), *given)
+        return params.learnable, *record(program.apply, wanted)(params, *given)
 
-    learnable, y, seen = jax.eval_shape(answer, frozen, images)
+    learnable, y, seen = jax.eval_shape(answer, frozen, images, context)
     check_learnable(learnable)
     rows = jax.tree.leaves(images)[0].shape[0]
     if not task.classes:
@@ -156,7 +162,13 @@ def _shown(y: Any) -> str:
 
 
 def check_rows(
-    loss: Loss, learnable: PyTree, seen: Any, x: Any, labels: Any, fills: str = ""
+    loss: Loss,
+    learnable: PyTree,
+    seen: Any,
+    x: Any,
+    labels: Any,
+    context: PyTree,
+    fills: str = "",
 ) -> Any:
     """Raise unless a loss gives a value for each label, or one number where none fills.
 
@@ -167,7 +179,7 @@ def check_rows(
         The spec of the value.
     """
     key, step = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), jnp.int32)
-    given = seen, labels, learnable, x, None, key, step
+    given = seen, labels, learnable, x, context, key, step
     if not takes(loss, None):
         raise ValueError(
             f"the loss ({name_of(loss)}) is one of {arguments(loss)}, expected "

@@ -17,14 +17,14 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from reprojax.core import Program, PyTree, estimation, spec_of
 
 
-def cache_site(program: Program, frozen: PyTree, x: Any) -> str:
+def cache_site(program: Program, frozen: PyTree, x: Any, context: Any = None) -> str:
     """The site whose value can take the place of x, or a ValueError that says why none.
 
     Args:
-        x: a batch of images, or its shape and type.
+        x: a batch of images, or its shape and type; likewise the context.
     """
     x = spec_of(x)
-    seen = _trace(program, frozen, x)
+    seen = _trace(program, frozen, x, context)
     lowest = _lowest(program, seen)
     if lowest not in seen.top:
         raise ValueError(
@@ -57,11 +57,12 @@ class _Trace(NamedTuple):
     "learnable", "key", "frozen", "x". Not by way of the value at `given`."""
 
 
-def _trace(program: Program, frozen: PyTree, x: Any) -> _Trace:
+def _trace(program: Program, frozen: PyTree, x: Any, context: Any) -> _Trace:
     order, top = [], {}
 
-    def look(first: Any, learnable: Any, key: Any, frozen: Any, x: Any) -> Any:
-        params = program.init(first, frozen, spec)._replace(learnable=learnable)
+    def look(first: Any, learnable: Any, key: Any, *given: Any) -> Any:
+        frozen, _, c = given
+        params = program.init(first, frozen, spec, c)._replace(learnable=learnable)
         order.clear()
         here, seen = get_opaque_trace_state(), {}
 
@@ -74,13 +75,13 @@ def _trace(program: Program, frozen: PyTree, x: Any) -> _Trace:
                 seen[name] = [a for a in jax.tree.leaves(value) if hasattr(a, "dtype")]
             return value
 
-        program.apply(params, frozen, x, key=key, edit=spy)
+        program.apply(params, *given, key=key, edit=spy)
         return seen
 
     spec, key = x, jax.eval_shape(jax.random.key, 0)
-    learnable = jax.eval_shape(program.init, key, frozen, spec).learnable
+    learnable = jax.eval_shape(program.init, key, frozen, spec, context).learnable
     args = {"first": key, "learnable": learnable, "key": key}
-    args |= {"frozen": spec_of(frozen), "x": x}
+    args |= {"frozen": spec_of(frozen), "x": x, "context": context}
     closed, out = jax.make_jaxpr(look, return_shape=True)(*args.values())
     whole = closed.jaxpr
     owners = [name for name, tree in args.items() for _ in jax.tree.leaves(tree)]

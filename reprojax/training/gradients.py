@@ -15,6 +15,8 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh, PartitionSpec
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
+from reprojax.data import Shared
+from reprojax.data.task import bare, parted
 from reprojax.training import parallel
 from reprojax.training.losses import Loss, judge, summed
 
@@ -29,12 +31,14 @@ def forward(
     key: Key,
     x: PyTree,
     labels: jax.Array,
+    context: PyTree = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
     """The sums of the loss and of its weights over some rows, and what was recorded."""
     wanted = ("output", *estimation.raw_sites(program), *sites)
     call = record(program.apply, wanted, also=estimation.is_news)
-    _, seen = call(params, frozen, x, key=key)
-    found = judge(loss, seen, labels, params.learnable, x, None, key, step)
+    context = bare(context)
+    _, seen = call(params, frozen, x, context, key=key)
+    found = judge(loss, seen, labels, params.learnable, x, context, key, step)
     return *summed(found, labels), seen
 
 
@@ -55,7 +59,8 @@ def gradient(
     mesh: Mesh | None,
     *rows: Any,
 ) -> Part:
-    """Of what `call`, a `forward`, takes: params, frozen, step, key, x, labels."""
+    """Of what `call`, a `forward`, takes: params, frozen, step, key, x,
+    labels and context."""
     part = partial(_part, program, call)
     if accumulate == 1:
         return part(*rows)
@@ -76,7 +81,7 @@ def _part(
 
     pull = jax.value_and_grad(objective, has_aux=True)
     (total, (weight, seen)), grads = pull(params.learnable)
-    sums = estimation.observe(program, params, seen, rows[-1])
+    sums = estimation.observe(program, params, seen, rows[-2])
     return Part(total, weight, grads, sums, estimation.put_news(params, seen))
 
 
@@ -90,18 +95,21 @@ def _accumulated(
     key: Key,
     x: PyTree,
     labels: jax.Array,
+    context: PyTree,
 ) -> Part:
     """The sum over `count` parts of a batch. Batch statistics move once a part."""
 
     def add(total: Part, each: tuple) -> tuple[Part, None]:
-        i, *rows = each
+        i, x, labels, own = each
+        rows = x, labels, joined(own)
         new = part(total.params, frozen, step, jax.random.fold_in(key, i), *rows)
         sums = jax.tree.map(jnp.add, total[:-1], new[:-1])
         return Part(*sums, params=new.params), None
 
-    parts = parallel.micro_batches((x, labels), count, mesh)
-    first = jax.tree.map(lambda a: a[0], parts)
-    shapes = jax.eval_shape(part, params, frozen, step, key, *first)
+    rows, joined = parted(context)
+    parts = parallel.micro_batches((x, labels, rows), count, mesh)
+    *first, own = jax.tree.map(lambda a: a[0], parts)
+    shapes = jax.eval_shape(part, params, frozen, step, key, *first, joined(own))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes[:-1])
     start = Part(*zeros, params=params)
     return jax.lax.scan(add, start, (jnp.arange(count), *parts))[0]
@@ -117,10 +125,13 @@ def _each_device(part: Callable[..., Part], count: int, mesh: Mesh, *rows: Any) 
         return Part(*sums, params=found.params)
 
     lies, everywhere = PartitionSpec(parallel.DATA), PartitionSpec()
+    shared = lambda leaf: isinstance(leaf, Shared)
+    one = lambda leaf: everywhere if shared(leaf) else lies
+    context = jax.tree.map(one, rows[-1], is_leaf=shared)
     return jax.shard_map(
         own,
         mesh=mesh,
-        in_specs=(everywhere, everywhere, everywhere, everywhere, lies, lies),
+        in_specs=(everywhere, everywhere, everywhere, everywhere, lies, lies, context),
         out_specs=everywhere,
         axis_names={parallel.DATA},
         check_vma=False,  # else each part's gradient is summed over the devices

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from reprojax.core import Params, Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.data import Task, digest, order
-from reprojax.data.task import spec, whole_seed
+from reprojax.data.task import bare, spec, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_mesh, of_run
 from reprojax.training import checks, parallel
@@ -111,7 +111,7 @@ def fit(
         run |= {"mesh": of_mesh(mesh), "data": digest(task)}
     size = min(batch, len(task.train.y))
     steps = order.steps(task.train, size)
-    images = spec(task.train.x, size)
+    images, context = (spec(a, size) for a in (task.train.x, task.train.context))
     checks.check_run(
         *(program, frozen, task, size, loss, record_sites),
         *(optimizer, evaluated, mesh, accumulate),
@@ -119,7 +119,8 @@ def fit(
     if out is not None:
         judged = partial(judge, loss)
         given = program, optimizer, evaluated, judged, record_sites, frozen
-        run |= of_run(*given, images, spec(np.int32(task.train.y), size), identity)
+        rows = images, spec(np.int32(task.train.y), size), bare(context)
+        run |= of_run(*given, *rows, identity)
     frozen = parallel.settle(frozen, mesh)
     checks.check_frozen(frozen)
     held = None if mesh is None else parallel.replicated(mesh)
@@ -131,7 +132,8 @@ def fit(
 
     clock = Clock()
     with Checkpoints(out, run, resume=resume, grows="epochs") as checkpoints:
-        first_state = partial(begin, program, optimizer, frozen, images, seed, epochs)
+        rows = images, seed, epochs, context
+        first_state = partial(begin, program, optimizer, frozen, *rows)
         state = checkpoints.latest(first_state, held, growing=".curves")
         if state is None:
             state = first_state()
@@ -152,8 +154,7 @@ def fit(
                 ends = (step + 1) % steps == 0
                 trace.before(step)
                 clock.start()
-                x, y = next(batches)
-                state = train_step(*what, state, frozen, x, y, **how)
+                state = train_step(*what, state, frozen, *next(batches), **how)
                 clock.tick(state.step, stop=ends or profile is not None)
                 if step == 0:
                     checks.check_first([state.loss])

@@ -71,15 +71,17 @@ class Members(NamedTuple):
         return [getattr(task, name) for task in self.tasks]
 
 
-def batch_spec(run: Members) -> PyTree:
-    """Shapes and types of a batch."""
-    return spec(run.tasks[0].train.x, run.size)
+def batch_spec(run: Members) -> tuple[PyTree, PyTree]:
+    """Shapes and types of a batch, and of its context."""
+    split = run.tasks[0].train
+    return spec(split.x, run.size), spec(split.context, run.size)
 
 
 def first_states(run: Members, epochs: int) -> list[TrainState]:
     """The members' first states."""
-    rest = run.frozen, batch_spec(run)
-    return [begin(*run.own(k), *rest, s, epochs) for k, s in enumerate(run.seeds)]
+    x, context = batch_spec(run)
+    rest = [(run.frozen, x, seed, epochs, context) for seed in run.seeds]
+    return [begin(*run.own(k), *own) for k, own in enumerate(rest)]
 
 
 def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.OptState:
@@ -142,8 +144,8 @@ def at_once(
         for step in range(begun, epochs * steps):
             ends = (step + 1) % steps == 0
             clock.start()
-            x, y, axis = rows(run, step)
-            group = stepper(run, axis)(group, run.frozen, x, y)
+            *batch, axis = rows(run, step)
+            group = stepper(run, axis)(group, run.frozen, *batch)
             clock.tick(jax.tree.leaves(group)[-1], stop=ends)
             if step == 0:
                 checks.check_first(group.loss)
@@ -217,8 +219,8 @@ def _vmapped(function: Callable, static: tuple, axes: tuple, donate: tuple = ())
     return jax.jit(jax.vmap(partial(function, *static), axes), donate_argnums=donate)
 
 
-def rows(run: Members, step: int) -> tuple[PyTree, np.ndarray, int | None]:
-    """x and y of a step for all members, and the axis of x."""
+def rows(run: Members, step: int) -> tuple[PyTree, np.ndarray, PyTree, int | None]:
+    """x, y and context of a step for all members, and the axis of x and context."""
     seeds = [run.seeds[0]] * len(run.seeds) if run.together else run.seeds
     keys = [*zip(map(id, run.splits("train")), seeds, strict=True)]
     distinct = dict(zip(keys, run.splits("train"), strict=True))
@@ -230,29 +232,34 @@ def rows(run: Members, step: int) -> tuple[PyTree, np.ndarray, int | None]:
 
 def _joined(
     splits: Sequence[Split], batches: Sequence[tuple], together: bool
-) -> tuple[PyTree, np.ndarray, int | None]:
+) -> tuple[PyTree, np.ndarray, PyTree, int | None]:
     """Images that all share are there once, without an axis of members."""
-    shared = together and all(own.x is splits[0].x for own in splits)
-    x = batches[0][0] if shared else grouped([x for x, _ in batches])
-    return x, grouped([y for _, y in batches]), None if shared else 0
+    first = splits[0]
+    shared = together and all(
+        own.x is first.x and own.context is first.context for own in splits
+    )
+    x, y, context = zip(*batches, strict=True)
+    if shared:
+        return x[0], grouped(y), context[0], None
+    return grouped(x), grouped(y), grouped(context), 0
 
 
 def stepper(run: Members, axis: int | None) -> Any:
-    """(all states, frozen, x, y) -> all states; it gives the states away."""
+    """(all states, frozen, x, y, context) -> all states, given away."""
     static = run.program, run.optimizer, run.loss, run.sites
-    return _vmapped(train_step, static, (0, None, axis, 0), (0,))
+    return _vmapped(train_step, static, (0, None, axis, 0, axis), (0,))
 
 
 def _summed(
     run: Members, function: Callable, params: list, splits: list[Split]
 ) -> list[PyTree]:
-    """function(program, params, frozen, x, y) of each member, added over a split."""
+    """function(program, params, frozen, x, y, context) of each member, added up."""
     distinct, group, total = {id(own): own for own in splits}, grouped(params), None
     for found in zip(*(in_order(s, run.size) for s in distinct.values()), strict=True):
         made = dict(zip(distinct, found, strict=True))
-        x, y, axis = _joined(splits, [made[id(own)] for own in splits], True)
-        call = _vmapped(function, (run.program,), (0, None, axis, 0))
-        each = call(group, run.frozen, x, y)
+        *batch, axis = _joined(splits, [made[id(own)] for own in splits], True)
+        call = _vmapped(function, (run.program,), (0, None, axis, 0, axis))
+        each = call(group, run.frozen, *batch)
         total = each if total is None else jax.tree.map(jnp.add, total, each)
     return apart(total)
 

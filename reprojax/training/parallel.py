@@ -22,6 +22,7 @@ label -1, which weighs nothing in a loss or a count.
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from reprojax.core import PyTree
-from reprojax.data import Split
-from reprojax.data.task import taken
+from reprojax.data import Shared, Split
+from reprojax.data.order import Batch
+from reprojax.data.task import by_rows, taken
 from reprojax.models import stored
 
 Rules = Mapping[str, PartitionSpec]
@@ -330,33 +332,42 @@ def padded_size(size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
 
 
 def spread(
-    batches: Callable[[Split], Iterable[tuple[Any, np.ndarray]]],
+    batches: Callable[[Split], Iterable[Batch]],
     split: Split,
     mesh: Mesh | None = None,
     accumulate: int = 1,
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[Any, Any, Any]]:
     """The batches of a split, filled and over the mesh; as they come without one.
 
     Each process reads the rows of its own devices alone.
     """
+    split = split._replace(context=_placed(split.context, mesh))
     if mesh is None and accumulate == 1:
         yield from batches(split)
         return
     # The same order, of row numbers: which of them to read, each process then sees.
-    for rows, y in batches(Split(np.arange(len(split.y)), split.y)):
+    for rows, y, _ in batches(Split(np.arange(len(split.y)), split.y)):
         size = padded_size(len(y), mesh, accumulate)
         rows = np.resize(rows, size)  # real images again: some statistics see them
         more = [(0, size - len(y)), *((0, 0) for _ in y.shape[1:])]
         y = np.pad(y, more, constant_values=-1)
         if mesh is None:
-            yield taken(split.x, rows), y
+            yield taken(split.x, rows), y, taken(split.context, rows)
         else:
-            yield _over(mesh, split.x, rows, y)
+            yield _over(mesh, split, rows, y)
+
+
+def _placed(context: PyTree, mesh: Mesh | None) -> PyTree:
+    """With what is `Shared` on the devices, where it is not sent again each step."""
+    put = jax.device_put if mesh is None else partial(replicate, mesh=mesh)
+    shared = lambda leaf: isinstance(leaf, Shared)
+    one = lambda leaf: Shared(put(leaf.value)) if shared(leaf) else leaf
+    return jax.tree.map(one, context, is_leaf=shared)
 
 
 def _over(
-    mesh: Mesh, x: PyTree, rows: np.ndarray, y: np.ndarray
-) -> tuple[PyTree, jax.Array]:
+    mesh: Mesh, split: Split, rows: np.ndarray, y: np.ndarray
+) -> tuple[PyTree, jax.Array, PyTree]:
     lies = NamedSharding(mesh, PartitionSpec(DATA))
 
     def put(leaf: Any) -> jax.Array:
@@ -372,7 +383,7 @@ def _over(
         return jax.make_array_from_callback(shape, lies, own)
 
     y_there = jax.make_array_from_callback(y.shape, lies, lambda i: y[i])
-    return jax.tree.map(put, x), y_there
+    return by_rows(put, split.x), y_there, by_rows(put, split.context)
 
 
 # -- inside a compiled step

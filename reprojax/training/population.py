@@ -31,7 +31,7 @@ from reprojax.core import Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.data import Task, digest
 from reprojax.data.order import steps as steps_of
-from reprojax.data.task import SPLITS, shape_of, spec, whole_seed
+from reprojax.data.task import SPLITS, bare, shape_of, spec, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_run, traced
 from reprojax.training import checks
@@ -191,12 +191,12 @@ def costs(
     frozen, together = jax.device_put(frozen), order == "shared"
     run = Members(program, optimizer, loss, (), frozen, tasks, [*seeds], size, together)
     group = grouped(first_states(run, 1))
-    x, y, axis = rows(run, 0)
-    one = [jax.tree.map(lambda a: jnp.array(a[0]), tree) for tree in (group, y)]
-    own = x if axis is None else jax.tree.map(lambda a: a[0], x)
+    x, y, context, axis = rows(run, 0)
+    first = lambda tree: jax.tree.map(lambda a: jnp.array(a[0]), tree)
+    own, c = (x, context) if axis is None else first((x, context))
     given: dict[str, tuple] = {
-        "loop": (one[0], frozen, own, one[1]),
-        "vmap": (group, frozen, x, y),
+        "loop": (first(group), frozen, own, first(y), c),
+        "vmap": (group, frozen, x, y, context),
     }
     static = program, optimizer, loss, ()
     calls: dict[str, Any] = {
@@ -241,13 +241,14 @@ def fastest(measured: Mapping[str, Cost], memory: float = 1.5) -> How:
 
 def _ingredients(run: Members, identity: Mapping[str, Any] | None) -> dict[str, Any]:
     """What else the numbers of a population depend on; see `identity`."""
-    x, frozen = batch_spec(run), run.frozen
+    (x, context), frozen = batch_spec(run), run.frozen
+    context = bare(context)
     labels = spec(np.int32(run.tasks[0].train.y), run.size)
     judged = partial(judge, run.loss)
     what = run.program, run.optimizer, run.evaluated, judged, run.sites
-    found = of_run(*what, frozen, x, labels, identity)
-    key = jax.eval_shape(jax.random.key, 0)
-    found["inits"] = [traced(init, key, frozen, x).digest for init in run.inits or ()]
+    found = of_run(*what, frozen, x, labels, context, identity)
+    given = jax.eval_shape(jax.random.key, 0), frozen, x, context
+    found["inits"] = [traced(init, *given).digest for init in run.inits or ()]
     # As texts, since JSON has no word for an infinite rate.
     found["settings"] = [
         {name: str(np.asarray(value).tolist()) for name, value in each.items()}
@@ -292,6 +293,7 @@ def _check(
             *(shape_of(getattr(task, n).x) for n in SPLITS),
             *(getattr(task, n).y.shape for n in SPLITS),
             task.holds,
+            str(spec(task.train.context, 1)),
         )
         for task in tasks
     }

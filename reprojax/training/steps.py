@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.data import Split, in_order
+from reprojax.data.task import bare
 from reprojax.training.checks import Evaluated, check_statistics
 from reprojax.training.gradients import forward, gradient
 from reprojax.training.losses import Loss, divided
@@ -45,21 +46,22 @@ def begin(
     images: Any,
     seed: int,
     epochs: int,
+    context: PyTree = None,
 ) -> TrainState:
     """A first state; label maps are not estimated yet.
 
     Args:
-        images: a batch, or its shape and type.
+        images: a batch, or its shape and type; likewise its context.
     """
     key = jax.random.key(seed)
-    params = program.init(key, frozen, images)
+    params = program.init(key, frozen, images, bare(context))
     state = TrainState(
         params=params,
         opt=optimizer.init(params.learnable),
         key=key,
         step=jnp.zeros((), jnp.int32),
         loss=jnp.zeros(()),
-        sums=_no_sums(program, params, frozen, images),
+        sums=_no_sums(program, params, frozen, images, context),
         curves=jnp.zeros((epochs, 2)),
         best=params,
     )
@@ -69,10 +71,12 @@ def begin(
     return jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a)), state)
 
 
-def _no_sums(program: Program, params: Params, frozen: PyTree, images: Any) -> PyTree:
+def _no_sums(
+    program: Program, params: Params, frozen: PyTree, images: Any, context: PyTree
+) -> PyTree:
     labels = jax.ShapeDtypeStruct((_rows(images),), jnp.int32)
     shapes = jax.eval_shape(
-        partial(observe_batch, program), params, frozen, images, labels
+        partial(observe_batch, program), params, frozen, images, labels, context
     )
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
@@ -96,6 +100,7 @@ def train_step(
     frozen: PyTree,
     x: PyTree,
     labels: jax.Array,
+    context: PyTree = None,
     *,
     accumulate: int = 1,
     mesh: Mesh | None = None,
@@ -111,7 +116,7 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     learnable = state.params.learnable
     call = partial(forward, program, loss, sites)
-    rows = frozen, state.step, key, x, labels
+    rows = frozen, state.step, key, x, labels, context
     whole = gradient(program, call, accumulate, mesh, state.params, *rows)
     # Divided once, so that parts, fillers and class weights make no other gradient.
     value = divided(whole.loss, whole.weight)
@@ -137,14 +142,19 @@ def train_step(
 
 @partial(jax.jit, static_argnums=0)
 def count_correct(
-    program: Program, params: Params, frozen: PyTree, x: PyTree, labels: jax.Array
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    x: PyTree,
+    labels: jax.Array,
+    context: PyTree = None,
 ) -> jax.Array:
     """How many rows of a batch are right; a label of -1 never is, nor an answer of NaN.
 
     One number, or [K] of a program that answers [B K T]. Where words [B L] are the
     labels, a row is right if all are that count, each behind the right ones.
     """
-    answers = chosen(program.apply(params, frozen, x))
+    answers = chosen(program.apply(params, frozen, x, bare(context)))
     if labels.ndim == 2:
         real = labels >= 0
         return (((answers == labels) | ~real).all(1) & real.any(1)).sum()
@@ -164,12 +174,13 @@ def observe_batch(
     frozen: PyTree,
     x: PyTree,
     labels: jax.Array,
+    context: PyTree = None,
     *,
     mesh: Mesh | None = None,
 ) -> PyTree:
     """What one batch shows to the label maps, in evaluation."""
     call = record(program.apply, estimation.raw_sites(program))
-    seen = call(params, frozen, x)[1]
+    seen = call(params, frozen, x, bare(context))[1]
     return keep_replicated(estimation.observe(program, params, seen, labels), mesh)
 
 
@@ -189,7 +200,7 @@ def evaluate(
     K answers come from `alignments.heads`.
     """
     batches = spread(partial(in_order, size=batch), split, mesh)
-    hits = [count_correct(program, params, frozen, x, y) for x, y in batches]
+    hits = [count_correct(program, params, frozen, *rows) for rows in batches]
     accuracy = np.sum(jax.device_get(hits), axis=0) / len(split.y)
     return accuracy if accuracy.ndim else float(accuracy)
 
@@ -206,8 +217,8 @@ def estimate(
     if not estimation.estimated(program):
         return params
     total = None
-    for x, y in spread(partial(in_order, size=batch), split, mesh):
-        sums = observe_batch(program, params, frozen, x, y, mesh=mesh)
+    for rows in spread(partial(in_order, size=batch), split, mesh):
+        sums = observe_batch(program, params, frozen, *rows, mesh=mesh)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     assert total is not None
     check_statistics(total, "the training images")

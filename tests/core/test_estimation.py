@@ -51,7 +51,7 @@ def assert_near(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("name", MAPS)
 def test_the_sums_of_batches_add_up_and_filling_does_not_count(name):
     program, params = with_map(MAPS[name])
-    x, y = TASK.train
+    x, y, _ = TASK.train
     whole = sums(program, params, x, y)
     assert set(whole) == {"output"} and whole["output"].shape == (SOURCES, TARGETS)
     parts = [sums(program, params, x[i : i + 3], y[i : i + 3]) for i in (0, 3, 6, 9)]
@@ -62,7 +62,7 @@ def test_the_sums_of_batches_add_up_and_filling_does_not_count(name):
 
 def test_what_is_counted_is_the_answer_of_the_model_and_not_of_the_map():
     program, params = with_map(bayesian(TARGETS))
-    x, y = TASK.train
+    x, y, _ = TASK.train
     shifted = fitting.normalized(x) + params.learnable["normalized"]
     answers = np.asarray(fitting.Net().apply(FROZEN, shifted)).argmax(1)
     expected = np.zeros((SOURCES, TARGETS))

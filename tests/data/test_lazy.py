@@ -56,7 +56,7 @@ def decoded(task):
 
 
 def same(a, b):
-    for (x, y), (u, v) in zip(a, b, strict=True):
+    for (x, y, *_), (u, v, *_) in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, u)
         np.testing.assert_array_equal(y, v)
 
@@ -144,7 +144,7 @@ CHILD = """
     import sys, time
     sys.path[:0] = {paths!r}
     from test_lazy import batches, shades
-    for step, (x, y) in enumerate(batches(shades(11), 4, 3, int(sys.argv[1]), 40)):
+    for step, (x, y, _) in enumerate(batches(shades(11), 4, 3, int(sys.argv[1]), 40)):
         print(int(sys.argv[1]) + step, *y, flush=True)
         time.sleep(.02)
 """

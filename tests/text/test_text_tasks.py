@@ -55,7 +55,7 @@ def test_ids_are_the_templates(side):
     assert found == (LETTERS.index("a"), LETTERS.index("b"))
     assert task.holds == "tokens" and task.classes == ("low", "high")
     for name in ("train", "validation", "test"):
-        x, y = getattr(task, name)
+        x, y, _ = getattr(task, name)
         plain = getattr(TASK, name)
         np.testing.assert_array_equal(y, plain.y)
         assert x.value.shape == x.weight.shape == (len(y), 10)
@@ -106,7 +106,7 @@ def by_hand(program, task, epochs):
 
     slope = jax.jit(jax.grad(cost))
     for step in range(epochs * order.steps(task.train, 8)):
-        x, y = order.batch(task.train, 8, 0, step)
+        x, y, _ = order.batch(task.train, 8, 0, step)
         row = lambda i, x=x: jax.tree.map(lambda a: a[i : i + 1], x)
         real = [i for i in range(len(y)) if y[i] >= 0]
         grads = [slope(learnable, row(i), y[i]) for i in real]
@@ -149,7 +149,7 @@ def test_a_label_map_over_the_vocabulary():
     align = chain(last=last(), map=bayesian(2))
     program = prompt_tuning(CARD, align, length=3)
     fitted = trained(program, CARD.frozen, ENCODED.task, epochs=2, refresh="exact")
-    x, y = ENCODED.task.train
+    x, y, _ = ENCODED.task.train
     shown = prompt_tuning(CARD, last(), length=3)
     params = shown.init(jax.random.key(0), CARD.frozen, x)
     prompt = {site: fitted.last.learnable[site] for site in params.learnable}
@@ -195,7 +195,7 @@ def test_targets_are_the_words_that_follow(side):
 def test_the_loss_is_the_mean_over_the_answers_words(recipe):
     task = written(WRITER, QUESTIONS, "do {question}. {answer}")
     program = recipe(WRITER, at_words(), length=3)
-    x, y = task.train
+    x, y, _ = task.train
     params = program.init(jax.random.key(0), CARD.frozen, x)
     output = program.apply(params, CARD.frozen, x)
     y = jnp.asarray(y)
@@ -283,7 +283,7 @@ def test_other_bad_tasks():
 
 
 def test_a_digest_sees_every_array():
-    x, y = ENCODED.task.train
+    x, y, _ = ENCODED.task.train
     moved = x._replace(weight=x.weight * 0.5)
     other = ENCODED.task._replace(train=Split(moved, y))
     assert digest(other) != digest(ENCODED.task)

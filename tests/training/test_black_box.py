@@ -181,7 +181,7 @@ def test_three_epochs_equal_a_loop_on_the_model_itself():
     state, sums = SPSA.init(jax.random.key(0), params.learnable), 0
     for step in range(9):
         points = SPSA.ask(jax.random.fold_in(jax.random.key(0), step), state)
-        x, y = order.batch(TASK.train, 4, 0, step)
+        x, y, _ = order.batch(TASK.train, 4, 0, step)
         values = []
         for i in range(4):
             one = params._replace(learnable=jax.tree.map(lambda a, i=i: a[i], points))

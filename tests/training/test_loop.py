@@ -63,7 +63,7 @@ def bayesian_by_hand(counts: np.ndarray) -> np.ndarray:
 
 def by_hand(refresh: str, optimizer: Any, epochs: int = 3, seed: int = 0) -> ByHand:
     """Batches of the real rows alone: the last of an epoch has two."""
-    x, y = TASK.train
+    x, y, _ = TASK.train
     prompt = np.zeros((8, 8, 3), np.float32)
     table = bayesian_by_hand(counted([logits(prompt, x)], [y]))
     opt, out = optimizer.init(prompt), ByHand([], [], [], [])
@@ -389,7 +389,7 @@ def test_a_loss_of_ones_own_on_a_recorded_value():
         pull = jnp.square(features - 1).mean() + x.astype(np.float32).mean()
         return entropy + 3 * pull
 
-    x, y = TASK.train
+    x, y, _ = TASK.train
     table = bayesian_by_hand(counted([logits(np.zeros((8, 8, 3)), x)], [y]))
     value, slope = jax.value_and_grad(cost)(jnp.zeros((8, 8, 3)))
     sites = ("head:in", "input")
