@@ -192,7 +192,7 @@ def test_parts_devices_and_populations_train_on_the_same_context(name):
         ),
     ]
     shared = {"optimizer": SGD, "progress": False, **settings}
-    for how in ("vmap", "map", "loop"):
+    for how in ("vmap", "loop"):
         many = partial(
             fit_population, case.program, FROZEN, task_of(case), seeds=[0, 0]
         )

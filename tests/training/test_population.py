@@ -143,8 +143,8 @@ def work(program: Any, count: int, together: bool) -> float:
         together=together,
     )
     states = members.grouped(members.first_states(run, 1))
-    x, y, axis = members.rows(run, 0)
-    return operations(members.stepper(run, axis), states, FROZEN, x, y)
+    *rows, axis = members.rows(run, 0)
+    return operations(members.stepper(run, axis), states, FROZEN, *rows)
 
 
 def test_heads_share_the_forward_below_them():
