@@ -246,11 +246,11 @@ def test_what_was_interrupted_begins_anew(tmp_path, monkeypatch):
     def half(plan: Any, task: Task, arrays: Any) -> None:
         calls = []
 
-        def values(x: Any) -> Any:
+        def values(*given: Any) -> Any:
             calls.append(1)
             if len(calls) == 4:
                 raise KeyboardInterrupt
-            return plan.values(x)
+            return plan.values(*given)
 
         fill(plan._replace(values=values), task, arrays)
 
@@ -306,10 +306,10 @@ import test_caches as here
 from reprojax.training import caches
 fill = caches._fill
 def slow(plan, task, arrays):
-    def values(x):
+    def values(*given):
         print("one more", flush=True)
         time.sleep(.2)
-        return plan.values(x)
+        return plan.values(*given)
     fill(plan._replace(values=values), task, arrays)
 caches._fill = slow
 here.small(folder={folder!r})
