@@ -200,7 +200,7 @@ def spec(x: Any, size: int) -> Any:
     return by_rows(one, x)
 
 
-def bare(context: Any) -> Any:
+def unshared(context: Any) -> Any:
     """A context as programs and losses get it, without the word `Shared`."""
     import jax
 

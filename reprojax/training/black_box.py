@@ -39,7 +39,7 @@ from reprojax.core import (
 from reprojax.core.estimation import Refresh
 from reprojax.core.trees import fingerprint
 from reprojax.data import Split, Task, check, digest, in_order, order
-from reprojax.data.task import bare, spec, taken, whole, whole_seed
+from reprojax.data.task import spec, taken, unshared, whole, whole_seed
 from reprojax.models import Backbone
 from reprojax.saving.identity import of_asking, traced
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
@@ -187,7 +187,7 @@ def fit_black_box(
         run |= {"start": _fingerprint(params, first)}
         run |= {"search": _searched(search, key, params.learnable)}
         judged = partial(judge, loss)
-        context = bare(spec(task.train.context, size))
+        context = unshared(spec(task.train.context, size))
         rows = x, y, context, identity
         run |= of_asking(program, judged, (SENT,), answers, *rows)
     with Account(oracle, budget, log, run) as account, _bar(budget, progress) as bar:
@@ -208,7 +208,7 @@ def fit_black_box(
             try:
                 if not last:
                     found = ask.judge(
-                        loss, points, params, x, y, bare(context), here, step
+                        loss, points, params, x, y, unshared(context), here, step
                     )
             except BudgetSpent:  # answers of no use were paid as well
                 last = True
@@ -310,7 +310,7 @@ class _Asking(NamedTuple):
         """The params with label maps from one pass over a split."""
         total: Any = None
         for x, y, context in in_order(split, size):
-            given = x, y, bare(context), None
+            given = x, y, unshared(context), None
             answers = self.answers(_one(params), *given)[0]
             given = (_one(params), answers, *given, 0)
             sums = _judge(self.program, cross_entropy, self.said, *given)[1]
@@ -322,7 +322,7 @@ class _Asking(NamedTuple):
         """The share of right answers on a split."""
         errors = 0.0
         for x, y, context in in_order(split, min(size, len(split.y))):
-            given = x, y, bare(context), None
+            given = x, y, unshared(context), None
             answers = self.answers(_one(params), *given)[0]
             given = (_one(params), answers, *given, 0)
             values = _judge(self.program, zero_one, self.said, *given)[0]
@@ -400,7 +400,7 @@ def _begin(
             "answers is asked for one of them"
         )
     x, labels, context = taken(task.train, slice(2))
-    context = bare(context)
+    context = unshared(context)
     answers = jnp.zeros((len(labels), oracle.classes))
     params = program.init(jax.random.key(seed), answers, x, context)
     wanted = ["output", *estimation.raw_sites(program), SENT]

@@ -29,7 +29,7 @@ from reprojax.core import Edit, Params, Program, PyTree, passthrough, record
 from reprojax.core.guards import check_sites
 from reprojax.core.trees import below, differences, fingerprint
 from reprojax.data import Split, Task, digest, in_order, steps
-from reprojax.data.task import SPLITS, bare, spec, taken
+from reprojax.data.task import SPLITS, spec, taken, unshared
 from reprojax.saving.files import read_json, write_json
 from reprojax.saving.folders import only_writer
 from reprojax.training.dependence import cache_site
@@ -68,7 +68,7 @@ def cached(
             "without a cache"
         )
     images = spec(task.train.x, size)
-    context = bare(spec(task.train.context, size))
+    context = unshared(spec(task.train.context, size))
     site = cache_site(program, frozen, images, context)
     params = program.init(jax.random.key(0), frozen, images, context)
     values = partial(_values, program, site, params, jax.device_put(frozen))
@@ -171,7 +171,7 @@ def _fill(plan: _Plan, task: Task, arrays: Mapping[str, np.ndarray]) -> None:
         for name, split in splits.items():
             for i, (x, _, context) in enumerate(in_order(split, plan.batch)):
                 rows = arrays[name][i * plan.batch : (i + 1) * plan.batch]
-                found = np.asarray(plan.values(x, bare(context)))[: len(rows)]
+                found = np.asarray(plan.values(x, unshared(context)))[: len(rows)]
                 _check_finite(plan.site, name, found)
                 rows[...] = found.view(rows.dtype)
                 line.update()
@@ -306,7 +306,7 @@ def _open(path: Path, plan: _Plan, split: Split) -> np.ndarray:
 def _check_rows(plan: _Plan, split: Split, array: np.ndarray, folder: Path) -> None:
     """Compute a few rows again: preprocessing has no name that could be compared."""
     rows = np.linspace(0, len(split.y) - 1, min(8, len(split.y))).astype(int)
-    given = split.x[rows], bare(taken(split.context, rows))
+    given = split.x[rows], unshared(taken(split.context, rows))
     new = np.asarray(plan.values(*given)).astype(np.float64)
     old = array[rows].astype(np.float64)
     near = np.sqrt(float(jnp.finfo(plan.dtype).eps)) * max(np.abs(new).max(), 1e-6)

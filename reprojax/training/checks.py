@@ -19,7 +19,7 @@ from reprojax.core.faults import MISTAKES, told, value_text
 from reprojax.core.names import name_of
 from reprojax.core.slips import arguments, array_text, check_no_card, shown, takes
 from reprojax.data import Task, check
-from reprojax.data.task import bare, spec, whole
+from reprojax.data.task import spec, unshared, whole
 from reprojax.training import parallel
 from reprojax.training.losses import Loss, Rows, judge
 
@@ -94,7 +94,7 @@ def check_run(
 ) -> None:
     """Raise, before anything is compiled, where the parts of a run do not fit."""
     images, labels = spec(task.train.x, size), spec(task.train.y, size)
-    context = bare(spec(task.train.context, size))
+    context = unshared(spec(task.train.context, size))
     shapes = check_answer(program, frozen, task, images, context, sites)
     if mesh is not None:
         parallel.check_mesh(mesh)

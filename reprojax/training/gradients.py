@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.data import Shared
-from reprojax.data.task import bare, parted
+from reprojax.data.task import parted, unshared
 from reprojax.training import parallel
 from reprojax.training.losses import Loss, judge, summed
 
@@ -36,7 +36,7 @@ def forward(
     """The sums of the loss and of its weights over some rows, and what was recorded."""
     wanted = ("output", *estimation.raw_sites(program), *sites)
     call = record(program.apply, wanted, also=estimation.is_news)
-    context = bare(context)
+    context = unshared(context)
     _, seen = call(params, frozen, x, context, key=key)
     found = judge(loss, seen, labels, params.learnable, x, context, key, step)
     return *summed(found, labels), seen

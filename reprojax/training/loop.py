@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from reprojax.core import Params, Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.data import Task, digest, order
-from reprojax.data.task import bare, spec, whole_seed
+from reprojax.data.task import spec, unshared, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_mesh, of_run
 from reprojax.training import checks, parallel
@@ -119,7 +119,7 @@ def fit(
     if out is not None:
         judged = partial(judge, loss)
         given = program, optimizer, evaluated, judged, record_sites, frozen
-        rows = images, spec(np.int32(task.train.y), size), bare(context)
+        rows = images, spec(np.int32(task.train.y), size), unshared(context)
         run |= of_run(*given, *rows, identity)
     frozen = parallel.settle(frozen, mesh)
     checks.check_frozen(frozen)

@@ -31,7 +31,7 @@ from reprojax.core import Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.data import Task, digest
 from reprojax.data.order import steps as steps_of
-from reprojax.data.task import SPLITS, bare, shape_of, spec, whole_seed
+from reprojax.data.task import SPLITS, shape_of, spec, unshared, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_run, traced
 from reprojax.training import checks
@@ -242,7 +242,7 @@ def fastest(measured: Mapping[str, Cost], memory: float = 1.5) -> How:
 def _ingredients(run: Members, identity: Mapping[str, Any] | None) -> dict[str, Any]:
     """What else the numbers of a population depend on; see `identity`."""
     (x, context), frozen = batch_spec(run), run.frozen
-    context = bare(context)
+    context = unshared(context)
     labels = spec(np.int32(run.tasks[0].train.y), run.size)
     judged = partial(judge, run.loss)
     what = run.program, run.optimizer, run.evaluated, judged, run.sites

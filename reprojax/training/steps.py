@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.data import Split, in_order
-from reprojax.data.task import bare
+from reprojax.data.task import unshared
 from reprojax.training.checks import Evaluated, check_statistics
 from reprojax.training.gradients import forward, gradient
 from reprojax.training.losses import Loss, divided
@@ -54,7 +54,7 @@ def begin(
         images: a batch, or its shape and type; likewise its context.
     """
     key = jax.random.key(seed)
-    params = program.init(key, frozen, images, bare(context))
+    params = program.init(key, frozen, images, unshared(context))
     state = TrainState(
         params=params,
         opt=optimizer.init(params.learnable),
@@ -154,7 +154,7 @@ def count_correct(
     One number, or [K] of a program that answers [B K T]. Where words [B L] are the
     labels, a row is right if all are that count, each behind the right ones.
     """
-    answers = chosen(program.apply(params, frozen, x, bare(context)))
+    answers = chosen(program.apply(params, frozen, x, unshared(context)))
     if labels.ndim == 2:
         real = labels >= 0
         return (((answers == labels) | ~real).all(1) & real.any(1)).sum()
@@ -180,7 +180,7 @@ def observe_batch(
 ) -> PyTree:
     """What one batch shows to the label maps, in evaluation."""
     call = record(program.apply, estimation.raw_sites(program))
-    seen = call(params, frozen, x, bare(context))[1]
+    seen = call(params, frozen, x, unshared(context))[1]
     return keep_replicated(estimation.observe(program, params, seen, labels), mesh)
 
 

@@ -69,7 +69,7 @@ def test_labels_of_the_real_sets_are_those_of_the_files():
     with (folder / "banking77/test.csv").open(encoding="utf-8", newline="") as lines:
         rows = {" ".join(r[0].split()): r[1] for r in csv.reader(lines)}
     task = load_text("banking77")
-    for x, y in zip(*task.test, strict=True):
+    for x, y in zip(*task.test[:2], strict=True):
         assert rows[x].replace("_", " ") == task.classes[y]
     lines = (folder / "sms_spam/SMSSpamCollection").read_text(encoding="utf-8")
     task = load_text("sms-spam")
