@@ -211,7 +211,7 @@ def searched(
 
 def told(found: Found, steps: int) -> str:
     """How a search went, in a line."""
-    loss, accuracy = found.curves.T
+    loss, accuracy = found.curves[:, :2].T
     best = int(accuracy.argmax()) + 1
     return (
         f"{steps} steps, loss {loss[0]:.3f} in the first epoch and {loss[-1]:.3f} in "

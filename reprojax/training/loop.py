@@ -23,11 +23,14 @@ from reprojax.data import Task, digest, order
 from reprojax.data.task import spec, unshared, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_mesh, of_run
-from reprojax.training import checks, parallel
+from reprojax.training import checks, hooks, parallel
 from reprojax.training.checks import Evaluated
+from reprojax.training.compilation import Compiled
+from reprojax.training.hooks import Every, OnEpoch, OnStep, checked_hooks
 from reprojax.training.losses import Loss, cross_entropy, judge
 from reprojax.training.steps import (
     Clock,
+    Numbers,
     Trace,
     TrainState,
     bar,
@@ -52,7 +55,8 @@ class Fitted(NamedTuple):
     accuracy: dict[str, float]
     """"validation"; "test", of the selected params; "last", the same of the last."""
     curves: np.ndarray
-    """[epochs 2]: mean training loss, validation accuracy."""
+    """[epochs 5]: mean training loss, validation accuracy; and after its last step the
+    norms of the gradient, of the update, and of how far the params have moved."""
     seconds_per_step: float
 
 
@@ -75,6 +79,8 @@ def fit(
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
     profile: str | Path | None = None,
+    on_step: OnStep | Every | None = None,
+    on_epoch: OnEpoch | None = None,
     progress: bool = True,
 ) -> Fitted:
     """Train a program on a task, select on validation, and read the test split once.
@@ -100,6 +106,8 @@ def fit(
             numbers depend on is refused, by the name of what differs: see `identity`.
         identity: what else makes this run itself, as JSON.
         profile: a folder for a profile of a few steps, for TensorBoard.
+        on_step, on_epoch: what is told numbers (see `hooks`); training ends after an
+            epoch for which `on_epoch` gives True. They change no bit before that.
     """
     checks.check_arguments("fit", program, frozen, task, optimizer)
     given = task, epochs, batch, refresh, accumulate
@@ -126,9 +134,8 @@ def fit(
     held = None if mesh is None else parallel.replicated(mesh)
     given = {"frozen": frozen, "batch": size, "mesh": mesh}
     what = program, optimizer, loss, record_sites
-    how: dict[str, Any] = {"mesh": mesh, "accumulate": accumulate}
-    if mesh is None and accumulate == 1:
-        how = {}  # the very call that a population makes, so that both compile it once
+    update = Compiled(train_step, *what, donate=(0,), mesh=mesh, accumulate=accumulate)
+    often, tell = checked_hooks(on_step, on_epoch)
 
     clock = Clock()
     with Checkpoints(out, run, resume=resume, grows="epochs") as checkpoints:
@@ -143,6 +150,7 @@ def fit(
             state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
         state = lengthened(state, epochs)
         first, total = int(state.step), epochs * steps
+        total = first if bool(state.stopped) else total
         with (
             bar(first, total, progress and jax.process_index() == 0) as line,
             Trace(profile, first, total) as trace,
@@ -154,12 +162,14 @@ def fit(
                 ends = (step + 1) % steps == 0
                 trace.before(step)
                 clock.start()
-                state = train_step(*what, state, frozen, *next(batches), **how)
+                state = update(state, frozen, *next(batches))
                 clock.tick(state.step, stop=ends or profile is not None)
                 if step == 0:
                     checks.check_first([state.loss])
                 trace.after(step, state)
                 line.update()
+                if tell is not None and (step + 1) % often == 0:
+                    tell(hooks.Step(step + 1, *_plain(state.numbers)))
                 if saves := checkpoints.due(step + 1) or ends:
                     checks.check_loss(state, step // steps, step + 1)
                 if ends:
@@ -174,16 +184,21 @@ def fit(
                         evaluated,
                         state,
                     )
-                    line.set_postfix(validation=f"{state.curves[step // steps, 1]:.3f}")
+                    told = _epoch(state, steps)
+                    line.set_postfix(told.shown())
+                    if on_epoch is not None and on_epoch(told):
+                        state = _stopped(state, mesh)
                 if saves:
                     checkpoints.save(step + 1, state)
                     checkpoints.leave_if_told(step + 1)
+                if ends and bool(state.stopped):
+                    break
     test = partial(evaluate, program, split=task.test, **given)
-    curves = np.asarray(state.curves)
+    curves = np.asarray(state.curves)[: int(state.step) // steps]
     accuracy = {"validation": float(curves[:, 1].max())}
     last = shown(evaluated, state)
     accuracy["last"] = accuracy["test"] = test(params=last)
-    if curves[:, 1].argmax() < epochs - 1:  # another epoch was selected than the last
+    if curves[:, 1].argmax() < len(curves) - 1:  # another was selected
         accuracy["test"] = test(params=state.best)
     return Fitted(state.best, last, accuracy, curves, clock.seconds_per_step())
 
@@ -201,9 +216,26 @@ def _end_epoch(
 ) -> TrainState:
     params = shown(evaluated, state)
     if refresh == "epoch":
-        params = refresh_maps(program, params, state.sums)
+        params = Compiled(refresh_maps, program)(params, state.sums)
     elif refresh == "exact":
         params = estimate(program, params, frozen, task.train, size, mesh)
     accuracy = evaluate(program, params, frozen, task.validation, size, mesh)
     state = close_epoch(state, params, accuracy, steps)
     return state if mesh is None else parallel.replicate(state, mesh)
+
+
+def _stopped(state: TrainState, mesh: Mesh | None) -> TrainState:
+    state = state._replace(stopped=jnp.ones((), bool))
+    return state if mesh is None else parallel.replicate(state, mesh)
+
+
+def _plain(numbers: Numbers) -> list[float]:
+    """The one trip to the host of a step, where a hook asks."""
+    return [float(number) for number in jax.device_get(numbers)]
+
+
+def _epoch(state: TrainState, steps: int) -> hooks.Epoch:
+    curves = np.asarray(state.curves)[: int(state.step) // steps]
+    loss, validation, *norms = map(float, curves[-1])
+    told = len(curves), int(state.step), loss, validation, *norms
+    return hooks.Epoch(*told, curves=curves)

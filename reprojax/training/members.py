@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from reprojax.data.task import spec
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.training import checks
 from reprojax.training.checks import Evaluated, check_statistics, not_finite
+from reprojax.training.compilation import Compiled
 from reprojax.training.loop import Fitted
 from reprojax.training.losses import Loss
 from reprojax.training.steps import (
@@ -139,13 +140,14 @@ def at_once(
         ]
     states = [lengthened(state, epochs) for state in states]
     steps, clock = order.steps(run.tasks[0].train, run.size), Clock()
-    begun, group = int(states[0].step), grouped(states)
+    begun, group, step_all = int(states[0].step), grouped(states), None
     with bar(begun, epochs * steps, progress) as line:
         for step in range(begun, epochs * steps):
             ends = (step + 1) % steps == 0
             clock.start()
             *batch, axis = rows(run, step)
-            group = stepper(run, axis)(group, run.frozen, *batch)
+            step_all = step_all or stepper(run, axis)
+            group = step_all(group, run.frozen, *batch)
             clock.tick(jax.tree.leaves(group)[-1], stop=ends)
             if step == 0:
                 checks.check_first(group.loss)
@@ -214,9 +216,12 @@ def apart(group: PyTree) -> list[PyTree]:
     return [jax.tree.map(lambda a, k=k: a[k], group) for k in range(count)]
 
 
-@lru_cache(maxsize=64)  # so that another run compiles nothing anew
-def _vmapped(function: Callable, static: tuple, axes: tuple, donate: tuple = ()) -> Any:
-    return jax.jit(jax.vmap(partial(function, *static), axes), donate_argnums=donate)
+def _vmapped(function: Callable, static: tuple, axes: tuple, **how: Any) -> Compiled:
+    return Compiled(_each, function, static, axes, **how)
+
+
+def _each(function: Callable, static: tuple, axes: tuple, *args: PyTree) -> PyTree:
+    return jax.vmap(partial(function, *static), axes)(*args)
 
 
 def rows(run: Members, step: int) -> tuple[PyTree, np.ndarray, PyTree, int | None]:
@@ -244,10 +249,10 @@ def _joined(
     return grouped(x), grouped(y), grouped(context), 0
 
 
-def stepper(run: Members, axis: int | None) -> Any:
+def stepper(run: Members, axis: int | None) -> Compiled:
     """(all states, frozen, x, y, context) -> all states, given away."""
     static = run.program, run.optimizer, run.loss, run.sites
-    return _vmapped(train_step, static, (0, None, axis, 0, axis), (0,))
+    return _vmapped(train_step, static, (0, None, axis, 0, axis), donate=(0,))
 
 
 def _summed(
@@ -255,10 +260,11 @@ def _summed(
 ) -> list[PyTree]:
     """function(program, params, frozen, x, y, context) of each member, added up."""
     distinct, group, total = {id(own): own for own in splits}, grouped(params), None
+    call = None
     for found in zip(*(in_order(s, run.size) for s in distinct.values()), strict=True):
         made = dict(zip(distinct, found, strict=True))
         *batch, axis = _joined(splits, [made[id(own)] for own in splits], True)
-        call = _vmapped(function, (run.program,), (0, None, axis, 0, axis))
+        call = call or _vmapped(function, (run.program,), (0, None, axis, 0, axis))
         each = call(group, run.frozen, *batch)
         total = each if total is None else jax.tree.map(jnp.add, total, each)
     return apart(total)

@@ -36,6 +36,7 @@ from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_run, traced
 from reprojax.training import checks
 from reprojax.training.checks import Diverged, Evaluated
+from reprojax.training.compilation import Compiled
 from reprojax.training.loop import Fitted, fit
 from reprojax.training.losses import Loss, cross_entropy, judge
 from reprojax.training.members import (
@@ -198,11 +199,11 @@ def costs(
         "loop": (first(group), frozen, own, first(y), c),
         "vmap": (group, frozen, x, y, context),
     }
-    static = program, optimizer, loss, ()
     calls: dict[str, Any] = {
-        "loop": train_step.lower(*static, *given["loop"]).compile(),
-        "vmap": stepper(run, axis).lower(*given["vmap"]).compile(),
+        "loop": Compiled(train_step, program, optimizer, loss, (), donate=(0,)),
+        "vmap": stepper(run, axis),
     }
+    calls = {n: c.bound(*given[n]).lower(*given[n]).compile() for n, c in calls.items()}
     held: dict[str, int] = {name: _bytes(call) for name, call in calls.items()}
     if held["vmap"] > memory * held["loop"]:
         del calls["vmap"]

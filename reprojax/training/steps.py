@@ -1,7 +1,9 @@
-"""The compiled pieces of a training loop; `fit` is the loop.
+"""The pieces of a training loop; `fit` is the loop, and yours may be another.
 
-Each takes the program as a static argument, so that runs of one program (its seeds, its
-evaluation, its controls) share what was compiled.
+`begin` makes a state and `train_step` the next one. Each piece takes the program as a
+static argument of `jax.jit`. None gives its arguments away, so that an old state may be
+kept; `fit` gives them away, and shares what was compiled among equal programs: see
+`compilation`.
 """
 
 import sys
@@ -21,9 +23,22 @@ from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.data import Split, in_order
 from reprojax.data.task import unshared
 from reprojax.training.checks import Evaluated, check_statistics
+from reprojax.training.compilation import Compiled
 from reprojax.training.gradients import forward, gradient
 from reprojax.training.losses import Loss, divided
 from reprojax.training.parallel import keep_replicated, spread
+
+
+class Numbers(NamedTuple):
+    """What a step was like."""
+
+    loss: jax.Array
+    gradient: jax.Array
+    """The norm of the gradient of all learnable params."""
+    update: jax.Array
+    """The norm of what the optimiser added."""
+    moved: jax.Array
+    """The norm of what the params are away from the first ones."""
 
 
 class TrainState(NamedTuple):
@@ -35,8 +50,11 @@ class TrainState(NamedTuple):
     step: jax.Array
     loss: jax.Array  # sum over the epoch's steps
     sums: PyTree  # what the epoch's steps showed to label maps
-    curves: jax.Array  # [epochs 2]: mean training loss, validation accuracy; 0: to come
+    curves: jax.Array  # [epochs 5], as `Fitted` has them; 0: to come
     best: Params  # selected by validation, the earliest of equals
+    start: PyTree  # the first learnable params
+    numbers: Numbers  # of the last step
+    stopped: jax.Array  # whether a hook has ended the run
 
 
 def begin(
@@ -44,14 +62,15 @@ def begin(
     optimizer: optax.GradientTransformation,
     frozen: PyTree,
     images: Any,
-    seed: int,
-    epochs: int,
+    seed: int = 0,
+    epochs: int = 1,
     context: PyTree = None,
 ) -> TrainState:
-    """A first state; label maps are not estimated yet.
+    """A first state; label maps are not estimated yet (`estimate` does).
 
     Args:
         images: a batch, or its shape and type; likewise its context.
+        epochs: as many rows as the curves have, which `close_epoch` fills.
     """
     key = jax.random.key(seed)
     params = program.init(key, frozen, images, unshared(context))
@@ -62,8 +81,11 @@ def begin(
         step=jnp.zeros((), jnp.int32),
         loss=jnp.zeros(()),
         sums=_no_sums(program, params, frozen, images, context),
-        curves=jnp.zeros((epochs, 2)),
+        curves=jnp.zeros((epochs, 5)),
         best=params,
+        start=params.learnable,
+        numbers=Numbers(*[jnp.zeros(())] * 4),
+        stopped=jnp.zeros((), bool),
     )
     # Copies, because the step gives its state away: the caller's own arrays may be
     # among the params, and some optimisers keep the params in their state. Of a
@@ -89,7 +111,6 @@ def _rows(x: PyTree) -> int:
     jax.jit,
     static_argnums=(0, 1, 2, 3),
     static_argnames=("accumulate", "mesh"),
-    donate_argnums=4,
 )
 def train_step(
     program: Program,
@@ -106,6 +127,9 @@ def train_step(
     mesh: Mesh | None = None,
 ) -> TrainState:
     """One update of the learnable params, and the sums for the label maps.
+
+    The state that comes stays whole. A loop that keeps none saves its memory by
+    `jax.jit(train_step, static_argnums=(0, 1, 2, 3), donate_argnums=4)`.
 
     Args:
         accumulate: into how many parts the batch is cut, one after the other: memory
@@ -130,12 +154,15 @@ def train_step(
     extra = {"value": value, "grad": grads, "value_fn": again}
     updates, opt = update(grads, state.opt, learnable, **extra)
     moved = optax.apply_updates(learnable, updates)
+    away = jax.tree.map(jnp.subtract, moved, state.start)
+    norms = [optax.tree.norm(tree) for tree in (grads, updates, away)]
     new = state._replace(
         params=whole.params._replace(learnable=moved),
         opt=opt,
         step=state.step + 1,
         loss=state.loss + value.astype(state.loss.dtype),
         sums=jax.tree.map(jnp.add, state.sums, whole.sums),
+        numbers=Numbers(*(jnp.float32(number) for number in (value, *norms))),
     )
     return keep_replicated(new, mesh)
 
@@ -200,7 +227,8 @@ def evaluate(
     K answers come from `alignments.heads`.
     """
     batches = spread(partial(in_order, size=batch), split, mesh)
-    hits = [count_correct(program, params, frozen, *rows) for rows in batches]
+    count = Compiled(count_correct, program)
+    hits = [count(params, frozen, *rows) for rows in batches]
     accuracy = np.sum(jax.device_get(hits), axis=0) / len(split.y)
     return accuracy if accuracy.ndim else float(accuracy)
 
@@ -216,13 +244,13 @@ def estimate(
     """The params with label maps from one exact pass over a split."""
     if not estimation.estimated(program):
         return params
-    total = None
+    total, observe = None, Compiled(observe_batch, program, mesh=mesh)
     for rows in spread(partial(in_order, size=batch), split, mesh):
-        sums = observe_batch(program, params, frozen, *rows, mesh=mesh)
+        sums = observe(params, frozen, *rows)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     assert total is not None
     check_statistics(total, "the training images")
-    return refresh_maps(program, params, total)
+    return Compiled(refresh_maps, program)(params, total)
 
 
 def shown(evaluated: Evaluated | None, state: TrainState) -> Params:
@@ -243,11 +271,12 @@ def close_epoch(
     """
     epoch = int(state.step) // steps - 1
     better = not bool((state.curves[:epoch, 1] >= accuracy).any())
+    row = [state.loss / steps, accuracy, *state.numbers[1:]]
     return state._replace(
         params=state.params._replace(fixed=params.fixed),
         # a copy: the step gives its own params away
         best=jax.tree.map(jnp.copy, params) if better else state.best,
-        curves=state.curves.at[epoch].set(jnp.array([state.loss / steps, accuracy])),
+        curves=state.curves.at[epoch].set(jnp.array(row)),
         loss=jnp.zeros(()),
         sums=jax.tree.map(jnp.zeros_like, state.sums),
     )

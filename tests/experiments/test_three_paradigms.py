@@ -317,6 +317,6 @@ def test_a_search_learns_and_never_sees_the_test_split():
         batch=4,
         seed=0,
     )
-    assert found.curves.shape == (8, 2)
+    assert found.curves.shape == (8, 5)
     assert found.curves[-1, 0] < 0.8 * found.curves[0, 0]
     assert found.validation == found.curves[:, 1].max()

@@ -24,7 +24,7 @@ from reprojax.models import Backbone, images
 from reprojax.models.vision import glyphs, resnet, vit
 from reprojax.operators import add, frame, insert, resize
 from reprojax.training.losses import cross_entropy
-from reprojax.training.steps import TrainState, observe_batch, train_step
+from reprojax.training.steps import begin, train_step
 
 SGD = optax.sgd(0.1)
 HALF = (0.5, 0.5, 0.5)
@@ -61,18 +61,7 @@ def begun(program: Program, card: Backbone, x: Any) -> Params:
 def lowered(program: Program, card: Backbone, side: int, batch: int = 4) -> Any:
     """The very step of `fit`, for bytes of [batch side side 3]."""
     x, y = spec(batch, side, side, 3, dtype="uint8"), spec(batch, dtype="int32")
-    params = begun(program, card, x)
-    observed = partial(observe_batch, program)
-    state = TrainState(
-        params=params,
-        opt=jax.eval_shape(SGD.init, params.learnable),
-        key=jax.eval_shape(jax.random.key, 0),
-        step=spec(dtype="int32"),
-        loss=spec(),
-        sums=jax.eval_shape(observed, params, card.frozen, x, y),
-        curves=spec(3, 2),
-        best=params,
-    )
+    state = jax.eval_shape(lambda: begin(program, SGD, card.frozen, x))
     return train_step.lower(program, SGD, cross_entropy, (), state, card.frozen, x, y)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ from reprojax.models import Backbone
 from reprojax.operators import add, dropout
 from reprojax.recipes import no_prompt, sample_specific_masks
 from reprojax.saving.checkpoints import Checkpoints
-from reprojax.training import steps
+from reprojax.training import compilation, steps
+from reprojax.training.compilation import Compiled
 from reprojax.training.losses import Seen, cross_entropy
 
 CARD = Backbone("net", fitting.FORWARD, FROZEN, 8, (), (), tuple("vwxyz"), {})
@@ -197,13 +199,12 @@ def test_the_arrays_given_to_formats_survive():
     near(steady, 1.0)
 
 
-def test_a_start_of_a_weak_type_compiles_the_step_once():
+def test_a_start_of_a_weak_type_compiles_the_step_once(caplog):
     start = jnp.full((8, 8, 3), 0.1)
     assert start.weak_type
     at = {"normalized": add(learnable(start)), "output": linear(3)}
-    size = steps.train_step._cache_size()
-    train(program=reprogram(fitting.FORWARD, at), epochs=1)
-    assert steps.train_step._cache_size() == size + 1
+    run = lambda: train(program=reprogram(fitting.FORWARD, at), epochs=1)
+    assert compiled(caplog, run).count("jit(train_step)") == 1
 
 
 def test_optimisers_that_keep_the_params_in_their_state():
@@ -445,6 +446,12 @@ def compiled(caplog: Any, run: Callable[[], Any]) -> list[str]:
     return [line.split()[1] for line in lines if line.startswith("Compiling ")]
 
 
+def forget() -> None:
+    """What other tests have compiled."""
+    compilation._executables.clear()
+    compilation._shared.cache_clear()
+
+
 def test_fewer_source_than_target_classes_are_refused_before_compilation(caplog):
     task = fitting.TASK._replace(classes=tuple("abcdef"))
     splits = {n: fitting.split(12, 1, 6) for n in ("train", "validation", "test")}
@@ -506,35 +513,36 @@ def test_nothing_compiles_after_the_first_epoch_nor_for_another_seed(
         return state
 
     monkeypatch.setattr("reprojax.training.loop._end_epoch", spy)
+    forget()
     program = random_program()
-    size = steps.train_step._cache_size()
     names = compiled(caplog, lambda: train(program=program))
-    assert "jit(train_step)" in names and len(ends) == 3
+    assert names.count("jit(train_step)") == 1 and len(ends) == 3
     later = caplog.records[ends[0] :]
     assert not [r.getMessage() for r in later if "Compiling" in r.getMessage()]
-    assert steps.train_step._cache_size() == size + 1
     assert compiled(caplog, lambda: train(program=program, seed=1)) == []
     assert compiled(caplog, lambda: train(program=program, seed=2)) == []
-    assert steps.train_step._cache_size() == size + 1
 
 
 def test_label_maps_of_every_refresh_compile_once(caplog):
     at = {"normalized": add(learnable(zeros)), "output": one_to_one(3)}
     program = reprogram(fitting.FORWARD, at)
-    size = steps.train_step._cache_size()
+    forget()
+    names = []
     for refresh in ("epoch", "exact", "once"):
-        train(program=program, refresh=refresh)
-    assert steps.train_step._cache_size() == size + 1
+        run = partial(train, program=program, refresh=refresh)
+        names += compiled(caplog, run)
+    assert names.count("jit(train_step)") == names.count("jit(observe_batch)") == 1
 
 
 def test_images_go_to_the_step_as_bytes(monkeypatch):
-    seen, step = [], steps.train_step
+    seen, call = [], Compiled.__call__
 
-    def spy(*args: Any) -> Any:
-        seen.append((args[6].dtype, args[6].shape))
-        return step(*args)
+    def spy(self: Compiled, *args: Any) -> Any:
+        if self._name == "train_step":
+            seen.append((args[2].dtype, args[2].shape))
+        return call(self, *args)
 
-    monkeypatch.setattr("reprojax.training.loop.train_step", spy)
+    monkeypatch.setattr(Compiled, "__call__", spy)
     train(epochs=1)
     assert seen == [(np.uint8, (4, 8, 8, 3))] * 3
 

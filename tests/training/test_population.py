@@ -144,7 +144,8 @@ def work(program: Any, count: int, together: bool) -> float:
     )
     states = members.grouped(members.first_states(run, 1))
     *rows, axis = members.rows(run, 0)
-    return operations(members.stepper(run, axis), states, FROZEN, *rows)
+    given = states, FROZEN, *rows
+    return operations(members.stepper(run, axis).bound(*given), *given)
 
 
 def test_heads_share_the_forward_below_them():
