@@ -43,9 +43,9 @@ def test_what_is_told_is_what_a_loop_by_hand_finds():
     first, found = state.params.learnable, []
     for step in range(STEPS):
         before = state.params.learnable
-        x, y = order.batch(TASK.train, 4, 4, step)
+        rows = order.batch(TASK.train, 4, 4, step)
         state = train_step(
-            *(PROGRAM, fitting.SGD, cross_entropy, ()), state, FROZEN, x, y
+            *(PROGRAM, fitting.SGD, cross_entropy, ()), state, FROZEN, *rows
         )
         update = jax.tree.map(jnp.subtract, state.params.learnable, before)
         away = jax.tree.map(jnp.subtract, state.params.learnable, first)
