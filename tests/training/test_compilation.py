@@ -4,6 +4,7 @@ The likeliest mistakes: a setting that is no operation (-0., True, a weak type),
 array in a closure, a changed global, a callback, a setting of jax itself.
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -215,11 +216,18 @@ def test_what_is_given_away_is_another_executable():
 
 
 def test_no_more_executables_are_kept_than_said(monkeypatch):
+    def alive() -> int:
+        gc.collect()
+        return len(jax.devices()[0].client.live_executables())
+
     monkeypatch.setattr(compilation, "KEPT", 3)
+    result(by(0.0), X)
+    before = alive()
     for number in range(7):
         result(by(float(number)), X)
         compilation._shared.cache_clear()
     assert len(compilation._executables) == 3
+    assert alive() <= before + 2  # three, of which one was there
     newest = keyed(by(6.0), X)
     assert keyed(by(6.0), X) is newest
 
