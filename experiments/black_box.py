@@ -43,7 +43,7 @@ from reprojax.alignments import bayesian
 from reprojax.core import Format, Key, Params, Program, PyTree, Scope, reprogram
 from reprojax.data import Task
 from reprojax.formats import learnable
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import add, resize
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import focal
 from reprojax.saving.files import write_json
@@ -98,12 +98,12 @@ def patches(side: int) -> Format:
     return Format(init, read)
 
 
-def build(method: str, backbone: Backbone, targets: int) -> Program:
+def build(method: str, backbone: Model[Pixels], targets: int) -> Program:
     """The program of a search, on the model or on the card of its oracle."""
     if method == "bar":
-        return recipes.black_box_reprogramming(backbone, targets, inner=INNER)
+        return recipes.black_box_reprogramming(backbone, targets=targets, inner=INNER)
     prompt = add(patches(4))
-    at = {"input": resize(backbone.size), "normalized": prompt}
+    at = {"input": resize(backbone.input.size), "normalized": prompt}
     return reprogram(backbone.forward, at | {"output": bayesian(targets)})
 
 
@@ -114,10 +114,12 @@ SEARCHES: dict[str, Search] = {
 }
 
 
-def ask(config: Config, method: str, backbone: Backbone, task: Task, seed: int) -> dict:
+def ask(
+    config: Config, method: str, backbone: Model[Pixels], task: Task, seed: int
+) -> dict:
     """One run within the budget, and the test accuracy of what it selected."""
     oracle = in_process(backbone)
-    size, mean, std = backbone.size, backbone.mean, backbone.std
+    size, mean, std = backbone.input.size, backbone.input.mean, backbone.input.std
     program = build(method, only_answers(oracle, size, mean, std), len(task.classes))
     print(f"{method}, seed {seed}", file=sys.stderr, flush=True)
     fitted: Searched = fit_black_box(
@@ -137,7 +139,7 @@ def ask(config: Config, method: str, backbone: Backbone, task: Task, seed: int) 
     return {"test": test, "queries": fitted.queries, "curve": fitted.curve.tolist()}
 
 
-def white(program: Program, backbone: Backbone, task: Task, seed: int) -> float:
+def white(program: Program, backbone: Model[Pixels], task: Task, seed: int) -> float:
     """Test accuracy with gradients, 12 epochs of Adam."""
     fitted = fit(
         program,
@@ -151,12 +153,12 @@ def white(program: Program, backbone: Backbone, task: Task, seed: int) -> float:
     return fitted.accuracy["test"]
 
 
-def map_alone(backbone: Backbone, task: Task) -> float:
+def map_alone(backbone: Model[Pixels], task: Task) -> float:
     """Test accuracy of the label map that is best on validation, without a prompt."""
     found = []
     for name in ("flm", "blm", "blm+", "blm+3", "blm+5"):
         align = recipes.find_alignment(name).build(len(task.classes))
-        program = recipes.no_prompt(backbone, len(task.classes), align)
+        program = recipes.no_prompt(backbone, align)
         start = program.init(jax.random.key(0), backbone.frozen, task.train.x[:2])
         params = steps.estimate(program, start, backbone.frozen, task.train, 200)
         accuracy = lambda split, program=program, params=params: steps.evaluate(
@@ -166,10 +168,10 @@ def map_alone(backbone: Backbone, task: Task) -> float:
     return max(found)[1]
 
 
-def beside(backbone: Backbone, task: Task, seed: int) -> dict[str, float]:
+def beside(backbone: Model[Pixels], task: Task, seed: int) -> dict[str, float]:
     """What the searches are compared with."""
     targets = len(task.classes)
-    watermark = recipes.watermark(backbone, targets)
+    watermark = recipes.watermark(backbone, targets=targets)
     return {
         "best map without prompt": map_alone(backbone, task),
         "patches, with gradients": white(

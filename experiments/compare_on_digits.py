@@ -59,8 +59,7 @@ def scores(config: Config, method: str, map_name: str, rate: float) -> dict:
     )
     backbone = models.load(run.backbone)
     targets = len(job.load_task(run, 0).classes)
-    align = recipes.find_alignment(map_name).build(targets)
-    program = recipes.METHODS[method].build(backbone, targets, align, **job.sizes(run))
+    program = recipes.build(method, backbone, targets, map_name, **job.sizes(run))
     fits = []
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         task = job.load_task(replace(run, seeds=1), seed)

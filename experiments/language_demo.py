@@ -52,7 +52,9 @@ from experiments.shared.tables import text_table
 from reprojax import text
 from reprojax.alignments import label_words
 from reprojax.data import Split, Task
-from reprojax.models.language import LanguageModel, abacus
+from reprojax.models import Model
+from reprojax.models.language import Words, abacus
+from reprojax.recipes import Preset
 from reprojax.recipes.prompt_instruction import (
     chain_of_thought,
     contextual_calibration,
@@ -185,12 +187,13 @@ def split(rows: Rows) -> Split:
 Tune = Callable[[Map, Rows, int], Fitted]
 
 
-def tuner(card: LanguageModel, epochs: int) -> Tune:
+def tuner(card: Model[Words], epochs: int) -> Tune:
     """tune(map, rows, seed): a prompt learned on rows, selected on as many others,
     tested on all keys. What was compiled serves all maps."""
-    assert card.tokenizer is not None
-    preset = soft_prompts.PRESET
-    words = text.one_token_each(card.tokenizer.encode, "", LABELS)
+    assert card.input.tokenizer is not None
+    preset = soft_prompts.METHOD.preset
+    assert isinstance(preset, Preset)
+    words = text.one_token_each(card.input.tokenizer.encode, "", LABELS)
     program = soft_prompts.prompt_tuning(card, label_words(words))
     optimizer = preset.optimizer(preset.learning_rate, 1, epochs)
 
@@ -214,7 +217,7 @@ def tuner(card: LanguageModel, epochs: int) -> Tune:
     return tune
 
 
-def prompts(config: Config, card: LanguageModel, asked: Language) -> dict[str, Any]:
+def prompts(config: Config, card: Model[Words], asked: Language) -> dict[str, Any]:
     """{method: each map's accuracy} at 16 demonstrations of 8 keys."""
     every = (held_out_maps(1, 8, seed)[0] for seed in itertools.count(config.seed))
     onto = (one for one in every if set(one.pairs.values()) == set(LABELS))

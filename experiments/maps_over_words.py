@@ -27,7 +27,8 @@ from experiments.shared.outputs import command
 from experiments.shared.texts import load_text
 from reprojax.core import Scope, tokens
 from reprojax.data import in_order
-from reprojax.models import language
+from reprojax.models import Model
+from reprojax.models.language import Words
 from reprojax.recipes.model_reprogramming import one_word, vocabulary_map
 from reprojax.saving.files import write_json
 from reprojax.text.tasks import encoded
@@ -56,7 +57,7 @@ class Config:
     out: Path = Path("runs/maps_over_words")
 
 
-Said = tuple[dict[str, np.ndarray], tuple[int, ...], language.LanguageModel]
+Said = tuple[dict[str, np.ndarray], tuple[int, ...], Model[Words]]
 
 
 def said(config: Config) -> Said:

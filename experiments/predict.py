@@ -23,10 +23,11 @@ import tyro
 from tqdm import tqdm
 
 from experiments.shared import assets
+from experiments.shared.methods import read_methods
 from experiments.shared.outputs import command, replaceable
 from reprojax import data, models
 from reprojax.core import Params, Program, PyTree
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.recipes import registry
 from reprojax.saving import programs
 from reprojax.saving.files import printable, write_file
@@ -51,6 +52,8 @@ class Config:
             "a path that the program names, is used, and nothing is downloaded"
         ),
     ] = None
+    methods: tuple[Path, ...] = ()
+    """Python files that register methods of your own, if the program is of one."""
     out: Path = Path("predictions.csv")
     batch: int = 32
 
@@ -59,6 +62,7 @@ def main(config: Config) -> Path:
     """Read, predict, write; the file that was written."""
     if config.batch < 1:
         raise ValueError(f"--batch {config.batch} came, expected at least 1")
+    read_methods(config.methods)
     saved = programs.load(config.program)
     replaceable(config.out, ",".join(HEAD).encode())
     files = data.image_files(config.images)
@@ -95,7 +99,7 @@ def read(files: Sequence[Path], card: Card, folder: Path) -> np.ndarray:
     return np.round(x @ np.array(LUMA, np.float32)).astype(np.uint8)[..., None]
 
 
-def find_backbone(card: Card, source: str | None) -> Backbone:
+def find_backbone(card: Card, source: str | None) -> Model[Pixels]:
     """The frozen model of the card, by the name under which the run found it.
 
     A card may come from anybody: no hub is asked because a card names it.

@@ -47,7 +47,8 @@ from experiments import language_demo as demo
 from experiments.shared import abacus as drawn
 from experiments.shared.outputs import command, replaceable
 from reprojax.core import PyTree, tokens
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model
+from reprojax.models.language import Words
 from reprojax.models.language import abacus as model
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.text.in_process import language
@@ -206,7 +207,7 @@ def store(path: Path, frozen: PyTree, about: dict[str, Any]) -> None:
     write_file(path, save(tensors, {"card": json.dumps(about, sort_keys=True)}))
 
 
-def measure(net: LanguageModel, number: int = 64) -> dict[str, Any]:
+def measure(net: Model[Words], number: int = 64) -> dict[str, Any]:
     """Accuracies on what training never drew, as `language_demo` asks.
 
     Args:

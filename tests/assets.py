@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from experiments.shared import assets as shared
-from reprojax.models import language
-from reprojax.models.language import LanguageModel, gguf_tokenizer
+from reprojax.models import Model, language
+from reprojax.models.language import Words, gguf_tokenizer
 
 
 def assets() -> Path:
@@ -70,7 +70,7 @@ META = (  # Meta's names, and those of transformers
 )
 
 
-def stories260k(folder: Path) -> LanguageModel:
+def stories260k(folder: Path) -> Model[Words]:
     """Meta's names, settings and pieces with scores, as a folder of transformers'."""
     source = assets() / "weights" / "stories260K"
     its = json.loads((source / "config.json").read_text())

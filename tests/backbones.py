@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import toys
 
-from reprojax.models import Backbone, images
+from reprojax.models import Model, Pixels, images
 from reprojax.models.vision import cifar_resnet, resnet, vit
 
 # Other numbers in each channel, and none of them neutral: the order of a prompt and the
@@ -18,12 +18,12 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CLASSES = 12
 
 
-def _backbone(name: str, module: nn.Module, size: int, roles: Any) -> Backbone:
+def _backbone(name: str, module: nn.Module, size: int, roles: Any) -> Model[Pixels]:
     frozen = toys.weights(module, jnp.zeros((1, size, size, 3)))
     frozen = jax.tree_util.tree_map_with_path(_positive, frozen)
     forward = images(module, size, MEAN, STD)
     classes = tuple(f"source {i}" for i in range(CLASSES))
-    return Backbone(name, forward, frozen, size, MEAN, STD, classes, roles)
+    return Model(name, forward, frozen, Pixels(size, MEAN, STD), roles, classes)
 
 
 def _positive(path: Any, leaf: jax.Array) -> jax.Array:
@@ -39,7 +39,7 @@ def residual_net(classes: int = CLASSES) -> nn.Module:
 
 
 @cache
-def transformer(depth: int = 2) -> Backbone:
+def transformer(depth: int = 2) -> Model[Pixels]:
     """16 x 16 pixels in four patches, 16 wide."""
     return _backbone(
         "tiny transformer", vision_transformer(depth), 16, vit.roles(depth)
@@ -47,7 +47,7 @@ def transformer(depth: int = 2) -> Backbone:
 
 
 @cache
-def convolutional(size: int = 16) -> Backbone:
+def convolutional(size: int = 16) -> Model[Pixels]:
     """size x size pixels, with batch statistics, 16 features."""
     return _backbone("tiny residual net", residual_net(), size, resnet.roles((1, 1, 1)))
 

@@ -18,7 +18,7 @@ from PIL import Image
 from experiments.shared.texts import bbh
 from reprojax import data, models
 from reprojax.core import Params, padded
-from reprojax.models import language
+from reprojax.models import Model, Pixels, language
 from reprojax.recipes import registry
 from reprojax.saving import programs
 from reprojax.saving.folders import claim
@@ -169,7 +169,7 @@ def _gguf_numbers(folder: Path) -> Iterator[Case]:
 
 
 @cache
-def _backbone() -> models.Backbone:
+def _backbone() -> Model[Pixels]:
     return models.load("glyphs")
 
 

@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         "ar: the frame enters after normalisation",
         AR,
-        '{"input": place, "output": align}',
-        '{"input": resize(backbone.size), "normalized": place, "output": align}',
+        '{"input": place}, align)',
+        '{"input": resize(model.input.size), "normalized": place}, align)',
         "recipes/test_adversarial_reprogramming.py",
     ),
     Mutant(
@@ -99,8 +99,8 @@ MUTANTS = (
     Mutant(
         "ar: the program lies on the image too",
         AR,
-        "*border_around(inner, backbone))",
-        "*border_around(inner, backbone), overlap=True)",
+        "*border_around(inner, model))",
+        "*border_around(inner, model), overlap=True)",
         "recipes/test_adversarial_reprogramming.py",
     ),
     Mutant(
@@ -113,8 +113,8 @@ MUTANTS = (
     Mutant(
         "ar: the first T classes without the others",
         AR,
-        "of_probabilities(columns(range(targets)) if align is None else align)",
-        "columns(range(targets)) if align is None else align",
+        "of_probabilities(aligned(align, targets, first))",
+        "aligned(align, targets, first)",
         "recipes/test_adversarial_reprogramming.py",
     ),
     Mutant(
@@ -155,7 +155,7 @@ MUTANTS = (
     Mutant(
         "smm: five layers for a transformer",
         SMM,
-        "6 if is_transformer(backbone) else 5",
+        "6 if is_transformer(model) else 5",
         "5",
         "recipes/test_sample_specific_masks.py",
     ),
@@ -184,7 +184,7 @@ MUTANTS = (
         "padding: the border enters after normalisation",
         PADDING,
         '{"input": chain(resize=operators.resize(inner), border=place)}',
-        '{"input": operators.resize(backbone.size), '
+        '{"input": operators.resize(backbone.input.size), '
         '"normalized": chain(resize=operators.resize(inner), border=place)}',
         "recipes/test_label_mapping.py",
     ),
@@ -205,15 +205,15 @@ MUTANTS = (
     Mutant(
         "watermark: no mirror in training",
         PADDING,
-        "operators.augmented(size, scaled(228, backbone))",
-        "chain(a=operators.resize(scaled(228, backbone)), b=operators.crop(size))",
+        "operators.augmented(size, scaled(228, model))",
+        "chain(a=operators.resize(scaled(228, model)), b=operators.crop(size))",
         "recipes/test_label_mapping.py",
     ),
     Mutant(
         "vp: strips added before normalisation",
         VP,
-        '{"input": resize(backbone.size), "normalized": add(strips)}',
-        f'{{"input": {CHAIN}(a=resize(backbone.size), b=add(strips))}}',
+        '{"input": resize(model.input.size), "normalized": add(strips)}',
+        f'{{"input": {CHAIN}(a=resize(model.input.size), b=add(strips))}}',
         "recipes/test_visual_prompting.py",
     ),
     Mutant(
@@ -303,15 +303,15 @@ MUTANTS = (
     Mutant(
         "controls: no prompt, and the image resized without smoothing",
         CONTROLS,
-        '{"input": resize(backbone.size), "output": align}',
-        '{"input": resize(backbone.size, "nearest"), "output": align}',
+        'model.forward, {"input": resize(model.input.size)}, align',
+        'model.forward, {"input": resize(model.input.size, "nearest")}, align',
         "recipes/test_controls.py",
     ),
     Mutant(
         "controls: a probe on logits",
         CONTROLS,
-        'until(backbone.forward, backbone.roles["features"][0])',
-        "backbone.forward",
+        'until(model.forward, role(model, "features")[0])',
+        "model.forward",
         "recipes/test_controls.py",
     ),
     Mutant(
@@ -475,7 +475,7 @@ MUTANTS = (
     ),
     Mutant(
         "model: scaled before it is centred",
-        "models/card.py",
+        "models/vision/pixels.py",
         '(_pixels(edit("input", x), size) - center) / spread',
         '_pixels(edit("input", x), size) / spread - center',
         "recipes/test_controls.py",
@@ -665,7 +665,7 @@ MUTANTS = (
     Mutant(
         "core: an outer program sees a value before it is edited",
         "core/program.py",
-        "            return handed_on(site, new, top.tap(site, new))\n",
+        "            return tapped(site, new)\n",
         "            return new\n",
         "core/test_program.py::test_the_order_of_events",
     ),
@@ -1483,7 +1483,7 @@ MUTANTS = (
     Mutant(
         "p-tuning v2: an encoder's head reads the last token",
         PT2,
-        'if language.kind == "causal" else stateless(first_value)',
+        'if model.input.kind == "causal" else stateless(first_value)',
         "if True else stateless(first_value)",
         "recipes/test_p_tuning_v2.py::"
         "test_of_an_encoder_the_head_reads_the_first_token",
@@ -1491,8 +1491,8 @@ MUTANTS = (
     Mutant(
         "p-tuning v2: the text begins before the prefix ends",
         PT2,
-        "room(length, language.positions)",
-        "room(0, language.positions)",
+        "room(length, model.input.positions)",
+        "room(0, model.input.positions)",
         "recipes/test_p_tuning_v2.py::"
         "test_of_an_encoder_the_head_reads_the_first_token",
     ),
@@ -1514,8 +1514,8 @@ MUTANTS = (
     Mutant(
         "steering: a contrast of what enters the block",
         STEER,
-        "_place(language, layer, outputs(language))",
-        'language.roles["blocks"][layer]',
+        "_place(model, layer, outputs(model))",
+        'model.roles["blocks"][layer]',
         "recipes/test_activation_addition.py::"
         "test_a_contrast_is_the_difference_of_means_at_the_last_words",
     ),
@@ -1567,21 +1567,21 @@ MUTANTS = (
     Mutant(
         "bbt: a scale without the search's own step",
         BBT,
-        "_deviation(language, deviation) / sigma",
-        "_deviation(language, deviation)",
+        "_deviation(model, deviation) / sigma",
+        "_deviation(model, deviation)",
         "recipes/test_black_box_tuning.py::test_the_projections_scale_is_that_of_words",
     ),
     Mutant(
         "bbt: the variance for the deviation",
         BBT,
-        "range(language.vocabulary)).std()",
-        "range(language.vocabulary)).var()",
+        "range(model.input.vocabulary)).std()",
+        "range(model.input.vocabulary)).var()",
         "recipes/test_black_box_tuning.py::test_the_projections_scale_is_that_of_words",
     ),
     Mutant(
         "bbt: an encoder's prompt stands before [CLS]",
         BBT,
-        'at = 0 if language.kind == "causal" else 1',
+        'at = 0 if model.input.kind == "causal" else 1',
         "at = 0",
         "recipes/test_black_box_tuning.py::"
         "test_the_prompt_is_words_and_what_is_added_to_them",
@@ -1589,7 +1589,7 @@ MUTANTS = (
     Mutant(
         "bbt: added in front of an encoder's norm",
         "models/language/card.py",
-        """    if language.kind == "causal":
+        """    if language.input.kind == "causal":
         return role""",
         """    if True:
         return role""",
@@ -1770,7 +1770,7 @@ MUTANTS = (
     Mutant(
         "one word: a masked model answers at its end",
         WORDS,
-        "place = at_mask(language.special.mask)",
+        "place = at_mask(model.input.special.mask)",
         "place = stateless(last_token)",
         "recipes/test_vocabulary_maps.py::test_a_masked_model_answers_at_its_mask",
     ),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import tokens
-from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
+from reprojax.models import Model
+from reprojax.models.language import Special, Tokenizer, Words, texts
 from reprojax.models.language.card import roles
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama
@@ -32,6 +33,5 @@ def drawn():
 
 
 NONE = Special(pad=0)
-CARD = LanguageModel(
-    "tiny", texts(MODULE), drawn(), "causal", V, 64, 16, roles(1), TOKENIZER, NONE
-)
+READS = Words("causal", V, 64, TOKENIZER, NONE)
+CARD = Model("tiny", texts(MODULE), drawn(), READS, roles(1))

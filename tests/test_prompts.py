@@ -83,7 +83,7 @@ def test_a_stacked_batch_is_the_separate_batches(name, kind):
 
 def test_images_and_their_label_maps_too():
     backbone, photos = backbones.transformer(), backbones.photos(3)
-    program = watermark(backbone, 5)
+    program = watermark(backbone, targets=5)
     each = []
     for i in range(2):
         random = lambda a, i=i: jax.random.normal(jax.random.key(i), a.shape)
@@ -384,7 +384,7 @@ WORDS = Tokenizer(
 @pytest.mark.parametrize("kind", ["rotary", "learned"])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_a_prompt_of_words_reads_as_these(kind, metric):
-    language = card(kind)._replace(tokenizer=WORDS)
+    language = card(kind).reads(tokenizer=WORDS)
     text = [9, 4, 21, 0]
     program = prompt_tuning(language, length=4, initial=from_text(language, text))
     params = program.init(KEY, language.frozen, X)
@@ -456,7 +456,7 @@ def test_a_large_vocabulary():
     folder = Path(spec.submodule_search_locations[0])
     language = load(next(folder.glob("*.gguf")), dtype=jnp.bfloat16)
     text = "Classify the sentiment of this review:"
-    ids = language.tokenizer.encode(text, special=False)
+    ids = language.input.tokenizer.encode(text, special=False)
     program = prompt_tuning(language, length=len(ids), initial=from_text(language, ids))
     x = tokens(jnp.zeros((1, 4), int))
     params = program.init(KEY, language.frozen, x)

@@ -68,9 +68,9 @@ def images(count: int) -> Split:
 def main(config: Config) -> dict[str, float]:
     """Print the table; returns the ratios."""
     backbone = load_backbone(config.backbone)
-    size, frozen = backbone.size, jax.device_put(backbone.frozen)
+    size, frozen = backbone.input.size, jax.device_put(backbone.frozen)
     oracle = in_process(backbone, chunk=config.chunk)
-    card = only_answers(oracle, size, backbone.mean, backbone.std)
+    card = only_answers(oracle, size, backbone.input.mean, backbone.input.std)
     at = {"input": resize(size), "normalized": add(learnable(zeros))}
     program = reprogram(card.forward, at | {"output": columns(range(10))})
     train, few = images(10 * config.batch), images(20)

@@ -40,8 +40,8 @@ from reprojax import Program, decoding, reprogram
 from reprojax.alignments import label_words
 from reprojax.core import tokens
 from reprojax.formats import learnable
-from reprojax.models import language
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model, language
+from reprojax.models.language import Words
 from reprojax.recipes.model_reprogramming import one_word
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.saving.files import write_json
@@ -127,13 +127,13 @@ def start(config: Config, kind: str) -> np.ndarray:
 # -- ours
 
 
-def load(config: Config, dtype: str) -> LanguageModel:
+def load(config: Config, dtype: str) -> Model[Words]:
     """The model of the folder."""
     assert config.model is not None
     return language.load(config.model, dtype=jnp.dtype(dtype), tokenizer=None)
 
 
-def program(card: LanguageModel, kind: str, soft: np.ndarray) -> Program:
+def program(card: Model[Words], kind: str, soft: np.ndarray) -> Program:
     """A recipe whose head judges the last word alone."""
     card, words, length = one_word(card), label_words(WORDS), LENGTH[kind]
     if kind == "prompt":
@@ -143,7 +143,7 @@ def program(card: LanguageModel, kind: str, soft: np.ndarray) -> Program:
     return prefix_tuning(card, words, length=length, hidden=None, start=first)
 
 
-def stepper(config: Config, card: LanguageModel, kind: str) -> Call:
+def stepper(config: Config, card: Model[Words], kind: str) -> Call:
     """`fit`'s own step on one batch, again and again; a call gives the loss."""
     x = tokens(jnp.asarray(rows(config, config.batch, config.length)))
     y, optimizer = jnp.asarray(classes(config)), optax.sgd(0.01)
@@ -161,7 +161,7 @@ def stepper(config: Config, card: LanguageModel, kind: str) -> Call:
     return call
 
 
-def writer(config: Config, card: LanguageModel, count: int) -> Call:
+def writer(config: Config, card: Model[Words], count: int) -> Call:
     """Greedy words [count new] behind prompts."""
     x = tokens(jnp.asarray(rows(config, count, config.length)))
     plain = reprogram(card.forward, {})

@@ -45,9 +45,9 @@ from experiments.benchmarks.steppers import Stepper, floor, held
 from experiments.benchmarks.timing import interval, machine, paired, ratio
 from experiments.shared.outputs import command
 from reprojax import Program
-from reprojax.models import Backbone, images
+from reprojax.models import Model, Pixels, images
 from reprojax.models.vision import resnet, vit
-from reprojax.recipes import find_alignment, find_method
+from reprojax.recipes import build, find_method
 from reprojax.saving.files import write_json
 
 Clock = Callable[[], float]
@@ -136,7 +136,7 @@ def row(
     }
 
 
-def backbone(name: str, dtype: str) -> Backbone:
+def backbone(name: str, dtype: str) -> Model[Pixels]:
     """An architecture with random weights."""
     if name not in MODELS:
         raise ValueError(f"no model {name!r}, expected one of {', '.join(MODELS)}")
@@ -146,7 +146,7 @@ def backbone(name: str, dtype: str) -> Backbone:
     frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
     forward, classes = images(module, SIZE, half, half), tuple(map(str, range(CLASSES)))
     roles = vit.roles(module.depth) if isinstance(module, vit.ViT) else {}
-    return Backbone(name, forward, frozen, SIZE, half, half, classes, roles)
+    return Model(name, forward, frozen, Pixels(SIZE, half, half), roles, classes)
 
 
 def batch(config: Config) -> tuple[jax.Array, jax.Array]:
@@ -156,11 +156,10 @@ def batch(config: Config) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(x), jnp.arange(config.batch, dtype=jnp.int32) % TARGETS
 
 
-def program(name: str, card: Backbone) -> Program:
+def program(name: str, card: Model[Pixels]) -> Program:
     """A method with BLM, or with the head that it brings."""
     method = find_method(name)
-    align = find_alignment("blm").build(TARGETS) if method.alignment else None
-    return method.build(card, TARGETS, align)
+    return build(name, card, TARGETS, "blm" if method.alignment else None)
 
 
 def trace(calls: dict[str, Callable[[], Any]], folder: Path) -> None:

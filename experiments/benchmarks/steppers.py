@@ -10,8 +10,8 @@ import optax
 
 from reprojax import Program
 from reprojax.core import spec_of
-from reprojax.models import Backbone
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model, Pixels
+from reprojax.models.language import Words
 from reprojax.models.language.card import role
 from reprojax.training.losses import cross_entropy
 from reprojax.training.steps import begin, train_step
@@ -19,7 +19,7 @@ from reprojax.training.steps import begin, train_step
 OPTIMIZER = optax.sgd(0.01)
 
 
-def floor(card: Backbone) -> Any:
+def floor(card: Model[Pixels]) -> Any:
     """(pixels, frozen) -> forward and input gradient of the bare model."""
 
     def total(x: jax.Array, frozen: Any) -> jax.Array:
@@ -28,7 +28,7 @@ def floor(card: Backbone) -> Any:
     return jax.jit(jax.value_and_grad(total))
 
 
-def floor_of_words(card: LanguageModel) -> Any:
+def floor_of_words(card: Model[Words]) -> Any:
     """(added, frozen, ids) -> forward and gradient at the words' vectors [B L D].
 
     What is added to these is to be zeros.

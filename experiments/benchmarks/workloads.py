@@ -22,8 +22,8 @@ from reprojax import Program
 from reprojax.alignments import bayesian, label_words
 from reprojax.core import tokens
 from reprojax.formats import learnable
-from reprojax.models import Backbone, images
-from reprojax.models.language import LanguageModel, Special, texts
+from reprojax.models import Model, Pixels
+from reprojax.models.language import Words, texts
 from reprojax.models.language import card as language_card
 from reprojax.models.language.llama import plan
 from reprojax.models.vision import vit
@@ -109,8 +109,8 @@ def of_images(sizes: Sizes, dtype: str) -> Workload:
     x = np.random.default_rng(0).integers(0, 256, (sizes.images, 32, 32, 3), np.uint8)
     pixels = jax.random.uniform(jax.random.key(1), (sizes.images, size, size, 3))
     programs = {
-        "padding": padding(card, TARGETS, bayesian(TARGETS), inner=sizes.inner),
-        "VPT-deep": vpt_deep(card, TARGETS),
+        "padding": padding(card, bayesian(TARGETS), inner=sizes.inner),
+        "VPT-deep": vpt_deep(card, targets=TARGETS),
     }
     y = jnp.arange(sizes.images, dtype=jnp.int32) % TARGETS
     given = pixels, card.frozen
@@ -122,7 +122,7 @@ def of_words(sizes: Sizes, dtype: str) -> Workload:
     """Prompt tuning and prefix tuning without an MLP; the head judges the last word."""
     card, words = one_word(language(sizes, dtype)), label_words(WORDS)
     shape = sizes.texts, sizes.length
-    ids = np.random.default_rng(0).integers(0, card.vocabulary, shape, np.int32)
+    ids = np.random.default_rng(0).integers(0, card.input.vocabulary, shape, np.int32)
     x, start = tokens(jnp.asarray(ids)), learnable(normal(0.02))
     programs = {
         "prompt tuning": prompt_tuning(card, words, length=PROMPT, initial=start),
@@ -141,26 +141,23 @@ KINDS: dict[str, tuple[str, Callable[[Sizes, str], Workload]]] = {
 """{model: (what is counted, how it is made)}"""
 
 
-def backbone(sizes: Sizes, dtype: str) -> Backbone:
+def backbone(sizes: Sizes, dtype: str) -> Model[Pixels]:
     """The vision transformer."""
     module, size = sizes.vit, sizes.pixels
     frozen = drawn(module, jnp.zeros((1, size, size, 3)), dtype)
-    forward, classes = images(module, size, HALF, HALF), map(str, range(module.classes))
-    about = size, HALF, HALF, tuple(classes), vit.roles(module.depth)
-    return Backbone("vit", forward, frozen, *about)
+    reads, classes = Pixels(size, HALF, HALF), map(str, range(module.classes))
+    roles = vit.roles(module.depth)
+    return Model("vit", reads.forward(module), frozen, reads, roles, tuple(classes))
 
 
-def language(sizes: Sizes, dtype: str) -> LanguageModel:
+def language(sizes: Sizes, dtype: str) -> Model[Words]:
     """The language model."""
     depth = sizes.llama["num_hidden_layers"]
     # Of the tensors it reads the names alone: one a layer, none of a bias.
     module = plan(sizes.llama, {str(i): np.empty(0) for i in range(depth)})
     frozen = drawn(module, tokens(jnp.zeros((1, 1), jnp.int32)), dtype)
-    about = module.vocabulary, module.positions, module.width
-    roles = language_card.roles(depth)
-    return LanguageModel(
-        "llama", texts(module), frozen, "causal", *about, roles, None, Special()
-    )
+    reads = Words("causal", module.vocabulary, module.positions)
+    return Model("llama", texts(module), frozen, reads, language_card.roles(depth))
 
 
 def drawn(module: nn.Module, x: Any, dtype: str) -> Any:

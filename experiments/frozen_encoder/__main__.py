@@ -171,8 +171,8 @@ class Bench:
         self.encoder = assets.load_language(
             config.encoder, dtype=jnp.dtype(config.dtype)
         )
-        assert self.encoder.tokenizer is not None
-        self.text = self.encoder.tokenizer
+        assert self.encoder.input.tokenizer is not None
+        self.text = self.encoder.input.tokenizer
         self.vectors = prompts.vectors(self.encoder)
         self.known: dict[bytes, np.ndarray] = {}
         self.program = cache(self._program)

@@ -29,7 +29,8 @@ from reprojax.data import Split, Task, in_order
 from reprojax.data.task import taken
 from reprojax.formats import learnable
 from reprojax.locations import opaque
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model
+from reprojax.models.language import Words
 from reprojax.models.language.card import role
 from reprojax.operators import add, insert, replace
 from reprojax.recipes.prompt_tuning import (
@@ -75,13 +76,13 @@ def _wide(value: PyTree) -> PyTree:
     return on_value(lambda a: a.astype(jnp.float32), value)
 
 
-def vectors(language: LanguageModel) -> Program:
+def vectors(language: Model[Words]) -> Program:
     """Sentence embeddings, nothing learned."""
     align = chain(wide=stateless(_wide), mean=mean(), unit=normalised())
     return reprogram(language.forward, {"output": align})
 
 
-def build(name: str, language: LanguageModel, targets: int, how: Training) -> Program:
+def build(name: str, language: Model[Words], targets: int, how: Training) -> Program:
     """A program by its name."""
     n, behind = how.length, sentence(targets, how.scale, how.length)
     plain = sentence(targets, how.scale)
@@ -206,7 +207,7 @@ def _answer(program: Program, params: Params, frozen: PyTree, x: PyTree) -> jax.
 
 def train(
     program: Program,
-    language: LanguageModel,
+    language: Model[Words],
     tokens: Task,
     seen: Seen,
     how: Training,

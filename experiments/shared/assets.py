@@ -17,8 +17,8 @@ import numpy as np
 
 from reprojax import data, models
 from reprojax.data import Task
-from reprojax.models import Backbone, language
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model, Pixels, language
+from reprojax.models.language import Words
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -77,7 +77,7 @@ BACKBONES = {
 ENCODERS = ("all_MiniLM_L6_v2",)
 
 
-def load_backbone(name: str, **given: Any) -> Backbone:
+def load_backbone(name: str, **given: Any) -> Model[Pixels]:
     """`models.load`, which knows BACKBONES too."""
     if name not in BACKBONES or Path(name).exists():
         return models.load(name, **given)
@@ -89,7 +89,7 @@ def load_backbone(name: str, **given: Any) -> Backbone:
     return models.load(path, **own | given)._replace(name=name)
 
 
-def load_language(name: str, **given: Any) -> LanguageModel:
+def load_language(name: str, **given: Any) -> Model[Words]:
     """`language.load`, which knows ENCODERS and "smollm2" too."""
     if name == "smollm2":
         return language.load(smollm2(), **given)

@@ -12,7 +12,7 @@ from reprojax import Forward, Params, Program, Scope, record, reprogram
 from reprojax.core import PyTree, estimation
 from reprojax.data import Split, Task, in_order
 from reprojax.locations import opaque
-from reprojax.models import Backbone, random
+from reprojax.models import Model, Pixels, random
 from reprojax.operators import resize
 from reprojax.recipes import find_alignment
 from reprojax.training.steps import refresh_maps
@@ -38,11 +38,11 @@ def _look(
     return y, seen[site].reshape(len(y), -1)
 
 
-def outputs(backbone: Backbone, split: Split, batch: int = 50) -> Outputs:
+def outputs(backbone: Model[Pixels], split: Split, batch: int = 50) -> Outputs:
     """One pass over a split, resized as the no-prompt control does."""
     site = backbone.roles["features"][0]
     rows = [
-        _look(backbone.forward, site, backbone.size, backbone.frozen, x)
+        _look(backbone.forward, site, backbone.input.size, backbone.frozen, x)
         for x, *_ in in_order(split, min(batch, len(split.y)))
     ]
     n = len(split.y)
@@ -129,10 +129,10 @@ def nearest_pixels(task: Task) -> dict[str, float]:
 
 
 def random_weights(
-    backbone: Backbone, task: Task, seed: int, images: int = 64
-) -> Backbone:
+    backbone: Model[Pixels], task: Task, seed: int, images: int = 64
+) -> Model[Pixels]:
     """The architecture untrained, its batch statistics set on the task's own images."""
-    x = resize(backbone.size).apply(
+    x = resize(backbone.input.size).apply(
         Params(), jnp.asarray(task.train.x[:images]), Scope()
     )
     x = jnp.round(x * 255).astype(jnp.uint8)

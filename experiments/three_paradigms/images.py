@@ -22,7 +22,7 @@ from experiments.three_paradigms.methods import (
 from reprojax import recipes
 from reprojax.core import Program, fingerprint
 from reprojax.data import Split, Task
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.recipes import find_alignment
 from reprojax.taxonomy import Description, describe
 from reprojax.training.steps import evaluate
@@ -66,7 +66,7 @@ SETTINGS = Settings(
 class Images:
     """A classifier, a task, and what its methods share."""
 
-    def __init__(self, backbone: Backbone, settings: Settings):
+    def __init__(self, backbone: Model[Pixels], settings: Settings):
         self.backbone, self.settings = backbone, settings
         self.classes = len(self.task(0).classes)
         self.look = Remembered(partial(controls.outputs, backbone))
@@ -94,7 +94,6 @@ class Images:
         return {
             "padding": padding.build(
                 self.backbone,
-                self.classes,
                 align.build(self.classes),
                 inner=own.inner,
             ),
@@ -142,11 +141,11 @@ class Images:
         return lines
 
     def probed(self, task: Task, seed: int) -> Made:
-        program = recipes.linear_probe(self.backbone, self.classes)
+        program = recipes.linear_probe(self.backbone, targets=self.classes)
         return linear_probe(self.look, task, self.described(program))
 
 
-def bench(backbone: Backbone, settings: Settings) -> Bench:
+def bench(backbone: Model[Pixels], settings: Settings) -> Bench:
     """The methods for a task of images."""
     own = Images(backbone, settings)
     learned = lambda paradigm, name: Method(

@@ -39,7 +39,8 @@ from reprojax.core import (
 )
 from reprojax.core.estimation import estimated
 from reprojax.data import Split, Task, in_order
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model
+from reprojax.models.language import Words
 from reprojax.models.language.card import vectors
 from reprojax.models.language.words import nearest_words
 from reprojax.recipes.model_reprogramming.additive_prompts import additive_prompt
@@ -129,7 +130,7 @@ class Asking(NamedTuple):
 class Texts:
     """A language model, a problem, and what its methods share."""
 
-    def __init__(self, card: LanguageModel, problem: Problem, settings: Settings):
+    def __init__(self, card: Model[Words], problem: Problem, settings: Settings):
         self.problem, self.settings = problem, settings
         (self.site,) = card.roles["features"]
         self.language = language(card, rows=settings.batch)
@@ -224,8 +225,8 @@ class Texts:
     # -- learned prompts
 
     def start(self) -> list[int]:
-        assert self.card.tokenizer is not None
-        return self.card.tokenizer.encode(self.problem.start)
+        assert self.card.input.tokenizer is not None
+        return self.card.input.tokenizer.encode(self.problem.start)
 
     @cached_property
     def programs(self) -> dict[str, Program]:
@@ -285,7 +286,7 @@ class Texts:
         card, ids, own = self.card, self.start(), self.settings
         align = label_words(self.words)
         oracle = scores(card, align, chunk=4 * own.batch)
-        std = float(vectors(card, range(card.vocabulary)).std())
+        std = float(vectors(card, range(card.input.vocabulary)).std())
         sizes = {"length": len(ids), "size": own.subspace, "words": ids}
         on = partial(black_box_tuning, deviation=std, **sizes)
         return oracle, on(only_scores(oracle, card)), on(card, align)
@@ -335,7 +336,7 @@ class Texts:
 
     def sources(self, label_map: np.ndarray) -> list[str]:
         """The words of the vocabulary that weigh most for each class."""
-        text = self.card.tokenizer
+        text = self.card.input.tokenizer
         assert text is not None
         lines = []
         for name, column in zip(self.problem.classes, label_map.T, strict=True):
@@ -347,7 +348,7 @@ class Texts:
     # -- no prompt
 
     def mapped(self, task: Task, seed: int) -> Made:
-        return best_map(self.look, task, seed, self.card.vocabulary, self.sources)
+        return best_map(self.look, task, seed, self.card.input.vocabulary, self.sources)
 
     def probed(self, task: Task, seed: int) -> Made:
         head = chain(last=last(), head=linear(len(task.classes), standardised=True))
@@ -355,7 +356,7 @@ class Texts:
         return linear_probe(self.look, task, self.described(program))
 
 
-def bench(card: LanguageModel, problem: Problem, settings: Settings) -> Bench:
+def bench(card: Model[Words], problem: Problem, settings: Settings) -> Bench:
     """The methods for a problem; texts that are too long are left out first."""
     problem, out = fitting(card, problem, settings.length)
     own = Texts(card, problem, settings)
@@ -403,10 +404,10 @@ def bench(card: LanguageModel, problem: Problem, settings: Settings) -> Bench:
     )
 
 
-def fitting(card: LanguageModel, problem: Problem, length: int) -> tuple[Problem, int]:
+def fitting(card: Model[Words], problem: Problem, length: int) -> tuple[Problem, int]:
     """The problem without the texts that are too long, and how many these are."""
-    assert card.tokenizer is not None
-    encode, (question, *_) = card.tokenizer.encode, asked(problem.template)
+    assert card.input.tokenizer is not None
+    encode, (question, *_) = card.input.tokenizer.encode, asked(problem.template)
     pairs = [
         (text, y)
         for text, y in zip(problem.texts, problem.y, strict=True)

@@ -30,13 +30,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.shared.outputs import command, replaceable
 from experiments.train_glyphs import drawing
-from reprojax.models import Backbone, random
+from reprojax.models import Model, Pixels, random
 from reprojax.models.vision.glyphs import (
     SIZE,
     WEIGHTS,
     Glyphs,
-    backbone,
     glyphs_card,
+    glyphs_model,
     load_glyphs,
 )
 from reprojax.saving.files import write_file
@@ -102,7 +102,7 @@ def step_of(config: Config, forward: Callable, optimizer: Any) -> Callable:
     return step
 
 
-def train(config: Config) -> Backbone:
+def train(config: Config) -> Model[Pixels]:
     """From random weights, on images that are never drawn twice."""
     classes = drawing.CLASSES
     tree = Glyphs(len(classes)).init(
@@ -116,7 +116,7 @@ def train(config: Config) -> Backbone:
     )
     optimizer = optax.adamw(rate, weight_decay=config.weight_decay)
     state = optimizer.init(learnable)
-    step = step_of(config, backbone(tree, classes).forward, optimizer)
+    step = step_of(config, glyphs_model(tree, classes).forward, optimizer)
     rng, average, log = np.random.default_rng(config.seed), None, []
     start = time.monotonic()
     for i, (x, y) in enumerate(batches(config, rng), 1):
@@ -134,7 +134,7 @@ def train(config: Config) -> Backbone:
     for path, (mean, var) in average.items():
         stored |= {f"{path}/mean": mean, f"{path}/var": var}
     tree = {"params": unflatten_dict({**learnable, **stored}, sep="/")}
-    return backbone(tree, classes)
+    return glyphs_model(tree, classes)
 
 
 @jax.jit
@@ -152,7 +152,7 @@ def batches(config: Config, rng: np.random.Generator):
             yield x[i : i + config.batch], y[i : i + config.batch]
 
 
-def store(path: Path, net: Backbone, about: dict[str, Any]) -> None:
+def store(path: Path, net: Model[Pixels], about: dict[str, Any]) -> None:
     """Kernels in float16, the rest in float32, the card in the file's metadata."""
     from safetensors.numpy import save
 
@@ -164,7 +164,7 @@ def store(path: Path, net: Backbone, about: dict[str, Any]) -> None:
     write_file(path, save(tensors, {"card": json.dumps(about, sort_keys=True)}))
 
 
-def outputs(net: Backbone, x: np.ndarray, site: str = "output") -> np.ndarray:
+def outputs(net: Model[Pixels], x: np.ndarray, site: str = "output") -> np.ndarray:
     """The value at a site, 256 images at once."""
 
     @jax.jit
@@ -177,7 +177,7 @@ def outputs(net: Backbone, x: np.ndarray, site: str = "output") -> np.ndarray:
     return np.concatenate(parts)
 
 
-def held_out(net: Backbone, number: int, seed: int = HELD_OUT) -> float:
+def held_out(net: Model[Pixels], number: int, seed: int = HELD_OUT) -> float:
     """Accuracy on fresh images, `number` a multiple of that of the classes."""
     x, y = drawing.draw(np.random.default_rng(seed), number)
     return float((outputs(net, x).argmax(-1) == y).mean())
@@ -194,7 +194,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.asarray(x, np.uint8), 3, axis=-1), y[order]
 
 
-def probe(net: Backbone, x: np.ndarray, y: np.ndarray, train: int = 1000) -> float:
+def probe(net: Model[Pixels], x: np.ndarray, y: np.ndarray, train: int = 1000) -> float:
     """A logistic regression on the standardised features of the first `train` images;
     its accuracy on the last 500."""
     from sklearn.linear_model import LogisticRegression
@@ -207,7 +207,7 @@ def probe(net: Backbone, x: np.ndarray, y: np.ndarray, train: int = 1000) -> flo
     return float(model.score(features[-500:], y[-500:]))
 
 
-def measure(net: Backbone) -> dict[str, float]:
+def measure(net: Model[Pixels]) -> dict[str, float]:
     """Held-out accuracy and the linear probe on digits, beside random weights whose
     batch statistics were set on the same images (mean over three seeds)."""
     drawn, (x, y) = drawing.draw(np.random.default_rng(7), 512)[0], digits()

@@ -43,6 +43,7 @@ import optax
 import tyro
 
 from experiments.shared import assets, controls
+from experiments.shared.methods import read_methods
 from experiments.shared.outputs import command
 from experiments.shared.tables import (
     HEADER,
@@ -54,7 +55,7 @@ from experiments.shared.tables import (
 )
 from reprojax import data, models, recipes
 from reprojax.core import Program, fingerprint
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs
 from reprojax.saving.files import write_json
@@ -69,7 +70,8 @@ from reprojax.training.black_box import (
 from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted, fit
 
-METHODS, MAPS = ", ".join(recipes.METHODS), ", ".join(recipes.ALIGNMENTS)
+METHODS = ", ".join(n for n, m in recipes.methods(Pixels).items() if m.preset)
+MAPS = ", ".join(recipes.ALIGNMENTS)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Config:
     """Reprogram a frozen image classifier for a task it was never trained on."""
 
     method: Annotated[str, tyro.conf.arg(help=f"one of: {METHODS}")] = "watermark"
+    methods: tuple[Path, ...] = ()
+    """Python files that register methods of your own, which --method then names."""
     map: Annotated[
         str | None,
         tyro.conf.arg(
@@ -153,18 +157,17 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Train, print and write everything; returns what results.json holds."""
+    read_methods(config.methods)
     check_config(config)
     method = recipes.find_method(config.method)
     name = alignment_name(config)
     lead = jax.process_index() == 0
-    alignment = None if name is None else recipes.find_alignment(name)
     if config.seeds < 1:
         raise ValueError(f"--seeds {config.seeds}, expected at least 1")
     backbone = assets.load_backbone(config.backbone, dtype=config.dtype)
     tasks = [load_task(config, seed) for seed in range(config.seeds)]
     targets = len(tasks[0].classes)
-    align = None if alignment is None else alignment.build(targets)
-    program = method.build(backbone, targets, align, **sizes(config))
+    program = recipes.build(config.method, backbone, targets, name, **sizes(config))
     seen = describe(
         program, backbone.frozen, tasks[0].train.x[:2], roles=backbone.roles
     )
@@ -185,7 +188,9 @@ def main(config: Config) -> dict[str, Any]:
     rows += [control_row(control, table[control]) for control in list(table)[1:]]
     notes = comparisons(table)
     print("\n" + text_table(HEADER, rows) + "\n\n" + "\n".join(notes))
-    paths = {"out": str(config.out), "profile": config.profile and str(config.profile)}
+    paths: dict[str, Any] = {"out": str(config.out)}
+    paths["profile"] = config.profile and str(config.profile)
+    paths["methods"] = [*map(str, config.methods)]
     results: dict[str, Any] = {"config": asdict(config) | paths, "results": table}
     results |= {"coordinates": seen.coordinates, "learnable": seen.learnable}
     if not lead:
@@ -223,9 +228,20 @@ def check_probable(method: str, name: str) -> None:
         )
 
 
+def preset_of(method: str) -> recipes.Preset | BlackBox:
+    """The paper's settings of a method that is searched for."""
+    preset = recipes.find_method(method).preset
+    if preset is None:
+        raise ValueError(
+            f"--method {method} learns nothing, expected one of {METHODS}; it is among "
+            "the controls of each run"
+        )
+    return preset
+
+
 def only_asks(config: Config) -> bool:
     """Whether the method's model only answers."""
-    return isinstance(recipes.find_method(config.method).preset, BlackBox)
+    return isinstance(preset_of(config.method), BlackBox)
 
 
 def check_config(config: Config) -> None:
@@ -276,13 +292,13 @@ def sizes(config: Config) -> dict[str, int]:
 def train(
     config: Config,
     program: Program,
-    backbone: Backbone,
+    backbone: Model[Pixels],
     task: data.Task,
     seed: int,
     folder: str,
 ) -> Fitted:
     """One run, with the paper's settings where none were given."""
-    preset = recipes.METHODS[config.method].preset
+    preset = preset_of(config.method)
     if isinstance(preset, BlackBox):
         return ask(config, preset, backbone, task, seed, folder)
     refresh, identity = map_refresh(config), identity_of(config, backbone)
@@ -315,7 +331,7 @@ def train(
 
 def pace(config: Config, task: data.Task) -> tuple[int, int, float]:
     """(images a step, steps an epoch, learning rate)"""
-    preset = recipes.METHODS[config.method].preset
+    preset = preset_of(config.method)
     given = config.learning_rate
     batch = config.batch or preset.batch
     steps = -(-len(task.train.y) // min(batch, len(task.train.y)))
@@ -329,9 +345,9 @@ def map_refresh(config: Config) -> Any:
     return config.refresh or own
 
 
-def identity_of(config: Config, backbone: Backbone) -> dict[str, Any]:
+def identity_of(config: Config, backbone: Model[Pixels]) -> dict[str, Any]:
     """What else makes a run itself."""
-    preset, given = recipes.METHODS[config.method].preset, config.learning_rate
+    preset, given = preset_of(config.method), config.learning_rate
     return {
         "method": config.method,
         "map": alignment_name(config),
@@ -344,17 +360,18 @@ def identity_of(config: Config, backbone: Backbone) -> dict[str, Any]:
 def ask(
     config: Config,
     preset: BlackBox,
-    backbone: Backbone,
+    backbone: Model[Pixels],
     task: data.Task,
     seed: int,
     folder: str,
 ) -> Fitted:
     """One run of a method whose model only answers: the backbone is asked, no more."""
     oracle, targets = in_process(backbone), len(task.classes)
-    card = only_answers(oracle, backbone.size, backbone.mean, backbone.std)
-    build, name = recipes.METHODS[config.method].build, alignment_name(config)
-    align = None if name is None else recipes.find_alignment(name).build(targets)
-    program = build(card, targets, align, **sizes(config))
+    card = only_answers(
+        oracle, backbone.input.size, backbone.input.mean, backbone.input.std
+    )
+    given = alignment_name(config), sizes(config)
+    program = recipes.build(config.method, card, targets, given[0], **given[1])
     batch, steps, rate = pace(config, task)
     print(
         f"{folder}: {config.budget:,} queries, {batch} images a step, learning rate "
@@ -397,13 +414,16 @@ def join(given: str) -> None:
 def _optimizer(
     method: str, rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    preset = recipes.METHODS[method].preset
+    preset = preset_of(method)
     assert not isinstance(preset, BlackBox)  # `train` sends these to `ask`
     return preset.optimizer(rate, steps, epochs)
 
 
 def run_controls(
-    config: Config, program: Program, backbone: Backbone, tasks: Sequence[data.Task]
+    config: Config,
+    program: Program,
+    backbone: Model[Pixels],
+    tasks: Sequence[data.Task],
 ) -> dict[str, dict[str, list[float]]]:
     """{name: accuracies by seed} of what the learned prompt has to beat."""
     print("controls", flush=True)
@@ -441,7 +461,7 @@ def run_controls(
 def keep(
     config: Config,
     program: Program,
-    backbone: Backbone,
+    backbone: Model[Pixels],
     tasks: Sequence[data.Task],
     fits: Sequence[Fitted],
     seen: Description,
@@ -466,7 +486,7 @@ def keep(
 def report(
     config: Config,
     program: Program,
-    backbone: Backbone,
+    backbone: Model[Pixels],
     task: data.Task,
     fits: Sequence[Fitted],
     page: dict[str, Any],

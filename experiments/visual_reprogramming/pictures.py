@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from reprojax.core import Params, Program, record
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.recipes import no_prompt
 
 Images = list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]
@@ -19,7 +19,7 @@ signed difference to the input without a prompt [H W 3])"""
 def pictures(
     program: Program,
     params: Params,
-    backbone: Backbone,
+    backbone: Model[Pixels],
     x: np.ndarray,
     y: np.ndarray,
     classes: Sequence[str],
@@ -35,7 +35,7 @@ def pictures(
     x, y = x[rows], y[rows]
     look = partial(_look, backbone=backbone)
     answers, network = look(program, params, x)
-    bare = no_prompt(backbone, len(classes))
+    bare = no_prompt(backbone, targets=len(classes))
     start = bare.init(jax.random.key(0), backbone.frozen, x)
     _, without = look(bare, start, x)
     difference = network - without
@@ -64,13 +64,13 @@ def _one_of_each(y: np.ndarray) -> np.ndarray:
 
 
 def _look(
-    program: Program, params: Params, x: np.ndarray, backbone: Backbone
+    program: Program, params: Params, x: np.ndarray, backbone: Model[Pixels]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(answers [B], pixels [B H W 3] that the network gets, without normalisation)."""
     call = jax.jit(record(program.apply, ["normalized", "output"]))
     _, seen = call(params, backbone.frozen, x)
     pixels = np.asarray(seen["normalized"], np.float32)
-    pixels = pixels * np.asarray(backbone.std) + np.asarray(backbone.mean)
+    pixels = pixels * np.asarray(backbone.input.std) + np.asarray(backbone.input.mean)
     return np.asarray(seen["output"]).argmax(-1), pixels
 
 

@@ -83,6 +83,15 @@ def handed_on(site: str, before: PyTree, after: PyTree) -> PyTree:
     return after
 
 
+def check_alignment(at: Mapping[Any, Any]) -> None:
+    """Raise if "output" has an alignment, and another one came."""
+    if any("output" in ((key,) if isinstance(key, str) else key) for key in at):
+        raise ValueError(
+            'reprogram got an alignment twice, by align= and at "output", expected '
+            "one; leave out one of them, or call chain(a=..., b=...)"
+        )
+
+
 def check_once(by_sites: Mapping[Sites, Any]) -> None:
     """Raise if a site came twice."""
     every = [site for sites in by_sites for site in sites]

@@ -170,10 +170,13 @@ def shared(manipulation: Manipulation) -> Manipulation:
 
 
 def _grouped(
-    at: At,
+    at: At, align: Manipulation | None
 ) -> tuple[dict[Sites, Manipulation], dict[str, tuple[Sites, int]]]:
     """{site or sites: Manipulation} -> that by tuples, and {site: (sites, index)}."""
     slips.check_at(at)
+    if align is not None:
+        guards.check_alignment(at)
+        at = dict(at) | {"output": align}
     by_sites = {(k,) if isinstance(k, str) else k: m for k, m in at.items()}
     place = {site: (sites, i) for sites in by_sites for i, site in enumerate(sites)}
     guards.check_once(by_sites)
@@ -208,14 +211,18 @@ def _trace(run: Callable[[Scope, Act], PyTree], act: Act, *given: PyTree) -> set
     return inner
 
 
-def reprogram(forward: Forward, at: At) -> Program:
-    """A frozen forward with manipulations `at` its sites.
+def reprogram(forward: Forward, at: At, align: Manipulation | None = None) -> Program:
+    """A frozen forward with manipulations `at` its sites: O . f . I.
 
     A key is a site, or a tuple of sites that share one manipulation and its params. The
     params are kept under the site, or under the first of the tuple.
+
+    Args:
+        align: the alignment O, the manipulation of "output"; None: the model's answer
+            as it is.
     """
     slips.check_forward(forward)
-    by_sites, place = _grouped(at)
+    by_sites, place = _grouped(at, align)
 
     def run(top: Scope, act: Act) -> PyTree:
         reached: dict[str, Any] = {}

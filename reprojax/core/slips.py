@@ -5,8 +5,8 @@ what was expected and what to write instead.
 """
 
 import inspect
-from collections.abc import Collection, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -209,25 +209,6 @@ def whole_ids(who: str, ids: Any) -> list[int]:
                 "text.labels.one_token_each gives those of labels"
             )
     return [int(one) for one in each]
-
-
-class WrongCard(ValueError, AttributeError):
-    """A recipe read what a card of its own kind has, and this one has not."""
-
-
-def refuse_card(card: Any, name: str, others: Collection[str], do: str) -> NoReturn:
-    """Say of an attribute that a card lacks whose it is.
-
-    Args:
-        others: what cards of the other kind have.
-        do: which recipes take this one.
-    """
-    kind = type(card).__name__
-    if name not in others:
-        raise AttributeError(f"{kind!r} object has no attribute {name!r}")
-    raise WrongCard(
-        f"{card.name} is a {kind} and has no {name!r}, which was asked for; {do}"
-    )
 
 
 # -- what a program is called with

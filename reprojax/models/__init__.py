@@ -1,13 +1,20 @@
-"""Frozen backbones (floor 2): modules, weights, and a card for each."""
+"""Frozen models (floor 2): networks, weights, and a card for each."""
 
-from reprojax.models.card import Backbone, card, images, random
+from reprojax.models.card import Arrays, Input, Model, Series, card, outputs, role
 from reprojax.models.vision.catalogue import load, names
+from reprojax.models.vision.pixels import Pixels, images, random
 
 __all__ = [
-    "Backbone",
+    "Arrays",
+    "Input",
+    "Model",
+    "Pixels",
+    "Series",
     "card",
     "images",
     "load",
     "names",
+    "outputs",
     "random",
+    "role",
 ]

@@ -1,99 +1,152 @@
-"""Backbone cards: a frozen image model and what a recipe must know about it."""
+"""The card of a frozen model: all that a method must know about it, whatever it reads.
+
+    model = card(network, frozen, name="net", input=Pixels(224, mean, std),
+                 features="head:in", blocks="block_*:in")
+    series = card(forward, frozen, name="wave", input=Series(1600), features="pooled")
+    plain = card(forward, frozen, name="mlp", input=Arrays(spec_of(x)))
+
+What a kind of input adds (pixels their normalisation, words their tokeniser) stands in
+`model.input`. A kind of one's own is a NamedTuple with the two functions of `Input`.
+"""
 
 import re
-import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Float, UInt8
 
-from reprojax.core import Forward, passthrough, sites
+from reprojax.core import Forward, PyTree, record, sites
 from reprojax.core.guards import nearest
-from reprojax.core.slips import refuse_card
 from reprojax.locations import linen
 
-PyTree = Any
+
+class Input(Protocol):
+    """What a model reads."""
+
+    def example(self) -> PyTree:
+        """The spec of a batch of one."""
+        ...
+
+    def forward(self, network: nn.Module | Forward) -> Forward:
+        """The network, with what has to be done before it."""
+        ...
 
 
-class Backbone(NamedTuple):
-    """A frozen image classifier. `roles` names its sites, so that recipes spell none:
+class Arrays(NamedTuple):
+    """Any tree of arrays, as the network takes it."""
 
-    input      ("input", "normalized"): before and after normalisation
-    embedding  the value that enters the first block
+    spec: PyTree
+    """Shapes and types of a batch of one."""
+
+    def example(self) -> PyTree:
+        return self.spec
+
+    def forward(self, network: nn.Module | Forward) -> Forward:
+        return linen(network) if isinstance(network, nn.Module) else network
+
+
+class Series(NamedTuple):
+    """Numbers [B L C] along time."""
+
+    length: int
+    channels: int = 1
+    rate: float | None = None
+    """Samples a second."""
+
+    def example(self) -> PyTree:
+        return jax.ShapeDtypeStruct((1, self.length, self.channels), "float32")
+
+    def forward(self, network: nn.Module | Forward) -> Forward:
+        return Arrays(self.example()).forward(network)
+
+
+Kind_co = TypeVar("Kind_co", covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Model(Generic[Kind_co]):
+    """A frozen model. `roles` names its sites, so that methods spell none:
+
+    input      before and after what the kind of input does: ("input", "normalized")
+    embedding  the vectors of the words or patches, as the model makes them
     blocks     the value that enters each block
-    keys, values   [B L h d] of each block (transformers alone)
-    features   one site: what the classifier reads, [B D]
+    kv         of a language model, what a block attends to: Tokens of (keys, values)
+    keys, values   [B L h d] of each block of a vision transformer
+    features   one site: what the head reads, [B D] or [B L D]
     """
 
     name: str
     forward: Forward
+    """forward(frozen, x, edit) -> y"""
     frozen: PyTree
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
+    input: Kind_co
+    """`Pixels`, `Words`, `Series`, `Arrays`, or a kind of one's own."""
     roles: Mapping[str, tuple[str, ...]]
+    classes: tuple[str, ...] = ()
+    """The names of what it answers, in order; none where it answers no classes."""
 
-    if not TYPE_CHECKING:
+    def _replace(self, **changes: Any) -> "Model[Any]":
+        """Another card, as of a NamedTuple (which cannot be generic for all tools)."""
+        return replace(self, **changes)
 
-        def __getattr__(self, name: str) -> NoReturn:
-            others = ("kind", "vocabulary", "positions", "width", "tokenizer")
-            do = "take a recipe of images, such as padding, watermark or vpt_deep"
-            refuse_card(self, name, (*others, "special"), do)
+    def reads(self, **changes: Any) -> "Model[Any]":
+        """The same model with its input read otherwise: `model.reads(tokenizer=t)`."""
+        return replace(self, input=self.input._replace(**changes))  # pyright: ignore
 
-
-def images(
-    network: nn.Module | Forward,
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Forward:
-    """A classifier as forward(frozen, pixels, edit), pixels [B size size 3].
-
-    Pixels are uint8, or floats in [0, 1]; the network, a linen module or a forward,
-    runs in the dtype of `frozen`. Site "input" is the pixels as they came, "normalized"
-    what the network gets.
-    """
-    network = linen(network) if isinstance(network, nn.Module) else network
-    center, spread = _constants(mean, std)
-
-    def forward(frozen, x, edit=passthrough):
-        x = (_pixels(edit("input", x), size) - center) / spread
-        x = x.astype(_dtype(frozen))
-
-        def renamed(site, value):
-            return edit("normalized" if site == "input" else site, value)
-
-        return network(frozen, x, edit=renamed)
-
-    return forward
-
-
-def _constants(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """[2, 3] float32. ValueError if they are not three finite numbers each."""
-    try:
-        both = np.asarray([mean, std], np.float32)
-    except (TypeError, ValueError):
-        both = np.empty(0)
-    if both.shape != (2, 3) or not np.isfinite(both).all() or both[1].min() <= 0:
+    @property
+    def width(self) -> int:
+        """D of what its blocks, or else its head, read; found by a trace."""
+        for name in ("blocks", "embedding", "features"):
+            if self.roles.get(name):
+                return _leaf(self, self.roles[name][0]).shape[-1]
         raise ValueError(
-            f"mean {mean} and std {std} came, expected three finite numbers each, the "
-            "std positive; call load(..., mean=..., std=...)"
+            f"{self.name} names neither blocks nor features, expected a role that has "
+            "a width; call card(..., features=...)"
         )
-    return both
+
+    @property
+    def heads(self) -> int:
+        """Of its attention, [B L h d]; found by a trace."""
+        for name in ("keys", "kv"):
+            if self.roles.get(name):
+                return _leaf(self, self.roles[name][0]).shape[-2]
+        raise ValueError(
+            f"{self.name} names no keys, expected a role 'keys' or 'kv'; call "
+            "card(..., keys=...)"
+        )
 
 
-def _dtype(frozen: PyTree) -> Any:
-    """Of the weights; a buffer of indices is none."""
-    dtypes = (leaf.dtype for leaf in jax.tree.leaves(frozen))
-    return next((d for d in dtypes if jnp.issubdtype(d, jnp.floating)), jnp.float32)
+def _leaf(model: Model[Any], site: str) -> Any:
+    """The first array of the value at a site, as its spec."""
+    call = record(model.forward, [site])
+    seen = jax.eval_shape(call, model.frozen, model.input.example())[1]
+    value = seen[site]
+    return jax.tree.leaves(getattr(value, "value", value))[0]
+
+
+def role(model: Model[Any], name: str) -> tuple[str, ...]:
+    """The sites of a role of the card."""
+    if not model.roles.get(name):
+        raise ValueError(
+            f"{model.name} has the roles {sorted(model.roles)}, expected {name!r} "
+            "among them; name its sites in the card's roles"
+        )
+    return model.roles[name]
+
+
+def outputs(model: Model[Any]) -> tuple[str, ...]:
+    """The sites of what each block puts out. Behind the last one there is no block that
+    it enters, so they are not the inputs moved by one."""
+    blocks = role(model, "blocks")
+    if not all(site.endswith(":in") for site in blocks):
+        raise ValueError(
+            f"got the blocks {list(blocks)} of {model.name}, expected sites such as "
+            "'block_0:in', beside which 'block_0:out' is; name them so in the card's "
+            "roles"
+        )
+    return tuple(site.removesuffix(":in") + ":out" for site in blocks)
 
 
 def card(
@@ -101,49 +154,71 @@ def card(
     frozen: PyTree,
     *,
     name: str,
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    features: str,
+    input: Kind_co,
+    features: str | None = None,
     classes: Sequence[str] | None = None,
     **roles: str | Sequence[str],
-) -> Backbone:
-    """The card of one's own image classifier, checked without running it.
+) -> Model[Kind_co]:
+    """The card of one's own model, checked without running it.
 
     Args:
-        network: a linen module, or a forward from normalised [B size size 3] to logits;
-            its own "input" is the card's "normalized".
-        mean, std: of the pixels in [0, 1] that the model was trained with.
+        network: a linen module, or a forward; `locations` makes one of other modules.
+            What `input` does comes before it: of pixels, its own "input" is the card's
+            "normalized".
+        input: what it reads: `Pixels`, `Words`, `Series`, `Arrays`.
+        features: the site of what its head reads, [B D], or Tokens of [B L D].
         classes: its class names in order; numbers unless given.
-        features: the site of what the classifier reads, [B D].
-        roles: sites by role: "blocks", "keys", "values", as in `Backbone`. A star
-            stands for any part of one name: "block_*:in", in the order of calls.
+        roles: sites by role: "blocks", "keys", as in `Model`. A star stands for any
+            part of one name: "block_*:in", in the order of calls.
     """
-    center, spread = tuple(map(float, mean)), tuple(map(float, std))
-    forward = images(network, size, center, spread)
-    x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.uint8)
-    shapes = sites(forward, frozen, x)
-    count = shapes["output"][-1] if len(shapes["output"]) == 2 else None
-    names = tuple(map(str, range(count or 0) if classes is None else classes))
-    if len(names) != count:
+    if not all(hasattr(input, part) for part in Input.__dict__ if part[0] != "_"):
         raise ValueError(
-            f"{name} answers {shapes['output']} to two images, expected (2, S) for "
-            f"{len(names) or 'S'} classes; give as many names, or a forward that "
-            "returns the logits alone: linen(module, lambda m, x: m(x).logits)"
+            f"{name} got input={input!r}, expected what the model reads, such as "
+            "Pixels(224, mean, std), Series(length) or Arrays(spec_of(x))"
         )
+    forward = input.forward(network)  # pyright: ignore[reportAttributeAccessIssue]
+    shapes = sites(forward, frozen, input.example())  # pyright: ignore
     found = {
         role: _matching(given, shapes, role)
         for role, given in {"features": features, **roles}.items()
+        if given is not None
     }
-    if len(shapes[found["features"][0]]) != 2 or len(found["features"]) > 1:
-        raise ValueError(
-            f"features={features!r} gives {[(s, shapes[s]) for s in found['features']]}"
-            ", expected one site of [B D]; sites(forward, frozen, x) lists them"
-        )
-    found |= {"input": ("input", "normalized")}
+    if features is not None:
+        heads = {site: shapes[site] for site in found["features"]}
+        if len(heads) > 1 or any(
+            _is_array(s) and isinstance(s, tuple) and len(s) != 2
+            for s in heads.values()
+        ):
+            raise ValueError(
+                f"features={features!r} gives {list(heads.items())}, expected one site "
+                "of [B D]; sites(forward, frozen, x) lists them"
+            )
+    found |= {"input": tuple(s for s in ("input", "normalized") if s in shapes)}
     if "blocks" in found:
         found.setdefault("embedding", found["blocks"][:1])
-    return Backbone(name, forward, frozen, size, center, spread, names, found)
+    names = _names(name, shapes["output"], classes)
+    return Model(name, forward, frozen, input, found, names)
+
+
+def _names(name: str, answer: Any, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Of the classes that a model answers."""
+    count = answer[-1] if isinstance(answer, tuple) and len(answer) == 2 else None
+    if not isinstance(count, int):
+        count = None
+    names = tuple(map(str, range(count or 0) if classes is None else classes))
+    if len(names) != (count or 0) or not _is_array(answer):
+        raise ValueError(
+            f"{name} answers {answer} to one row, expected an array, (1, S) for "
+            f"{len(names) or 'S'} classes; give as many names, or a forward that "
+            "returns the logits alone: linen(module, lambda m, x: m(x).logits)"
+        )
+    return names
+
+
+def _is_array(answer: Any) -> bool:
+    """Whether what `sites` says of an answer is said of an array, or of Tokens."""
+    answer = getattr(answer, "value", answer)
+    return isinstance(answer, tuple) and all(isinstance(n, int) for n in answer)
 
 
 def _matching(
@@ -162,105 +237,3 @@ def _matching(
             )
         out += hits
     return tuple(out)
-
-
-def _pixels(x: ArrayLike, size: int) -> Float[Array, "B H W 3"]:
-    shape, dtype = tuple(jnp.shape(x)), jnp.result_type(x)
-    if len(shape) != 4 or shape[1:] != (size, size, 3):
-        raise ValueError(
-            f"images of shape {list(shape)} came to the model, expected "
-            f"[batch, {size}, {size}, 3]; "
-            f'put resize({size}) into a chain at "input"'
-        )
-    if dtype == jnp.uint8:
-        return jnp.asarray(x, jnp.float32) / 255
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"images of dtype {dtype} came to the model, expected uint8 or floats in "
-            "[0, 1]; call .astype(np.uint8) on pixels from 0 to 255"
-        )
-    return jnp.asarray(x, jnp.float32)
-
-
-def random(
-    backbone: Backbone,
-    key: Array,
-    x: UInt8[Array | np.ndarray, "B H W 3"] | None = None,
-) -> Backbone:
-    """The same architecture with random weights: a control that says what training did.
-
-    Kernels are normal by fan-in, biases 0, scales 1. In a convolutional net the batch
-    statistics are then set on `x`, a batch of the model's size: without that, values
-    grow or die with depth and the control says nothing. Where batch norm was folded
-    into the convolutions, their kernels and biases are scaled so instead.
-    """
-    given: dict[str, Any] = flatten_dict(backbone.frozen, sep="/")
-    flat = {path: _drawn(path, leaf, key) for path, leaf in given.items()}
-    ends = _normalisers(backbone, flat)
-    if ends and x is None:
-        raise ValueError(
-            f"no images came for the batch statistics of a random {backbone.name}, "
-            "expected some of the task's; call random(backbone, key, x)"
-        )
-    if ends:
-        flat = _set_on_data(backbone.forward, flat, ends, x)
-    return backbone._replace(
-        name=f"{backbone.name} (random weights)",
-        frozen=unflatten_dict(flat, sep="/"),
-    )
-
-
-def _drawn(path: str, leaf: Any, key: Array) -> Array:
-    key, name = jax.random.fold_in(key, zlib.crc32(path.encode())), path.split("/")[-1]
-    if name == "kernel":  # dense kernels are [in, out ...]
-        fan_in = np.prod(leaf.shape[:-1] if leaf.ndim == 4 else leaf.shape[:1])
-        gain = 2.0 if leaf.ndim == 4 else 1.0
-        init = jax.nn.initializers.normal((gain / fan_in) ** 0.5)
-    elif name in ("bias", "mean"):
-        init = jax.nn.initializers.zeros
-    elif name in ("scale", "var", "gamma"):
-        init = jax.nn.initializers.ones
-    else:  # class tokens, positions
-        init = jax.nn.initializers.normal(0.02)
-    return init(key, leaf.shape, leaf.dtype)
-
-
-def _normalisers(backbone: Backbone, flat: Mapping[str, Array]) -> dict[str, str]:
-    """{site: frozen path}: where a value is to have mean 0 and variance 1."""
-    norms = [p.removesuffix("/mean") for p in flat if p.endswith("/mean")]
-    if norms:
-        return {f"{p.removeprefix('params/')}:in": p for p in norms}
-    if backbone.roles.get("keys"):  # layer norm needs no statistics
-        return {}
-    kernels = [p.removesuffix("/kernel") for p, v in flat.items() if v.ndim == 4]
-    return {f"{p.removeprefix('params/')}:out": p for p in kernels}
-
-
-def _set_on_data(forward, flat, ends, x):
-    """One pass: each value is normalised where it is seen, so that the next sees it."""
-
-    @jax.jit
-    def statistics(flat, x):
-        seen = {}
-
-        def see(site, value):
-            if site not in ends:
-                return value
-            wide = value.astype(jnp.float32)
-            mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2)) + 1e-5
-            seen[ends[site]] = mean, var
-            return ((wide - mean) * jax.lax.rsqrt(var)).astype(value.dtype)
-
-        forward(unflatten_dict(flat, sep="/"), x, edit=see)
-        return seen
-
-    for path, (mean, var) in statistics(flat, x).items():
-        if f"{path}/mean" in flat:
-            new = {"mean": mean, "var": var - 1e-5}
-        else:
-            slope = jax.lax.rsqrt(var)
-            new = {"kernel": flat[f"{path}/kernel"] * slope, "bias": -mean * slope}
-        for name, value in new.items():
-            leaf = flat[f"{path}/{name}"]
-            flat[f"{path}/{name}"] = value.astype(leaf.dtype)
-    return flat

@@ -1,25 +1,52 @@
 """Controls: what a learned prompt has to beat."""
 
+import optax
+
 from reprojax.alignments import bayesian, linear
 from reprojax.core import Manipulation, Program, reprogram, until
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels, role
 from reprojax.operators import resize
+from reprojax.recipes.method import Method, Preset, aligned, needs
 
 
+@needs(Pixels)
 def no_prompt(
-    backbone: Backbone, targets: int, align: Manipulation | None = None
+    model: Model[Pixels],
+    align: Manipulation | None = None,
+    *,
+    targets: int | None = None,
 ) -> Program:
     """The image resized, and an alignment: no prompt (arXiv 2211.11635)."""
-    align = bayesian(targets) if align is None else align
-    return reprogram(
-        backbone.forward, {"input": resize(backbone.size), "output": align}
-    )
+    align = aligned(align, targets, bayesian)
+    return reprogram(model.forward, {"input": resize(model.input.size)}, align)
 
 
-def linear_probe(backbone: Backbone, targets: int) -> Program:
+@needs(Pixels, "features")
+def linear_probe(
+    model: Model[Pixels],
+    align: Manipulation | None = None,
+    *,
+    targets: int | None = None,
+) -> Program:
     """A linear head on the frozen features [D] (arXiv 2211.11635 reports it beside)."""
-    features = until(backbone.forward, backbone.roles["features"][0])
-    return reprogram(
-        features,
-        {"input": resize(backbone.size), "output": linear(targets, standardised=True)},
-    )
+    features = until(model.forward, role(model, "features")[0])
+    align = aligned(align, targets, lambda n: linear(n, standardised=True))
+    return reprogram(features, {"input": resize(model.input.size)}, align)
+
+
+NO_PROMPT = Method(
+    "no-prompt",
+    no_prompt,
+    alignment="blm",
+    enters="nowhere",
+    source="arXiv 2211.11635. Nothing is learned: a map is estimated.",
+)
+PROBE = Method(
+    "linear-probe",
+    linear_probe,
+    preset=Preset(
+        lambda rate, steps, epochs: optax.adam(rate), 1e-2, epochs=50, batch=128
+    ),
+    enters="nowhere",
+    source="arXiv 2211.11635 reports it beside its prompts. The preset is ours.",
+)

@@ -1,14 +1,17 @@
-"""What a published method is besides its program: the settings of its own training."""
+"""What a method is besides its program: what it needs, and how its paper trains it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from reprojax.alignments import columns
 from reprojax.core import Manipulation, Program
 from reprojax.core.estimation import Refresh
+from reprojax.models import Model
 from reprojax.searches import Search
 from reprojax.training.losses import Loss, cross_entropy
 
@@ -35,20 +38,124 @@ class BlackBox(NamedTuple):
     """(training labels, number of target classes) -> loss"""
 
 
-class Method(NamedTuple):
-    """A recipe with its preset, under the name that the command line uses."""
+Access = Literal["gradients", "activations", "answers", "texts"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+class Needs(NamedTuple):
+    """What a method needs of a frozen model."""
+
+    input: type = object
+    """The kind of its input: `Pixels`, `Words`; any by default."""
+    roles: tuple[str, ...] = ()
+    """Sites that its card names."""
+    access: Access = "gradients"
+    """Gradients through it; values inside it; its answers to inputs, or to texts."""
+
+
+def needs(
+    input: type, *roles: str, access: Access = "gradients"
+) -> Callable[[Callable[P, Program]], Callable[P, Program]]:
+    """Marks a recipe `(model, align=None, **sizes) -> Program` by what it needs, and
+    has what it is called with checked before anything is built.
+
+    Raises:
+        ValueError: no model's card, one of another kind of input, one that does not
+            name the roles; what is no alignment in the place of one.
+    """
+    own = Needs(input, roles, access)
+
+    def mark(recipe: Callable[P, Program]) -> Callable[P, Program]:
+        @wraps(recipe)
+        def build(*args: P.args, **kw: P.kwargs) -> Program:
+            named = zip(("model", "align"), args, strict=False)
+            given: dict[str, Any] = {**dict(named), **kw}
+            _check_model(recipe.__name__, given.get("model"), own)
+            _check_align(recipe.__name__, given.get("align"))
+            return recipe(*args, **kw)
+
+        build.needs = own  # pyright: ignore[reportAttributeAccessIssue]
+        return build
+
+    return mark
+
+
+def on_texts(recipe: Callable[P, R]) -> Callable[P, R]:
+    """Marks a recipe whose frozen model is a `Language`, which is asked by texts: it is
+    built from a template, without the model."""
+    recipe.needs = Needs(access="texts")  # pyright: ignore[reportFunctionMemberAccess]
+    return recipe
+
+
+def _check_model(who: str, model: Any, own: Needs) -> None:
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"{who} got {type(model).__name__} for the model, expected a card: "
+            "models.load(name), or models.card(network, frozen, ...) of one's own"
+        )
+    if not isinstance(model.input, own.input):
+        raise ValueError(
+            f"{who} got {model.name}, whose input is {type(model.input).__name__}, "
+            f"expected a model of {own.input.__name__}; `recipes.methods(model)` lists "
+            "what fits a model"
+        )
+    if lacking := [name for name in own.roles if not model.roles.get(name)]:
+        raise ValueError(
+            f"{model.name} has the roles {sorted(model.roles)}, expected "
+            f"{lacking[0]!r} among them for {who}; name its sites in the card's roles"
+        )
+
+
+def _check_align(who: str, align: Any) -> None:
+    if align is not None and not isinstance(align, Manipulation):
+        raise ValueError(
+            f"{who} got {align!r:.60} for the alignment, expected one, such as "
+            f"alignments.bayesian(10); of a number of classes: {who}(model, targets=10)"
+        )
+
+
+def aligned(
+    align: Manipulation | None,
+    targets: int | None,
+    own: Callable[[int], Manipulation],
+) -> Manipulation:
+    """The alignment that was given, or the method's own for that many classes."""
+    if (align is None) == (targets is None):
+        came = "neither" if align is None else "both"
+        raise ValueError(
+            f"{came} of align and targets came, expected one: an alignment, or the "
+            "number of classes for the method's own: recipe(model, targets=10)"
+        )
+    return own(targets) if align is None else align  # pyright: ignore[reportArgumentType]
+
+
+def first(targets: int) -> Manipulation:
+    """The model's first classes: the map of arXiv 1806.11146 and 2203.17274."""
+    return columns(range(targets))
+
+
+class Method(NamedTuple):
+    """A recipe under its name, with its paper and its paper's settings."""
+
+    name: str
     build: Callable[..., Program]
-    """(backbone, targets, align=None, **sizes) -> program"""
-    preset: Preset | BlackBox
-    alignment: str | None
-    """The paper's own alignment; None: the recipe brings one that cannot be changed."""
-    enters: str
-    """Where the prompt enters: "before normalisation", "after normalisation", ..."""
+    """(model, align=None, **sizes) -> program"""
     source: str
-    """Where the preset is from, and what differs from it."""
+    """The paper, where the preset is from, and what differs from it."""
+    enters: str
+    """Where the prompt enters: "before normalisation", "in front of the words", ..."""
+    preset: Preset | BlackBox | None = None
+    """None: nothing is searched for."""
+    alignment: str | None = None
+    """The paper's own of `ALIGNMENTS`; None: the recipe brings one, or needs none."""
     probable: bool = False
     """Whether its loss is of log probabilities, which not every alignment gives."""
+
+    @property
+    def needs(self) -> Needs:
+        """What `needs` marked the recipe with; nothing in particular if it did not."""
+        return getattr(self.build, "needs", Needs())
 
 
 class Alignment(NamedTuple):

@@ -1,94 +1,237 @@
-"""The program that a file names, built again."""
+"""The register: every method and alignment by name, and programs built again by it.
 
-from collections.abc import Callable
-from typing import Any
+The command line, `rebuild`, the tables of the documents and the taxonomy read it. One
+of your own joins by one call, and is then used as ours are:
+
+    recipes.register(Method("mine", mine, source="...", enters="at the input",
+                            preset=Preset(lambda rate, steps, epochs: optax.adam(rate),
+                                          .01, epochs=10, batch=64)))
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from reprojax.alignments import label_words
-from reprojax.core import Params, Program, PyTree, tokens
+from reprojax.alignments import (
+    bayesian,
+    bayesian_plus,
+    label_words,
+    linear,
+    mean_probability,
+    one_to_one,
+    random_map,
+)
+from reprojax.core import Params, Program, PyTree
 from reprojax.core.guards import nearest
 from reprojax.core.trees import fingerprint
 from reprojax.formats import learnable
-from reprojax.models.card import Backbone
-from reprojax.models.language import LanguageModel
-from reprojax.recipes import find_alignment, find_method
-from reprojax.recipes.model_reprogramming import additive_prompt
-from reprojax.recipes.prompt_tuning import (
-    black_box_tuning,
-    decomposed_prompt_tuning,
-    loreft,
-    p_tuning_v2,
-    prefix_tuning,
-    prompt_tuning,
+from reprojax.models import Model, Pixels
+from reprojax.recipes.controls import NO_PROMPT, PROBE
+from reprojax.recipes.method import Alignment, BlackBox, Method, Preset, first
+from reprojax.recipes.model_reprogramming.additive_prompts import METHOD as ADDITIVE
+from reprojax.recipes.model_reprogramming.adversarial_reprogramming import METHOD as AR
+from reprojax.recipes.model_reprogramming.black_box_reprogramming import METHOD as BAR
+from reprojax.recipes.model_reprogramming.label_mapping import PADDING, WATERMARK
+from reprojax.recipes.model_reprogramming.sample_specific_masks import METHOD as SMM
+from reprojax.recipes.model_reprogramming.visual_prompting import METHOD as VP
+from reprojax.recipes.model_reprogramming.vocabulary_remapping import (
+    METHOD as REMAPPING,
 )
+from reprojax.recipes.prompt_instruction.in_context import FEW_SHOT, KATE, ZERO_SHOT
+from reprojax.recipes.prompt_instruction.reasoning import (
+    CHAIN_OF_THOUGHT,
+    SELF_CONSISTENCY,
+    ZERO_SHOT_CHAIN_OF_THOUGHT,
+)
+from reprojax.recipes.prompt_tuning.activation_addition import METHOD as STEERING
+from reprojax.recipes.prompt_tuning.black_box_tuning import METHOD as BBT
+from reprojax.recipes.prompt_tuning.black_box_visual_prompting import METHOD as BLACKVIP
+from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import METHOD as DEPT
+from reprojax.recipes.prompt_tuning.hidden_edits import METHOD as LOREFT
+from reprojax.recipes.prompt_tuning.p_tuning_v2 import METHOD as V2
+from reprojax.recipes.prompt_tuning.prefixes import METHOD as PREFIX
+from reprojax.recipes.prompt_tuning.soft_prompts import METHOD as PROMPT
+from reprojax.recipes.prompt_tuning.visual_prompt_tuning import DEEP, SHALLOW
 from reprojax.saving.programs import Card, Saved, check_backbone
 
+T = TypeVar("T")
+_BLANK = learnable(jax.nn.initializers.zeros)  # no start is drawn, to be thrown away
 
-def rebuild(saved: Saved, backbone: Backbone | LanguageModel) -> tuple[Program, Params]:
-    """The program of a recipe that a file names, with its params.
+METHODS: dict[str, Method] = {}
+"""By name; `register` adds to them."""
 
-    `card.method` and `card.arguments` say which; among the arguments "alignment" is a
-    name of `recipes.ALIGNMENTS`, or None for the recipe's own. Of a language model the
-    method is one of `ON_TEXT`, and the argument "labels" holds the ids of
-    `label_words`; without them it writes. Refuses a backbone of other weights, or one
-    that treats pixels otherwise.
+ALIGNMENTS: dict[str, Alignment] = {
+    "first": Alignment(first, "once"),
+    "rlm": Alignment(random_map, "once"),
+    "flm": Alignment(one_to_one, "once"),
+    "ilm": Alignment(one_to_one, "epoch"),
+    "blm": Alignment(bayesian, "epoch"),
+    "blm+": Alignment(bayesian_plus, "epoch"),
+    "bar": Alignment(mean_probability, "once"),
+    "linear": Alignment(
+        lambda targets: linear(targets, bias=False), "once", probable=False
+    ),
+}
+
+
+def register(method: Method) -> Method:
+    """Adds a method of your own under its name, and gives it back.
+
+    Raises:
+        ValueError: a name that is taken by another method; what is no `Method`, or
+            whose parts are not what they should be.
     """
-    check_backbone(saved.card, backbone.name, fingerprint(backbone.frozen))
-    on = _on_text if isinstance(backbone, LanguageModel) else _on_images
-    program, x = on(saved.card, backbone)
-    return program, saved.params_for(program, backbone.frozen, x)
+    if not isinstance(method, Method) or not callable(method.build):
+        raise ValueError(
+            f"got {method!r:.80}, expected a Method(name, recipe, source=..., "
+            "enters=...), its recipe a function (model, align=None, **sizes) -> Program"
+        )
+    if not isinstance(method.preset, Preset | BlackBox | None):
+        raise ValueError(
+            f"{method.name} got the preset {method.preset!r:.60}, expected "
+            "Preset(optimizer, learning_rate, epochs, batch), BlackBox(...) or None"
+        )
+    if method.alignment is not None:
+        find_alignment(method.alignment)
+    if METHODS.setdefault(method.name, method) != method:
+        raise ValueError(
+            f"a method {method.name!r} is there already, expected another name for "
+            f"{method.build.__name__}"
+        )
+    return method
 
 
-def _on_images(card: Card, backbone: Any) -> tuple[Program, PyTree]:
-    came = (backbone.size, tuple(backbone.mean), tuple(backbone.std))
+def methods(model: Model[Any] | type | None = None) -> dict[str, Method]:
+    """All methods, or those that fit a model, or a kind of input such as `Pixels`."""
+    if model is None:
+        return dict(METHODS)
+    kind = model if isinstance(model, type) else type(model.input)
+    roles = None if isinstance(model, type) else model.roles
+
+    def fits(method: Method) -> bool:
+        own = method.needs
+        named = roles is None or all(roles.get(name) for name in own.roles)
+        return own.access != "texts" and issubclass(kind, own.input) and named
+
+    return {name: method for name, method in METHODS.items() if fits(method)}
+
+
+def _find(kind: str, name: str, table: Mapping[str, T]) -> T:
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(
+            f"no {kind} {name!r}{nearest(str(name), table)}; expected one of "
+            f"{', '.join(table)}"
+        )
+    return table[name]
+
+
+def find_method(name: str) -> Method:
+    """The method of a name, or an error with the nearest names."""
+    return _find("method", name, METHODS)
+
+
+def find_alignment(name: str) -> Alignment:
+    """The alignment of a name, or an error with the nearest names.
+
+    "blm+15" is BLM+ that counts the 15 largest probabilities of each answer.
+    """
+    if isinstance(name, str) and name.startswith("blm+") and name[4:].isdecimal():
+        k = int(name[4:])
+        return Alignment(lambda targets: bayesian_plus(targets, k), "epoch")
+    return _find("alignment", name, ALIGNMENTS)
+
+
+def build(
+    name: str,
+    model: Model[Any],
+    targets: int,
+    alignment: str | None = None,
+    **arguments: Any,
+) -> Program:
+    """The program of a method by its name, for so many classes.
+
+    Args:
+        alignment: a name of `ALIGNMENTS`; by default the method's own.
+        arguments: of the recipe. "labels" are the ids of `label_words`, in the place of
+            an alignment; a recipe of language models without them writes.
+    """
+    method = find_method(name)
+    labels = arguments.pop("labels", None)
+    if alignment is not None:
+        align = find_alignment(alignment).build(targets)
+        return method.build(model, align, **arguments)
+    if labels is not None:
+        return method.build(model, label_words(labels), **arguments)
+    if "targets" in inspect.signature(method.build).parameters:
+        arguments["targets"] = targets
+    return method.build(model, **arguments)
+
+
+def rebuild(saved: Saved, model: Model[Any]) -> tuple[Program, Params]:
+    """The program of a registered method that a file names, with its params.
+
+    `card.method` and `card.arguments` say which, as `build` takes them. Refuses a model
+    of other weights, or one that treats pixels otherwise.
+    """
+    card = saved.card
+    check_backbone(card, model.name, fingerprint(model.frozen))
+    _check_pixels(card, model)
+    given = dict(card.arguments)
+    if "initial" in inspect.signature(find_method(card.method).build).parameters:
+        given.setdefault("initial", _BLANK)
+    program = build(card.method, model, len(card.classes), **given)
+    return program, saved.params_for(program, model.frozen, _row(card, model))
+
+
+def _check_pixels(card: Card, model: Model[Any]) -> None:
+    if not isinstance(model.input, Pixels):
+        return
+    came = (model.input.size, tuple(model.input.mean), tuple(model.input.std))
     expected = (card.size, tuple(card.mean), tuple(card.std))
     if came != expected:
         raise ValueError(
-            f"{backbone.name} came with (size, mean, std) = {came}, expected "
+            f"{model.name} came with (size, mean, std) = {came}, expected "
             f"{expected}, with which the program was made; call models.load(..., "
             "size=..., mean=..., std=...)"
         )
-    arguments = dict(card.arguments)
-    name, targets = arguments.pop("alignment", None), len(card.classes)
-    align = None if name is None else find_alignment(name).build(targets)
-    program = find_method(card.method).build(backbone, targets, align, **arguments)
-    return program, jax.ShapeDtypeStruct((1, *card.image), jnp.uint8)
 
 
-def _headless(recipe: Callable[..., Program], **more: Any) -> Callable[..., Program]:
-    """One that needs no number of targets."""
-    return lambda language, targets, align, **sizes: recipe(
-        language, align, **sizes, **more
-    )
+def _row(card: Card, model: Model[Any]) -> PyTree:
+    """The spec of the program's input: the task's images, or what the model reads."""
+    if card.image:
+        return jax.ShapeDtypeStruct((1, *card.image), jnp.uint8)
+    return model.input.example()
 
 
-_blank = learnable(jax.nn.initializers.zeros)  # no start is drawn, to be thrown away
-
-
-ON_TEXT: dict[str, Callable[..., Program]] = {
-    "prompt-tuning": _headless(prompt_tuning, initial=_blank),
-    "prefix-tuning": _headless(prefix_tuning),
-    "p-tuning-v2": p_tuning_v2,
-    "loreft": _headless(loreft),
-    "decomposed-prompt-tuning": _headless(decomposed_prompt_tuning, initial=_blank),
-    "black-box-tuning": _headless(black_box_tuning),
-    "additive-prompt": _headless(additive_prompt),
-}
-"""What `rebuild` knows of language models: (language, targets, align, **sizes)."""
-
-
-def _on_text(card: Card, language: Any) -> tuple[Program, PyTree]:
-    if card.method not in ON_TEXT:
-        raise ValueError(
-            f"the card's method is {card.method!r}, expected one of "
-            f"{', '.join(ON_TEXT)}{nearest(card.method, ON_TEXT)}; build the program "
-            "yourself and call saved.params_for(program, frozen, x)"
-        )
-    arguments = dict(card.arguments)
-    labels = arguments.pop("labels", None)
-    align = None if labels is None else label_words(labels)
-    targets = len(card.classes)
-    program = ON_TEXT[card.method](language, targets, align, **arguments)
-    return program, jax.eval_shape(lambda: tokens(jnp.zeros((1, 1), jnp.int32)))
+for _method in (
+    AR,
+    VP,
+    PADDING,
+    WATERMARK,
+    SMM,
+    SHALLOW,
+    DEEP,
+    BAR,
+    BLACKVIP,
+    NO_PROMPT,
+    PROBE,
+    PROMPT,
+    PREFIX,
+    V2,
+    LOREFT,
+    STEERING,
+    BBT,
+    REMAPPING,
+    DEPT,
+    ADDITIVE,
+    ZERO_SHOT,
+    FEW_SHOT,
+    KATE,
+    CHAIN_OF_THOUGHT,
+    ZERO_SHOT_CHAIN_OF_THOUGHT,
+    SELF_CONSISTENCY,
+):
+    register(_method)

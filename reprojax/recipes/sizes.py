@@ -1,4 +1,4 @@
-"""Sizes of papers, which are given for 224 pixels, on a backbone of another size."""
+"""Sizes of papers, which are given for 224 pixels, on a model of another size."""
 
 import math
 from typing import Any
@@ -7,27 +7,27 @@ import jax
 import jax.numpy as jnp
 
 from reprojax.core import sites
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 
 
-def scaled(pixels: int, backbone: Backbone) -> int:
-    """That many pixels of 224, in the backbone's own."""
-    return max(1, round(pixels * backbone.size / 224))
+def scaled(pixels: int, model: Model[Pixels]) -> int:
+    """That many pixels of 224, in the model's own."""
+    return max(1, round(pixels * model.input.size / 224))
 
 
 def border_around(
-    inner: int, backbone: Backbone
+    inner: int, model: Model[Pixels]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """(before, after) of both axes around an image of `inner` pixels in the middle.
 
     Of an odd number of pixels the one more stands before the image, as in the published
     code of ILM-VP, of BayesianLM and of BAR.
     """
-    room = backbone.size - inner
-    if not 0 < inner < backbone.size:
+    room = model.input.size - inner
+    if not 0 < inner < model.input.size:
         raise ValueError(
-            f"an image of {inner} pixels in a backbone of {backbone.size}, expected "
-            f"0 < inner < {backbone.size}; pass a smaller inner="
+            f"an image of {inner} pixels in a model of {model.input.size}, expected "
+            f"0 < inner < {model.input.size}; pass a smaller inner="
         )
     sides = (room - room // 2, room // 2)
     return sides, sides
@@ -41,32 +41,32 @@ def uniform(fan: int) -> Any:
     )
 
 
-def is_transformer(backbone: Backbone) -> bool:
+def is_transformer(model: Model[Pixels]) -> bool:
     """Whether tokens [B L D] enter its blocks."""
-    blocks = backbone.roles.get("blocks", ())
-    return bool(backbone.roles.get("keys") or (blocks and _tokens(backbone, blocks[0])))
+    blocks = model.roles.get("blocks", ())
+    return bool(model.roles.get("keys") or (blocks and _tokens(model, blocks[0])))
 
 
-def transformer_blocks(backbone: Backbone) -> tuple[str, ...]:
+def transformer_blocks(model: Model[Pixels]) -> tuple[str, ...]:
     """The sites of a transformer's blocks, or an error for another architecture."""
-    if not is_transformer(backbone):
+    if not is_transformer(model):
         raise ValueError(
-            f"{backbone.name} is no transformer, expected one: tokens [B L D] at its "
+            f"{model.name} is no transformer, expected one: tokens [B L D] at its "
             "blocks; take a ViT, or a pixel prompt such as padding or watermark"
         )
-    return backbone.roles.get("blocks", ())
+    return model.roles.get("blocks", ())
 
 
-def _tokens(backbone: Backbone, site: str) -> bool:
-    return len(_shapes(backbone)[site]) == 3
+def _tokens(model: Model[Pixels], site: str) -> bool:
+    return len(_shapes(model)[site]) == 3
 
 
-def _shapes(backbone: Backbone) -> dict[str, Any]:
-    x = jax.ShapeDtypeStruct((1, backbone.size, backbone.size, 3), "float32")
-    return sites(backbone.forward, backbone.frozen, x)
+def _shapes(model: Model[Pixels]) -> dict[str, Any]:
+    x = jax.ShapeDtypeStruct((1, model.input.size, model.input.size, 3), "float32")
+    return sites(model.forward, model.frozen, x)
 
 
-def patch(backbone: Backbone) -> int:
+def patch(model: Model[Pixels]) -> int:
     """The side of a vision transformer's patches in pixels, from its token count."""
-    tokens = _shapes(backbone)[transformer_blocks(backbone)[0]]
-    return backbone.size // math.isqrt(tokens[1] - 1)
+    tokens = _shapes(model)[transformer_blocks(model)[0]]
+    return model.input.size // math.isqrt(tokens[1] - 1)

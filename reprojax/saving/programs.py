@@ -71,9 +71,10 @@ class Card(NamedTuple):
     @classmethod
     def of(cls, model: Any, **rest: Any) -> "Card":
         """A card whose entries about the frozen model are that model's own."""
-        if hasattr(model, "mean"):
-            pixels = {"mean": tuple(model.mean), "std": tuple(model.std)}
-            rest = {"size": model.size, **pixels, **rest}
+        if hasattr(model.input, "mean"):
+            reads = model.input
+            pixels = {"mean": tuple(reads.mean), "std": tuple(reads.std)}
+            rest = {"size": reads.size, **pixels, **rest}
         own = fingerprint(model.frozen)
         return cls(backbone=model.name, fingerprint=own, **rest)
 

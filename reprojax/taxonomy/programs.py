@@ -114,7 +114,7 @@ def describe(
 
     Args:
         x: what the program is applied to, or its shapes; likewise the context.
-        roles: a Backbone card's. Its "embedding" and "input" sites join the next two.
+        roles: a card's. Its "embedding" and "input" sites join the next two.
         embedding: sites with the embedded input. A site named nowhere is hidden.
         inputs: sites with the input itself.
     """

@@ -12,7 +12,8 @@ import numpy as np
 from reprojax import decoding
 from reprojax.core import Params, Program, Tokens, fold, padded, reprogram, tokens
 from reprojax.decoding import Cache, Sampling
-from reprojax.models.language import LanguageModel, Tokenizer
+from reprojax.models import Model
+from reprojax.models.language import Tokenizer, Words
 from reprojax.text.language import (
     Completion,
     Continuation,
@@ -28,7 +29,7 @@ GAIN = 8  # words that a new beginning must spare to be read apart
 
 
 def language(
-    card: LanguageModel,
+    card: Model[Words],
     program: Program | None = None,
     params: Params | None = None,
     *,
@@ -49,11 +50,12 @@ def language(
             its manipulations look at the query (`scope.x`), or at several of its last
             words, as `loreft` does: a kept beginning would hold some of those.
     """
-    if card.kind != "causal" or card.tokenizer is None:
-        tokenizer = "a tokeniser" if card.tokenizer else "no tokeniser"
+    if card.input.kind != "causal" or card.input.tokenizer is None:
+        tokenizer = "a tokeniser" if card.input.tokenizer else "no tokeniser"
         raise ValueError(
-            f"{card.name}, a {card.kind} model with {tokenizer}, came; expected a "
-            "causal one that has one; load another, or call load(..., tokenizer=folder)"
+            f"{card.name}, a {card.input.kind} model with {tokenizer}, came; expected "
+            "a causal one that has one; load another, or call load(..., "
+            "tokenizer=folder)"
         )
     most = (8 if program is None else 0) if heads is None else heads
     if program is None:
@@ -81,7 +83,7 @@ def language(
             found |= local.judge(groups[i : i + rows])
         return [found[item] for item in items]
 
-    return Language(complete, score, card.tokenizer.encode, card.positions)
+    return Language(complete, score, card.input.tokenizer.encode, card.input.positions)
 
 
 def _batches(items: Sequence[Any], rows: int, by: str) -> Iterator[list[Any]]:
@@ -126,14 +128,12 @@ def _compiled(program: Program) -> tuple[Callable[..., Any], ...]:
 class _Local:
     """The engine's calls on one program, and the beginnings that were read."""
 
-    def __init__(
-        self, card: LanguageModel, program: Program, params: Params, most: int
-    ):
-        assert card.tokenizer is not None
+    def __init__(self, card: Model[Words], program: Program, params: Params, most: int):
+        assert card.input.tokenizer is not None
         self.card, self.params, self.most = card, params, most
-        self.text = card.tokenizer
+        self.text = card.input.tokenizer
         self.heads: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
-        self.stop = jnp.asarray(card.special.eos, jnp.int32)
+        self.stop = jnp.asarray(card.input.special.eos, jnp.int32)
         self._share, self._begin, self._go, self._score = _compiled(program)
         x = tokens(jnp.zeros((1, 1), jnp.int32))
         _, cache = jax.eval_shape(
@@ -151,7 +151,7 @@ class _Local:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tokens:
         longest = max(map(len, rows))
-        most = self.card.positions - self.extra  # padding is no reason to refuse
+        most = self.card.input.positions - self.extra  # padding is no reason to refuse
         length = max(min(bucket(longest, 16), most), longest)
         return padded(rows, "left", length)
 
@@ -177,7 +177,7 @@ class _Local:
         samples, size = requests[0].samples, bucket(len(requests), 2)
         prompts = [tuple(self.text.encode(request.prompt)) for request in requests]
         self._check(prompts, [request.length for request in requests])
-        own = self.card.special.eos
+        own = self.card.input.special.eos
         ends = [stops(self.text, request.stop, own) for request in requests]
         x, cache = self.read(prompts)
         length = max(request.length for request in requests)
@@ -249,12 +249,12 @@ class _Local:
                     "a prompt of no tokens came, expected one at least to go on from; "
                     "begin it with some text"
                 )
-            if used + length > self.card.positions:
+            if used + length > self.card.input.positions:
                 raise ValueError(
                     f"{used} tokens came, {self.extra} of them the program's own, and "
                     f"{length} for the answer, expected at most the model's "
-                    f"{self.card.positions} positions together; shorten the text or "
-                    "the answer"
+                    f"{self.card.input.positions} positions together; shorten the text "
+                    "or the answer"
                 )
 
     def judge(
@@ -300,8 +300,8 @@ def stops(
             raise ValueError(
                 f"the stop string {stop!r} holds the special token {ids[0]}, which no "
                 "text shows, expected plain text; let the model end at that token: "
-                "card._replace(special=card.special._replace(eos=(*card.special.eos, "
-                f"{ids[0]})))"
+                "card.reads(special=card.input.special._replace(eos=("
+                f"*card.input.special.eos, {ids[0]})))"
             )
     return tuple(stop for stop, ids in found.items() if not ids)
 

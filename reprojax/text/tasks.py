@@ -15,7 +15,8 @@ from reprojax.core import Tokens, padded
 from reprojax.core.guards import nearest
 from reprojax.data import Questions, Split, Task, check
 from reprojax.data.task import SPLITS
-from reprojax.models.language import LanguageModel, Tokenizer
+from reprojax.models import Model
+from reprojax.models.language import Tokenizer, Words
 from reprojax.text import asked, ending, fields, fill
 from reprojax.text.labels import label_tokens, one_token_each
 
@@ -31,7 +32,7 @@ class Encoded(NamedTuple):
 
 
 def encoded(
-    language: LanguageModel,
+    language: Model[Words],
     task: Task,
     template: str,
     labels: Sequence[str] | None = None,
@@ -62,7 +63,7 @@ def encoded(
             f"{task.name}, expected one each"
         )
     read, words = _place(language, template, labels)
-    whole = {"mask": text.token(language.special.mask or 0)}
+    whole = {"mask": text.token(language.input.special.mask or 0)}
     rows = {
         name: [
             text.encode(fill(read, whole | {"text": str(x)}))
@@ -71,7 +72,7 @@ def encoded(
         for name in SPLITS
     }
     if "mask" in fields(read):
-        _check_masks(rows, language.special.mask)
+        _check_masks(rows, language.input.special.mask)
     x = _padded(language, rows, side, length)
     splits = {name: getattr(task, name)._replace(x=x[name]) for name in SPLITS}
     return Encoded(check(task._replace(**splits, holds="tokens")), words)
@@ -88,17 +89,17 @@ def _check_masks(rows: Mapping[str, Sequence[Sequence[int]]], mask: int | None) 
                 )
 
 
-def _tokenizer(language: LanguageModel) -> Tokenizer:
-    if language.tokenizer is None:
+def _tokenizer(language: Model[Words]) -> Tokenizer:
+    if language.input.tokenizer is None:
         raise ValueError(
             f"{language.name} came without a tokeniser, expected one that makes ids of "
             "texts; call load(..., tokenizer=folder), or pad ids with sequence.padded"
         )
-    return language.tokenizer
+    return language.input.tokenizer
 
 
 def _place(
-    language: LanguageModel, template: str, labels: Sequence[str]
+    language: Model[Words], template: str, labels: Sequence[str]
 ) -> tuple[str, tuple[int, ...]]:
     """What is read of a template, and the label words of the place in it."""
     found, encode = fields(template), _tokenizer(language).encode
@@ -108,21 +109,22 @@ def _place(
             f" among them{nearest('text', found)}"
         )
     if "mask" in found:
-        if language.kind != "masked" or language.special.mask is None:
+        if language.input.kind != "masked" or language.input.special.mask is None:
             raise ValueError(
                 f"the template {template!r} has a {{mask}}, and {language.name} is a "
-                f"{language.kind} model, expected a masked one; end the template with "
-                "{label}, or with {text} for a head"
+                f"{language.input.kind} model, expected a masked one; end the template "
+                "with {label}, or with {text} for a head"
             )
         plain = lambda word: encode(word, special=False)
         return template, tuple(one_token_each(plain, "", labels))
     if found == ("text",):
         return template, ()
-    if language.kind != "causal":
+    if language.input.kind != "causal":
         raise ValueError(
             f"the template {template!r} ends with a label, and {language.name} is a "
-            f"{language.kind} model, expected a causal one, which goes on from there; "
-            "write {mask} in its place for a masked one, or {text} alone for a head"
+            f"{language.input.kind} model, expected a causal one, which goes on from "
+            "there; write {mask} in its place for a masked one, or {text} alone for a "
+            "head"
         )
     question, gap, _ = asked(template)
     spelled = [gap + label for label in labels]
@@ -130,13 +132,17 @@ def _place(
 
 
 def _padded(
-    language: LanguageModel,
+    language: Model[Words],
     rows: dict[str, list[list[int]]],
     side: Side,
     length: int | None,
 ) -> dict[str, Tokens]:
     longest = max(len(row) for split in rows.values() for row in split)
-    most = language.positions if length is None else min(length, language.positions)
+    most = (
+        language.input.positions
+        if length is None
+        else min(length, language.input.positions)
+    )
     if longest > most:
         where = next(
             f"{name} {i}"
@@ -146,18 +152,18 @@ def _padded(
         )
         raise ValueError(
             f"a text of {longest} tokens came ({where}), expected at most {most} "
-            f"({language.name} has {language.positions} positions, prompts among them);"
-            " leave such texts out, or shorten them yourself: nothing is cut"
+            f"({language.name} has {language.input.positions} positions, prompts among "
+            "them); leave such texts out, or shorten them yourself: nothing is cut"
         )
     made = {
-        name: padded(split, side, length or longest, language.special.pad)
+        name: padded(split, side, length or longest, language.input.special.pad)
         for name, split in rows.items()
     }
     return jax.tree.map(np.asarray, made)
 
 
 def written(
-    language: LanguageModel,
+    language: Model[Words],
     questions: Questions,
     template: str,
     *,
@@ -176,13 +182,13 @@ def written(
         length: L; by default that of the longest question with its answer.
     """
     encode = _tokenizer(language).encode
-    if language.kind != "causal" or not language.special.eos:
+    if language.input.kind != "causal" or not language.input.special.eos:
         raise ValueError(
-            f"{language.name}, a {language.kind} model with the ends of text "
-            f"{language.special.eos}, came, expected a causal one that has an end"
+            f"{language.name}, a {language.input.kind} model with the ends of text "
+            f"{language.input.special.eos}, came, expected a causal one that has an end"
         )
     question, gap, answer = asked(template)
-    end, rows, starts = language.special.eos[0], {}, {}
+    end, rows, starts = language.input.special.eos[0], {}, {}
     for name in SPLITS:
         rows[name], starts[name] = [], []
         for row in getattr(questions, name):

@@ -40,7 +40,7 @@ from reprojax.core.estimation import Refresh
 from reprojax.core.trees import fingerprint
 from reprojax.data import Split, Task, check, digest, in_order, order
 from reprojax.data.task import spec, taken, unshared, whole, whole_seed
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.saving.identity import of_asking, traced
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
 from reprojax.searches.oracle import count_rows
@@ -57,7 +57,7 @@ def only_answers(
     mean: tuple[float, ...] = (0.0, 0.0, 0.0),
     std: tuple[float, ...] = (1.0, 1.0, 1.0),
     classes: tuple[str, ...] | None = None,
-) -> Backbone:
+) -> Model[Pixels]:
     """A card for an oracle that takes images of size x size pixels.
 
     A program on it edits "input", "normalized" and "output". With `mean` and `std`, a
@@ -82,11 +82,12 @@ def only_answers(
 
     names = classes or tuple(f"class {i}" for i in range(oracle.classes))
     roles = {"input": ("input", "normalized")}
-    return Backbone(oracle.name, forward, (), size, mean, std, names, roles)
+    reads = Pixels(size, mean, std)
+    return Model(oracle.name, forward, (), reads, roles, names)
 
 
 def in_process(
-    backbone: Backbone, *, chunk: int = 256, mesh: Mesh | None = None
+    backbone: Model[Pixels], *, chunk: int = 256, mesh: Mesh | None = None
 ) -> Oracle:
     """A model of our own as an oracle, for studies: one compiled call a chunk.
 
@@ -105,7 +106,7 @@ def in_process(
             images = jnp.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)])
         return forward(frozen, jax.device_put(images, by_row))[:n]
 
-    shape = (1, backbone.size, backbone.size, 3)
+    shape = (1, backbone.input.size, backbone.input.size, 3)
     code = traced(backbone.forward, frozen, jax.ShapeDtypeStruct(shape, np.float32))
     source = f"weights {fingerprint(backbone.frozen)[:32]}, code {code.digest}"
     given = {"name": backbone.name, "source": source, "chunk": chunk}

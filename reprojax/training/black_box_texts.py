@@ -28,7 +28,8 @@ from reprojax.core import (
     tokens,
 )
 from reprojax.core.trees import fingerprint
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model
+from reprojax.models.language import Words
 from reprojax.models.language.card import embedded
 from reprojax.saving.identity import traced
 from reprojax.searches import Oracle
@@ -44,7 +45,7 @@ class Asked(NamedTuple):
     """To the vectors of its words, as the first block gets them."""
 
 
-def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> Oracle:
+def scores(language: Model[Words], align: Manipulation, *, chunk: int = 64) -> Oracle:
     """A model of our own as an oracle, for studies: one compiled call a chunk.
 
     Args:
@@ -75,7 +76,7 @@ def scores(language: LanguageModel, align: Manipulation, *, chunk: int = 64) -> 
     return Oracle(answer, classes, name=language.name, source=source, chunk=chunk)
 
 
-def only_scores(oracle: Oracle, language: LanguageModel) -> LanguageModel:
+def only_scores(oracle: Oracle, language: Model[Words]) -> Model[Words]:
     """A card for an oracle that takes `Asked`.
 
     A program on it edits "input" (ids), the site of the embedded words, where it finds
@@ -101,15 +102,15 @@ def only_scores(oracle: Oracle, language: LanguageModel) -> LanguageModel:
         edit(SENT, Asked(text, added.value))
         return edit("output", answers)
 
-    kind = "embedding" if language.kind == "causal" else "blocks"
+    kind = "embedding" if language.input.kind == "causal" else "blocks"
     roles = {"input": ("input",), kind: (place,)}
     return language._replace(name=oracle.name, forward=forward, frozen=(), roles=roles)
 
 
-def _check_length(length: int, language: LanguageModel) -> None:
-    if length > language.positions:
+def _check_length(length: int, language: Model[Words]) -> None:
+    if length > language.input.positions:
         raise ValueError(
             f"texts of {length} tokens are to be sent, padding and prompt among them, "
-            f"expected at most {language.positions}, the positions of {language.name}; "
-            "shorten the prompt, or pad less"
+            f"expected at most {language.input.positions}, the positions of "
+            f"{language.name}; shorten the prompt, or pad less"
         )

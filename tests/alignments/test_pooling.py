@@ -85,8 +85,8 @@ def test_a_start_before_the_sequence_is_refused():
 def test_the_cosines_of_the_model_card():
     """One sentence beside three others: the example of its page on the hub."""
     model = load_language("all_MiniLM_L6_v2")
-    assert model.tokenizer is not None
-    x = padded([model.tokenizer.encode(text) for text in SENTENCES])
+    assert model.input.tokenizer is not None
+    x = padded([model.input.tokenizer.encode(text) for text in SENTENCES])
     sentence = chain(mean=mean(), unit=normalised())
     y = model.forward(model.frozen, x)
     found = sentence.apply(sentence.init(jax.random.key(0), y, Scope()), y, Scope())

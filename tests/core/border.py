@@ -37,8 +37,8 @@ from reprojax import (
 from reprojax.alignments import bayesian, label_words, linear
 from reprojax.core import Tokens
 from reprojax.formats import border, learnable, through
-from reprojax.models import Backbone
-from reprojax.models.language.card import LanguageModel, Special, vectors
+from reprojax.models import Model, Pixels
+from reprojax.models.language.card import Words, vectors
 from reprojax.operators import add, insert, masked_add, pad, replace, resize
 from reprojax.recipes.model_reprogramming.label_mapping import watermark
 from reprojax.recipes.prompt_tuning import prefix_tuning
@@ -60,20 +60,15 @@ class Case(NamedTuple):
 
 # -- one thing in another's place
 
-IMAGES = Backbone(
-    "pictures", fitting.FORWARD, fitting.FROZEN, 8, (0.5,) * 3, (0.2,) * 3, ("a",), {}
+IMAGES = Model(
+    "pictures", fitting.FORWARD, fitting.FROZEN, Pixels(8, (0.5,) * 3, (0.2,) * 3), {}
 )
-WORDS = LanguageModel(
+WORDS = Model(
     "words",
     decoder,
     DECODER_FROZEN,
-    "causal",
-    30,
-    32,
-    8,
+    Words("causal", 30, 32),
     {"embedding": ("embed:out",), "blocks": ("hidden",)},
-    None,
-    Special(),
 )
 PROGRAM = reprogram(dense, {"hidden": add(soft)})
 PARAMS = PROGRAM.init(KEY, DENSE_FROZEN, ROWS)
@@ -288,18 +283,33 @@ SLIPS: tuple[Case, ...] = (
     ),
     Case(
         "an image recipe on a language model",
-        lambda: watermark(WORDS, 3),
-        ("words is a LanguageModel", "no 'size'", "prompt_tuning"),
+        lambda: watermark(WORDS, targets=3),
+        ("watermark got words", "input is Words", "recipes.methods(model)"),
+    ),
+    Case(
+        "a number of classes for the alignment",
+        lambda: watermark(IMAGES, 3),  # pyright: ignore[reportArgumentType]
+        ("watermark got 3 for the alignment", "watermark(model, targets=10)"),
+    ),
+    Case(
+        "neither an alignment nor a number of classes",
+        lambda: watermark(IMAGES),
+        ("neither of align and targets", "recipe(model, targets=10)"),
+    ),
+    Case(
+        "a recipe on a forward",
+        lambda: watermark(IMAGES.forward, targets=3),  # pyright: ignore
+        ("watermark got function for the model", "models.card(network, frozen"),
     ),
     Case(
         "a language recipe on an image model",
         lambda: prefix_tuning(IMAGES, linear(3), length=2),
-        ("pictures is a Backbone", "no 'positions'", "watermark"),
+        ("prefix_tuning got pictures", "input is Pixels", "a model of Words"),
     ),
     Case(
         "the words of an image model",
         lambda: vectors(IMAGES, [1]),
-        ("the card 'pictures'", "expected a LanguageModel", "language.load"),
+        ("pictures has the roles []", "'embedding'", "card's roles"),
     ),
     Case(
         "fit with the card",

@@ -23,7 +23,8 @@ from experiments.frozen_encoder.prompts import HEAD, PROMPTS, Training
 from experiments.shared import assets
 from reprojax import data
 from reprojax.core import tokens
-from reprojax.models.language import LanguageModel, Special, Tokenizer, texts
+from reprojax.models import Model
+from reprojax.models.language import Tokenizer, Words, texts
 from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
 from reprojax.models.language.layers import Heads
@@ -49,10 +50,8 @@ def encoder():
     draw = np.random.default_rng(0)
     value = lambda s: 0.5 * draw.standard_normal(s.shape) + (len(s.shape) == 1)
     frozen = tree.unflatten([jnp.asarray(value(s), jnp.float32) for s in leaves])
-    forward, none = texts(MODULE), Special()
-    return LanguageModel(
-        "tiny", forward, frozen, "bare", 5000, 24, 8, roles(2), TOKENIZER, none
-    )
+    reads = Words("bare", 5000, 24, TOKENIZER)
+    return Model("tiny", texts(MODULE), frozen, reads, roles(2))
 
 
 def messages(seed):

@@ -51,9 +51,8 @@ def kept(home, method="watermark", image=(12, 12, 3), **arguments):
     """Random params of a recipe, saved as a run would, and the program."""
     backbone = backbones.convolutional()
     name = arguments.get("alignment")
-    align = None if name is None else recipes.find_alignment(name).build(3)
     sizes = {k: v for k, v in arguments.items() if k != "alignment"}
-    program = recipes.find_method(method).build(backbone, 3, align, **sizes)
+    program = recipes.build(method, backbone, 3, name, **sizes)
     x = jnp.zeros((1, *image), jnp.uint8)
     params = program.init(jax.random.key(0), backbone.frozen, x)
     draw = lambda a: abs(np.random.default_rng(a.size).normal(size=a.shape)).astype(
@@ -184,7 +183,10 @@ def test_rebuild_refuses_other_preprocessing_and_names(home):
     _, _, path = kept(home)
     saved, backbone = programs.load(path), backbones.convolutional()
     with pytest.raises(ValueError, match=r"\(0.4, 0.5, 0.6\).*std="):
-        registry.rebuild(saved, backbone._replace(mean=(0.5, 0.5, 0.5)))
+        registry.rebuild(
+            saved,
+            backbone.reads(mean=(0.5, 0.5, 0.5)),
+        )
     with pytest.raises(ValueError, match="did you mean 'watermark'"):
         card = saved.card._replace(method="watermarks")
         registry.rebuild(saved._replace(card=card), backbone)

@@ -237,9 +237,9 @@ SETTINGS = Settings(
 def a_model():
     """Its tokeniser takes any character that it does not know for the first."""
     encode = lambda text, special=True: [max(LETTERS.find(c), 0) for c in text]
-    known = CARD.tokenizer
+    known = CARD.input.tokenizer
     text = Tokenizer(encode, known.decode, known.id, known.token, known.size)
-    return CARD._replace(tokenizer=text)
+    return CARD.reads(tokenizer=text)
 
 
 def a_problem(texts=TEXTS):

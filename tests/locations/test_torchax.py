@@ -152,7 +152,7 @@ def test_a_recipe_and_transforms(torch, net):
         blocks="layers/*:in",
     )
     images = np.random.default_rng(1).integers(0, 255, (4, 5, 5, 3)).astype(np.uint8)
-    program = METHODS["watermark"].build(card, 3)
+    program = METHODS["watermark"].build(card, targets=3)
     params = program.init(jax.random.key(0), card.frozen, images)
 
     def total(learnable):
@@ -201,7 +201,7 @@ def test_a_transformers_vit_with_vpt(torch):
         features="classifier:in",
         blocks="vit/layers/*:in",
     )
-    program = METHODS["vpt-deep"].build(card, 3, length=2)
+    program = METHODS["vpt-deep"].build(card, targets=3, length=2)
     images = np.zeros((2, 10, 10, 3), np.uint8)
     params = program.init(jax.random.key(0), frozen, images)
     assert params.learnable["vit/layers/1:in"].shape == (2, 16)

@@ -23,7 +23,7 @@ def model(request, tmp_path):
 
 
 def test_random_weights_keep_the_shapes_and_nothing_else(model):
-    x = files.photos(model.size, 8)
+    x = files.photos(model.input.size, 8)
     key = jax.random.key(0)
     drawn, again = random(model, key, x), random(model, key, x)
     old, new = leaves(model.frozen), leaves(drawn.frozen)
@@ -53,7 +53,7 @@ def test_batch_statistics_are_those_of_the_data(tmp_path, name):
     model = load(
         files.write(tmp_path, name), size=files.SIZES[name], **files.TOLD[name]
     )
-    x = files.photos(model.size, 8)
+    x = files.photos(model.input.size, 8)
     drawn = random(model, jax.random.key(0), x)
     new = leaves(drawn.frozen)
     norms = [path.removesuffix("/mean") for path in new if path.endswith("/mean")]
@@ -82,7 +82,7 @@ def test_folded_batch_norms_are_set_on_data_too(tmp_path):
 def test_without_data_there_are_no_statistics(tmp_path):
     for name in ("resnet", "cifar", "mobilenet"):
         model = load(files.write(tmp_path, name), **files.TOLD[name])
-        with pytest.raises(ValueError, match=r"call random\(backbone, key, x\)"):
+        with pytest.raises(ValueError, match=r"call random\(model, key, x\)"):
             random(model, jax.random.key(0))
 
 

@@ -19,7 +19,7 @@ from reprojax.models import load
 for name in sys.argv[1:]:
     try:
         model = load(name)
-        print(model.name, model.size, model.classes[1], fingerprint(model.frozen))
+        print(model.name, model.input.size, model.classes[1], fingerprint(model.frozen))
     except ValueError as error:
         print(error)
 """

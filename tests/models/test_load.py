@@ -23,7 +23,7 @@ def model(request, tmp_path):
 
 
 def test_sites_come_in_order_and_roles_are_among_them(model):
-    x = files.photos(model.size)
+    x = files.photos(model.input.size)
     found = sites(model.forward, model.frozen, x)
     order = list(found)
     assert order[:2] == ["input", "normalized"] and order[-1] == "output"
@@ -46,10 +46,10 @@ def test_keys_and_values_have_heads(tmp_path):
 
 
 def test_uint8_equals_floats_and_normalisation_is_the_cards(model):
-    x = files.photos(model.size)
+    x = files.photos(model.input.size)
     _, seen = record(model.forward, ["input", "normalized"])(model.frozen, x)
     assert seen["input"].dtype == jnp.uint8
-    expected = (x / 255 - np.array(model.mean)) / np.array(model.std)
+    expected = (x / 255 - np.array(model.input.mean)) / np.array(model.input.std)
     np.testing.assert_allclose(seen["normalized"], expected, rtol=1e-5, atol=1e-5)
     y = model.forward(model.frozen, x)
     floats = model.forward(model.frozen, x.astype(np.float32) / 255)
@@ -59,7 +59,7 @@ def test_uint8_equals_floats_and_normalisation_is_the_cards(model):
 def test_bfloat16_in_bfloat16_out(model):
     # rounded once more a layer: close to float32, and nothing is promoted back
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.frozen)
-    x = files.photos(model.size)
+    x = files.photos(model.input.size)
     places = ["normalized", *model.roles["blocks"], *model.roles["features"]]
     y, seen = record(model.forward, places)(half, x)
     assert {value.dtype for value in seen.values()} == {jnp.dtype(jnp.bfloat16)}
@@ -165,12 +165,16 @@ def test_what_a_folder_says_beside_the_weights(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(looks))
     model = load(tmp_path)
     assert model.classes == tuple(f"bird {i}" for i in range(5))
-    assert (model.mean, model.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert model.size == 32 and model.name == tmp_path.name
+    assert (model.input.mean, model.input.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert model.input.size == 32 and model.name == tmp_path.name
     found = sites(model.forward, model.frozen, files.photos(32))
     assert found["block_0/attention/key:out"] == (2, 17, 4, 32)
     own = load(tmp_path, classes="abcde", size=16, mean=(0.0, 0.0, 0.0), heads=2)
-    assert own.classes == tuple("abcde") and own.size == 16 and own.mean == (0, 0, 0)
+    assert (
+        own.classes == tuple("abcde")
+        and own.input.size == 16
+        and own.input.mean == (0, 0, 0)
+    )
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not whole, valid JSON"):
         load(tmp_path)
@@ -184,7 +188,11 @@ def test_timm_says_it_in_its_own_config(tmp_path):
     config |= {"num_classes": 5, "model_args": arguments, "global_pool": "token"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = load(tmp_path)
-    assert (model.size, model.mean, model.std) == (24, (0.1,) * 3, (0.2,) * 3)
+    assert (model.input.size, model.input.mean, model.input.std) == (
+        24,
+        (0.1,) * 3,
+        (0.2,) * 3,
+    )
 
 
 def test_a_model_without_a_head_gives_its_features(tmp_path):

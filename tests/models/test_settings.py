@@ -96,7 +96,7 @@ def _twice(x):
 def test_pixels_are_what_the_processor_makes_of_them(tmp_path, looks, expected):
     model = load(folder(tmp_path / "m", looks=looks))
     x = files.photos(16)
-    mine = (x / 255 - np.array(model.mean)) / np.array(model.std)
+    mine = (x / 255 - np.array(model.input.mean)) / np.array(model.input.std)
     np.testing.assert_allclose(mine, expected(x.astype(float)), rtol=1e-6, atol=1e-9)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from reprojax.core import padded, tokens
-from reprojax.models.language import LanguageModel, Special, texts
+from reprojax.models import Model
+from reprojax.models.language import Words, texts
 from reprojax.models.language.bert import Bert
 from reprojax.models.language.card import roles
 from reprojax.models.language.gpt2 import GPT2
@@ -29,16 +30,15 @@ KEY = jax.random.key(0)
 
 
 @cache
-def card(kind: str) -> LanguageModel:
+def card(kind: str) -> Model[Words]:
     module = MODULES[kind]
     spec = jax.eval_shape(module.init, KEY, tokens(jnp.zeros((1, 1), int)))
     leaves, tree = jax.tree.flatten(spec)
     draw = np.random.default_rng(0)
     value = lambda s: 0.4 * draw.standard_normal(s.shape) + (len(s.shape) == 1)
     frozen = tree.unflatten([jnp.asarray(value(s), jnp.float32) for s in leaves])
-    sizes = V, POSITIONS, WIDTH, roles(DEPTH)
-    reads = "masked" if kind == "encoder" else "causal"
-    return LanguageModel(kind, texts(module), frozen, reads, *sizes, None, Special())
+    reads = Words("masked" if kind == "encoder" else "causal", V, POSITIONS)
+    return Model(kind, texts(module), frozen, reads, roles(DEPTH))
 
 
 def parity(rows: int = 32):

@@ -49,7 +49,7 @@ def test_a_prompt_less_the_query_makes_the_query_that_prompt(kind, layer):
     assert vector.shape == (6, WIDTH)
     for weight, x in ((1.0, padded([query])), (2.0, padded([query], "left", 9))):
         program = activation_addition(
-            language, vector / weight, layer, coefficient=weight
+            language, vector=vector / weight, layer=layer, coefficient=weight
         )
         y = program.apply(begun(program, language), language.frozen, x)
         expected = language.forward(language.frozen, padded([other]))
@@ -98,7 +98,9 @@ def test_layers_are_those_of_the_literatures_code(tmp_path):
         found = contrast(language, *groups, layer)
         np.testing.assert_allclose(found, vector, atol=1e-5)
         times = float(case["multiplier"])
-        program = activation_addition(language, found, layer, coefficient=times)
+        program = activation_addition(
+            language, vector=found, layer=layer, coefficient=times
+        )
         params = program.init(KEY, language.frozen, query)
         y = program.apply(params, language.frozen, query).value[0]
         np.testing.assert_allclose(y, logits, atol=1e-5)
@@ -140,7 +142,7 @@ GENERAL = pytest.mark.parametrize("case", CASES)
 def test_it_is_added_to_the_first_words_or_to_all(case):
     change, vector, layer = CASES[case]
     language = card("learned")
-    program = activation_addition(language, vector, layer)
+    program = activation_addition(language, vector=vector, layer=layer)
     params, run = begun(program, language), jax.jit(program.apply)
     assert not jax.tree.leaves(params.learnable)
     frozen = change(language, vector)
@@ -162,7 +164,7 @@ def test_it_is_written_from(case):
     change, vector, layer = CASES[case]
     language = card("learned")
     program, (bare, nothing) = (
-        activation_addition(language, vector, layer),
+        activation_addition(language, vector=vector, layer=layer),
         plain(language),
     )
     params, frozen = begun(program, language), change(language, vector)
@@ -187,7 +189,7 @@ def test_the_answer_alone_may_be_steered(head):
     """The bare model on each word with the vector from the query's last word on; a part
     of the query may have been read before."""
     language, vector = card("rotary"), vectors()
-    program = activation_addition(language, vector, 0, answer=True)
+    program = activation_addition(language, vector=vector, layer=0, answer=True)
     params = begun(program, language)
 
     def logits(row, asked):
@@ -229,7 +231,7 @@ def test_the_contract(answer):
     language = card("rotary")
     vector = vectors() if answer else vectors(4)
     program = activation_addition(
-        language, vector, 1, label_words(ANSWERS), answer=answer
+        language, label_words(ANSWERS), vector=vector, layer=1, answer=answer
     )
     x = padded(QUERIES + [[4, 4, 4, 4, 4, 4]], "left")
     still = lambda p: p._replace(fixed=jax.tree.map(jnp.zeros_like, p.fixed))
@@ -257,18 +259,18 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(
             ValueError, match=f"got the layer {layer}, expected one of 0..1"
         ):
-            activation_addition(language, vectors(), layer)
+            activation_addition(language, vector=vectors(), layer=layer)
         with pytest.raises(ValueError, match=f"got the layer {layer}"):
             steering(language, [1], [2], layer)
         with pytest.raises(ValueError, match=f"got the layer {layer}"):
             contrast(language, [[1]], [[2]], layer)
     for vector in (jnp.zeros(WIDTH + 1), jnp.zeros((2, 3, WIDTH)), jnp.zeros(())):
         with pytest.raises(ValueError, match=r"got a vector .* expected \[16\]"):
-            activation_addition(language, vector, 0)
+            activation_addition(language, vector=vector, layer=0)
     with pytest.raises(
         ValueError, match="got answer=True with a vector for the first 4"
     ):
-        activation_addition(language, vectors(4), 0, answer=True)
+        activation_addition(language, vector=vectors(4), layer=0, answer=True)
     with pytest.raises(ValueError, match="prompts of 1 and 3 tokens came"):
         steering(language, [1, 2, 3], [4], 0)
     with pytest.raises(ValueError, match=f"fill got the ids {V}"):

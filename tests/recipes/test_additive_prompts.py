@@ -12,7 +12,7 @@ from small_languages import KEY, POSITIONS, QUERIES, WIDTH, card, losses
 from reprojax.alignments import label_words
 from reprojax.core import Params, last_value, padded
 from reprojax.recipes.model_reprogramming import additive_prompt, vocabulary_map
-from reprojax.recipes.model_reprogramming.additive_prompts import PRESET
+from reprojax.recipes.model_reprogramming.additive_prompts import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -63,7 +63,7 @@ def test_the_default_settings_learn():
     """The loss of 32 rows falls below two thirds of what guessing has, in 100 steps."""
     language = card("rotary")
     program = additive_prompt(language, label_words([0, 1]))
-    found, _ = losses(program, language, PRESET, 100)
+    found, _ = losses(program, language, METHOD.preset, 100)
     assert found[-1] < 0.66 * np.log(2) < found[0], found[::10]
 
 

@@ -20,7 +20,7 @@ BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 
 
 def fitted(**sizes):
-    program = ar(BACKBONE, 3, **sizes)
+    program = ar(BACKBONE, targets=3, **sizes)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     return program, by_hand.drawn(params)
 
@@ -66,7 +66,7 @@ def test_the_frame_is_a_picture_whatever_the_weights():
 
 def test_the_image_is_28_pixels_in_224():
     large = backbones.convolutional(224)
-    program = ar(large, 3)
+    program = ar(large, targets=3)
     params = by_hand.planned(program)
     assert weights(params).shape == (224, 224, 3)
     assert by_hand.numbers(params.learnable) == 224 * 224 * 3
@@ -76,8 +76,10 @@ def test_the_image_is_28_pixels_in_224():
         jax.ShapeDtypeStruct((1, 28, 28, 1), "uint8"),
     )
     assert reached[1]["input"].shape == (1, 224, 224, 3)
-    seen, _ = by_hand.run(ar(BACKBONE, 3), fitted()[1], BACKBONE.frozen, X)
-    again, _ = by_hand.run(ar(BACKBONE, 3, inner=2), fitted()[1], BACKBONE.frozen, X)
+    seen, _ = by_hand.run(ar(BACKBONE, targets=3), fitted()[1], BACKBONE.frozen, X)
+    again, _ = by_hand.run(
+        ar(BACKBONE, targets=3, inner=2), fitted()[1], BACKBONE.frozen, X
+    )
     np.testing.assert_array_equal(seen, again)  # 16 / 8 = 2
 
 
@@ -85,7 +87,7 @@ def test_the_image_is_28_pixels_in_224():
 def test_the_loss_is_of_all_source_classes(name):
     """-log P(label's source class) among S classes, not among the T that answer."""
     align = find_alignment(name).build(3)
-    program = ar(BACKBONE, 3, align)
+    program = ar(BACKBONE, align)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
     label_map = np.eye(12, 3)[np.random.default_rng(0).permutation(12)]
     if name == "blm":
@@ -110,6 +112,6 @@ def test_the_loss_is_of_all_source_classes(name):
 
 def test_the_program_starts_as_in_the_re_implementation():
     large = backbones.convolutional(64)
-    params = ar(large, 3).init(jax.random.key(0), large.frozen, X)
+    params = ar(large, targets=3).init(jax.random.key(0), large.frozen, X)
     start = np.asarray(weights(params))
     np.testing.assert_allclose([start.mean(), start.std()], [0, 1], atol=0.03)

@@ -33,9 +33,9 @@ def softmax(a):
 
 
 def test_the_network_gets_the_frame_of_adversarial_reprogramming():
-    program = bar(BACKBONE, 3, inner=7)
+    program = bar(BACKBONE, targets=3, inner=7)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
-    other = adversarial_reprogramming(BACKBONE, 3, inner=7)
+    other = adversarial_reprogramming(BACKBONE, targets=3, inner=7)
     same = params._replace(fixed=params.fixed | {"output": ()})
     start = program.init(jax.random.key(0), BACKBONE.frozen, X)
     assert np.std(jax.tree.leaves(start.learnable)[0]) < 0.02  # near grey

@@ -25,7 +25,7 @@ MEAN, STD = np.array(backbones.MEAN), np.array(backbones.STD)
 
 
 def fitted():
-    program = black_vip(BACKBONE, 3, encoder=BACKBONE)
+    program = black_vip(BACKBONE, targets=3, encoder=BACKBONE)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     random = np.random.default_rng(0)
     draw = lambda a: jnp.asarray(random.normal(size=a.shape) / 2, jnp.float32)
@@ -68,7 +68,7 @@ def test_the_published_size():
 
 
 def test_the_trigger_starts_small_and_the_encoder_is_fixed():
-    program = black_vip(BACKBONE, 3)
+    program = black_vip(BACKBONE, targets=3)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     trigger = np.asarray(params.learnable["normalized"]["trigger"])
     assert 0 <= trigger.min() and 0.08 < trigger.max() < 0.1
@@ -85,7 +85,7 @@ def test_the_trigger_starts_small_and_the_encoder_is_fixed():
 
 
 def test_the_encoder_sees_the_image_at_its_own_size():
-    program = black_vip(BACKBONE, 3)
+    program = black_vip(BACKBONE, targets=3)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     glyphs = models.load("glyphs")
     features = until(glyphs.forward, glyphs.roles["features"][0])
@@ -100,7 +100,7 @@ def test_the_encoder_sees_the_image_at_its_own_size():
 
 
 def test_an_encoder_with_too_many_features():
-    broad = BACKBONE._replace(size=20)  # the map is 5 x 5 x 32, and 800 are too many
+    broad = BACKBONE.reads(size=20)  # the map is 5 x 5 x 32, and 800 are too many
     wide = lambda frozen, x, edit: edit("head:in", jnp.zeros((len(x), 800)))
     encoder = BACKBONE._replace(
         forward=wide, frozen={}, roles={"features": ["head:in"]}
@@ -113,6 +113,6 @@ def test_an_encoder_with_too_many_features():
 def test_wrong_sizes():
     large = backbones.convolutional(18)
     with pytest.raises(ValueError, match="a model of 18 pixels, expected a multiple"):
-        black_vip(large, 3).init(
+        black_vip(large, targets=3).init(
             jax.random.key(0), large.frozen, backbones.photos(2, 18)
         )

@@ -10,6 +10,7 @@ from reprojax.alignments import identity
 from reprojax.core import until
 from reprojax.recipes import (
     BlackBox,
+    build,
     find_alignment,
     find_method,
     linear_probe,
@@ -42,8 +43,7 @@ def still(params):
 
 def program(method, backbone, alignment=None):
     name = alignment or find_method(method).alignment
-    align = None if name is None else find_alignment(name).build(3)
-    return find_method(method).build(backbone, 3, align)
+    return build(method, backbone, 3, name)
 
 
 def own_loss(method):
@@ -55,7 +55,7 @@ def own_loss(method):
 
 def bare(backbone, alignment):
     """The model with the same map and no prompt."""
-    plain = no_prompt(backbone, 3, find_alignment(alignment).build(3))
+    plain = no_prompt(backbone, find_alignment(alignment).build(3))
 
     def answer(frozen, x):
         return plain.apply(plain.init(jax.random.key(0), frozen, x), frozen, x)
@@ -135,11 +135,11 @@ def test_every_alignment(alignment):
 def test_the_controls():
     model = backbones.convolutional()
     probe = contract(
-        linear_probe(model, 3), model.frozen, images(), LABELS, shape=(4, 3)
+        linear_probe(model, targets=3), model.frozen, images(), LABELS, shape=(4, 3)
     )
     assert probe.learnable == 16 * 3 + 3
     same = contract(
-        no_prompt(model, 12, identity()),
+        no_prompt(model, identity()),
         model.frozen,
         images(),
         LABELS,

@@ -16,7 +16,7 @@ BACKBONE = backbones.convolutional()
 
 @pytest.mark.parametrize("channels, side", [(1, 10), (3, 16), (3, 31)])
 def test_no_prompt_is_the_image_resized_and_a_map(channels, side):
-    program, x = no_prompt(BACKBONE, 3), backbones.photos(3, side, channels)
+    program, x = no_prompt(BACKBONE, targets=3), backbones.photos(3, side, channels)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, x))
     seen, y = by_hand.run(program, params, BACKBONE.frozen, x)
     wanted = by_hand.normalised(by_hand.resized(x, 16))
@@ -29,7 +29,7 @@ def test_no_prompt_is_the_image_resized_and_a_map(channels, side):
 
 
 def test_the_probe_is_linear_on_features():
-    program, x = linear_probe(BACKBONE, 3), backbones.photos(3)
+    program, x = linear_probe(BACKBONE, targets=3), backbones.photos(3)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, x))
     _, y = by_hand.run(program, params, BACKBONE.frozen, x)
     head = params.learnable["output"]

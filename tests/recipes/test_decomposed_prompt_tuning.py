@@ -15,7 +15,7 @@ from reprojax.alignments import label_words
 from reprojax.core import padded
 from reprojax.decoding import generate
 from reprojax.recipes.prompt_tuning import decomposed_prompt_tuning, prompt_tuning
-from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import PRESET, two_rates
+from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import METHOD, two_rates
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -98,7 +98,7 @@ def test_the_default_settings_learn():
     """The loss of 32 rows falls below a third of what guessing has, in 100 steps."""
     language = card("rotary")
     program = decomposed_prompt_tuning(language, label_words([0, 1]), length=8, rank=4)
-    found, params = losses(program, language, PRESET, 100)
+    found, params = losses(program, language, METHOD.preset, 100)
     assert found[-1] < np.log(2) / 3, found[::10]
     assert np.abs(params.learnable[EMBED]["words"]["right"]).max() > 0.05
 

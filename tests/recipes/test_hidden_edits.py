@@ -18,7 +18,7 @@ from reprojax.alignments import label_words
 from reprojax.core import Params, Scope, last_value, padded, tokens
 from reprojax.decoding import generate, share
 from reprojax.recipes.prompt_tuning import loreft, low_rank_edit
-from reprojax.recipes.prompt_tuning.hidden_edits import PRESET
+from reprojax.recipes.prompt_tuning.hidden_edits import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -212,7 +212,7 @@ def test_the_default_settings_learn():
     """The loss of 32 rows falls below half of what guessing has, in 100 steps."""
     language = card("rotary")
     program = loreft(language, label_words([0, 1]))
-    found, _ = losses(program, language, PRESET, 100)
+    found, _ = losses(program, language, METHOD.preset, 100)
     assert found[-1] < np.log(2) / 2, found[::10]
 
 

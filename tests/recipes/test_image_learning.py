@@ -23,7 +23,7 @@ from reprojax.core import last_value
 from reprojax.data import Split
 from reprojax.recipes import find_alignment, find_method, linear_probe
 from reprojax.recipes.model_reprogramming import additive_prompt
-from reprojax.recipes.model_reprogramming.additive_prompts import PRESET
+from reprojax.recipes.model_reprogramming.additive_prompts import METHOD
 from reprojax.training import steps
 from reprojax.training.losses import Seen
 
@@ -54,7 +54,7 @@ def trained(program, preset, rate, backbone=BACKBONE, count=STEPS):
 def ours(method, rate=None, **sizes):
     method = find_method(method)
     align = find_alignment(method.alignment).build(T)
-    program = method.build(BACKBONE, T, align, **sizes)
+    program = method.build(BACKBONE, align, **sizes)
     return trained(program, method.preset, rate or method.preset.learning_rate)
 
 
@@ -212,7 +212,7 @@ def mapped(x, to_map):
 
 def test_padding_with_iterative_label_mapping():
     method, image = find_method("padding"), by_hand.resized(X, 9)
-    program = method.build(BACKBONE, T, find_alignment("ilm").build(T))
+    program = method.build(BACKBONE, find_alignment("ilm").build(T))
     first, found, _ = trained(program, method.preset, 0.05)
 
     def step(w):
@@ -241,7 +241,7 @@ def test_linear_probe():
     preset = find_method("watermark").preset._replace(
         optimizer=lambda rate, *_: optax.adam(rate)
     )
-    first, found, _ = trained(linear_probe(BACKBONE, T), preset, 0.02)
+    first, found, _ = trained(linear_probe(BACKBONE, targets=T), preset, 0.02)
     features = by_hand.features(by_hand.normalised(by_hand.resized(X, 16)))
     features = (features - features.mean(0)) / features.std(0)
     rows = np.pad(features, ((0, 0), (0, 1)), constant_values=1)
@@ -296,7 +296,7 @@ def test_black_box_reprogramming():
     """One-sided estimates on the sphere, and a focal loss that weighs rare classes."""
     method, labels = find_method("bar"), np.repeat(np.arange(T), (12, 8, 4))
     preset = method.preset
-    program = method.build(BACKBONE, T, find_alignment("bar").build(T), inner=7)
+    program = method.build(BACKBONE, find_alignment("bar").build(T), inner=7)
     loss, search = preset.loss(labels, T), preset.search(0.05, 1)
     params, values, asked = searched(program, search, loss, labels, False, STEPS)
     image, weight = by_hand.resized(X, 7), N / (T * np.bincount(labels))
@@ -328,7 +328,7 @@ def test_black_vip():
     """SPSA with gradient correction: five two-sided estimates, and a look ahead."""
     method = find_method("blackvip")
     align = find_alignment("blm").build(T)
-    program = method.build(BACKBONE, T, align, encoder=BACKBONE)
+    program = method.build(BACKBONE, align, encoder=BACKBONE)
     loss, search = method.preset.loss(Y, T), method.preset.search(0.05, 1)
     params, values, asked = searched(program, search, loss, Y, True, STEPS)
     image = by_hand.normalised(by_hand.resized(X, 16))
@@ -367,7 +367,7 @@ def test_sample_specific_masks(layers):
     method = find_method("smm")
     # A fixed map: one that follows stored statistics makes of rounding another map.
     align = find_alignment("first").build(T)
-    program = method.build(BACKBONE, T, align, layers=layers, pools=2)
+    program = method.build(BACKBONE, align, layers=layers, pools=2)
     first, found, _ = trained(program, method.preset, 0.01)
     mask = torch_masks(first.learnable["normalized"]["mask"], layers)
     program = torch.zeros(3, 16, 16, requires_grad=True)
@@ -426,7 +426,7 @@ def test_visual_prompt_tuning(method, depth):
     import torch
 
     backbone, method = backbones.transformer(), find_method(method)
-    program = method.build(backbone, T, length=4)
+    program = method.build(backbone, targets=T, length=4)
     first, found, _ = trained(program, method.preset, 0.025, backbone)
     tensor = lambda a: torch.tensor(np.asarray(a, np.float64))
     start = [first.learnable[f"block_{i}:in"] for i in range(depth)]
@@ -500,7 +500,7 @@ def test_additive_prompts():
     """A vector added to every word; the language model is shared, Adam is not."""
     language, (x, labels) = small.card("rotary"), small.parity()
     program = additive_prompt(language, label_words([0, 1]))
-    found, _ = small.losses(program, language, PRESET, STEPS)
+    found, _ = small.losses(program, language, METHOD.preset, STEPS)
 
     @jax.jit
     def answered(moved):

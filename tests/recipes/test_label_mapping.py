@@ -24,7 +24,7 @@ def sigmoid(a):
 
 
 def test_a_padded_image_stands_in_a_sigmoid_border():
-    program = padding(BACKBONE, 3, inner=9)
+    program = padding(BACKBONE, targets=3, inner=9)
     params = by_hand.drawn(begun(program))
     prompt = params.learnable["input"]["border"]["prompt"]
     seen, y = by_hand.run(program, params, BACKBONE.frozen, X)
@@ -40,7 +40,7 @@ def test_a_padded_image_stands_in_a_sigmoid_border():
 
 
 def test_the_border_starts_at_grey_before_normalisation():
-    program = padding(BACKBONE, 3)
+    program = padding(BACKBONE, targets=3)
     seen, _ = by_hand.run(program, begun(program), BACKBONE.frozen, X)
     grey = (0.5 - np.array(backbones.MEAN)) / np.array(backbones.STD)
     inner = round(16 * 128 / 224)
@@ -54,7 +54,7 @@ def test_the_border_starts_at_grey_before_normalisation():
 
 
 def test_pixels_inside_the_border_never_move():
-    program = padding(BACKBONE, 3)
+    program = padding(BACKBONE, targets=3)
     params, inside = begun(program), slice(4, 13)
     seen, _ = by_hand.run(program, params, BACKBONE.frozen, X)
     other, _ = by_hand.run(program, by_hand.drawn(params), BACKBONE.frozen, X)
@@ -63,7 +63,7 @@ def test_pixels_inside_the_border_never_move():
 
 
 def test_a_watermark_is_added_to_normalised_pixels():
-    program = watermark(BACKBONE, 3)
+    program = watermark(BACKBONE, targets=3)
     params = by_hand.drawn(begun(program))
     prompt = params.learnable["normalized"]
     seen, y = by_hand.run(program, params, BACKBONE.frozen, X)
@@ -75,7 +75,7 @@ def test_a_watermark_is_added_to_normalised_pixels():
 
 
 def test_a_watermark_starts_at_rest():
-    program, bare = watermark(BACKBONE, 3), no_prompt(BACKBONE, 3)
+    program, bare = watermark(BACKBONE, targets=3), no_prompt(BACKBONE, targets=3)
     params = begun(program)
     assert not np.any(params.learnable["normalized"])
     found = by_hand.run(program, params, BACKBONE.frozen, X)
@@ -85,7 +85,7 @@ def test_a_watermark_starts_at_rest():
 
 def test_augmentation_crops_and_mirrors_in_training_alone():
     backbone = backbones.convolutional(32)
-    program = watermark(backbone, 3, augment=True)
+    program = watermark(backbone, targets=3, augment=True)
     params = begun(program, backbone)
     large = by_hand.resized(X, 33)  # 228 of 224, at 32
     views = {
@@ -117,5 +117,5 @@ def test_augmentation_crops_and_mirrors_in_training_alone():
 def test_learnable_numbers():
     large = backbones.convolutional(224)
     for recipe in (padding, watermark):
-        params = by_hand.planned(recipe(large, 3))
+        params = by_hand.planned(recipe(large, targets=3))
         assert by_hand.numbers(params.learnable) == 224 * 224 * 3

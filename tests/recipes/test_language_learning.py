@@ -25,11 +25,11 @@ from reprojax.recipes.prompt_tuning import (
     prompt_tuning,
 )
 from reprojax.recipes.prompt_tuning.black_box_tuning import search
-from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import PRESET as DEPT
-from reprojax.recipes.prompt_tuning.hidden_edits import PRESET as LOREFT
-from reprojax.recipes.prompt_tuning.p_tuning_v2 import PRESET as V2
-from reprojax.recipes.prompt_tuning.prefixes import PRESET as PREFIX
-from reprojax.recipes.prompt_tuning.soft_prompts import PRESET as SOFT
+from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import METHOD as DEPT
+from reprojax.recipes.prompt_tuning.hidden_edits import METHOD as LOREFT
+from reprojax.recipes.prompt_tuning.p_tuning_v2 import METHOD as V2
+from reprojax.recipes.prompt_tuning.prefixes import METHOD as PREFIX
+from reprojax.recipes.prompt_tuning.soft_prompts import METHOD as SOFT
 from reprojax.training.losses import Seen, cross_entropy
 
 pytestmark = pytest.mark.verify
@@ -221,37 +221,37 @@ SLOW_PAIR = lambda path: 0.3 / 60 if "words" in path else 0.3
 LAWS = {
     "prompt tuning": (
         lambda card: prompt_tuning(card, WORDS, length=P),
-        SOFT,
+        SOFT.preset,
         soft,
         adafactor(),
     ),
     "prefix tuning": (
         lambda card: prefix_tuning(card, WORDS, length=P, hidden=8),
-        PREFIX,
+        PREFIX.preset,
         prefixed,
         adamw(lambda path: 1e-3),
     ),
     "p-tuning v2": (
-        lambda card: p_tuning_v2(card, 2, length=P, drop=0.0),
-        V2,
+        lambda card: p_tuning_v2(card, targets=2, length=P, drop=0.0),
+        V2.preset,
         with_head,
         adamw(lambda path: 5e-3),
     ),
     "dept": (
         lambda card: decomposed_prompt_tuning(card, WORDS, length=P, rank=2, words=8),
-        DEPT,
+        DEPT.preset,
         decomposed,
         adamw(SLOW_PAIR, decay=1e-5),
     ),
     "loreft": (
         lambda card: loreft(card, WORDS, rank=2, first=1, last=1),
-        LOREFT,
+        LOREFT.preset,
         edited,
         adamw(lambda path: 5e-3),
     ),
     "additive prompt": (
         lambda card: additive_prompts.additive_prompt(card, WORDS),
-        additive_prompts.PRESET,
+        additive_prompts.METHOD.preset,
         added,
         adamw(lambda path: 3e-2, falling=False),
     ),
@@ -316,7 +316,7 @@ def test_vocabulary_remapping_learns_as_the_algorithm_does(pair, monkeypatch):
     Gumbel noise, another one in torch, is left out of both."""
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: jnp.zeros(shape))
     model, card = pair
-    program = vocabulary_remapping(card, 23, WORDS, steps=2 * STEPS)
+    program = vocabulary_remapping(card, WORDS, letters=23, steps=2 * STEPS)
     start = program.init(jax.random.key(1), card.frozen, X)
     optimizer = adam(5e-2, 1, STEPS)
 

@@ -1,7 +1,5 @@
 """The taxonomy's tables of language methods and of cells say what is observed."""
 
-import inspect
-
 import jax.numpy as jnp
 import pytest
 from scripted import Scripted, worded
@@ -9,12 +7,12 @@ from small_languages import QUERIES, card
 from test_describe_texts import CASES, LABELS, ROWS, TEMPLATE, XS
 from test_docs import ROOT, rows
 
-from reprojax import Program, reprogram
+from reprojax import reprogram
 from reprojax.alignments import label_words
 from reprojax.core import padded
 from reprojax.formats import fixed
-from reprojax.models.language import LanguageModel
 from reprojax.operators import insert
+from reprojax.recipes import METHODS, methods
 from reprojax.recipes import model_reprogramming as reprogrammed
 from reprojax.recipes import prompt_tuning as tuned
 from reprojax.recipes.prompt_instruction import contextual_calibration, few_shot
@@ -24,30 +22,31 @@ LANGUAGE = card("rotary")
 WORDS = label_words([3, 5, 8])
 VECTOR = jnp.ones(LANGUAGE.width)
 PROGRAMS = {
-    "prompt_tuning": lambda: tuned.prompt_tuning(LANGUAGE, WORDS, length=3),
-    "prefix_tuning": lambda: tuned.prefix_tuning(LANGUAGE, WORDS, length=3, hidden=4),
-    "p_tuning_v2": lambda: tuned.p_tuning_v2(LANGUAGE, 3, length=3),
+    "prompt-tuning": lambda: tuned.prompt_tuning(LANGUAGE, WORDS, length=3),
+    "prefix-tuning": lambda: tuned.prefix_tuning(LANGUAGE, WORDS, length=3, hidden=4),
+    "p-tuning-v2": lambda: tuned.p_tuning_v2(LANGUAGE, targets=3, length=3),
     "loreft": lambda: tuned.loreft(LANGUAGE, WORDS, rank=2),
-    "activation_addition": lambda: tuned.activation_addition(
-        LANGUAGE, VECTOR, 1, WORDS
+    "activation-addition": lambda: tuned.activation_addition(
+        LANGUAGE, WORDS, vector=VECTOR, layer=1
     ),
-    "black_box_tuning": lambda: tuned.black_box_tuning(
+    "black-box-tuning": lambda: tuned.black_box_tuning(
         LANGUAGE, WORDS, length=3, size=5
     ),
-    "decomposed_prompt_tuning": lambda: tuned.decomposed_prompt_tuning(
+    "decomposed-prompt-tuning": lambda: tuned.decomposed_prompt_tuning(
         LANGUAGE, WORDS, length=3, rank=2, words=4
     ),
-    "vocabulary_remapping": lambda: reprogrammed.vocabulary_remapping(
-        LANGUAGE, 10, WORDS, width=1
+    "vocabulary-remapping": lambda: reprogrammed.vocabulary_remapping(
+        LANGUAGE, WORDS, letters=10, width=1
     ),
-    "additive_prompt": lambda: reprogrammed.additive_prompt(LANGUAGE, WORDS),
+    "additive-prompt": lambda: reprogrammed.additive_prompt(LANGUAGE, WORDS),
 }
 TEXTS = {
-    "zero_shot": "instruction",
-    "few_shot": "few-shot",
+    "zero-shot": "instruction",
+    "few-shot": "few-shot",
     "kate": "kate",
-    "chain_of_thought": "chain of thought",
-    "self_consistency": "self-consistency",
+    "chain-of-thought": "chain of thought",
+    "self-consistency": "self-consistency",
+    "zero-shot-chain-of-thought": "zero-shot chain of thought",
 }
 CALIBRATED = "contextual_calibration"
 ONE_LINE = {
@@ -73,17 +72,13 @@ def observed(program):
     return seen.coordinates
 
 
-def makes_a_program(function):
-    seen = inspect.signature(function)
-    first = next(iter(seen.parameters.values())).annotation
-    return first is LanguageModel and seen.return_annotation is Program
-
-
 def test_the_tables_have_every_method():
-    assert set(rows("Language models")) == {*PROGRAMS, *TEXTS, CALIBRATED}
-    for module in (tuned, reprogrammed):
-        recipes = {name: getattr(module, name) for name in module.__all__}
-        assert {n for n, f in recipes.items() if makes_a_program(f)} <= set(PROGRAMS)
+    lines = rows("Language models")
+    assert set(lines) == {*PROGRAMS, *TEXTS, CALIBRATED}
+    assert set(PROGRAMS) == set(methods(LANGUAGE))
+    assert set(TEXTS) == {n for n, m in METHODS.items() if m.needs.access == "texts"}
+    for name in {*PROGRAMS, *TEXTS}:
+        assert lines[name][3] == METHODS[name].enters
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from reprojax import recipes
+from reprojax.models import Pixels
 from reprojax.recipes import BlackBox, find_alignment, find_method
 from reprojax.recipes.method import adam_decayed, adam_in_steps, sgd_cosine
 from reprojax.training.losses import Seen, cross_entropy
@@ -30,6 +31,9 @@ def lengths_of(optimizer, steps):
     return np.array(lengths)
 
 
+IMAGES = [n for n, m in recipes.methods(Pixels).items() if m.preset]
+
+
 def settings(method):
     preset = find_method(method).preset
     epochs = None if isinstance(preset, BlackBox) else preset.epochs
@@ -37,7 +41,7 @@ def settings(method):
 
 
 def test_published_settings():
-    assert {name: settings(name) for name in recipes.METHODS} == {
+    assert {name: settings(name) for name in IMAGES} == {
         "ar": (0.05, 30, 30),
         "vp": (40.0, 1000, 128),
         "padding": (0.01, 200, 256),
@@ -47,6 +51,7 @@ def test_published_settings():
         "vpt-deep": (0.025, 100, 128),
         "bar": (0.05, None, 10),
         "blackvip": (0.01, None, 128),
+        "linear-probe": (0.01, 50, 128),
     }
 
 
@@ -186,7 +191,8 @@ def test_only_ar_and_bar_have_losses_of_their_own():
     # of log h = 2, which no map would give; class 0 has a quarter of the labels
     focal = -((1 - np.exp(2.0)) ** 2) * 2.0 * 4 / (2 * 1)
     wanted = {"ar": -2.0 + 5e-7 * 29.0, "bar": focal}
-    for name, method in recipes.METHODS.items():
+    for name in IMAGES:
+        method = find_method(name)
         loss = method.preset.loss
         if isinstance(method.preset, BlackBox):
             loss = method.preset.loss(np.array([1, 0, 1, 1]), 2)
@@ -208,5 +214,5 @@ def test_every_method_says_what_it_needs():
         assert method.source  # of its preset, and what differs
         if method.alignment is not None:
             assert method.alignment in recipes.ALIGNMENTS
-    own = [n for n, method in recipes.METHODS.items() if method.alignment is None]
-    assert own == ["vpt-shallow", "vpt-deep"]
+    own = [name for name in IMAGES if find_method(name).alignment is None]
+    assert own == ["vpt-shallow", "vpt-deep", "linear-probe"]

@@ -27,7 +27,7 @@ OTHERS = [
     pytest.param(kind, marks=pytest.mark.verify) for kind in other_libraries.KINDS
 ]
 KINDS = ["nnx", "function", *OTHERS]
-SETTINGS = {"size": 16, "mean": backbones.MEAN, "std": backbones.STD}
+SETTINGS = {"input": models.Pixels(16, backbones.MEAN, backbones.STD)}
 
 
 @cache
@@ -82,7 +82,7 @@ Y = jnp.arange(8) % 3
 def built(name, kind):
     # A wide border has one answer for all images, of which BLM makes equal columns.
     align = one_to_one(3) if name == "padding" else None
-    program = METHODS[name].build(own(kind), 3, align)
+    program = METHODS[name].build(own(kind), align, **({} if align else {"targets": 3}))
     return program, prepared(own(kind), program, X, Y)
 
 
@@ -114,7 +114,7 @@ def trained(kind):
     """50 steps of tokens in front of the first block, with a head on the features."""
     images, labels = backbones.photos(24), np.arange(24) % 3
     task = data.from_arrays(images, labels, list("abc"), validation=6, test=6)
-    program = METHODS["vpt-shallow"].build(own(kind), 3, length=2)
+    program = METHODS["vpt-shallow"].build(own(kind), targets=3, length=2)
     frozen, sgd = own(kind).frozen, optax.sgd(0.05)
     settings = {"optimizer": sgd, "epochs": 50, "batch": 24, "progress": False}
     return program, fit(program, frozen, task, **settings)
@@ -152,7 +152,10 @@ def test_a_card_finds_its_sites_and_its_class_count():
         ({"blocks": "blok_*:in"}, "blocks is 'blok_.*no such site.*'block_0:in'"),
         ({"features": "block_*:in"}, "features='block_.*expected one site of .B D."),
         ({"features": "block_1:in"}, "expected one site of .B D."),
-        ({"classes": ["a", "b"]}, "answers .2, 12. to two images, expected .2, S. for"),
+        (
+            {"classes": ["a", "b"]},
+            "answers .1, 12. to one row, expected an array, .1, S. for",
+        ),
     ],
 )
 def test_a_card_that_does_not_fit(change, message):

@@ -14,7 +14,7 @@ from small_languages import KEY, KV, POSITIONS, QUERIES, WIDTH, card, losses
 from reprojax.alignments import last
 from reprojax.core import padded, record
 from reprojax.recipes.prompt_tuning import keys_and_values, p_tuning_v2, prefix_tuning
-from reprojax.recipes.prompt_tuning.p_tuning_v2 import PRESET
+from reprojax.recipes.prompt_tuning.p_tuning_v2 import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -46,7 +46,7 @@ def test_of_a_decoder_the_head_reads_the_last_token(kind):
     """Where the prefix is a text's keys and values, it is that text."""
     language = card(kind)
     start = keys_and_values(language, TEXT)
-    program = p_tuning_v2(language, T, length=P, start=start)
+    program = p_tuning_v2(language, targets=T, length=P, start=start)
     params, run = begun(program, language), jax.jit(program.apply)
     whole = [seen(language, TEXT + query)[0][-1] for query in QUERIES]
     expected = by_hand(params, np.stack(whole))
@@ -58,7 +58,7 @@ def test_of_a_decoder_the_head_reads_the_last_token(kind):
 def test_of_an_encoder_the_head_reads_the_first_token():
     """A text's keys and values, beside the query, are that text again."""
     language = card("encoder")
-    program = p_tuning_v2(language, T, length=P)
+    program = p_tuning_v2(language, targets=T, length=P)
     params, run = begun(program, language), jax.jit(program.apply)
     for i, query in enumerate(QUERIES):
         features, kv = seen(language, TEXT + query)
@@ -79,7 +79,7 @@ def test_what_differs_from_prefix_tuning_is_the_head():
     language = card("rotary")
     start = keys_and_values(language, TEXT)
     x = padded(QUERIES, "left")
-    ours = p_tuning_v2(language, T, last(), length=P, start=start)
+    ours = p_tuning_v2(language, last(), length=P, start=start)
     theirs = prefix_tuning(language, length=P, hidden=None, start=start)
     features = ours.apply(begun(ours, language), language.frozen, x)
     look = record(theirs.apply, [FEATURES])
@@ -89,7 +89,9 @@ def test_what_differs_from_prefix_tuning_is_the_head():
 
 def test_dropout_is_for_training_alone():
     language, x = card("encoder"), padded(QUERIES)
-    program, plain = (p_tuning_v2(language, T, drop=rate) for rate in (0.5, 0.0))
+    program, plain = (
+        p_tuning_v2(language, targets=T, drop=rate) for rate in (0.5, 0.0)
+    )
     params = begun(program, language)
     params = params._replace(
         learnable=params.learnable | {KV[0]: 50 * params.learnable[KV[0]]}
@@ -108,7 +110,7 @@ def test_dropout_is_for_training_alone():
 
 def test_it_starts_small():
     language = card("rotary")
-    params = begun(p_tuning_v2(language, T), language)
+    params = begun(p_tuning_v2(language, targets=T), language)
     prompt = params.learnable[KV[0]]
     assert prompt.shape == (4, 8, 2, 4)
     assert abs(float(prompt.std()) - 0.02) < 0.004
@@ -122,7 +124,9 @@ def test_the_default_settings_learn(kind, rate):
     """The loss of 32 rows falls below a half of what guessing has, in 100 steps; of an
     encoder of random weights with a larger rate."""
     language = card(kind)
-    found, _ = losses(p_tuning_v2(language, 2), language, PRESET, 100, rate)
+    found, _ = losses(
+        p_tuning_v2(language, targets=2), language, METHOD.preset, 100, rate
+    )
     assert found[-1] < np.log(2) / 2, found[::10]
 
 
@@ -131,7 +135,7 @@ def test_the_default_settings_learn(kind, rate):
 )
 def test_the_contract(kind):
     language = card(kind)
-    program = p_tuning_v2(language, 3, length=P)
+    program = p_tuning_v2(language, targets=3, length=P)
     x = padded(QUERIES + [[4, 4, 4, 4, 4, 4]], "left")
     labels = jnp.array([0, 2, 1, 1])
     found = contract(program, language.frozen, x, labels, shape=(4, 3))
@@ -143,7 +147,7 @@ def test_the_contract(kind):
 
 def test_an_mlp_may_make_it():
     language = card("rotary")
-    params = begun(p_tuning_v2(language, T, length=P, hidden=5), language)
+    params = begun(p_tuning_v2(language, targets=T, length=P, hidden=5), language)
     prompt = params.learnable[KV[0]]
     assert prompt["second"]["kernel"].shape == (5, 4, 2, 4)
 
@@ -152,15 +156,15 @@ def test_what_does_not_fit_is_refused():
     language, x = card("encoder"), padded(QUERIES)
     for length in (0, POSITIONS):
         with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
-            p_tuning_v2(language, T, length=length)
-    long = p_tuning_v2(language, T, length=POSITIONS - 5)
+            p_tuning_v2(language, targets=T, length=length)
+    long = p_tuning_v2(language, targets=T, length=POSITIONS - 5)
     with pytest.raises(ValueError, match="6 tokens came behind a prefix of 27"):
         long.init(KEY, language.frozen, x)
     with pytest.raises(ValueError, match="rate of 1.0, expected 0 <= rate < 1"):
-        p_tuning_v2(language, T, drop=1.0)
+        p_tuning_v2(language, targets=T, drop=1.0)
     bare = language._replace(roles={"kv": KV})
     with pytest.raises(ValueError, match="expected 'features' among them"):
-        p_tuning_v2(bare, T)
+        p_tuning_v2(bare, targets=T)
     start = keys_and_values(language, TEXT)
     with pytest.raises(ValueError, match="learnable got"):
-        begun(p_tuning_v2(language, T, length=4, start=start), language)
+        begun(p_tuning_v2(language, targets=T, length=4, start=start), language)

@@ -20,7 +20,7 @@ from reprojax.recipes.prompt_tuning import (
     prompt_tuning,
     without_mlp,
 )
-from reprojax.recipes.prompt_tuning.prefixes import PLAIN, PRESET, adamw_linear
+from reprojax.recipes.prompt_tuning.prefixes import METHOD, PLAIN, adamw_linear
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -141,7 +141,7 @@ def test_the_default_settings_learn():
     the MLP can be dropped then."""
     language = card("rotary")
     program = prefix_tuning(language, label_words([0, 1]))
-    found, params = losses(program, language, PRESET, 100)
+    found, params = losses(program, language, METHOD.preset, 100)
     assert found[-1] < np.log(2) / 3, found[::10]
     plain = prefix_tuning(language, label_words([0, 1]), hidden=None)
     x = padded(QUERIES)

@@ -60,7 +60,7 @@ def masks(learnable, stored, x, pools, own_batch=False):
 
 
 def fitted(**sizes):
-    program = smm(BACKBONE, 3, **sizes)
+    program = smm(BACKBONE, targets=3, **sizes)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
     stats = params.fixed["normalized"]["mask"]["batch_stats"]
     for norm in stats.values():
@@ -125,7 +125,7 @@ def test_training_normalises_by_the_batch_and_moves_the_stored_statistics():
 def test_the_published_numbers_of_weights():
     large = backbones.convolutional(224)
     for sizes, count in (({}, 26_499), ({"layers": 6, "pools": 4}, 102_339)):
-        own = by_hand.planned(smm(large, 3, **sizes)).learnable["normalized"]
+        own = by_hand.planned(smm(large, targets=3, **sizes)).learnable["normalized"]
         assert by_hand.numbers(own["mask"]) == count
         assert by_hand.numbers(own["prompt"]) == 224 * 224 * 3
         assert MaskGenerator(**sizes).layers == sizes.get("layers", 5)
@@ -133,7 +133,7 @@ def test_the_published_numbers_of_weights():
 
 def test_the_layers_follow_the_backbone():
     for backbone, layers in ((backbones.transformer(), 6), (BACKBONE, 5)):
-        params = smm(backbone, 3).init(jax.random.key(0), backbone.frozen, X)
+        params = smm(backbone, targets=3).init(jax.random.key(0), backbone.frozen, X)
         mask = params.learnable["normalized"]["mask"]
         assert sum(name.startswith("Conv") for name in mask) == layers
 
@@ -154,7 +154,9 @@ def test_one_mask_for_all_colours_is_the_mean_of_the_last_maps():
 
 
 def test_the_mask_network_starts_as_pytorch_starts_it():
-    params = smm(BACKBONE, 3, layers=6).init(jax.random.key(0), BACKBONE.frozen, X)
+    params = smm(BACKBONE, targets=3, layers=6).init(
+        jax.random.key(0), BACKBONE.frozen, X
+    )
     mask = params.learnable["normalized"]["mask"]
     for i in (3, 4):
         kernel, bias = mask[f"Conv_{i}"]["kernel"], mask[f"Conv_{i}"]["bias"]
@@ -167,12 +169,12 @@ def test_the_mask_network_starts_as_pytorch_starts_it():
 @pytest.mark.parametrize("sizes", [{"pools": 5}, {"layers": 1}, {"channels": 2}])
 def test_a_network_that_cannot_be_is_refused(sizes):
     with pytest.raises(ValueError, match="fewer pools than layers, and 1 or 3"):
-        smm(BACKBONE, 3, **sizes)
+        smm(BACKBONE, targets=3, **sizes)
 
 
 def test_augmentation_is_for_training_alone():
     large = backbones.convolutional(32)
-    program, plain = smm(large, 3, augment=True), smm(large, 3)
+    program, plain = smm(large, targets=3, augment=True), smm(large, targets=3)
     params = program.init(jax.random.key(0), large.frozen, X)
     still, _ = by_hand.run(program, params, large.frozen, X)
     wanted, _ = by_hand.run(
@@ -184,7 +186,7 @@ def test_augmentation_is_for_training_alone():
 
 
 def test_it_starts_at_rest():
-    program = smm(BACKBONE, 3)
+    program = smm(BACKBONE, targets=3)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     seen, _ = by_hand.run(program, params, BACKBONE.frozen, X)
     assert by_hand.close(seen, by_hand.normalised(by_hand.resized(X, SIZE)))

@@ -22,7 +22,7 @@ from reprojax.recipes.prompt_tuning import (
     from_vocabulary,
     prompt_tuning,
 )
-from reprojax.recipes.prompt_tuning.soft_prompts import PRESET, adafactor
+from reprojax.recipes.prompt_tuning.soft_prompts import METHOD, adafactor
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -187,7 +187,7 @@ def test_the_default_settings_learn():
     """
     language = card("rotary")
     program = prompt_tuning(language, label_words([0, 1]))
-    found, _ = losses(program, language, PRESET, 100)
+    found, _ = losses(program, language, METHOD.preset, 100)
     assert np.mean(found[-10:]) < np.log(2) / 3, found[::10]
 
 

@@ -67,7 +67,7 @@ def put(tokens, prompt, at=1, drop=0):
 
 
 def fitted(recipe, **sizes):
-    program = recipe(BACKBONE, 3, **sizes)
+    program = recipe(BACKBONE, targets=3, **sizes)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
     head, middle = params.learnable["output"], params.fixed["output"]
     y = np.asarray(jax.jit(program.apply)(params, BACKBONE.frozen, X))
@@ -117,7 +117,7 @@ def test_deep_of_depth_one_is_shallow():
 
 
 def test_prompts_start_uniform_within_xaviers_bound_of_a_patch():
-    program = vpt_deep(BACKBONE, 3, length=400)
+    program = vpt_deep(BACKBONE, targets=3, length=400)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     bound = np.sqrt(6 / (3 * 8**2 + 16))
     for i in range(3):
@@ -155,12 +155,12 @@ def test_the_head_starts_wide():
 
 def head_of(targets):
     """The manipulation of "output" in a program of VPT."""
-    return dict(vpt_shallow(BACKBONE, targets).at)["output",]
+    return dict(vpt_shallow(BACKBONE, targets=targets).at)["output",]
 
 
 def test_learnable_numbers():
     for recipe, blocks in ((vpt_shallow, 1), (vpt_deep, 3)):
-        program = recipe(BACKBONE, 3)
+        program = recipe(BACKBONE, targets=3)
         params = program.init(jax.random.key(0), BACKBONE.frozen, X)
         assert by_hand.numbers(params.learnable) == blocks * 5 * 16 + 16 * 3 + 3
 
@@ -168,10 +168,10 @@ def test_learnable_numbers():
 def test_a_convolutional_net_is_refused():
     for recipe in (vpt_shallow, vpt_deep):
         with pytest.raises(ValueError, match="is no transformer.*padding"):
-            recipe(backbones.convolutional(), 3)
+            recipe(backbones.convolutional(), targets=3)
 
 
 def test_a_border_without_room_is_refused():
     for inner in (0, 16, 20):
         with pytest.raises(ValueError, match="0 < inner < 16"):
-            padding(BACKBONE, 3, inner=inner)
+            padding(BACKBONE, targets=3, inner=inner)

@@ -25,7 +25,7 @@ def strips(params):
 
 
 def test_strips_are_added_to_normalised_pixels():
-    program = visual_prompting(BACKBONE, 3, width=3)
+    program = visual_prompting(BACKBONE, targets=3, width=3)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     seen, y = by_hand.run(program, params, BACKBONE.frozen, X)
     image, prompt = by_hand.resized(X, 16), strips(params)
@@ -39,7 +39,7 @@ def test_strips_are_added_to_normalised_pixels():
 
 
 def test_pixels_inside_the_strips_never_move():
-    program = visual_prompting(BACKBONE, 3, width=3)
+    program = visual_prompting(BACKBONE, targets=3, width=3)
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     bare = by_hand.normalised(by_hand.resized(X, 16))
     for seed in (1, 2):
@@ -50,7 +50,7 @@ def test_pixels_inside_the_strips_never_move():
 
 
 def test_69840_numbers_that_start_normal():
-    program = visual_prompting(backbones.convolutional(224), 3)
+    program = visual_prompting(backbones.convolutional(224), targets=3)
     params = by_hand.planned(program)
     assert by_hand.numbers(params.learnable) == 69_840
     assert not by_hand.numbers(params.fixed)
@@ -58,7 +58,7 @@ def test_69840_numbers_that_start_normal():
     flat, tall = (30, 224, 3), (164, 30, 3)
     assert shapes == {"top": flat, "bottom": flat, "left": tall, "right": tall}
 
-    wide = visual_prompting(backbones.convolutional(64), 3, width=30)
+    wide = visual_prompting(backbones.convolutional(64), targets=3, width=30)
     frozen = backbones.convolutional(64).frozen
     start = wide.init(jax.random.key(0), frozen, X).learnable
     flat = np.concatenate([np.ravel(a) for a in jax.tree.leaves(start)])

@@ -16,7 +16,7 @@ from reprojax.core import HEAD, Params, Scope, padded
 from reprojax.formats import learnable
 from reprojax.operators import insert
 from reprojax.recipes.model_reprogramming import remap, vocabulary_remapping
-from reprojax.recipes.model_reprogramming.vocabulary_remapping import PRESET
+from reprojax.recipes.model_reprogramming.vocabulary_remapping import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 from reprojax.training.losses import Seen, cross_entropy
@@ -54,7 +54,7 @@ def scores_by_hand(net, row):
 @pytest.mark.parametrize("kind", ["rotary", "learned"])
 def test_evaluation_is_the_bare_model_on_true_words(kind):
     language = card(kind)
-    program = vocabulary_remapping(language, LETTERS)
+    program = vocabulary_remapping(language, letters=LETTERS)
     run = jax.jit(record(program.apply, [SITE, WORDS]))
     bare = jax.jit(record(language.forward, [SITE]))
     for side in ("left", "right"):
@@ -129,7 +129,7 @@ def test_an_unknown_letter_is_nan():
 def test_more_letters_than_words():
     """What the model makes of their ids itself is NaN, and dropped."""
     language, x = card("rotary"), padded([[V + 3, 2], [0, V + 9]])
-    program = vocabulary_remapping(language, V + 10, label_words([0, 1]))
+    program = vocabulary_remapping(language, label_words([0, 1]), letters=V + 10)
     params = program.init(KEY, language.frozen, x)
     run = jax.jit(jax.value_and_grad(lambda learnable: program.apply(
         params._replace(learnable=learnable), language.frozen, x, key=KEY
@@ -176,8 +176,8 @@ def test_the_default_settings_learn():
     what guessing has, in 200 steps."""
     language, ids = card("rotary"), np.random.default_rng(0).integers(0, 8, (64, 5))
     x, labels = padded(ids.tolist()), jnp.asarray(ids[:, 0] % 2)
-    program = vocabulary_remapping(language, 8, label_words([0, 1]), steps=100)
-    optimizer = PRESET.optimizer(PRESET.learning_rate, 200, 1)
+    program = vocabulary_remapping(language, label_words([0, 1]), letters=8, steps=100)
+    optimizer = METHOD.preset.optimizer(METHOD.preset.learning_rate, 200, 1)
     state = begin(program, optimizer, language.frozen, x, 0, 1)
     hard = jax.jit(lambda p: program.apply(p, language.frozen, x))
     cost = lambda p: cross_entropy(Seen({"output": hard(p)}, labels)).mean()
@@ -193,7 +193,7 @@ def test_the_default_settings_learn():
 def test_the_contract():
     language, x = card("rotary"), padded(QUERIES, "left")
     program = vocabulary_remapping(
-        language, LETTERS, label_words([0, 1, 2]), width=3, words=range(8)
+        language, label_words([0, 1, 2]), letters=LETTERS, width=3, words=range(8)
     )
     found = contract(
         program,
@@ -235,4 +235,4 @@ def test_what_does_not_fit_is_refused():
         alone(remap(language, LETTERS), params, x._replace(span=HEAD))
     elsewhere = language._replace(roles={"embedding": ("block_0:in",)})
     with pytest.raises(ValueError, match="block_0/embedding has the shape None"):
-        vocabulary_remapping(elsewhere, LETTERS)
+        vocabulary_remapping(elsewhere, letters=LETTERS)

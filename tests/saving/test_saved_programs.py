@@ -18,7 +18,7 @@ from reprojax.alignments import label_words
 from reprojax.core import Manipulation, Params, padded, passthrough, reprogram, spec_of
 from reprojax.core.trees import fingerprint
 from reprojax.formats import learnable
-from reprojax.models.card import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.recipes.model_reprogramming import additive_prompt
 from reprojax.recipes.prompt_tuning import (
     black_box_tuning,
@@ -29,7 +29,7 @@ from reprojax.recipes.prompt_tuning import (
     prompt_tuning,
     without_mlp,
 )
-from reprojax.recipes.prompt_tuning.soft_prompts import PRESET
+from reprojax.recipes.prompt_tuning.soft_prompts import METHOD
 from reprojax.recipes.registry import rebuild
 from reprojax.saving import programs
 from reprojax.saving.programs import Card, load, save
@@ -57,10 +57,12 @@ def shift(*keys: str) -> Manipulation:
     return Manipulation(init, apply)
 
 
-def backbone(name: str = "toy", seed: int = 0, dtype: Any = jnp.float32) -> Backbone:
+def backbone(
+    name: str = "toy", seed: int = 0, dtype: Any = jnp.float32
+) -> Model[Pixels]:
     w = jax.random.normal(jax.random.key(seed), (4, 2)).astype(dtype)
     mean, std = (0.5, 0.5, 0.5), (0.1, 0.2, 0.3)
-    return Backbone(name, forward, {"w": w}, 8, mean, std, ("a", "b"), {})
+    return Model(name, forward, {"w": w}, Pixels(8, mean, std), {}, ("a", "b"))
 
 
 PROGRAM = reprogram(forward, {"input": shift("p"), "block_0/attn:in": shift("p", "q")})
@@ -332,7 +334,7 @@ def test_a_prompt_answers_the_same_from_its_file(tmp_path, method, recipe, sizes
 
 def test_a_prompt_with_its_own_head_and_one_that_writes(tmp_path):
     language = small("learned")
-    program = p_tuning_v2(language, 3, length=2)
+    program = p_tuning_v2(language, targets=3, length=2)
     params = program.init(jax.random.key(5), language.frozen, ROWS)
     own = prompt_card(language, "p-tuning-v2", arguments={"length": 2})
     save(tmp_path / "p", params, own)
@@ -381,11 +383,11 @@ def test_a_kept_prompt_goes_on_and_starts_another_recipe(tmp_path):
     """It is where it was: on its task, on another's words, in front of each layer."""
     language, path, site = small("rotary"), tmp_path / "p", "embed:out"
     program = prompt_tuning(language, label_words([0, 1]), length=4)
-    curve, params = losses(program, language, PRESET, 60)
+    curve, params = losses(program, language, METHOD.preset, 60)
     save(path, params, prompt_card(language, "prompt-tuning", arguments={"length": 4}))
     rows = load(path, language).params["learnable"][site]
     on = prompt_tuning(language, label_words([0, 1]), length=4, initial=learnable(rows))
-    further, _ = losses(on, language, PRESET, 5)
+    further, _ = losses(on, language, METHOD.preset, 5)
     x, labels = parity()
     y = program.apply(params, language.frozen, x)
     was = cross_entropy(Seen({"output": y}, labels)).mean()

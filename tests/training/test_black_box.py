@@ -25,7 +25,7 @@ from reprojax.alignments import bayesian, linear
 from reprojax.core import chain, passthrough, record
 from reprojax.data import order
 from reprojax.formats import learnable, subspace
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import add, dropout
 from reprojax.searches import (
     Oracle,
@@ -46,7 +46,7 @@ from reprojax.training.black_box import (
 from reprojax.training.losses import Seen, cross_entropy, mean_loss
 
 NAMES, NORMS = tuple("abcde"), (tuple(MEAN.tolist()), tuple(STD.tolist()))
-MODEL = Backbone("toy", FORWARD, FROZEN, 8, *NORMS, NAMES, {})
+MODEL = Model("toy", FORWARD, FROZEN, Pixels(8, *NORMS), {}, NAMES)
 ANSWER = jax.jit(FORWARD)
 SPSA = spsa(0.5, 0.02, count=2)
 
@@ -298,7 +298,7 @@ def test_a_log_of_another_run_is_refused(tmp_path):
 
 
 def test_a_model_of_our_own_is_known_by_its_weights_and_code():
-    own = Backbone("toy", FORWARD, FROZEN, 8, (), (), tuple("abcde"), {})
+    own = Model("toy", FORWARD, FROZEN, Pixels(8, (), ()), {}, tuple("abcde"))
     other = jax.tree.map(lambda a: a + 1, FROZEN)
     doubled = lambda frozen, x, edit=passthrough: 2 * FORWARD(frozen, x, edit)
     same, *others = (
@@ -367,9 +367,9 @@ def test_recipes_work_on_a_model_that_only_answers(method):
 
     model = backbones.convolutional()
     asked = in_process(model)
-    black = only_answers(asked, 16, model.mean, model.std, model.classes)
+    black = only_answers(asked, 16, model.input.mean, model.input.std, model.classes)
     build = recipes.find_method(method).build
-    program, own = build(black, 3), build(model, 3)
+    program, own = build(black, targets=3), build(model, targets=3)
     x = backbones.photos(4)
     params = own.init(jax.random.key(0), model.frozen, x)
     params = params._replace(
@@ -377,11 +377,13 @@ def test_recipes_work_on_a_model_that_only_answers(method):
     )
     y, seen = record(own.apply, ["normalized", "output/raw"])(params, model.frozen, x)
     found, sent = record(program.apply, ["sent"])(params, seen["output/raw"], x)
-    pixels = seen["normalized"] * jnp.array(model.std) + jnp.array(model.mean)
+    pixels = seen["normalized"] * jnp.array(model.input.std) + jnp.array(
+        model.input.mean
+    )
     np.testing.assert_allclose(sent["sent"], jnp.clip(pixels, 0, 1), atol=1e-5)
     np.testing.assert_allclose(found, y, atol=1e-5)
-    with pytest.raises(ValueError, match="is no transformer"):
-        recipes.vpt_deep(black, 3)
+    with pytest.raises(ValueError, match="expected 'features' among them for vpt"):
+        recipes.vpt_deep(black, targets=3)
 
 
 def test_our_own_model_as_an_oracle():

@@ -67,7 +67,7 @@ CASES = {
     "dropout and a prompt": program_at(
         BLOCKS[1], chain(drop=dropout(0.2), mark=add(PROMPT))
     ),
-    "a head on features": recipes.linear_probe(CARD, 3),
+    "a head on features": recipes.linear_probe(CARD, targets=3),
     "a label map": reprogram(
         CARD.forward, {"input": resize(16), "output": bayesian(3)}
     ),

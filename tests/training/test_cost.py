@@ -20,7 +20,7 @@ from reprojax.alignments import bayesian
 from reprojax.core import chain, passthrough
 from reprojax.formats import learnable
 from reprojax.locations import opaque
-from reprojax.models import Backbone, images
+from reprojax.models import Model, Pixels, images
 from reprojax.models.vision import glyphs, resnet, vit
 from reprojax.operators import add, frame, insert, resize
 from reprojax.training.losses import cross_entropy
@@ -34,10 +34,12 @@ def spec(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def backbone(name: str, module: nn.Module, size: int, roles: Any = None) -> Backbone:
+def backbone(
+    name: str, module: nn.Module, size: int, roles: Any = None
+) -> Model[Pixels]:
     frozen = jax.eval_shape(module.init, jax.random.key(0), spec(1, size, size, 3))
     forward, classes = images(module, size, HALF, HALF), tuple(map(str, range(20)))
-    return Backbone(name, forward, frozen, size, HALF, HALF, classes, roles or {})
+    return Model(name, forward, frozen, Pixels(size, HALF, HALF), roles or {}, classes)
 
 
 RESNET = resnet.ResNet(16, (1, 1), (32, 64), False, 20)
@@ -54,11 +56,11 @@ METHODS = {
 }
 
 
-def begun(program: Program, card: Backbone, x: Any) -> Params:
+def begun(program: Program, card: Model[Pixels], x: Any) -> Params:
     return jax.eval_shape(partial(program.init, jax.random.key(0)), card.frozen, x)
 
 
-def lowered(program: Program, card: Backbone, side: int, batch: int = 4) -> Any:
+def lowered(program: Program, card: Model[Pixels], side: int, batch: int = 4) -> Any:
     """The very step of `fit`, for bytes of [batch side side 3]."""
     x, y = spec(batch, side, side, 3, dtype="uint8"), spec(batch, dtype="int32")
     state = jax.eval_shape(lambda: begin(program, SGD, card.frozen, x))
@@ -73,7 +75,7 @@ def flops(lowered: Any) -> float:
 def bare(name: str) -> tuple[float, float]:
     """Operations of the model, and of the model with its input gradient."""
     card = BACKBONES[name]
-    x = spec(4, card.size, card.size, 3)
+    x = spec(4, card.input.size, card.input.size, 3)
     once = lambda x, frozen: card.forward(frozen, x).sum()
     both = [jax.jit(f).lower(x, card.frozen) for f in (once, jax.value_and_grad(once))]
     return flops(both[0]), flops(both[1])
@@ -84,7 +86,7 @@ def bare(name: str) -> tuple[float, float]:
 def test_a_step_does_little_more_than_the_model_and_its_input_gradient(name, method):
     card = BACKBONES[name]
     program = METHODS[method](card, 10)
-    ratio = flops(lowered(program, card, card.size // 2)) / bare(name)[1]
+    ratio = flops(lowered(program, card, card.input.size // 2)) / bare(name)[1]
     print(f"{name}, {method}: {ratio:.3f} of forward and input gradient")
     assert 0.98 < ratio < 1.1
 
@@ -95,7 +97,9 @@ def test_the_measure_counts_what_the_layers_multiply(name):
     card = BACKBONES[name]
     forward, both = bare(name)
     products = 0
-    jaxpr = jax.make_jaxpr(card.forward)(card.frozen, spec(4, card.size, card.size, 3))
+    jaxpr = jax.make_jaxpr(card.forward)(
+        card.frozen, spec(4, card.input.size, card.input.size, 3)
+    )
     for eqn in jaxpr.jaxpr.eqns:
         out = eqn.outvars[0].aval.shape
         if eqn.primitive.name == "conv_general_dilated":
@@ -110,7 +114,7 @@ def test_the_measure_counts_what_the_layers_multiply(name):
 
 def test_the_measure_notices_a_gradient_of_frozen_weights_and_a_second_pass():
     card = BACKBONES["transformer"]
-    program, x = recipes.watermark(card, 10), spec(4, 32, 32, 3, dtype="uint8")
+    program, x = recipes.watermark(card, targets=10), spec(4, 32, 32, 3, dtype="uint8")
     params = begun(program, card, x)
 
     def cost(learnable: Any, frozen: Any, x: Any) -> jax.Array:
@@ -148,14 +152,14 @@ def learned(program: Program) -> dict[str, Any]:
 
 
 def test_visual_prompting_learns_as_many_numbers_as_published():
-    shapes = learned(recipes.visual_prompting(LARGE, 10))
+    shapes = learned(recipes.visual_prompting(LARGE, targets=10))
     assert count(shapes) == count(shapes["normalized"]) == 69_840
     assert 69_840 == 3 * (224**2 - (224 - 60) ** 2)
 
 
 @pytest.mark.parametrize(("layers", "numbers"), [(5, 26_499), (6, 102_339)])
 def test_mask_networks_have_as_many_numbers_as_published(layers, numbers):
-    program = recipes.sample_specific_masks(LARGE, 10, layers=layers)
+    program = recipes.sample_specific_masks(LARGE, targets=10, layers=layers)
     shapes = learned(program)
     assert count(shapes["normalized"]["mask"]) == numbers
     assert count(shapes) == numbers + 224 * 224 * 3
@@ -186,7 +190,7 @@ def copied(text: str, frozen: Any) -> list[tuple[int, ...]]:
 
 
 CASES = {
-    "residual net": ("residual net", lambda card: recipes.watermark(card, 10)),
+    "residual net": ("residual net", lambda card: recipes.watermark(card, targets=10)),
     "transformer": (
         "transformer",
         lambda card: reprogram(
@@ -242,7 +246,7 @@ def test_a_copy_of_frozen_kernels_would_be_found(case):
 
 
 @cache
-def reader(size: int) -> Backbone:
+def reader(size: int) -> Model[Pixels]:
     """Any size, next to no text of its own."""
     look = opaque(lambda frozen, x: x.mean((1, 2)) @ frozen["w"])
 
@@ -254,12 +258,12 @@ def reader(size: int) -> Backbone:
         return look(frozen, x, edit=renamed)
 
     classes = tuple(map(str, range(20)))
-    return Backbone("", forward, {"w": spec(3, 20)}, size, HALF, HALF, classes, {})
+    return Model("", forward, {"w": spec(3, 20)}, Pixels(size, HALF, HALF), {}, classes)
 
 
-def masked(card: Backbone, targets: int, mask: Any = None) -> Program:
-    at = {"input": resize(card.size), "output": bayesian(targets)}
-    mask = frame(card.size // 8) if mask is None else mask
+def masked(card: Model[Pixels], targets: int, mask: Any = None) -> Program:
+    at = {"input": resize(card.input.size), "output": bayesian(targets)}
+    mask = frame(card.input.size // 8) if mask is None else mask
     return reprogram(
         card.forward, at | {"normalized": add(learnable(zeros), mask=mask)}
     )

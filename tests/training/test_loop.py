@@ -22,7 +22,7 @@ from reprojax.alignments import bayesian, linear, one_to_one
 from reprojax.core import Manipulation, Params, chain
 from reprojax.data import Split
 from reprojax.formats import fixed, learnable
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import add, dropout
 from reprojax.recipes import no_prompt, sample_specific_masks
 from reprojax.saving.checkpoints import Checkpoints
@@ -30,7 +30,7 @@ from reprojax.training import compilation, steps
 from reprojax.training.compilation import Compiled
 from reprojax.training.losses import Seen, cross_entropy
 
-CARD = Backbone("net", fitting.FORWARD, FROZEN, 8, (), (), tuple("vwxyz"), {})
+CARD = Model("net", fitting.FORWARD, FROZEN, Pixels(8, (), ()), {}, tuple("vwxyz"))
 
 # -- a second implementation
 
@@ -213,7 +213,7 @@ def test_optimisers_that_keep_the_params_in_their_state():
 
 
 def test_a_program_without_learnable_params_is_only_estimated():
-    fitted = train(program=no_prompt(CARD, 3), refresh="once")
+    fitted = train(program=no_prompt(CARD, targets=3), refresh="once")
     near(fitted.last.fixed["output"], by_hand("once", fitting.SGD).maps[0])
     assert jax.tree.leaves(fitted.last.learnable) == []
 
@@ -577,7 +577,7 @@ def test_the_clock_of_epochs_of_one_step(monkeypatch):
 
 
 def test_running_statistics_end_up_in_fixed_by_their_own_arithmetic():
-    program = sample_specific_masks(CARD, 3)
+    program = sample_specific_masks(CARD, targets=3)
     start = program.init(jax.random.key(0), FROZEN, TASK.train.x[:4])
     at = lambda params: params.fixed["normalized"]["mask"]["batch_stats"]
     assert {a.shape for a in jax.tree.leaves(at(start))} == {(8,), (16,), (32,), (64,)}

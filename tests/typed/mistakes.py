@@ -24,7 +24,7 @@ from reprojax import (
 from reprojax.core import Edit, PyTree, passthrough
 from reprojax.data import Task
 from reprojax.formats import learnable
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import add, resize
 from reprojax.training import fit
 
@@ -65,7 +65,7 @@ def named(site: str) -> str:
     return site
 
 
-def uses(backbone: Backbone, task: Task, x: jax.Array, key: jax.Array) -> None:
+def uses(backbone: Model[Pixels], task: Task, x: jax.Array, key: jax.Array) -> None:
     at = {"input": add(learnable(zeros))}
     program = reprogram(backbone.forward, at)
     frozen, adam = backbone.frozen, optax.adam(0.1)

@@ -18,7 +18,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
-from reprojax.models.language.card import LanguageModel, Special, roles, texts
+from reprojax.models.card import Model
+from reprojax.models.language.card import Special, Words, roles, texts
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.llama import Llama, frequencies
 from reprojax.models.language.tokenizer import Tokenizer
@@ -67,24 +68,25 @@ def characters() -> Tokenizer:
     return Tokenizer(encode, decode, IDS.get, token, len(CHARACTERS))
 
 
-def language_model(frozen: Any) -> LanguageModel:
+def language_model(frozen: Any) -> Model[Words]:
     """The card of `network()` with the weights `frozen`."""
     module = abacus_network()
-    return LanguageModel(
+    return Model(
         name="abacus",
         forward=texts(module),
         frozen=frozen,
-        kind="causal",
-        vocabulary=module.vocabulary,
-        positions=module.positions,
-        width=module.width,
+        input=Words(
+            kind="causal",
+            vocabulary=module.vocabulary,
+            positions=module.positions,
+            tokenizer=characters(),
+            special=Special(eos=(IDS["\n"],)),  # a line is a text
+        ),
         roles=roles(module.depth),
-        tokenizer=characters(),
-        special=Special(eos=(IDS["\n"],)),  # a line is a text
     )
 
 
-def load_abacus(path: Path = WEIGHTS, dtype: Any = jnp.float32) -> LanguageModel:
+def load_abacus(path: Path = WEIGHTS, dtype: Any = jnp.float32) -> Model[Words]:
     """The embedded model; its weights are stored in float16."""
     from safetensors.numpy import load_file
 

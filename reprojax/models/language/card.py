@@ -1,7 +1,7 @@
-"""The card of a frozen language model, and its forward."""
+"""What a language model reads, and what its card is asked."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,8 +18,9 @@ from reprojax.core import (
     tokens,
 )
 from reprojax.core.faults import value_text
-from reprojax.core.slips import refuse_card, shown, whole_ids
+from reprojax.core.slips import shown, whole_ids
 from reprojax.locations import linen
+from reprojax.models.card import Model, role
 from reprojax.models.language.tokenizer import Tokenizer
 
 Kind = Literal["causal", "masked", "bare"]
@@ -37,34 +38,22 @@ class Special(NamedTuple):
     mask: int | None = None
 
 
-class LanguageModel(NamedTuple):
-    """A frozen language model. `roles` names its sites, so that recipes spell none:
+class Words(NamedTuple):
+    """Tokens of ids [B L], of a vocabulary."""
 
-    embedding  the vectors of the words, before positions are added
-    blocks     the value that enters each block
-    kv         what each block attends to: Tokens of (keys, values) [B L h d]
-    features   one site: what the head reads, [B L D]
-    """
-
-    name: str
-    forward: Forward
-    """forward(frozen, Tokens of ids, edit) -> Tokens of logits [B L V]"""
-    frozen: PyTree
     kind: Kind
     """causal: the next word; masked: the word in its place; bare: vectors, no logits"""
     vocabulary: int
     positions: int
     """The most tokens, prompts among them."""
-    width: int
-    roles: Mapping[str, tuple[str, ...]]
-    tokenizer: Tokenizer | None
-    special: Special
+    tokenizer: Tokenizer | None = None
+    special: Special = Special()
 
-    if not TYPE_CHECKING:
+    def example(self) -> Tokens:
+        return jax.eval_shape(lambda: tokens(jnp.zeros((1, 2), jnp.int32)))
 
-        def __getattr__(self, name: str) -> NoReturn:
-            do = "take a recipe of language models, such as prompt_tuning"
-            refuse_card(self, name, ("size", "mean", "std", "classes"), do)
+    def forward(self, network: nn.Module | Forward) -> Forward:
+        return texts(network) if isinstance(network, nn.Module) else network
 
 
 def texts(module: nn.Module) -> Forward:
@@ -116,74 +105,41 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
     }
 
 
-def check_language(came: Any) -> None:
-    """Raise at what is no card of a language model, such as one of images."""
-    if not isinstance(came, LanguageModel):
-        raise ValueError(
-            f"a recipe of language models got {shown(came)}, expected a LanguageModel; "
-            "models.language.load gives one; for images take a recipe such as padding, "
-            "watermark or vpt_deep"
-        )
-
-
-def role(language: LanguageModel, name: str) -> tuple[str, ...]:
-    """The sites of a role of the card."""
-    check_language(language)
-    if not language.roles.get(name):
-        raise ValueError(
-            f"{language.name} has the roles {sorted(language.roles)}, expected "
-            f"{name!r} among them; name its sites in the card's roles"
-        )
-    return language.roles[name]
-
-
-def embedded(language: LanguageModel) -> str:
+def embedded(language: Model[Words]) -> str:
     """The site of the words' vectors as the first block gets them.
 
     An encoder's embedding ends with a layer norm, and what is added there stands behind
     it; a causal model adds at most positions to its embedding's vectors.
     """
-    if language.kind == "causal":
+    if language.input.kind == "causal":
         return role(language, "embedding")[0]
     return role(language, "blocks")[0]
 
 
-def outputs(language: LanguageModel) -> tuple[str, ...]:
-    """The sites of what each block puts out. Behind the last one there is no block that
-    it enters, so they are not the inputs moved by one."""
-    blocks = role(language, "blocks")
-    if not all(site.endswith(":in") for site in blocks):
-        raise ValueError(
-            f"got the blocks {list(blocks)} of {language.name}, expected sites such as "
-            "'block_0:in', beside which 'block_0:out' is; name them so in the card's "
-            "roles"
-        )
-    return tuple(site.removesuffix(":in") + ":out" for site in blocks)
-
-
-def check_words(language: LanguageModel, ids: Sequence[int], who: str) -> list[int]:
+def check_words(language: Model[Words], ids: Sequence[int], who: str) -> list[int]:
     """The ids, if there are any and all are the model's."""
     found = whole_ids(who, ids)
-    if not found or min(found) < 0 or max(found) >= language.vocabulary:
+    if not found or min(found) < 0 or max(found) >= language.input.vocabulary:
         came = f"the ids {min(found)}..{max(found)}" if found else "no ids"
         raise ValueError(
-            f"{who} got {came}, expected some of 0..{language.vocabulary - 1}, the "
-            f"vocabulary of {language.name}; encode the text with its own tokenizer"
+            f"{who} got {came}, expected some of 0..{language.input.vocabulary - 1}, "
+            f"the vocabulary of {language.name}; encode the text with its own tokenizer"
         )
     return found
 
 
-def check_length(language: LanguageModel, length: int) -> None:
+def check_length(language: Model[Words], length: int) -> None:
     """Raise unless there is a prompt, and room for a text beside it."""
-    if not 0 < length < language.positions:
+    if not 0 < length < language.input.positions:
         raise ValueError(
             f"a prompt of {length} tokens came, expected 1 to "
-            f"{language.positions - 1}, as {language.name} has {language.positions} "
-            "positions for it and the text together; take another length"
+            f"{language.input.positions - 1}, as {language.name} has "
+            f"{language.input.positions} positions for it and the text together; take "
+            "another length"
         )
 
 
-def vectors(language: LanguageModel, ids: Sequence[int]) -> Float[Array, "N D"]:
+def vectors(language: Model[Words], ids: Sequence[int]) -> Float[Array, "N D"]:
     """What the model's own embedding makes of words, in float32."""
     (site,) = role(language, "embedding")
 

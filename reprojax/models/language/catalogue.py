@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core import tokens
-from reprojax.models import hub, stored, weights
+from reprojax.models import Model, hub, stored, weights
 from reprojax.models.language import bert, gguf_files, gguf_tokenizer, gpt2, llama
 from reprojax.models.language import tokenizer as tokenizers
-from reprojax.models.language.card import Kind, LanguageModel, Special, roles, texts
+from reprojax.models.language.card import Kind, Special, Words, roles, texts
 from reprojax.models.language.family import Family, clean
 from reprojax.models.language.tokenizer import Tokenizer
 from reprojax.models.settings import Common, settings
@@ -46,7 +46,7 @@ def load(
     tokenizer: str | os.PathLike | Tokenizer | None = OWN,
     ignore: Sequence[str] = (),
     revision: str | None = None,
-) -> LanguageModel:
+) -> Model[Words]:
     """A frozen language model: a folder as transformers writes it, "org/name" on the
     Hugging Face hub, a .gguf file, or one of `names()`.
 
@@ -72,21 +72,18 @@ def load(
     tensors = found.family.prepare(found.tensors, module)
     ids = jax.eval_shape(lambda: tokens(jnp.zeros((1, 1), jnp.int32)))
     label, rules = found.family.label, found.family.rules
-    return LanguageModel(
-        found.name,
-        texts(module),
-        weights.filled(module, ids, label, rules, tensors, dtype),
+    reads = Words(
         _kind(module),
         module.vocabulary,
         module.positions,
-        module.width,
-        roles(module.depth),
         found.tokenizer,
         found.special,
     )
+    frozen = weights.filled(module, ids, label, rules, tensors, dtype)
+    return Model(found.name, texts(module), frozen, reads, roles(module.depth))
 
 
-def _abacus(dtype: Any, tokenizer: Any) -> LanguageModel:
+def _abacus(dtype: Any, tokenizer: Any) -> Model[Words]:
     """The embedded one."""
     from reprojax.models.language import abacus
 
@@ -94,8 +91,8 @@ def _abacus(dtype: Any, tokenizer: Any) -> LanguageModel:
     if tokenizer == OWN:
         return model
     text = _tokenizer(tokenizer, Path(), {}, ends=False)
-    _fits(text, model.vocabulary, model.name)
-    return model._replace(tokenizer=text)
+    _fits(text, model.input.vocabulary, model.name)
+    return model.reads(tokenizer=text)
 
 
 def _kind(module: Any) -> Kind:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from reprojax.core import Forward, Params, PyTree, tokens, until
-from reprojax.models.language import LanguageModel
+from reprojax.models.card import Model
+from reprojax.models.language import Words
 from reprojax.models.language.card import role
 
 Metric = Literal["cosine", "euclidean"]
@@ -27,7 +28,7 @@ class Near(NamedTuple):
 
 
 def nearest_words(
-    language: LanguageModel,
+    language: Model[Words],
     prompt: Params | Float[Array | np.ndarray, "P D"],
     count: int = 5,
     metric: Metric = "cosine",
@@ -41,13 +42,16 @@ def nearest_words(
     """
     (site,) = role(language, "embedding")
     rows = _vectors(language, prompt, site)
-    if not 0 < count <= language.vocabulary or metric not in ("cosine", "euclidean"):
+    if not 0 < count <= language.input.vocabulary or metric not in (
+        "cosine",
+        "euclidean",
+    ):
         raise ValueError(
             f"count={count} and metric={metric!r} came, expected 1 to "
-            f"{language.vocabulary}, the vocabulary of {language.name}, and 'cosine' "
-            "or 'euclidean'"
+            f"{language.input.vocabulary}, the vocabulary of {language.name}, and "
+            "'cosine' or 'euclidean'"
         )
-    how = (language.forward, site, language.vocabulary, count, metric)
+    how = (language.forward, site, language.input.vocabulary, count, metric)
     ids, found = map(np.asarray, _nearest(*how, language.frozen, rows))
     return [
         tuple(
@@ -98,12 +102,12 @@ def _unit(a: Float[Array, "N D"]) -> Float[Array, "N D"]:
     return a / jnp.maximum(jnp.linalg.norm(a, axis=-1, keepdims=True), 1e-30)
 
 
-def _word(language: LanguageModel, i: int) -> str:
-    text = language.tokenizer
+def _word(language: Model[Words], i: int) -> str:
+    text = language.input.tokenizer
     return str(i) if text is None else text.decode([i]) or text.token(i) or str(i)
 
 
-def _vectors(language: LanguageModel, prompt: Any, site: str) -> Float[Array, "P D"]:
+def _vectors(language: Model[Words], prompt: Any, site: str) -> Float[Array, "P D"]:
     found = prompt.learnable.get(site) if isinstance(prompt, Params) else prompt
     shape = getattr(found, "shape", ())
     if len(shape) != 2 or shape[1] != language.width:

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from reprojax.models import hub, stored, weights
-from reprojax.models.card import Backbone, images
+from reprojax.models.card import Model
 from reprojax.models.settings import Config, Count, refuse_heads, settings
 from reprojax.models.vision import cifar_resnet, mobilenet, processors, resnet, vit
+from reprojax.models.vision.pixels import Pixels, images
 
 # ordered: a ResNet-18 without its head bears names of a CIFAR ResNet too
 LAYOUTS = (
@@ -40,7 +41,7 @@ def load(
     heads: int | None = None,
     ignore: Sequence[str] = (),
     revision: str | None = None,
-) -> Backbone:
+) -> Model[Pixels]:
     """A frozen backbone: a .safetensors file, a folder of shards, "org/name" on the
     Hugging Face hub, or one of `names()`.
 
@@ -76,10 +77,11 @@ def load(
     plan = plan._replace(size=looks["size"])
     forward = images(plan.module, plan.size, looks["mean"], looks["std"])
     frozen = weights.frozen(layout, plan, tensors, dtype)
-    return Backbone(found.name, forward, frozen, roles=plan.roles, **looks)
+    reads = Pixels(looks["size"], looks["mean"], looks["std"])
+    return Model(found.name, forward, frozen, reads, plan.roles, looks["classes"])
 
 
-def _glyphs(dtype: Any, own: dict[str, Any]) -> Backbone:
+def _glyphs(dtype: Any, own: dict[str, Any]) -> Model[Pixels]:
     from reprojax.models.vision import glyphs
 
     if given := [name for name, value in own.items() if value is not None]:
@@ -158,7 +160,7 @@ def _config(
             "models.images(module, size, mean, std)"
         )
     config = settings(found.config, layout.settings, name, layout.harmless, ignore)
-    refuse_heads(config, r"\w+(Model|Backbone|ForImageClassification)", found.name)
+    refuse_heads(config, r"\w+(Model|Model[Pixels]|ForImageClassification)", found.name)
     passed = r"num_classes|in_chans|img_size|" + layout.arguments
     given = config.get("model_args") or {}
     arguments = settings(given, Arguments, f"model_args in {name}", passed, ignore)

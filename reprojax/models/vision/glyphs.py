@@ -15,8 +15,9 @@ from flax.traverse_util import unflatten_dict
 from jax import Array
 from jaxtyping import Float
 
-from reprojax.models.card import Backbone, images
+from reprojax.models.card import Model
 from reprojax.models.vision.layers import BatchNorm
+from reprojax.models.vision.pixels import Pixels, images
 
 SIZE = 32
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -55,15 +56,13 @@ class Glyphs(nn.Module):
         return nn.Dense(self.classes, name="head")(x.mean((1, 2)))
 
 
-def backbone(frozen: Any, classes: tuple[str, ...]) -> Backbone:
+def glyphs_model(frozen: Any, classes: tuple[str, ...]) -> Model[Pixels]:
     """The card of a `Glyphs` net with the weights `frozen`."""
-    return Backbone(
+    return Model(
         name="glyphs",
         forward=images(Glyphs(len(classes)), SIZE, MEAN, STD),
         frozen=frozen,
-        size=SIZE,
-        mean=MEAN,
-        std=STD,
+        input=Pixels(SIZE, MEAN, STD),
         classes=classes,
         roles={
             "input": ("input", "normalized"),
@@ -74,7 +73,7 @@ def backbone(frozen: Any, classes: tuple[str, ...]) -> Backbone:
     )
 
 
-def load_glyphs(path: Path = WEIGHTS) -> Backbone:
+def load_glyphs(path: Path = WEIGHTS) -> Model[Pixels]:
     """The embedded backbone, in float32 (kernels are stored in float16)."""
     from safetensors.numpy import load_file
 
@@ -83,7 +82,7 @@ def load_glyphs(path: Path = WEIGHTS) -> Backbone:
         for name, tensor in load_file(path).items()
     }
     frozen = {"params": unflatten_dict(flat, sep="/")}
-    return backbone(frozen, tuple(glyphs_card(path)["classes"]))
+    return glyphs_model(frozen, tuple(glyphs_card(path)["classes"]))
 
 
 def glyphs_card(path: Path = WEIGHTS) -> dict[str, Any]:

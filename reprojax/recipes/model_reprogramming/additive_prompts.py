@@ -12,14 +12,16 @@ from jax.nn.initializers import zeros
 
 from reprojax.core import Manipulation, Program, reprogram
 from reprojax.formats import learnable
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import check_length, role
+from reprojax.models import Model, role
+from reprojax.models.language import Words
+from reprojax.models.language.card import check_length
 from reprojax.operators import add
-from reprojax.recipes.method import Preset
+from reprojax.recipes.method import Method, Preset, needs
 
 
+@needs(Words, "embedding")
 def additive_prompt(
-    language: LanguageModel,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
     length: int | None = None,
@@ -34,12 +36,10 @@ def additive_prompt(
         align: `label_words(ids)`, `vocabulary_map(...)`; None: Tokens of logits.
     """
     if length is not None:
-        check_length(language, length)
-    (site,) = role(language, "embedding")
+        check_length(model, length)
+    (site,) = role(model, "embedding")
     at = {site: add(learnable(zeros), length)}
-    return reprogram(
-        language.forward, at | ({} if align is None else {"output": align})
-    )
+    return reprogram(model.forward, at, align)
 
 
 def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransformation:
@@ -47,5 +47,11 @@ def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransfo
     return optax.adam(learning_rate)
 
 
-# Ours, from no paper: 100 steps took the loss of a tiny model from 1.38 to .37.
-PRESET = Preset(adam, 3e-2, epochs=50, batch=32)
+METHOD = Method(
+    "additive-prompt",
+    additive_prompt,
+    preset=Preset(adam, 3e-2, epochs=50, batch=32),
+    enters="on each word's vector",
+    source="From no paper; the operator of arXiv 2201.03514 and 2309.05173 by itself. "
+    "The preset is ours: 100 steps took the loss of a tiny model from 1.38 to .37.",
+)

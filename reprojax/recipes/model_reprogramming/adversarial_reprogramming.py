@@ -3,21 +3,22 @@
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
-from reprojax.alignments import columns, of_probabilities
+from reprojax.alignments import of_probabilities
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import pad, resize
-from reprojax.recipes.method import Method, Preset, adam_decayed
+from reprojax.recipes.method import Method, Preset, adam_decayed, aligned, first, needs
 from reprojax.recipes.sizes import border_around, scaled
 from reprojax.training.losses import likelihood, with_norm
 
 
+@needs(Pixels)
 def adversarial_reprogramming(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     inner: int | None = None,
     deviation: float = 1.0,
 ) -> Program:
@@ -34,19 +35,20 @@ def adversarial_reprogramming(
         inner: side of the image in pixels; by default 28 in 224, MNIST's own size.
         deviation: W starts at N(0, deviation^2); 1 is the re-implementation's.
     """
-    inner = scaled(28, backbone) if inner is None else inner
+    inner = scaled(28, model) if inner is None else inner
     squash = stateless(lambda w: (1 + jnp.tanh(w)) / 2)
     frame = through(learnable(normal(deviation)), squash)
     place = chain(
-        resize=resize(inner), program=pad(frame, *border_around(inner, backbone))
+        resize=resize(inner), program=pad(frame, *border_around(inner, model))
     )
-    align = of_probabilities(columns(range(targets)) if align is None else align)
-    return reprogram(backbone.forward, {"input": place, "output": align})
+    align = of_probabilities(aligned(align, targets, first))
+    return reprogram(model.forward, {"input": place}, align)
 
 
 METHOD = Method(
+    "ar",
     adversarial_reprogramming,
-    Preset(
+    preset=Preset(
         adam_decayed(b1=0.5),
         0.05,
         epochs=30,
@@ -55,10 +57,11 @@ METHOD = Method(
     ),
     alignment="first",
     enters="before normalisation",
-    source="rate .05 and .96 every two epochs: arXiv 1806.11146. The start N(0, 1), "
-    "Adam's beta_1 .5, 5e-7 |W|^2 (the paper's weight, .05, does not say how it sums), "
-    "30 epochs and batches of 30: Prinsphield/Adversarial_Reprogramming. That code "
-    "takes a sigmoid over the whole canvas and a binary cross entropy; tanh around the "
-    "image and -log P(label) here are the paper's.",
+    source="arXiv 1806.11146. Rate .05 and .96 every two epochs: the paper's. The "
+    "start N(0, 1), Adam's beta_1 .5, 5e-7 |W|^2 (the paper's weight, .05, does not "
+    "say how it sums), 30 epochs and batches of 30: "
+    "Prinsphield/Adversarial_Reprogramming. That code takes a sigmoid over the whole "
+    "canvas and a binary cross entropy; tanh around the image and -log P(label) here "
+    "are the paper's.",
     probable=True,
 )

@@ -7,8 +7,8 @@ from jaxtyping import Int
 
 from reprojax.alignments import mean_probability
 from reprojax.core import Manipulation, Program
-from reprojax.models import Backbone
-from reprojax.recipes.method import BlackBox, Method, adam_decayed
+from reprojax.models import Model, Pixels
+from reprojax.recipes.method import BlackBox, Method, adam_decayed, aligned, needs
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
@@ -16,11 +16,12 @@ from reprojax.searches import Search, sphere, zeroth_order
 from reprojax.training.losses import Loss, Seen, picked
 
 
+@needs(Pixels, access="answers")
 def black_box_reprogramming(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     inner: int | None = None,
 ) -> Program:
     """The image in a learned frame, several classes a target (arXiv 2007.08714).
@@ -31,10 +32,8 @@ def black_box_reprogramming(
     Args:
         inner: side of the image in pixels; by default 28 in 224.
     """
-    align = mean_probability(targets) if align is None else align
-    return adversarial_reprogramming(
-        backbone, targets, align, inner=inner, deviation=0.01
-    )
+    align = aligned(align, targets, mean_probability)
+    return adversarial_reprogramming(model, align, inner=inner, deviation=0.01)
 
 
 def focal(power: float = 2.0, weights: tuple[float, ...] | None = None) -> Loss:
@@ -87,11 +86,12 @@ def one_sided(learning_rate: float = 0.05, steps: int = 100) -> Search:
 
 
 METHOD = Method(
+    "bar",
     black_box_reprogramming,
-    BlackBox(one_sided, 0.05, batch=10, loss=_balanced),
+    preset=BlackBox(one_sided, 0.05, batch=10, loss=_balanced),
     alignment="bar",
     enters="before normalisation",
-    source="the focal loss with weights of 1 / n_t and power 2: arXiv 2007.08714. "
+    source="arXiv 2007.08714: the focal loss with weights of 1 / n_t and power 2. "
     "Radius .1, b = d, six classes a target and batches of 10: its code "
     "(yunyuntsai/Black-box-Adversarial-Reprogramming), which takes one direction a "
     "step; here 25. Rate .05 and its decay: adversarial reprogramming's; that code has "

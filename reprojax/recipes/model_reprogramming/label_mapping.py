@@ -11,16 +11,17 @@ from reprojax import operators
 from reprojax.alignments import bayesian
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
-from reprojax.models import Backbone
-from reprojax.recipes.method import Method, Preset, adam_in_steps
+from reprojax.models import Model, Pixels
+from reprojax.recipes.method import Method, Preset, adam_in_steps, aligned, needs
 from reprojax.recipes.sizes import border_around, scaled
 
 
+@needs(Pixels)
 def padding(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     inner: int | None = None,
 ) -> Program:
     """The image inside a sigmoid border, *before* normalisation (arXiv 2211.11635).
@@ -30,19 +31,20 @@ def padding(
     Args:
         inner: side of the image in pixels; by default 128 in 224 (32 x 32 sets: 32).
     """
-    inner = scaled(128, backbone) if inner is None else inner
+    inner = scaled(128, model) if inner is None else inner
     frame = through(learnable(zeros), stateless(jax.nn.sigmoid))
-    place = operators.pad(frame, *border_around(inner, backbone))
+    place = operators.pad(frame, *border_around(inner, model))
     at = {"input": chain(resize=operators.resize(inner), border=place)}
-    align = bayesian(targets) if align is None else align
-    return reprogram(backbone.forward, at | {"output": align})
+    align = aligned(align, targets, bayesian)
+    return reprogram(model.forward, at, align)
 
 
+@needs(Pixels)
 def watermark(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     augment: bool = False,
 ) -> Program:
     """A prompt over the image, from zero, *after* normalisation (arXiv 2410.24018).
@@ -51,29 +53,33 @@ def watermark(
         augment: a random crop of 224 in 228 and a mirror, in training, as published.
             It is off by default because a mirrored digit, or letter, is another.
     """
-    size = backbone.size
+    size = model.input.size
     whole = operators.resize(size)
     if augment:
-        whole = operators.augmented(size, scaled(228, backbone))
+        whole = operators.augmented(size, scaled(228, model))
     at = {"input": whole, "normalized": operators.add(learnable(zeros))}
-    align = bayesian(targets) if align is None else align
-    return reprogram(backbone.forward, at | {"output": align})
+    align = aligned(align, targets, bayesian)
+    return reprogram(model.forward, at, align)
 
 
 PADDING = Method(
+    "padding",
     padding,
-    Preset(adam_in_steps, 0.01, epochs=200, batch=256),
+    preset=Preset(adam_in_steps, 0.01, epochs=200, batch=256),
     alignment="blm",
     enters="before normalisation",
-    source="tmlr-group/BayesianLM: Adam at .01, times .1 at 50 % and 72 % of 200 "
-    "epochs, batches of 256 (64 for DTD and OxfordPets; OPTML-Group/ILM-VP: 128). Here "
-    "a map is estimated from the epoch's own steps; that code's is from a pass of its "
+    source="arXiv 2211.11635, 2410.24018. tmlr-group/BayesianLM: Adam at .01, times "
+    ".1 at 50 % and 72 % of 200 epochs, batches of 256 (64 for DTD and OxfordPets; "
+    "OPTML-Group/ILM-VP: 128). Here a map is estimated from the epoch's own steps; "
+    "that code's is from a pass of its "
     'own, which refresh="exact" asks for.',
 )
 WATERMARK = Method(
+    "watermark",
     watermark,
-    Preset(adam_in_steps, 0.01, epochs=200, batch=256),
+    preset=Preset(adam_in_steps, 0.01, epochs=200, batch=256),
     alignment="blm",
     enters="after normalisation",
-    source="tmlr-group/BayesianLM: as padding; its crop and mirror are `augment`.",
+    source="arXiv 2410.24018. tmlr-group/BayesianLM: as padding; its crop and mirror "
+    "are `augment`.",
 )

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from reprojax.alignments import one_to_one
 from reprojax.core import Manipulation, Program, PyTree, reprogram
 from reprojax.formats import learnable
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import augmented, masked_add, network, resize
-from reprojax.recipes.method import Method, Preset, adam_in_steps
+from reprojax.recipes.method import Method, Preset, adam_in_steps, aligned, needs
 from reprojax.recipes.sizes import is_transformer, scaled, uniform
 
 
@@ -63,11 +63,12 @@ def _patches(x: Array, side: int, shape: tuple[int, ...]) -> Array:
     return jnp.pad(x, rest)
 
 
+@needs(Pixels)
 def sample_specific_masks(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     layers: int | None = None,
     pools: int = 3,
     channels: int = 3,
@@ -85,15 +86,15 @@ def sample_specific_masks(
         augment: a random crop of 224 in 256 and a mirror, in training, as published;
             see `watermark` for why it is off.
     """
-    layers = (6 if is_transformer(backbone) else 5) if layers is None else layers
+    layers = (6 if is_transformer(model) else 5) if layers is None else layers
     _check(layers, pools, channels)
-    size = backbone.size
-    whole = augmented(size, scaled(256, backbone)) if augment else resize(size)
+    size = model.input.size
+    whole = augmented(size, scaled(256, model)) if augment else resize(size)
     masks = network(MaskGenerator(layers, pools, channels))
     pattern = masked_add(learnable(zeros), masks)
     at = {"input": whole, "normalized": pattern}
-    align = one_to_one(targets) if align is None else align
-    return reprogram(backbone.forward, at | {"output": align})
+    align = aligned(align, targets, one_to_one)
+    return reprogram(model.forward, at, align)
 
 
 def _check(layers: int, pools: int, channels: int) -> None:
@@ -122,12 +123,13 @@ def _optimizer(
 
 
 METHOD = Method(
+    "smm",
     sample_specific_masks,
-    Preset(_optimizer, 0.01, epochs=200, batch=256),
+    preset=Preset(_optimizer, 0.01, epochs=200, batch=256),
     alignment="ilm",
     enters="after normalisation",
-    source="tmlr-group/SMM: Adam at .01, times .1 at epochs 100 and 144 (the paper "
-    "prints 145) of 200; the same for a mask network of five layers, for one of six "
-    ".001 throughout. Batches of 256 (the paper: 64 for DTD and OxfordPets). Its crop "
-    "and mirror are `augment`.",
+    source="arXiv 2406.03150. tmlr-group/SMM: Adam at .01, times .1 at epochs 100 and "
+    "144 (the paper prints 145) of 200; the same for a mask network of five layers, "
+    "for one of six .001 throughout. Batches of 256 (the paper: 64 for DTD and "
+    "OxfordPets). Its crop and mirror are `augment`.",
 )

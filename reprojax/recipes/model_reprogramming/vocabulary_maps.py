@@ -19,35 +19,35 @@ from reprojax.alignments import (
 )
 from reprojax.core import Manipulation, Params, chain, last_token, reprogram, stateless
 from reprojax.core.guards import nearest
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import role
+from reprojax.models import Model, role
+from reprojax.models.language import Words
 
 
-def one_word(language: LanguageModel) -> LanguageModel:
+def one_word(model: Model[Words]) -> Model[Words]:
     """The same model, which answers one word a row: Tokens [B 1 V].
 
     A causal one answers behind the last word, a masked one at its mask, of which each
     row has one. The head judges that place alone, and `last()` takes the answer: label
     words, maps and prompts of causal models serve masked ones. It writes no texts.
     """
-    (site,) = role(language, "features")
-    if language.kind == "causal":
+    (site,) = role(model, "features")
+    if model.input.kind == "causal":
         place = stateless(last_token)
-    elif language.kind == "masked" and language.special.mask is not None:
-        place = at_mask(language.special.mask)
+    elif model.input.kind == "masked" and model.input.special.mask is not None:
+        place = at_mask(model.input.special.mask)
     else:
         raise ValueError(
-            f"{language.name}, a {language.kind} model with the mask "
-            f"{language.special.mask}, came, expected one that answers by words; give "
-            "its features a head with linear(...)"
+            f"{model.name}, a {model.input.kind} model with the mask "
+            f"{model.input.special.mask}, came, expected one that answers by words; "
+            "give its features a head with linear(...)"
         )
-    program = reprogram(language.forward, {site: place})
+    program = reprogram(model.forward, {site: place})
     nothing = Params({site: ()}, {site: ()})
-    return language._replace(forward=partial(program.apply, nothing))
+    return model._replace(forward=partial(program.apply, nothing))
 
 
 def vocabulary_map(
-    language: LanguageModel,
+    model: Model[Words],
     targets: int,
     kind: str = "blm+",
     *,
@@ -70,7 +70,7 @@ def vocabulary_map(
         centre: each word's mean logit over the examples is taken off before the map;
             the published maps do without.
     """
-    k = min(100, language.vocabulary) if k is None else k
+    k = min(100, model.input.vocabulary) if k is None else k
     kinds: dict[str, Callable[[int], Manipulation]] = {
         "flm": one_to_one,
         "ilm": one_to_one,

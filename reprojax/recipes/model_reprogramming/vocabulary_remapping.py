@@ -22,15 +22,16 @@ from reprojax.core import (
     Tokens,
     reprogram,
 )
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import check_words, role
+from reprojax.models import Model, role
+from reprojax.models.language import Words
+from reprojax.models.language.card import check_words
 from reprojax.models.language.layers import rows_of
-from reprojax.recipes.method import Preset
+from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.model_reprogramming.additive_prompts import adam
 
 
 def remap(
-    language: LanguageModel,
+    model: Model[Words],
     letters: int,
     *,
     width: int = 5,
@@ -55,9 +56,9 @@ def remap(
             part of an accumulated batch counts.
     """
     _check_sizes(letters, width, temperatures, steps)
-    chosen = None if words is None else check_words(language, words, "words=")
-    count = language.vocabulary if chosen is None else len(chosen)
-    table = _table(language)
+    chosen = None if words is None else check_words(model, words, "words=")
+    count = model.input.vocabulary if chosen is None else len(chosen)
+    table = _table(model)
 
     def init(key: Key, value: Tokens, scope: Scope) -> Params:
         k, bound = jax.random.split(key), (width * letters) ** -0.5
@@ -79,7 +80,7 @@ def remap(
         ids = params.fixed.get("words", jnp.arange(count))
         if scope.key is None:
             # an id that no table has, whose vector is NaN
-            best = jnp.where(known, ids[scores.argmax(-1)], language.vocabulary)
+            best = jnp.where(known, ids[scores.argmax(-1)], model.input.vocabulary)
             best = scope.tap("words", best)
             return value._replace(value=rows_of(table(scope.frozen), best))
         step = params.fixed["step"]
@@ -94,12 +95,12 @@ def remap(
     return Manipulation(init, apply)
 
 
-def _table(language: LanguageModel) -> Callable[[PyTree], Float[Array, "V D"]]:
+def _table(model: Model[Words]) -> Callable[[PyTree], Float[Array, "V D"]]:
     """frozen -> the rows of the embedding, which are read where linen keeps them.
 
     The model itself cannot be asked from within a call of it.
     """
-    (site,) = role(language, "embedding")
+    (site,) = role(model, "embedding")
     path = ["params", *site.partition(":")[0].split("/"), "embedding"]
 
     def find(frozen: PyTree) -> Any:
@@ -107,11 +108,11 @@ def _table(language: LanguageModel) -> Callable[[PyTree], Float[Array, "V D"]]:
             frozen = frozen.get(name, {}) if isinstance(frozen, Mapping) else {}
         return frozen
 
-    found = getattr(find(language.frozen), "shape", None)
-    if found != (language.vocabulary, language.width):
+    found = getattr(find(model.frozen), "shape", None)
+    if found != (model.input.vocabulary, model.width):
         raise ValueError(
-            f"the embedding of {language.name} at {'/'.join(path)} has the shape "
-            f"{found}, expected {(language.vocabulary, language.width)}, a row for "
+            f"the embedding of {model.name} at {'/'.join(path)} has the shape "
+            f"{found}, expected {(model.input.vocabulary, model.width)}, a row for "
             "each word; make the vectors of words with a flax.linen.Embed"
         )
     return find
@@ -160,11 +161,12 @@ def _check_whole(value: Tokens, x: Any) -> None:
         )
 
 
+@needs(Words, "embedding")
 def vocabulary_remapping(
-    language: LanguageModel,
-    letters: int,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
+    letters: int,
     width: int = 5,
     words: Sequence[int] | None = None,
     steps: int = 500,
@@ -177,15 +179,20 @@ def vocabulary_remapping(
     Args:
         align: from the model's answer to the task's classes: `label_words(ids)`, as in
             the paper a class or more of the model for each, or any map.
+        letters: how many ids the task has.
         width, words, steps: see `remap`.
     """
-    (site,) = role(language, "embedding")
-    at = {site: remap(language, letters, width=width, words=words, steps=steps)}
-    return reprogram(
-        language.forward, at | ({} if align is None else {"output": align})
-    )
+    (site,) = role(model, "embedding")
+    at = {site: remap(model, letters, width=width, words=words, steps=steps)}
+    return reprogram(model.forward, at, align)
 
 
-# The published code's. What differs: the rate and the epochs, there 5e-4 and up to 500;
-# 200 steps of 5e-2 took the loss of a tiny model from .82 to .37.
-PRESET = Preset(adam, 5e-2, epochs=50, batch=8)
+METHOD = Method(
+    "vocabulary-remapping",
+    vocabulary_remapping,
+    preset=Preset(adam, 5e-2, epochs=50, batch=8),
+    enters="in place of the words' vectors",
+    source="arXiv 1809.01829, and its published code. What differs: the rate and the "
+    "epochs, there 5e-4 and up to 500; 200 steps of 5e-2 took the loss of a tiny model "
+    "from .82 to .37.",
+)

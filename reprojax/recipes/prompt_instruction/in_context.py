@@ -11,6 +11,7 @@ from typing import Literal
 
 from reprojax.alignments import calibrated
 from reprojax.core import Manipulation, chain
+from reprojax.recipes.method import Method, on_texts
 from reprojax.text import (
     asked,
     choose_label,
@@ -46,6 +47,7 @@ def _align(
     )
 
 
+@on_texts
 def zero_shot(
     template: str,
     labels: Sequence[str],
@@ -69,6 +71,7 @@ def zero_shot(
     return instruct(dialogue, at)
 
 
+@on_texts
 def few_shot(
     template: str,
     labels: Sequence[str],
@@ -109,6 +112,7 @@ def few_shot(
     return instruct(dialogue, {"ask:in": front, "output": align})
 
 
+@on_texts
 def kate(
     template: str,
     labels: Sequence[str],
@@ -152,3 +156,14 @@ def kate(
     return informed_texts(
         program, nearest_rows(rows, k, embed, question, distance=distance, last=last)
     )
+
+
+ZERO_SHOT = Method(
+    "zero-shot", zero_shot, source="arXiv 2005.14165", enters="an instruction in front"
+)
+FEW_SHOT = Method(
+    "few-shot", few_shot, source="arXiv 2005.14165", enters="demonstrations in front"
+)
+KATE = Method(
+    "kate", kate, source="arXiv 2101.06804", enters="the nearest demonstrations"
+)

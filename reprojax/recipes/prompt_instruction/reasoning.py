@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reprojax.core import chain
+from reprojax.recipes.method import Method, on_texts
 from reprojax.text import (
     ask,
     demonstrations,
@@ -24,6 +25,7 @@ from reprojax.text.answers import Rule
 from reprojax.text.procedure import Procedure, Row
 
 
+@on_texts
 def chain_of_thought(
     template: str,
     rows: Sequence[Row],
@@ -75,6 +77,7 @@ def chain_of_thought(
     return instruct(dialogue, {"ask:in": front, "output": read})
 
 
+@on_texts
 def self_consistency(
     template: str,
     rows: Sequence[Row],
@@ -99,6 +102,7 @@ def self_consistency(
     )
 
 
+@on_texts
 def zero_shot_chain_of_thought(
     template: str,
     rule: Rule | None = None,
@@ -126,3 +130,23 @@ def zero_shot_chain_of_thought(
         "output": parsed(number("first") if rule is None else rule),
     }
     return instruct(dialogue, at)
+
+
+CHAIN_OF_THOUGHT = Method(
+    "chain-of-thought",
+    chain_of_thought,
+    source="arXiv 2201.11903",
+    enters="demonstrations with steps",
+)
+SELF_CONSISTENCY = Method(
+    "self-consistency",
+    self_consistency,
+    source="arXiv 2203.11171",
+    enters="demonstrations with steps",
+)
+ZERO_SHOT_CHAIN_OF_THOUGHT = Method(
+    "zero-shot-chain-of-thought",
+    zero_shot_chain_of_thought,
+    source="arXiv 2205.11916",
+    enters="a trigger behind the question",
+)

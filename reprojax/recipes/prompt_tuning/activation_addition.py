@@ -30,13 +30,15 @@ from reprojax.core import (
     tokens,
 )
 from reprojax.formats import fixed
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import check_words, outputs, role
+from reprojax.models import Model, outputs, role
+from reprojax.models.language import Words
+from reprojax.models.language.card import check_words
 from reprojax.operators import add
+from reprojax.recipes.method import Method, needs
 
 
 def steering(
-    language: LanguageModel,
+    model: Model[Words],
     wanted: Sequence[int],
     unwanted: Sequence[int],
     layer: int,
@@ -51,7 +53,7 @@ def steering(
         fill: the id behind the shorter one, up to the longer one's length; the paper
             fills with blanks.
     """
-    both = [check_words(language, ids, "a prompt") for ids in (wanted, unwanted)]
+    both = [check_words(model, ids, "a prompt") for ids in (wanted, unwanted)]
     short, long = sorted(map(len, both))
     if short < long and fill is None:
         raise ValueError(
@@ -59,16 +61,16 @@ def steering(
             "fill=, the id of a blank, to go behind the shorter one"
         )
     if fill is not None:
-        check_words(language, [fill], "fill")
+        check_words(model, [fill], "fill")
         both = [ids + [fill] * (long - len(ids)) for ids in both]
-    look = _seen(language, _place(language, layer, role(language, "blocks")))
+    look = _seen(model, _place(model, layer, role(model, "blocks")))
     h = look(tokens(jnp.asarray(both, jnp.int32))).value
     h = h.astype(jnp.float32)
     return h[0] - h[1]
 
 
 def contrast(
-    language: LanguageModel,
+    model: Model[Words],
     wanted: Sequence[Sequence[int]],
     unwanted: Sequence[Sequence[int]],
     layer: int,
@@ -87,12 +89,12 @@ def contrast(
         batch: texts a call.
     """
     means = []
-    look = _seen(language, _place(language, layer, outputs(language)))
+    look = _seen(model, _place(model, layer, outputs(model)))
     for who, group in (("the wanted texts", wanted), ("the unwanted texts", unwanted)):
         if not len(group):
             raise ValueError(f"{who} are none, expected some of both kinds")
-        rows = [check_words(language, ids, who) for ids in group]
-        longest, total = max(map(len, rows)), np.zeros(language.width)
+        rows = [check_words(model, ids, who) for ids in group]
+        longest, total = max(map(len, rows)), np.zeros(model.width)
         for start in range(0, len(rows), batch):
             x = padded(rows[start : start + batch], length=longest)
             h = last_value(look(x)).astype(jnp.float32)
@@ -101,27 +103,28 @@ def contrast(
     return jnp.asarray(means[0] - means[1], jnp.float32)
 
 
-def _seen(language: LanguageModel, site: str) -> Callable[[Tokens], Tokens]:
+def _seen(model: Model[Words], site: str) -> Callable[[Tokens], Tokens]:
     """What stands at a site; the rest of the model is dropped."""
-    look = jax.jit(lambda frozen, x: record(language.forward, [site])(frozen, x)[1])
-    return lambda x: look(language.frozen, x)[site]
+    look = jax.jit(lambda frozen, x: record(model.forward, [site])(frozen, x)[1])
+    return lambda x: look(model.frozen, x)[site]
 
 
-def _place(language: LanguageModel, layer: int, places: Sequence[str]) -> str:
+def _place(model: Model[Words], layer: int, places: Sequence[str]) -> str:
     if not 0 <= layer < len(places):
         raise ValueError(
             f"got the layer {layer}, expected one of 0..{len(places) - 1}, the blocks "
-            f"of {language.name}"
+            f"of {model.name}"
         )
     return places[layer]
 
 
+@needs(Words, "blocks", access="activations")
 def activation_addition(
-    language: LanguageModel,
-    vector: Float[Array, "..."],
-    layer: int,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
+    vector: Float[Array, "..."],
+    layer: int,
     coefficient: float = 1.0,
     answer: bool = False,
 ) -> Program:
@@ -140,10 +143,10 @@ def activation_addition(
             from which the answer goes on, as in arXiv 2312.06681.
     """
     vector = jnp.asarray(vector, jnp.float32)
-    if vector.ndim not in (1, 2) or vector.shape[-1] != language.width:
+    if vector.ndim not in (1, 2) or vector.shape[-1] != model.width:
         raise ValueError(
-            f"got a vector of shape {vector.shape}, expected [{language.width}], or "
-            f"[P, {language.width}] for the first P words of {language.name}; make it "
+            f"got a vector of shape {vector.shape}, expected [{model.width}], or "
+            f"[P, {model.width}] for the first P words of {model.name}; make it "
             "with this model's card, by contrast or steering"
         )
     if answer and vector.ndim == 2:
@@ -153,12 +156,9 @@ def activation_addition(
         )
     fmt = fixed(coefficient * vector)
     length = len(vector) if vector.ndim == 2 else None
-    places = outputs(language) if length is None else role(language, "blocks")
+    places = outputs(model) if length is None else role(model, "blocks")
     edit = to_answers(fmt) if answer else add(fmt, length)
-    at = {_place(language, layer, places): edit} | (
-        {} if align is None else {"output": align}
-    )
-    return reprogram(language.forward, at)
+    return reprogram(model.forward, {_place(model, layer, places): edit}, align)
 
 
 def to_answers(fmt: Format) -> Manipulation:
@@ -175,3 +175,11 @@ def to_answers(fmt: Format) -> Manipulation:
         return value._replace(value=h)
 
     return Manipulation(everywhere.init, apply)
+
+
+METHOD = Method(
+    "activation-addition",
+    activation_addition,
+    enters="what enters a block, or what it puts out",
+    source="arXiv 2308.10248, 2312.06681. Nothing is learned.",
+)

@@ -17,16 +17,19 @@ from reprojax.core import (
     reprogram,
 )
 from reprojax.formats import learnable, subspace
-from reprojax.models.language import LanguageModel
+from reprojax.models import Model
+from reprojax.models.language import Words
 from reprojax.models.language.card import check_length, check_words, embedded, vectors
 from reprojax.operators import add, insert
+from reprojax.recipes.method import BlackBox, Method, needs
 from reprojax.recipes.prompt_tuning.soft_prompts import COMMON
 from reprojax.searches import Search, cma_es
 from reprojax.training.losses import Loss, Seen
 
 
+@needs(Words, access="answers")
 def black_box_tuning(
-    language: LanguageModel,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
     length: int = 50,
@@ -57,24 +60,22 @@ def black_box_tuning(
             where a norm follows; read from its weights where they are here.
         alpha, sigma: sigma is the search's own first step.
     """
-    check_length(language, length)
+    check_length(model, length)
     if size < 1 or min(alpha, sigma) <= 0:
         raise ValueError(
             f"got size={size}, alpha={alpha} and sigma={sigma}, expected at least 1 "
             "number to be searched for and scales above 0"
         )
-    at = 0 if language.kind == "causal" else 1  # behind [CLS]
-    common = range(min(COMMON, language.vocabulary)) if words is None else words
-    start = _drawn(check_words(language, common, "the start"))
-    scale = alpha * _deviation(language, deviation) / sigma
+    at = 0 if model.input.kind == "causal" else 1  # behind [CLS]
+    common = range(min(COMMON, model.input.vocabulary)) if words is None else words
+    start = _drawn(check_words(model, common, "the start"))
+    scale = alpha * _deviation(model, deviation) / sigma
     nothing = learnable(jax.nn.initializers.zeros)
     sites: dict[str, Manipulation] = {
         "input": insert(start, length, at=at),
-        embedded(language): add(subspace(size, nothing, scale), length, at=at),
+        embedded(model): add(subspace(size, nothing, scale), length, at=at),
     }
-    return reprogram(
-        language.forward, sites | ({} if align is None else {"output": align})
-    )
+    return reprogram(model.forward, sites, align)
 
 
 def _drawn(ids: Sequence[int]) -> Format:
@@ -91,17 +92,17 @@ def _drawn(ids: Sequence[int]) -> Format:
     return Format(init, read)
 
 
-def _deviation(language: LanguageModel, given: float | None) -> float:
+def _deviation(model: Model[Words], given: float | None) -> float:
     if given is not None:
         if not given > 0:
             raise ValueError(f"got a deviation of {given}, expected one above 0")
         return float(given)
-    if not jax.tree.leaves(language.frozen):
+    if not jax.tree.leaves(model.frozen):
         raise ValueError(
-            f"{language.name} came without weights, expected deviation=, that of the "
+            f"{model.name} came without weights, expected deviation=, that of the "
             "numbers in its word vectors, from which the prompt's scale follows"
         )
-    return float(vectors(language, range(language.vocabulary)).std())
+    return float(vectors(model, range(model.input.vocabulary)).std())
 
 
 def hinge(margin: float = 2.0) -> Loss:
@@ -128,3 +129,18 @@ def search(sigma: float = 1.0) -> Search:
     of the last step's points, `checks` times in a run.
     """
     return cma_es(sigma, population=20, result="point")
+
+
+METHOD = Method(
+    "black-box-tuning",
+    black_box_tuning,
+    preset=BlackBox(
+        lambda sigma, steps: search(sigma),
+        1.0,
+        batch=16,
+        loss=lambda y, targets: hinge(),
+    ),
+    enters="placeholders, and their vectors",
+    source="arXiv 2201.03514: CMA-ES of 20 points at a step of 1, a hinge loss of "
+    "margin 2. There a point is judged by all training texts, 16 a class.",
+)

@@ -20,9 +20,9 @@ from reprojax.core import (
     reprogram,
     until,
 )
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import network, resize
-from reprojax.recipes.method import BlackBox, Method
+from reprojax.recipes.method import BlackBox, Method, aligned, needs
 from reprojax.recipes.sizes import uniform
 from reprojax.searches import Search, spsa_gc
 from reprojax.training.losses import Loss, cross_entropy
@@ -97,19 +97,19 @@ def _grid(size: int) -> tuple[int, int]:
     return side, doublings
 
 
-def coordinator(backbone: Backbone, encoder: Backbone) -> Manipulation:
+def coordinator(model: Model[Pixels], encoder: Model[Pixels]) -> Manipulation:
     """clip(x + prompt(x)), drawn from a frozen encoder's features (arXiv 2303.14773).
 
-    x is normalised for the backbone, and clipped to what pixels in [0, 1] are there.
-    The encoder's weights are kept in `fixed`: the backbone may be a black box. It is
+    x is normalised for the model, and clipped to what pixels in [0, 1] are there.
+    The encoder's weights are kept in `fixed`: the model may be a black box. It is
     given the pixels in its own normalisation, as it was trained, and its features are
     those that its head reads. In the published code it is given them in the backbone's
     (CLIP's, to a masked autoencoder), and the class token before the last norm is
     taken.
     """
-    mean, std = (np.asarray(a, np.float32) for a in (backbone.mean, backbone.std))
+    mean, std = (np.asarray(a, np.float32) for a in (model.input.mean, model.input.std))
     features = until(encoder.forward, encoder.roles["features"][0])
-    decoder, to_size = network(Decoder(backbone.size)), resize(encoder.size)
+    decoder, to_size = network(Decoder(model.input.size)), resize(encoder.input.size)
 
     def look(frozen: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
         pixels = jnp.clip(x.astype(jnp.float32) * std + mean, 0, 1)
@@ -118,10 +118,10 @@ def coordinator(backbone: Backbone, encoder: Backbone) -> Manipulation:
 
     def init(key: Key, x: PyTree, scope: Scope) -> Params:
         seen = jax.eval_shape(look, encoder.frozen, x)
-        room = CHANNELS * _grid(backbone.size)[0] ** 2
+        room = CHANNELS * _grid(model.input.size)[0] ** 2
         if seen.shape[-1] >= room:
             raise ValueError(
-                f"BlackVIP's decoder has room for {room} numbers at {backbone.size} "
+                f"BlackVIP's decoder has room for {room} numbers at {model.input.size} "
                 f"pixels, and {encoder.name} gives {seen.shape[-1]} features; expected "
                 "fewer; take another encoder="
             )
@@ -142,12 +142,13 @@ def coordinator(backbone: Backbone, encoder: Backbone) -> Manipulation:
     return Manipulation(init, apply)
 
 
+@needs(Pixels, access="answers")
 def black_vip(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
-    encoder: Backbone | None = None,
+    targets: int | None = None,
+    encoder: Model[Pixels] | None = None,
 ) -> Program:
     """A prompt for each image from an encoder and a decoder (arXiv 2303.14773).
 
@@ -159,9 +160,12 @@ def black_vip(
             net. The paper's is a masked autoencoder, ViT-B.
     """
     encoder = models.load("glyphs") if encoder is None else encoder
-    at = {"input": resize(backbone.size), "normalized": coordinator(backbone, encoder)}
-    align = bayesian(targets) if align is None else align
-    return reprogram(backbone.forward, at | {"output": align})
+    at = {
+        "input": resize(model.input.size),
+        "normalized": coordinator(model, encoder),
+    }
+    align = aligned(align, targets, bayesian)
+    return reprogram(model.forward, at, align)
 
 
 def _search(learning_rate: float, steps: int) -> Search:
@@ -173,13 +177,15 @@ def _cross_entropy(labels: Int[np.ndarray, "N"], targets: int) -> Loss:
 
 
 METHOD = Method(
+    "blackvip",
     black_vip,
-    BlackBox(_search, 0.01, batch=128, loss=_cross_entropy),
+    preset=BlackBox(_search, 0.01, batch=128, loss=_cross_entropy),
     alignment="blm",
     enters="after normalisation",
-    source="changdaeoh/BlackVIP, its configuration for all sets: SPSA-GC with a = c = "
-    ".01, alpha .4, gamma .1, o = 1, momentum .9, five estimates a step, batches of "
-    "128, epsilon 1 (5,000 epochs of 16 images a class; by set, c, gamma, momentum and "
-    "epsilon are tuned). Here a label map stands for CLIP's texts, the encoder is the "
-    "embedded net, and images are neither cropped nor mirrored.",
+    source="arXiv 2303.14773. changdaeoh/BlackVIP, its configuration for all sets: "
+    "SPSA-GC with a = c = .01, alpha .4, gamma .1, o = 1, momentum .9, five estimates "
+    "a step, batches of 128, epsilon 1 (5,000 epochs of 16 images a class; by set, c, "
+    "gamma, momentum and epsilon are tuned). Here a label map stands for CLIP's "
+    "texts, the encoder is the embedded net, and images are neither cropped nor "
+    "mirrored.",
 )

@@ -18,10 +18,11 @@ from reprojax.core import (
     chain,
     reprogram,
 )
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import check_length, role
+from reprojax.models import Model, role
+from reprojax.models.language import Words
+from reprojax.models.language.card import check_length
 from reprojax.operators import add, insert
-from reprojax.recipes.method import Preset
+from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.soft_prompts import from_vocabulary
 
 
@@ -48,8 +49,9 @@ def low_rank(rank: int) -> Format:
     return Format(init, read)
 
 
+@needs(Words, "embedding")
 def decomposed_prompt_tuning(
-    language: LanguageModel,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
     length: int = 40,
@@ -70,16 +72,14 @@ def decomposed_prompt_tuning(
             beyond stays as it is.
         initial: where the prompt starts, as in `prompt_tuning`.
     """
-    check_length(language, length)
-    (site,) = role(language, "embedding")
+    check_length(model, length)
+    (site,) = role(model, "embedding")
     if words < 1:
         raise ValueError(f"got words={words}, expected at least one place of a text")
-    places = min(words, language.positions - length)
-    start = from_vocabulary(language) if initial is None else initial
+    places = min(words, model.input.positions - length)
+    start = from_vocabulary(model) if initial is None else initial
     both = chain(words=add(low_rank(rank), places), prompt=insert(start, length))
-    return reprogram(
-        language.forward, {site: both} | ({} if align is None else {"output": align})
-    )
+    return reprogram(model.forward, {site: both}, align)
 
 
 def two_rates(
@@ -103,6 +103,12 @@ def two_rates(
     return optax.partition(rates, lambda p: jax.tree_util.tree_map_with_path(kind, p))
 
 
-# Rates, decay and batch: the published script, which searches its rates on two grids.
-# What differs: epochs for its 40,000 steps, no warm-up over 500 of them, no clipping.
-PRESET = Preset(two_rates, 0.3, epochs=100, batch=32)
+METHOD = Method(
+    "decomposed-prompt-tuning",
+    decomposed_prompt_tuning,
+    preset=Preset(two_rates, 0.3, epochs=100, batch=32),
+    enters="on the words' vectors, and in front",
+    source="arXiv 2309.05173; rates, decay and batch: the published script, which "
+    "searches its rates on two grids. What differs: epochs for its 40,000 steps, no "
+    "warm-up over 500 of them, no clipping.",
+)

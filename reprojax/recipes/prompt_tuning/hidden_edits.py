@@ -18,9 +18,9 @@ from reprojax.core import (
     last_position,
     reprogram,
 )
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import outputs
-from reprojax.recipes.method import Preset
+from reprojax.models import Model, outputs
+from reprojax.models.language import Words
+from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, dense
 
 
@@ -117,8 +117,9 @@ def _checked(value: Tokens, first: int, last: int) -> Tokens:
     return value._replace(value=jnp.where(bad, jnp.nan, value.value))
 
 
+@needs(Words, "blocks")
 def loreft(
-    language: LanguageModel,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
     rank: int = 8,
@@ -140,12 +141,12 @@ def loreft(
             default, there is one for each of both.
         layers: the blocks whose outputs are edited, from 0; by default all, as there.
     """
-    places = outputs(language)
+    places = outputs(model)
     chosen = range(len(places)) if layers is None else layers
     if not chosen or min(chosen) < 0 or max(chosen) >= len(places):
         raise ValueError(
             f"got the layers {list(chosen)}, expected some of 0..{len(places) - 1}, "
-            f"the blocks of {language.name}"
+            f"the blocks of {model.name}"
         )
     if first < 0 or last < 0 or not first + last:
         raise ValueError(
@@ -154,11 +155,15 @@ def loreft(
         )
     edit = low_rank_edit(rank, first, last, tied=tied)
     at: dict[str, Manipulation] = {places[i]: edit for i in chosen}
-    return reprogram(
-        language.forward, at | ({} if align is None else {"output": align})
-    )
+    return reprogram(model.forward, at, align)
 
 
-# AdamW on a falling line, without decay: pyreft's. What differs: no warm-up and no
-# clipping; rate, epochs and batch are ours, there they are searched for each task.
-PRESET = Preset(adamw_linear, 5e-3, epochs=5, batch=32)
+METHOD = Method(
+    "loreft",
+    loreft,
+    preset=Preset(adamw_linear, 5e-3, epochs=5, batch=32),
+    enters="what blocks put out, at a text's ends",
+    source="arXiv 2404.03592; AdamW on a falling line, without decay: pyreft's. What "
+    "differs: no warm-up and no clipping; rate, epochs and batch are ours, there they "
+    "are searched for each task.",
+)

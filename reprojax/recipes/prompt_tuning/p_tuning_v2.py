@@ -19,18 +19,20 @@ from reprojax.core import (
     until,
 )
 from reprojax.formats import learnable
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import check_length, role
+from reprojax.models import Model, role
+from reprojax.models.language import Words
+from reprojax.models.language.card import check_length
 from reprojax.operators import dropout, prefix
-from reprojax.recipes.method import Preset
+from reprojax.recipes.method import Method, Preset, aligned, needs
 from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, reparametrised, room
 
 
+@needs(Words, "kv", "features")
 def p_tuning_v2(
-    language: LanguageModel,
-    targets: int,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     length: int = 8,
     hidden: int | None = None,
     start: Array | None = None,
@@ -46,8 +48,8 @@ def p_tuning_v2(
     frozen. Cards here have none: a model of masked words is saved without it.)
 
     Args:
-        targets: T, the classes.
         align: of the features, Tokens [B L D], instead of that head.
+        targets: T, the classes that the head tells apart.
         length: P, keys of each layer. The paper takes it from a search, 8 for BoolQ and
             128 for RTE.
         hidden: units of an MLP as in prefix tuning, which the paper found to help some
@@ -56,19 +58,22 @@ def p_tuning_v2(
             `keys_and_values`; small and random if not given.
         drop: rate of the dropout on prefix and features, in training alone.
     """
-    check_length(language, length)
-    (features,) = role(language, "features")
+    check_length(model, length)
+    (features,) = role(model, "features")
     small = jax.nn.initializers.normal(0.02)
     plain = learnable(small if start is None else start)
     made = plain if hidden is None else reparametrised(hidden, start)
-    read = last() if language.kind == "causal" else stateless(first_value)
-    head = chain(read=read, drop=dropout(drop), head=linear(targets))
+    read = last() if model.input.kind == "causal" else stateless(first_value)
     at: dict = {
-        "input": room(length, language.positions),
-        role(language, "kv"): prefix(_dropped(made, drop), length),
-        "output": head if align is None else align,
+        "input": room(length, model.input.positions),
+        role(model, "kv"): prefix(_dropped(made, drop), length),
     }
-    return reprogram(until(language.forward, features), at)
+
+    def head(targets: int) -> Manipulation:
+        return chain(read=read, drop=dropout(drop), head=linear(targets))
+
+    align = aligned(align, targets, head)
+    return reprogram(until(model.forward, features), at, align)
 
 
 def _dropped(fmt: Format, rate: float) -> Format:
@@ -88,7 +93,13 @@ def first_value(value: Tokens) -> Float[Array, "B D"]:
     return jax.vmap(lambda row, i: row[i])(value.value, place)
 
 
-# The published script's for RTE with RoBERTa-large (BoolQ's rate is 7e-3). What
-# differs: no clipping. 100 steps of it took the loss of a tiny decoder from .68 to .29,
-# and of a tiny encoder of random weights from .80 to .68; at .1 that went to .02.
-PRESET = Preset(adamw_linear, 5e-3, epochs=100, batch=32)
+METHOD = Method(
+    "p-tuning-v2",
+    p_tuning_v2,
+    preset=Preset(adamw_linear, 5e-3, epochs=100, batch=32),
+    enters="keys and values of each layer",
+    source="arXiv 2110.07602; the published script's for RTE with RoBERTa-large "
+    "(BoolQ's rate is 7e-3). What differs: no clipping. 100 steps of it took the loss "
+    "of a tiny decoder from .68 to .29, and of a tiny encoder of random weights from "
+    ".80 to .68; at .1 that went to .02.",
+)

@@ -16,29 +16,28 @@ from reprojax.core import (
     reprogram,
 )
 from reprojax.formats import learnable
-from reprojax.models.language import LanguageModel
-from reprojax.models.language.card import check_length, check_words, role, vectors
+from reprojax.models import Model, role
+from reprojax.models.language import Words
+from reprojax.models.language.card import check_length, check_words, vectors
 from reprojax.operators import insert
-from reprojax.recipes.method import Preset
+from reprojax.recipes.method import Method, Preset, needs
 
 COMMON = 5000  # a vocabulary of merged pairs begins with its most frequent words
 
 
-def from_vocabulary(
-    language: LanguageModel, ids: Sequence[int] | None = None
-) -> Format:
+def from_vocabulary(model: Model[Words], ids: Sequence[int] | None = None) -> Format:
     """Starts at words drawn without repetition, while there are enough.
 
     Args:
         ids: the words to draw from; by default the first 5,000 of the vocabulary, which
             are its most frequent where it was built by frequency (arXiv 2104.08691).
     """
-    return learnable(_drawn(language, ids))
+    return learnable(_drawn(model, ids))
 
 
-def _drawn(language: LanguageModel, ids: Sequence[int] | None) -> Any:
-    ids = range(min(COMMON, language.vocabulary)) if ids is None else ids
-    table = vectors(language, check_words(language, ids, "the start"))
+def _drawn(model: Model[Words], ids: Sequence[int] | None) -> Any:
+    ids = range(min(COMMON, model.input.vocabulary)) if ids is None else ids
+    table = vectors(model, check_words(model, ids, "the start"))
 
     def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
         _check_width(table, shape)
@@ -50,19 +49,19 @@ def _drawn(language: LanguageModel, ids: Sequence[int] | None) -> Any:
 
 
 def from_labels(
-    language: LanguageModel,
+    model: Model[Words],
     labels: Sequence[Sequence[int]],
     ids: Sequence[int] | None = None,
 ) -> Format:
     """Starts at one token a label, the mean of its words; the rest as by
-    `from_vocabulary(language, ids)` (arXiv 2104.08691).
+    `from_vocabulary(model, ids)` (arXiv 2104.08691).
 
     Args:
         labels: the ids of each label, such as `text.labels.label_tokens` gives.
     """
-    groups = [check_words(language, label, "a label") for label in labels]
-    means = jnp.stack([vectors(language, group).mean(0) for group in groups])
-    others = _drawn(language, ids)
+    groups = [check_words(model, label, "a label") for label in labels]
+    means = jnp.stack([vectors(model, group).mean(0) for group in groups])
+    others = _drawn(model, ids)
 
     def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
         _check_room(len(means), shape[0], "labels")
@@ -72,9 +71,9 @@ def from_labels(
     return learnable(initial)
 
 
-def from_text(language: LanguageModel, ids: Sequence[int]) -> Format:
+def from_text(model: Model[Words], ids: Sequence[int]) -> Format:
     """Starts at the words of a text, again from its beginning until all are filled."""
-    words = vectors(language, check_words(language, ids, "a text"))
+    words = vectors(model, check_words(model, ids, "a text"))
 
     def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
         _check_width(words, shape)
@@ -100,8 +99,9 @@ def _check_room(count: int, length: int, what: str) -> None:
         )
 
 
+@needs(Words, "embedding")
 def prompt_tuning(
-    language: LanguageModel,
+    model: Model[Words],
     align: Manipulation | None = None,
     *,
     length: int = 20,
@@ -116,16 +116,14 @@ def prompt_tuning(
             written from by the engine.
         length: P, tokens of the prompt. The paper takes 100 and finds little gain
             above 20.
-        initial: where it starts, `from_vocabulary(language)` if not given;
+        initial: where it starts, `from_vocabulary(model)` if not given;
             `from_labels`, `from_text`, or any format, such as `learnable(rows)`.
     """
-    check_length(language, length)
-    (site,) = role(language, "embedding")
-    start = from_vocabulary(language) if initial is None else initial
+    check_length(model, length)
+    (site,) = role(model, "embedding")
+    start = from_vocabulary(model) if initial is None else initial
     at = {site: insert(start, length)}
-    return reprogram(
-        language.forward, at | ({} if align is None else {"output": align})
-    )
+    return reprogram(model.forward, at, align)
 
 
 def adafactor(
@@ -141,5 +139,11 @@ def adafactor(
     )
 
 
-# The paper's (section 3). What differs: epochs, for 30,000 steps whatever the task.
-PRESET = Preset(adafactor, 0.3, epochs=100, batch=32)
+METHOD = Method(
+    "prompt-tuning",
+    prompt_tuning,
+    preset=Preset(adafactor, 0.3, epochs=100, batch=32),
+    enters="in front of the words' vectors",
+    source="arXiv 2104.08691, section 3. What differs: epochs, for 30,000 steps "
+    "whatever the task.",
+)

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 from reprojax.alignments import linear
 from reprojax.core import Key, Manipulation, Program, reprogram, until
 from reprojax.formats import learnable
-from reprojax.models import Backbone
+from reprojax.models import Model, Pixels
 from reprojax.operators import insert, replace, resize
-from reprojax.recipes.method import Method, Preset, sgd_cosine
+from reprojax.recipes.method import Method, Preset, aligned, needs, sgd_cosine
 from reprojax.recipes.sizes import patch, transformer_blocks
 
 
@@ -26,11 +26,12 @@ def _uniform(side: int) -> Any:
     return initial
 
 
+@needs(Pixels, "features")
 def vpt_deep(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     length: int = 5,
     depth: int | None = None,
 ) -> Program:
@@ -45,12 +46,15 @@ def vpt_deep(
         length: P, tokens a block.
         depth: how many blocks have their own; by default all of them.
     """
-    blocks = transformer_blocks(backbone)[:depth]
-    prompt = learnable(_uniform(patch(backbone)))
-    at: dict = {"input": resize(backbone.size), blocks[0]: insert(prompt, length, at=1)}
+    blocks = transformer_blocks(model)[:depth]
+    prompt = learnable(_uniform(patch(model)))
+    at: dict = {
+        "input": resize(model.input.size),
+        blocks[0]: insert(prompt, length, at=1),
+    }
     at |= {block: replace(prompt, length, at=1) for block in blocks[1:]}
-    at |= {"output": _head(targets) if align is None else align}
-    return reprogram(until(backbone.forward, backbone.roles["features"][0]), at)
+    align = aligned(align, targets, _head)
+    return reprogram(until(model.forward, model.roles["features"][0]), at, align)
 
 
 def _head(targets: int) -> Manipulation:
@@ -59,21 +63,22 @@ def _head(targets: int) -> Manipulation:
     return linear(targets, standardised=True, initial=start, initial_bias=-math.log(99))
 
 
+@needs(Pixels, "features")
 def vpt_shallow(
-    backbone: Backbone,
-    targets: int,
+    model: Model[Pixels],
     align: Manipulation | None = None,
     *,
+    targets: int | None = None,
     length: int = 5,
 ) -> Program:
     """Learned tokens at the first block alone (arXiv 2203.12119)."""
-    return vpt_deep(backbone, targets, align, length=length, depth=1)
+    return vpt_deep(model, align, targets=targets, length=length, depth=1)
 
 
 # Without the clip, rates of .025 and .125 diverged on a ViT-Ti: small tokens in front
 # of a layer norm have large gradients.
 _PRESET = Preset(sgd_cosine(warmup=0.1, clip=1.0), 0.025, epochs=100, batch=128)
-_WHAT: dict[str, Any] = {"alignment": None, "enters": "behind the class token"}
+_WHAT: dict[str, Any] = {"preset": _PRESET, "enters": "behind the class token"}
 _WHAT["source"] = (
     "arXiv 2203.12119: SGD, momentum .9, 100 epochs of batches of 128 (64 for large "
     "models), ten of warm-up and a cosine. Rate and decay are there from grids, {.05 "
@@ -81,5 +86,5 @@ _WHAT["source"] = (
     "no decay. Ours: the clip at norm 1, the standardised head, a rate that moves by "
     "steps; KMnP/vpt moves it by epochs, the first of which has rate 0."
 )
-SHALLOW = Method(vpt_shallow, _PRESET, **_WHAT)
-DEEP = Method(vpt_deep, _PRESET, **_WHAT)
+SHALLOW = Method("vpt-shallow", vpt_shallow, **_WHAT)
+DEEP = Method("vpt-deep", vpt_deep, **_WHAT)

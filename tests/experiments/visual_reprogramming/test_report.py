@@ -240,7 +240,7 @@ def test_a_failed_write_keeps_the_page_that_is_there(tmp_path):
 
 
 def built(name, backbone, targets=3, **sizes):
-    program = recipes.find_method(name).build(backbone, targets, **sizes)
+    program = recipes.find_method(name).build(backbone, targets=targets, **sizes)
     x, y = backbones.photos(4), np.array([1, 1, 0, 2])
     params = program.init(jax.random.key(0), backbone.frozen, x)
     return program, params, x, y
@@ -294,7 +294,7 @@ def test_a_vit_prompt_is_its_tokens():
 
 def test_no_prompt_shows_none():
     backbone = backbones.convolutional()
-    program = recipes.no_prompt(backbone, 3)
+    program = recipes.no_prompt(backbone, targets=3)
     x = backbones.photos(3, side=16)
     params = program.init(jax.random.key(0), backbone.frozen, x)
     images, prompt = pictures(program, params, backbone, x, np.arange(3), "abc")

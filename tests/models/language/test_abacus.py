@@ -37,10 +37,10 @@ def test_roles_name_sites_that_exist(model):
 
 
 def test_a_character_is_a_token(model):
-    text = model.tokenizer
+    text = model.input.tokenizer
     printable = "\n" + "".join(map(chr, range(32, 127)))
     ids = text.encode(printable)
-    assert sorted(ids) == list(range(text.size)) == list(range(model.vocabulary))
+    assert sorted(ids) == list(range(text.size)) == list(range(model.input.vocabulary))
     assert text.decode(ids) == printable
     assert [text.token(text.id(c)) for c in printable] == list(printable)
     assert text.id("ab") is text.token(text.size) is text.token(-1) is None
@@ -48,7 +48,7 @@ def test_a_character_is_a_token(model):
 
 def test_other_characters_are_refused(model):
     with pytest.raises(ValueError, match=r"\['\\t', 'é'\] came to abacus, expected"):
-        model.tokenizer.encode("caf\té")
+        model.input.tokenizer.encode("caf\té")
 
 
 def test_it_needs_no_package_of_tokenisers(monkeypatch):
@@ -59,7 +59,7 @@ def test_it_needs_no_package_of_tokenisers(monkeypatch):
 def test_loading_takes_a_type_and_no_tokeniser(model):
     half = models.load("abacus", dtype=jnp.bfloat16, tokenizer=None)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.frozen)} == {jnp.bfloat16.dtype}
-    assert half.tokenizer is None
+    assert half.input.tokenizer is None
     with pytest.raises(ValueError, match="expected jnp.float32 or jnp.bfloat16"):
         models.load("abacus", dtype=jnp.int8)
 
@@ -74,7 +74,7 @@ def test_stored_halves_are_the_weights(model):
 def test_a_repeated_string_is_gone_on_with(model):
     """What follows is likely once it was there before, and not before that."""
     string = "kdupwmqxbjhz"
-    ids = jnp.asarray([model.tokenizer.encode(3 * string)])
+    ids = jnp.asarray([model.input.tokenizer.encode(3 * string)])
     logits = model.forward(model.frozen, tokens(ids)).value
     each = jax.nn.log_softmax(logits[0, :-1])[jnp.arange(ids.size - 1), ids[0, 1:]]
     first, last = each[: len(string) - 1].mean(), each[-len(string) :].mean()

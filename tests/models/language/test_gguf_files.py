@@ -34,7 +34,7 @@ def test_it_is_the_model_of_the_safetensors(tmp_path):
     np.testing.assert_array_equal(y, z)  # the rotation's base among the rest
     for field in ("kind", "vocabulary", "positions", "width", "roles", "special"):
         assert getattr(model, field) == getattr(other, field)
-    assert (other.name, other.tokenizer) == ("m", None)
+    assert (other.name, other.input.tokenizer) == ("m", None)
 
 
 @pytest.mark.parametrize("kind, error", [("F16", 1e-3), ("Q8_0", 2e-2), ("Q4_1", 0.2)])
@@ -207,7 +207,7 @@ def test_it_ends_where_llama_cpp_ends(tmp_path):
     its |= dict(add_token_list=pieces, add_token_types=[1, 1, 1, 3, 3, 3])
     its |= dict(add_token_merges=["a b"], add_uint32=("tokenizer.ggml.eot_token_id", 5))
     model = language.load(files.write_gguf(tmp_path / "m.gguf", **its))
-    assert model.special.eos == (2, 5, 4, 3)
+    assert model.input.special.eos == (2, 5, 4, 3)
 
 
 @pytest.mark.parametrize(

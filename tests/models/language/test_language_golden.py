@@ -24,14 +24,18 @@ def test_stories260k(tmp_path):
     ids = jnp.array([[1, *range(259, 290)]])  # as the file's recipe says
     y = jax.jit(model.forward)(model.frozen, tokens(ids))
     np.testing.assert_allclose(y.value[0], its["output"], rtol=1e-3, atol=1e-3)
-    assert (model.kind, model.vocabulary, model.positions) == ("causal", 512, 512)
-    assert model.special == language.Special(1, (2,), 0, None)
+    assert (model.input.kind, model.input.vocabulary, model.input.positions) == (
+        "causal",
+        512,
+        512,
+    )
+    assert model.input.special == language.Special(1, (2,), 0, None)
 
 
 def test_minilm():
     """The recipe's sentence, whose accents the tokeniser takes off, and one padding."""
     model, its = load_language("all_MiniLM_L6_v2"), golden("all_MiniLM_L6_v2")
-    ids = model.tokenizer.encode("Hello, world! unaffable na\u00efve caf\u00e9")
+    ids = model.input.tokenizer.encode("Hello, world! unaffable na\u00efve caf\u00e9")
     assert ids == [101, 7592, 1010, 2088, 999, 14477, 20961, 3468, 15743, 7668, 102]
     x = padded([ids], length=12)
     hidden = jax.jit(model.forward)(model.frozen, x).value[:, :11]
@@ -39,7 +43,7 @@ def test_minilm():
     mean = hidden.mean(1)
     mean /= jnp.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(mean, its["output"], rtol=1e-3, atol=1e-3)
-    assert model.kind == "bare" and model.special.mask == 103
+    assert model.input.kind == "bare" and model.input.special.mask == 103
 
 
 def sentences(count):
@@ -69,9 +73,9 @@ def test_smollm2_is_as_transformers_reads_it():
         os.path.dirname(path), gguf_file=path.name
     )
     texts = sentences(50)
-    rows = [model.tokenizer.encode(line) for line in texts]
+    rows = [model.input.tokenizer.encode(line) for line in texts]
     assert rows == [text(line).input_ids for line in texts]
-    assert model.tokenizer.decode(rows[0]) == texts[0]
+    assert model.input.tokenizer.decode(rows[0]) == texts[0]
 
     run = jax.jit(model.forward)
     parts = [padded(rows[i : i + 10], "left", 64) for i in range(0, 50, 10)]

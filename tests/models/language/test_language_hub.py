@@ -14,7 +14,7 @@ LOAD = """
 from reprojax.core import fingerprint
 from reprojax.models import language
 model = language.load("lab/tiny")
-print(model.name, model.tokenizer.encode("hello"), model.special.eos)
+print(model.name, model.input.tokenizer.encode("hello"), model.input.special.eos)
 print(fingerprint(model.frozen))
 try:
     language.load("lab/absent")

@@ -38,7 +38,7 @@ def test_sites_come_in_order_and_roles_are_among_them(model):
     found = sites(model.forward, model.frozen, x)
     order = list(found)
     assert order[0] == "input" and order[-1] == "output"
-    assert found["output"].value == (2, 6, model.vocabulary)
+    assert found["output"].value == (2, 6, model.input.vocabulary)
     wanted = [site for role in model.roles.values() for site in role]
     assert set(wanted) <= set(order)
     along = [order.index(f"block_{i}{end}") for i in (0, 1) for end in (":in", "/kv")]
@@ -70,7 +70,7 @@ def test_only_decoders_are_causal(model):
     run = jax.jit(program.apply)
     a, b = (run(params, model.frozen, t).value[0, :-1] for t in (x, other))
     changed = not np.allclose(a, b, atol=1e-6)
-    assert a.shape[0] == 6 and changed == (model.kind == "masked")
+    assert a.shape[0] == 6 and changed == (model.input.kind == "masked")
 
 
 def test_order_is_position_not_index(model):
@@ -89,13 +89,13 @@ def test_a_key_of_another_weight_counts(model):
 
 
 def test_the_card(model):
-    assert (model.vocabulary, model.positions, model.width) == (40, 32, 16)
-    assert model.kind == ("masked" if model.name == "bert" else "causal")
-    assert model.tokenizer is None
+    assert (model.input.vocabulary, model.input.positions, model.width) == (40, 32, 16)
+    assert model.input.kind == ("masked" if model.name == "bert" else "causal")
+    assert model.input.tokenizer is None
     leaves = jax.tree.leaves(model.frozen)
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
     expected = language.Special(1, (2,), 2) if model.name == "llama" else None
-    assert expected is None or model.special == expected
+    assert expected is None or model.input.special == expected
 
 
 def test_special_ids_of_the_files(tmp_path):

@@ -157,8 +157,8 @@ def agree(mine, others):
 def test_logits_and_gradients(name, tmp_path):
     reference, model = saved(name, tmp_path)
     kind = "bare" if "without" in name else "masked" if "bert" in name else "causal"
-    assert model.kind == kind
-    assert (model.vocabulary, model.positions, model.width) == (
+    assert model.input.kind == kind
+    assert (model.input.vocabulary, model.input.positions, model.width) == (
         VOCABULARY,
         22 if name == "roberta" else 24,
         32,

@@ -21,13 +21,13 @@ def wordpiece(tmp_path, name="bert", **looks):
 
 def test_vocabulary_of_wordpieces(tmp_path):
     model = wordpiece(tmp_path)
-    text = model.tokenizer
+    text = model.input.tokenizer
     assert text.encode("Hello, WORLD caf\u00e9 x [MASK]") == [
         2, 5, 8, 6, 7, 9, 10, 1, 4, 3,
     ]  # fmt: skip
     assert text.encode("hello", special=False) == [5]
     assert text.decode([2, 5, 8, 6, 7, 3]) == "hello, world"
-    assert model.special.mask == 4 and text.size == 11
+    assert model.input.special.mask == 4 and text.size == 11
 
 
 def test_a_cased_vocabulary(tmp_path):
@@ -50,7 +50,7 @@ def test_tokenizer_json_comes_first_and_cuts_nothing(tmp_path):
     saved(folder, ["[UNK]", "one", "two", "three"])
     (folder / "vocab.txt").write_text("\n".join(WORDS), "utf8")
     model = language.load(folder)
-    assert model.tokenizer.encode("one two three four") == [1, 2, 3, 0]
+    assert model.input.tokenizer.encode("one two three four") == [1, 2, 3, 0]
 
 
 def test_vocab_json_and_merges(tmp_path):
@@ -72,8 +72,8 @@ def test_one_from_elsewhere(tmp_path):
         language.load(folder, tokenizer=other)
     saved(other, ["[UNK]", "one"])
     model = language.load(folder, tokenizer=other)
-    assert model.tokenizer.encode("one") == [1]
-    assert language.load(folder, tokenizer=model.tokenizer).tokenizer.size == 2
+    assert model.input.tokenizer.encode("one") == [1]
+    assert language.load(folder, tokenizer=model.input.tokenizer).tokenizer.size == 2
 
 
 def test_bad_ones(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def test_weights_are_small_and_their_card_is_complete(net):
 
 
 def test_roles_name_sites_that_exist(net):
-    x = np.zeros((2, net.size, net.size, 3), np.uint8)
+    x = np.zeros((2, net.input.size, net.input.size, 3), np.uint8)
     found = sites(net.forward, net.frozen, x)
     for role, names in net.roles.items():
         assert names and set(names) <= set(found), role

@@ -28,10 +28,12 @@ def outputs(name):
     """What the model and the reference make of normal noise."""
     golden = np.load(file(f"weights/{GOLDEN[name]}"))
     model = load_backbone(name)
-    shape = (len(golden["output"]), 3, model.size, model.size)
+    shape = (len(golden["output"]), 3, model.input.size, model.input.size)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     x = x.clip(-1, 1) if name == "mobilenet_v2" else x  # as the file's recipe says
-    pixels = x.transpose(0, 2, 3, 1) * np.float32(model.std) + np.float32(model.mean)
+    pixels = x.transpose(0, 2, 3, 1) * np.float32(model.input.std) + np.float32(
+        model.input.mean
+    )
     return jax.jit(model.forward)(model.frozen, pixels), golden["output"]
 
 

@@ -71,7 +71,9 @@ def agree(mine, theirs):
 
 
 def same_images(model, reference):
-    x = np.random.default_rng(0).standard_normal((2, model.size, model.size, 3))
+    x = np.random.default_rng(0).standard_normal(
+        (2, model.input.size, model.input.size, 3)
+    )
     x = x.astype(np.float32)
     put = lambda site, v: jnp.asarray(x) if site == "normalized" else v
     blank = np.zeros(x.shape, np.uint8)

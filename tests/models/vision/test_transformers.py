@@ -79,7 +79,7 @@ def ours(model, pixels):
 
     def value(frozen, z):
         put = lambda site, v: z if site == "normalized" else passthrough(site, v)
-        blank = jnp.zeros((len(z), model.size, model.size, 3), jnp.uint8)
+        blank = jnp.zeros((len(z), model.input.size, model.input.size, 3), jnp.uint8)
         return model.forward(frozen, blank, edit=put)
 
     y = jax.jit(value)(model.frozen, pixels)
@@ -149,7 +149,7 @@ def test_timm_names_are_the_same_model(name, tmp_path):
     path = tmp_path / "timm" / "model.safetensors"
     save_file(timm(tensors), path)
     model = load(path, architecture=name.split()[0], heads=4)
-    assert model.size == other.size
+    assert model.input.size == other.input.size
     agree(ours(model, noise(32)), ours(other, noise(32)))
 
 
