@@ -150,7 +150,7 @@ def white(program: Program, backbone: Model[Pixels], task: Task, seed: int) -> f
         batch=50,
         seed=seed,
     )
-    return fitted.accuracy["test"]
+    return fitted.score["test"]
 
 
 def map_alone(backbone: Model[Pixels], task: Task) -> float:

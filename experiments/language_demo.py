@@ -229,7 +229,7 @@ def prompts(config: Config, card: Model[Words], asked: Language) -> dict[str, An
     def accuracy(shown: Sequence[Rows]) -> list[float]:
         pairs = zip(maps, shown, strict=True)
         fits = [tune(one, own, seed) for seed, (one, own) in enumerate(pairs)]
-        return [fitted.accuracy["test"] for fitted in fits]
+        return [fitted.score["test"] for fitted in fits]
 
     return {
         "prompt tuning": accuracy(rows),

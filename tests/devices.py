@@ -336,7 +336,7 @@ def pair(folder: Path, index: int, port: int, epochs: int, pause: float) -> None
         mesh=mesh, epochs=epochs, out=folder / "run", resume=True, program=rich()
     )
     values = leaves(fitted[:2]) | {"curves": fitted.curves}
-    values |= {name: np.array(v) for name, v in fitted.accuracy.items()}
+    values |= {name: np.array(v) for name, v in fitted.score.items()}
     np.savez(folder / f"process_{index}.npz", **values)
 
     # A file straight onto the mesh, by halves: each process reads its own.

@@ -90,4 +90,4 @@ def bits(tree: Any) -> list[tuple]:
 
 def outcome(fitted: Fitted) -> tuple:
     """All of a run but how long it took."""
-    return bits(fitted[:2]), fitted.accuracy, bits(jnp.asarray(fitted.curves))
+    return bits(fitted[:2]), fitted.score, bits(jnp.asarray(fitted.curves))

@@ -42,8 +42,9 @@ from reprojax.models import images
 from reprojax.models.vision.cifar_resnet import CifarResNet
 from reprojax.models.vision.vit import ViT
 from reprojax.operators import add
+from reprojax.training.metrics import accuracy
 from reprojax.training.population import costs, fastest
-from reprojax.training.steps import count_correct, observe_batch, refresh_maps
+from reprojax.training.steps import observe_batch, observe_scores, refresh_maps
 
 SGD = optax.sgd(0.01)
 
@@ -162,7 +163,10 @@ def passed(program: Program, frozen: Any, x: Any, y: Any) -> Callable[[], Any]:
         seen = [observe_batch(program, params, frozen, x, y) for _ in range(4)]
         total = jax.tree.map(lambda *sums: sum(sums[1:], sums[0]), *seen)
         new = refresh_maps(program, params, total)
-        hits = [count_correct(program, new, frozen, x, y) for _ in range(4)]
+        hits = [
+            observe_scores(program, (accuracy,), (), new, frozen, x, y)
+            for _ in range(4)
+        ]
         return sum(hits[1:], hits[0])
 
     return call

@@ -236,7 +236,7 @@ def train(
         progress=False,
     )
     found = {
-        "validation": fitted.accuracy["validation"],
+        "validation": fitted.score["validation"],
         "curve": fitted.curves.tolist(),
         "learnable": sum(a.size for a in jax.tree.leaves(fitted.params.learnable)),
         "seconds": time.perf_counter() - begin,

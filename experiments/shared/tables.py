@@ -65,5 +65,5 @@ def comparisons(table: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
 def summary(fits: Sequence[Fitted]) -> dict[str, list[float]]:
     """Accuracies by seed: of the selected params, of the last ones, on validation."""
     names = ("test", "last", "validation")
-    found = {name: [fitted.accuracy[name] for fitted in fits] for name in names}
+    found = {name: [fitted.score[name] for fitted in fits] for name in names}
     return found | {"seconds_per_step": [fitted.seconds_per_step for fitted in fits]}

@@ -206,7 +206,7 @@ def searched(
         loss=loss,
         progress=False,
     )
-    return Found(fitted.params, fitted.accuracy["validation"], fitted.curves)
+    return Found(fitted.params, fitted.score["validation"], fitted.curves)
 
 
 def told(found: Found, steps: int) -> str:

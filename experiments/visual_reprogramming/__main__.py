@@ -454,7 +454,7 @@ def run_controls(
     for seed, task in enumerate(tasks[:count]):
         untrained = controls.random_weights(backbone, task, seed)
         fitted = train(config, program, untrained, task, seed, f"random-weights-{seed}")
-        add("same program, random weights", fitted.accuracy)
+        add("same program, random weights", fitted.score)
     return found
 
 
@@ -477,7 +477,7 @@ def keep(
             coordinates=(seen.coordinates,),
             split={"name": task.name, "digest": data.digest(task), "seed": seed},
             seed=seed,
-            metric=fitted.accuracy,
+            metric=fitted.score,
         )
         card = card._replace(backbone=config.backbone)  # what `models.load` finds it by
         programs.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from reprojax.core import faults
 from reprojax.core.program import part
@@ -28,11 +29,24 @@ def raw_sites(program: Program) -> list[str]:
     return [f"{site}/raw" for site in estimated(program)]
 
 
+def real(labels: Any) -> Any:
+    """Which labels are examples: not -1, nor NaN, which are missing or only fill."""
+    floats = jnp.issubdtype(labels.dtype, jnp.floating)
+    return ~jnp.isnan(labels) if floats else labels >= 0
+
+
 def observe(
     program: Program, params: Params, seen: Mapping[str, Any], labels: jax.Array
 ) -> dict[str, PyTree]:
-    """{site: sums} of one batch, which add up over batches. A label of -1 is none."""
-    sums = {}
+    """{site: sums} of one batch, which add up over batches. A label of -1 is none.
+
+    Where labels are no classes and no words, manipulations get 0 for each row that has
+    one: `seen` tells several at once [B T] from words by the answer "output".
+    """
+    sums, output = {}, seen.get("output")
+    several = labels.ndim == 2 and getattr(output, "ndim", 0) == 2
+    if several or jnp.issubdtype(labels.dtype, jnp.floating):
+        labels = jnp.where(real(labels).any(1), 0, -1)
     for site, m in estimated(program).items():
         assert m.observe is not None
         own, value = part(params, site), seen[f"{site}/raw"]

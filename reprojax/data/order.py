@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from reprojax.data.lazy import Images
-from reprojax.data.task import Split, taken
+from reprojax.data.task import Split, batch_labels, filler, taken
 
 READERS, AHEAD = 2, 3
 """Threads that make batches of images in files, and batches made ahead."""
@@ -89,6 +89,6 @@ def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
 def _rows(split: Split, order: np.ndarray, start: int, size: int) -> Batch:
     real = len(order[start : start + size])
     chosen = np.take(order, range(start, start + size), mode="wrap")
-    y = split.y[chosen].astype(np.int32)
-    y[real:] = -1
+    y = batch_labels(split.y[chosen])
+    y[real:] = filler(y)
     return taken(split.x, chosen), y, taken(split.context, chosen)

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from reprojax.data.lazy import Images
+
+Answers = Literal["class", "labels", "numbers", "words", "none"]
 
 
 class Split(NamedTuple):
@@ -32,11 +34,8 @@ class Shared(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is learned: labels index `classes`, all splits hold images of one shape.
-
-    Without classes words are to be written: y [N L] holds a vocabulary's ids, and -1
-    where none counts.
-    """
+    """What is learned: all splits hold images of one shape, and labels as `answers`
+    says."""
 
     name: str
     train: Split
@@ -44,8 +43,13 @@ class Task(NamedTuple):
     test: Split
     classes: tuple[str, ...]
     holds: str = "images"
-    """Or the site whose values [N ...], of any type, stand in the place of images;
-    "text" for strings."""
+    """Or what else x is, a tree of arrays [N ...] of any type: the site whose values
+    stand in the place of images, "text" for strings, a word of your own."""
+    answers: Answers = "class"
+    """What y is. "class": [N], which of `classes`. "labels": [N T] of 0 and 1, each of
+    `classes` or not, several at once; -1 where it is not known. "numbers": floats
+    [N R], NaN where not known. "words": [N L], a vocabulary's ids to be written, -1
+    where none counts. "none": zeros [N], for losses that need no labels."""
 
 
 SPLITS = ("train", "validation", "test")
@@ -60,13 +64,17 @@ SPELLINGS = {  # of a split's name in files and folders
 
 def check(task: Task) -> Task:
     """The task itself, or a ValueError that says what is wrong with it."""
-    if task.classes:
+    if task.answers not in get_args(Answers):
+        raise ValueError(
+            f"{task.name} has answers={task.answers!r}, expected {get_args(Answers)}"
+        )
+    if task.answers == "class":
         _check_classes(task.classes)
     for name in SPLITS:
         split = getattr(task, name)
         if task.holds == "images":
             _check_images(split.x, name)
-        _ = labels(split.y, name) if task.classes else _check_words(split.y, name)
+        _check_answers(task, split.y, name)
         rows = sorted({len(leaf) for leaf in leaves(split.x)})
         if rows != [len(split.y)]:
             what = "images" if task.holds == "images" else "rows"
@@ -81,10 +89,10 @@ def check(task: Task) -> Task:
                 f"the {name} split is empty; give it images, or a share such as .2 "
                 "to draw from the training images"
             )
-        if task.classes:
+        if task.answers == "class":
             check_classes(split.y, len(task.classes), name)
     _check_one_shape(task)
-    if not task.classes:
+    if task.answers != "class":
         return task
     counts = np.bincount(task.train.y, minlength=len(task.classes))
     absent = [f"{task.classes[i]!r} (label {i})" for i in np.flatnonzero(counts == 0)]
@@ -95,6 +103,58 @@ def check(task: Task) -> Task:
             "from 0"
         )
     return task
+
+
+def _check_answers(task: Task, y: np.ndarray, name: str) -> None:
+    checks = {"class": labels, "words": _check_words, "numbers": _check_numbers}
+    if task.answers in checks:
+        checks[task.answers](y, name)
+    elif task.answers == "labels":
+        _check_labels(y, len(task.classes), name)
+    elif np.shape(y) != (len(y),) or np.any(y):
+        raise ValueError(
+            f"{name}: y of {y.dtype}{[*y.shape]} came for a task whose answers are "
+            '"none", expected zeros [N]; say answers="class" if they are labels'
+        )
+
+
+def _check_labels(y: np.ndarray, count: int, name: str) -> None:
+    known = np.isin(y, (-1, 0, 1))
+    if y.ndim != 2 or y.shape[1] != count or y.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: labels of {y.dtype}{[*y.shape]} came for {count} at once, "
+            f"expected whole numbers [N {count}]: 1, 0, and -1 where it is not known; "
+            "name each by classes="
+        )
+    if not known.all():
+        raise ValueError(
+            f"{name}: labels hold {listed([str(v) for v in np.unique(y[~known])])}, "
+            "expected 1, 0, and -1 where it is not known"
+        )
+    if empty := [i for i in range(count) if not (y[:, i] >= 0).any()]:
+        raise ValueError(
+            f"{name}: label {empty[0]} is known of no row, expected one row at least; "
+            "draw a larger split, or leave the label out"
+        )
+
+
+def _check_numbers(y: np.ndarray, name: str) -> None:
+    if y.ndim != 2 or y.dtype.kind != "f" or np.isinf(y).any():
+        raise ValueError(
+            f"{name}: numbers of {y.dtype}{[*y.shape]} came, expected finite floats "
+            "[N R], and NaN where one is not known; of one number a row: y[:, None]"
+        )
+
+
+def filler(y: Any) -> Any:
+    """What stands in the place of a label where there is none."""
+    return np.nan if np.issubdtype(y.dtype, np.floating) else -1
+
+
+def batch_labels(y: np.ndarray) -> np.ndarray:
+    """As they go to the device: int32, or float32."""
+    floats = np.issubdtype(y.dtype, np.floating)
+    return y.astype(np.float32 if floats else np.int32)
 
 
 def _check_context(split: Split, name: str) -> None:
@@ -155,6 +215,8 @@ def digest(task: Task) -> str:
     import jax
 
     total = hashlib.sha256(repr(task.classes).encode())
+    if task.answers not in ("class", "words"):
+        total.update(task.answers.encode())
     for name in SPLITS:
         split = getattr(task, name)
         for leaf in leaves(split.x):
@@ -164,7 +226,7 @@ def digest(task: Task) -> str:
                     total.update(f"{mark}\n".encode(errors="surrogateescape"))
             else:
                 total.update(np.ascontiguousarray(leaf).view(np.uint8).data)
-        total.update(np.ascontiguousarray(split.y, dtype="<i4").data)
+        total.update(np.ascontiguousarray(batch_labels(split.y)).data)
         if split.context is not None:
             total.update(str(jax.tree.structure(split.context)).encode())
         for leaf in map(np.asarray, leaves(split.context)):
@@ -258,9 +320,9 @@ def labels(y: Any, name: str) -> np.ndarray:
 def _check_words(y: np.ndarray, name: str) -> None:
     if y.ndim != 2 or y.dtype.kind not in "iu" or y.min(initial=0) < -1:
         raise ValueError(
-            f"{name}: words of {y.dtype}{list(y.shape)} came for a task without "
-            "classes, expected ids [N L], with -1 where none counts; name the classes "
-            "of labels"
+            f"{name}: words of {y.dtype}{list(y.shape)} came for a task whose answers "
+            "are words, expected ids [N L], with -1 where none counts; say "
+            'answers="class" if these are labels'
         )
     if empty := np.flatnonzero((y < 0).all(1)).tolist():
         raise ValueError(

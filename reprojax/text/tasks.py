@@ -200,7 +200,9 @@ def written(
             starts[name].append(len(start))
     x = _padded(language, rows, side, length)
     splits = {n: Split(x[n], _following(x[n], starts[n], side)) for n in SPLITS}
-    return check(Task(questions.name, **splits, classes=(), holds="tokens"))
+    return check(
+        Task(questions.name, **splits, classes=(), holds="tokens", answers="words")
+    )
 
 
 def _following(x: Tokens, starts: Sequence[int], side: Side) -> np.ndarray:

@@ -46,7 +46,8 @@ from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
 from reprojax.searches.oracle import count_rows
 from reprojax.training.checks import check_params, check_rows, check_statistics
 from reprojax.training.losses import Loss, Seen, cross_entropy, judge, mean_loss
-from reprojax.training.steps import chosen, refresh_maps
+from reprojax.training.metrics import chosen
+from reprojax.training.steps import refresh_maps
 
 SENT = "sent"  # the site of what goes to the model
 
@@ -395,10 +396,10 @@ def _begin(
     program: Program, oracle: Oracle, task: Task, seed: int, loss: Loss
 ) -> Params:
     """The first params, once it is sure that the program can be asked."""
-    if not task.classes:
+    if task.answers != "class":
         raise ValueError(
-            f"{task.name} has words to be written, expected classes; a model that only "
-            "answers is asked for one of them"
+            f"the answers to {task.name} are {task.answers}, expected one class a row; "
+            "a model that only answers is asked for one of them"
         )
     x, labels, context = taken(task.train, slice(2))
     context = unshared(context)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -18,10 +19,12 @@ from reprojax.core.estimation import Refresh
 from reprojax.core.faults import MISTAKES, told, value_text
 from reprojax.core.names import name_of
 from reprojax.core.slips import arguments, array_text, check_no_card, shown, takes
+from reprojax.core.trees import below, differences, specs
 from reprojax.data import Task, check
-from reprojax.data.task import spec, unshared, whole
+from reprojax.data.task import batch_labels, spec, unshared, whole
 from reprojax.training import parallel
-from reprojax.training.losses import Loss, Rows, judge
+from reprojax.training.losses import Loss, Rows, judge, look, real
+from reprojax.training.metrics import Metric
 
 Evaluated = Callable[[optax.OptState, PyTree], PyTree]
 """(the optimiser's state, learnable) -> the learnable params that are evaluated."""
@@ -91,9 +94,11 @@ def check_run(
     evaluated: Evaluated | None = None,
     mesh: Mesh | None = None,
     accumulate: int = 1,
+    metrics: tuple[Metric, ...] = (),
 ) -> None:
     """Raise, before anything is compiled, where the parts of a run do not fit."""
-    images, labels = spec(task.train.x, size), spec(task.train.y, size)
+    images = spec(task.train.x, size)
+    labels = spec(batch_labels(task.train.y[:1]), size)
     context = unshared(spec(task.train.context, size))
     shapes = check_answer(program, frozen, task, images, context, sites)
     if mesh is not None:
@@ -101,6 +106,7 @@ def check_run(
     fills = filled(task, size, mesh, accumulate)
     found = check_rows(loss, *shapes, images, labels, context, fills)
     check_slope(found)
+    check_metrics(metrics, shapes[1], labels, shapes[0], images, context)
     check_optimizer(optimizer, shapes[0], evaluated, accumulate)
 
 
@@ -125,9 +131,16 @@ def check_answer(
     learnable, y, seen = jax.eval_shape(answer, frozen, images, context)
     check_learnable(learnable)
     rows = jax.tree.leaves(images)[0].shape[0]
-    if not task.classes:
+    shape, wanted = getattr(y, "shape", ()), (rows, *task.train.y.shape[1:])
+    if task.answers == "words":
         _check_writes(y, (rows, task.train.y.shape[1]), task)
-    elif getattr(y, "shape", None) != (rows, len(task.classes)):
+    elif task.answers == "numbers" and shape != wanted:
+        raise ValueError(
+            f"the program answers {_shown(y)} to a batch of {rows}, expected {wanted} "
+            f'for the {wanted[1]} numbers of {task.name}; give "output" an alignment '
+            "to that number, such as linear"
+        )
+    elif task.answers in ("class", "labels") and shape != (rows, len(task.classes)):
         raise ValueError(
             f"the program answers {_shown(y)} to a batch of {rows}, expected "
             f"{(rows, len(task.classes))} for the {len(task.classes)} "
@@ -215,6 +228,25 @@ def check_rows(
     )
 
 
+def check_metrics(
+    metrics: tuple[Metric, ...], recorded: Any, labels: Any, *more: Any
+) -> None:
+    """Raise where a metric cannot read what a program answers."""
+    see = lambda recorded, labels, *more: look(recorded, labels, *more, None, 0)
+    for metric in metrics:
+        try:
+            jax.eval_shape(
+                lambda *given, metric=metric: metric.observe(see(*given)),
+                *(recorded, labels, *more),
+            )
+        except (KeyError, *MISTAKES) as error:
+            raise ValueError(
+                f"the metric {metric.name!r} raised {told(error)}, expected one of "
+                f"labels {array_text(labels)} and of what is recorded, "
+                f"{sorted(recorded)}; take another of training.metrics"
+            ) from error
+
+
 def check_slope(value: Any) -> None:
     """Raise for a loss without a gradient: whole numbers, truth values, complex."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -233,7 +265,7 @@ def filled(task: Task, size: int, mesh: Mesh | None = None, accumulate: int = 1)
         return f"the last batch of an epoch has {short} real rows of {size}"
     if (more := parallel.padded_size(size, mesh)) != size:
         return f"{size} rows are filled to {more} for the devices"
-    return "a label is -1" if (task.train.y < 0).any() else ""
+    return "" if np.asarray(real(task.train.y)).all() else "a label is -1"
 
 
 def check_optimizer(
@@ -287,6 +319,22 @@ def _check_same(found: PyTree, expected: PyTree, name: str) -> None:
             f"{sizes(expected)}; evaluated=lambda state, learnable: ... gets the "
             "optimiser's state, as optax.contrib.schedule_free_eval_params does"
         )
+
+
+def check_start(came: Params, expected: Params) -> None:
+    """Raise unless params to start from are like those that a program draws."""
+    if not isinstance(came, Params):
+        raise ValueError(
+            f"params={value_text(came)} came, expected the Params that init gives; "
+            "call Params(learnable, fixed) on their two trees"
+        )
+    lines = differences(specs(came), specs(expected))
+    if lines or jax.tree.structure(came) != jax.tree.structure(expected):
+        raise ValueError(
+            f"the params to start from are another program's:{below(lines)}\nexpected "
+            "the leaves of this one's init; build the programs with the same sizes"
+        )
+    check_params(came, "params=")
 
 
 # -- numbers

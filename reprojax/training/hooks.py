@@ -51,6 +51,8 @@ class Epoch(NamedTuple):
     moved: float
     curves: np.ndarray
     """[epochs so far, 5]: loss, validation, gradient, update, moved."""
+    sign: int = 1
+    """-1 where less of the validation score is better."""
 
     def shown(self) -> dict[str, str]:
         """For a progress line."""
@@ -61,6 +63,7 @@ class Epoch(NamedTuple):
 OnStep = Callable[[Step], Any]
 OnEpoch = Callable[[Epoch], "bool | None"]
 Told = Step | Epoch
+WHOLE = ("curves", "sign")  # of what is told, no numbers of that moment
 
 
 class Every(NamedTuple):
@@ -98,7 +101,7 @@ def patience(epochs: int) -> OnEpoch:
     """Ends a run after so many epochs without a better validation score."""
 
     def ends(told: Epoch) -> bool:
-        best = int(told.curves[:, 1].argmax())
+        best = int((told.sign * told.curves[:, 1]).argmax())
         return len(told.curves) - 1 - best >= epochs
 
     return ends
@@ -172,7 +175,7 @@ def _kind(told: Told) -> str:
 
 
 def _numbers(told: Told) -> dict[str, Any]:
-    found = {name: v for name, v in told._asdict().items() if name != "curves"}
+    found = {name: v for name, v in told._asdict().items() if name not in WHOLE}
     return {name: v if np.isfinite(v) else None for name, v in found.items()}
 
 

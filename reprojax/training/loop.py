@@ -19,15 +19,17 @@ from jax.sharding import Mesh
 
 from reprojax.core import Params, Program, PyTree
 from reprojax.core.estimation import Refresh
+from reprojax.core.trees import fingerprint
 from reprojax.data import Task, digest, order
-from reprojax.data.task import spec, unshared, whole_seed
+from reprojax.data.task import batch_labels, spec, unshared, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_mesh, of_run
 from reprojax.training import checks, hooks, parallel
 from reprojax.training.checks import Evaluated
 from reprojax.training.compilation import Compiled
 from reprojax.training.hooks import Every, OnEpoch, OnStep, checked_hooks
-from reprojax.training.losses import Loss, cross_entropy, judge
+from reprojax.training.losses import Loss, fitting, judge
+from reprojax.training.metrics import Metric, fitting_metric
 from reprojax.training.steps import (
     Clock,
     Numbers,
@@ -37,8 +39,8 @@ from reprojax.training.steps import (
     begin,
     close_epoch,
     estimate,
-    evaluate,
     lengthened,
+    measure,
     refresh_maps,
     shown,
     train_step,
@@ -52,12 +54,16 @@ class Fitted(NamedTuple):
     """Selected by validation."""
     last: Params
     """After the last epoch."""
-    accuracy: dict[str, float]
-    """"validation"; "test", of the selected params; "last", the same of the last."""
+    score: dict[str, float]
+    """Of the metric that selects: "validation"; "test", of the selected params; "last",
+    the same of the last."""
     curves: np.ndarray
-    """[epochs 5]: mean training loss, validation accuracy; and after its last step the
+    """[epochs 5]: mean training loss, validation score; and after its last step the
     norms of the gradient, of the update, and of how far the params have moved."""
     seconds_per_step: float
+    metrics: dict[str, float] = {}
+    """{name: number} on the test split, of the selected params: the metric that
+    selects, and those that were asked for besides."""
 
 
 def fit(
@@ -69,8 +75,11 @@ def fit(
     epochs: int,
     batch: int,
     seed: int = 0,
-    loss: Loss = cross_entropy,
+    params: Params | None = None,
+    loss: Loss | None = None,
     record_sites: tuple[str, ...] = (),
+    metric: Metric | None = None,
+    metrics: tuple[Metric, ...] = (),
     evaluated: Evaluated | None = None,
     refresh: Refresh = "epoch",
     mesh: Mesh | None = None,
@@ -90,8 +99,14 @@ def fit(
         batch: rows a step; what fills a short last batch counts for nothing.
         seed: decides the initial params, the order of images and all randomness.
         optimizer: it gets the loss too, as `value`, `grad` and `value_fn`.
+        params: to start from, in the place of those that the seed draws. Label maps
+            are estimated for them anew.
         loss: a value for each row, from what is seen of a batch (see `losses.Seen`);
-            `record_sites` names more sites.
+            `record_sites` names more sites. By default what suits the task's answers:
+            cross entropy, of several labels at once binary; the squared error.
+        metric: by which validation selects. By default what suits the answers:
+            accuracy, ROC-AUC, the mean squared error; without labels the loss.
+        metrics: more of them, for `Fitted.metrics`.
         evaluated: (the optimiser's state, learnable) -> the learnable params that are
             evaluated, selected and returned, where training has others:
             `optax.contrib.schedule_free_eval_params`, an average of params.
@@ -112,9 +127,11 @@ def fit(
     checks.check_arguments("fit", program, frozen, task, optimizer)
     given = task, epochs, batch, refresh, accumulate
     epochs, batch, accumulate = checks.check_settings(*given)
-    seed = whole_seed(seed)
+    seed, loss = whole_seed(seed), loss or fitting(task)
+    metric = metric or fitting_metric(task, loss)
+    more = (metric, *metrics)
     run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
-    run["accumulate"] = accumulate
+    run |= {"accumulate": accumulate, "metric": f"{metric.name}, {metric.better}"}
     if out is not None:
         run |= {"mesh": of_mesh(mesh), "data": digest(task)}
     size = min(batch, len(task.train.y))
@@ -122,12 +139,16 @@ def fit(
     images, context = (spec(a, size) for a in (task.train.x, task.train.context))
     checks.check_run(
         *(program, frozen, task, size, loss, record_sites),
-        *(optimizer, evaluated, mesh, accumulate),
+        *(optimizer, evaluated, mesh, accumulate, more),
     )
+    if params is not None:
+        begun = partial(program.init, jax.random.key(0), frozen, images)
+        checks.check_start(params, jax.eval_shape(begun, unshared(context)))
+        run["params"] = fingerprint(params)
     if out is not None:
         judged = partial(judge, loss)
         given = program, optimizer, evaluated, judged, record_sites, frozen
-        rows = images, spec(np.int32(task.train.y), size), unshared(context)
+        rows = images, spec(batch_labels(task.train.y), size), unshared(context)
         run |= of_run(*given, *rows, identity)
     frozen = parallel.settle(frozen, mesh)
     checks.check_frozen(frozen)
@@ -139,15 +160,15 @@ def fit(
 
     clock = Clock()
     with Checkpoints(out, run, resume=resume, grows="epochs") as checkpoints:
-        rows = images, seed, epochs, context
+        rows = images, seed, epochs, context, params
         first_state = partial(begin, program, optimizer, frozen, *rows)
         state = checkpoints.latest(first_state, held, growing=".curves")
         if state is None:
             state = first_state()
             checks.check_params(state.params)
             state = state if mesh is None else parallel.replicate(state, mesh)
-            params = estimate(program, state.params, split=task.train, **given)
-            state = state._replace(params=params, best=jax.tree.map(jnp.copy, params))
+            first = estimate(program, state.params, split=task.train, **given)
+            state = state._replace(params=first, best=jax.tree.map(jnp.copy, first))
         state = lengthened(state, epochs)
         first, total = int(state.step), epochs * steps
         total = first if bool(state.stopped) else total
@@ -182,9 +203,11 @@ def fit(
                         size,
                         mesh,
                         evaluated,
+                        metric,
+                        record_sites,
                         state,
                     )
-                    told = _epoch(state, steps)
+                    told = _epoch(state, steps, metric.sign)
                     line.set_postfix(told.shown())
                     if on_epoch is not None and on_epoch(told):
                         state = _stopped(state, mesh)
@@ -193,14 +216,17 @@ def fit(
                     checkpoints.leave_if_told(step + 1)
                 if ends and bool(state.stopped):
                     break
-    test = partial(evaluate, program, split=task.test, **given)
-    curves = np.asarray(state.curves)[: int(state.step) // steps]
-    accuracy = {"validation": float(curves[:, 1].max())}
-    last = shown(evaluated, state)
-    accuracy["last"] = accuracy["test"] = test(params=last)
-    if curves[:, 1].argmax() < len(curves) - 1:  # another was selected
-        accuracy["test"] = test(params=state.best)
-    return Fitted(state.best, last, accuracy, curves, clock.seconds_per_step())
+    given |= {"metrics": more, "sites": record_sites}
+    test = partial(measure, program, split=task.test, **given)
+    curves, last = _epochs(state, steps, metric.sign), shown(evaluated, state)
+    selected = int((metric.sign * curves[:, 1]).argmax())
+    found = reached = test(params=last)
+    if selected < len(curves) - 1:  # another epoch was selected than the last
+        found = test(params=state.best)
+    score = {"validation": float(curves[selected, 1]), "last": reached[metric.name]}
+    score["test"] = found[metric.name]
+    seconds = clock.seconds_per_step()
+    return Fitted(state.best, last, score, curves, seconds, found)
 
 
 def _end_epoch(
@@ -212,6 +238,8 @@ def _end_epoch(
     size: int,
     mesh: Mesh | None,
     evaluated: Evaluated | None,
+    metric: Metric,
+    sites: tuple[str, ...],
     state: TrainState,
 ) -> TrainState:
     params = shown(evaluated, state)
@@ -219,8 +247,9 @@ def _end_epoch(
         params = Compiled(refresh_maps, program)(params, state.sums)
     elif refresh == "exact":
         params = estimate(program, params, frozen, task.train, size, mesh)
-    accuracy = evaluate(program, params, frozen, task.validation, size, mesh)
-    state = close_epoch(state, params, accuracy, steps)
+    given = program, params, frozen, task.validation, size, mesh, (metric,), sites
+    score = metric.sign * measure(*given)[metric.name]
+    state = close_epoch(state, params, score, steps)
     return state if mesh is None else parallel.replicate(state, mesh)
 
 
@@ -234,8 +263,15 @@ def _plain(numbers: Numbers) -> list[float]:
     return [float(number) for number in jax.device_get(numbers)]
 
 
-def _epoch(state: TrainState, steps: int) -> hooks.Epoch:
-    curves = np.asarray(state.curves)[: int(state.step) // steps]
+def _epochs(state: TrainState, steps: int, sign: int) -> np.ndarray:
+    """The curves of the epochs so far, the scores as their metric gives them."""
+    return np.asarray(state.curves)[: int(state.step) // steps] * np.float32(
+        [1, sign, 1, 1, 1]
+    )
+
+
+def _epoch(state: TrainState, steps: int, sign: int) -> hooks.Epoch:
+    curves = _epochs(state, steps, sign)
     loss, validation, *norms = map(float, curves[-1])
     told = len(curves), int(state.step), loss, validation, *norms
-    return hooks.Epoch(*told, curves=curves)
+    return hooks.Epoch(*told, curves=curves, sign=sign)

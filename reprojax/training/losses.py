@@ -9,7 +9,9 @@ import optax
 from jaxtyping import Array, Float
 
 from reprojax.core import Key, PyTree
+from reprojax.core.estimation import real
 from reprojax.core.program import fold
+from reprojax.data import Task
 
 
 class Seen(NamedTuple):
@@ -18,7 +20,8 @@ class Seen(NamedTuple):
     recorded: Mapping[str, Any]
     """{site: value}: "output", and what `record_sites` names."""
     labels: jax.Array
-    """[B], or [B L] of words; -1 where a label is no example."""
+    """As the task's answers are: [B], [B T], [B R] or [B L]. Where one is no example
+    it is -1, and 0 in the place of a number."""
     learnable: PyTree = ()
     x: PyTree = None
     """The batch, as the program is given it."""
@@ -27,6 +30,8 @@ class Seen(NamedTuple):
     """Of this step, and the loss's own; None where nothing may be random."""
     step: jax.Array | int = 0
     """Steps that came before, through all epochs."""
+    real: jax.Array | None = None
+    """Of the labels' shape: which are examples. None in one that was made by hand."""
 
     @property
     def output(self) -> Any:
@@ -47,9 +52,9 @@ class Rows(NamedTuple):
 class Loss(Protocol):
     """What is seen of a batch -> a value for each label.
 
-    A label of -1 is no example. The loop leaves its value out, whatever it is, and
-    divides once: sum(value * weight) / sum(weight) over the real rows, of all parts and
-    devices. A single number is allowed where no label can be -1 and no batch is cut
+    A label of -1, or NaN, is no example. The loop leaves its value out, whatever it is,
+    and divides once: sum(value * weight) / sum(weight) over the real rows, of all parts
+    and devices. A single number is allowed where no label can be -1 and no batch is cut
     into parts.
     """
 
@@ -68,7 +73,16 @@ def judge(
 ) -> "jax.Array | Rows":
     """What a loss gives for a batch; `key` is the call's, and the loss gets its own."""
     own = fold(key, "loss")
-    return loss(Seen(recorded, labels, learnable, x, context, own, step))
+    return loss(look(recorded, labels, learnable, x, context, own, step))
+
+
+def look(recorded: Mapping[str, Any], labels: Any, *more: Any) -> Seen:
+    """What is seen of a batch, as its labels come from the task."""
+    known = real(labels)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        # Not NaN, which would be in the gradient of a value that is left out.
+        labels = jnp.where(known, labels, 0)
+    return Seen(recorded, labels, *more, known)
 
 
 def cross_entropy(seen: Seen) -> jax.Array:
@@ -85,6 +99,22 @@ def likelihood(seen: Seen) -> jax.Array:
     Unlike `cross_entropy` it does not make them sum to one over the task's classes.
     """
     return -picked(seen.output, seen.labels)
+
+
+def binary_cross_entropy(seen: Seen) -> jax.Array:
+    """Of each of several labels at once [B T], from their logits "output" [B T]."""
+    logits = seen.output.astype(jnp.float32)
+    return optax.sigmoid_binary_cross_entropy(logits, jnp.maximum(seen.labels, 0))
+
+
+def squared_error(seen: Seen) -> jax.Array:
+    """(output - number)^2 of each number [B R]."""
+    return jnp.square(seen.output.astype(jnp.float32) - seen.labels)
+
+
+def absolute_error(seen: Seen) -> jax.Array:
+    """|output - number| of each number [B R]."""
+    return jnp.abs(seen.output.astype(jnp.float32) - seen.labels)
 
 
 def picked(output: jax.Array, labels: jax.Array) -> Float[Array, "B"]:
@@ -106,6 +136,16 @@ def with_norm(weight: float, loss: Loss = cross_entropy) -> Loss:
     return penalised
 
 
+def fitting(task: Task) -> Loss:
+    """The loss of a task whose user names none."""
+    if task.answers == "none":
+        raise ValueError(
+            f"{task.name} has no labels, expected a loss that needs none; give loss=..."
+        )
+    losses = {"labels": binary_cross_entropy, "numbers": squared_error}
+    return losses.get(task.answers, cross_entropy)
+
+
 def summed(found: jax.Array | Rows, labels: Any) -> tuple[jax.Array, jax.Array]:
     """(sum of the real rows' weighted values, sum of their weights).
 
@@ -118,12 +158,12 @@ def summed(found: jax.Array | Rows, labels: Any) -> tuple[jax.Array, jax.Array]:
     if value.ndim == 0:
         return value, jnp.ones_like(value)
     weight = jnp.ones_like(value) if weight is None else weight.astype(value.dtype)
-    real = labels >= 0
+    known = real(labels)
     # A negative weight has no mean: NaN, which every run refuses.
     weight = jnp.where(weight < 0, jnp.nan, weight)
-    weight = jax.lax.stop_gradient(jnp.where(real, weight, 0))
+    weight = jax.lax.stop_gradient(jnp.where(known, weight, 0))
     # The value too: zero times what is not finite would be NaN.
-    return (jnp.where(real, value, 0) * weight).sum(), weight.sum()
+    return (jnp.where(known, value, 0) * weight).sum(), weight.sum()
 
 
 def divided(total: jax.Array, weight: jax.Array) -> jax.Array:

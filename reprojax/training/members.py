@@ -22,21 +22,23 @@ from reprojax.training.checks import Evaluated, check_statistics, not_finite
 from reprojax.training.compilation import Compiled
 from reprojax.training.loop import Fitted
 from reprojax.training.losses import Loss
+from reprojax.training.metrics import Metric, accuracy
 from reprojax.training.steps import (
     Clock,
     TrainState,
     bar,
     begin,
     close_epoch,
-    count_correct,
     lengthened,
     observe_batch,
+    observe_scores,
     refresh_maps,
+    scored,
     shown,
     train_step,
 )
 
-DIVERGED = -1.0  # an accuracy that there is not
+DIVERGED = -np.inf  # a score that there is not
 
 
 class Members(NamedTuple):
@@ -55,6 +57,8 @@ class Members(NamedTuple):
     settings: Sequence[Mapping[str, float]] | None = None
     inits: Sequence[Callable] | None = None
     evaluated: Evaluated | None = None
+    metric: Metric = accuracy
+    metrics: tuple[Metric, ...] = ()
 
     def own(self, k: int) -> tuple[Program, optax.GradientTransformation]:
         """The program and the optimiser of a member, which begin in their own way."""
@@ -111,10 +115,10 @@ def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.Opt
 
 def diverged(state: TrainState, closed: int) -> Fitted:
     """Of a member that had so many epochs before."""
-    accuracy = {name: float("nan") for name in ("validation", "last", "test")}
+    score = {name: float("nan") for name in ("validation", "last", "test")}
     curves = np.array(state.curves)
     curves[closed:] = np.nan
-    return Fitted(state.best, state.params, accuracy, curves, float("nan"))
+    return Fitted(state.best, state.params, score, curves, float("nan"))
 
 
 # -- all at once
@@ -156,7 +160,7 @@ def at_once(
                 states = _end_epoch(run, refresh, steps, apart(group))
                 group = grouped(states)
                 best = max(float(s.curves[step // steps, 1]) for s in states)
-                line.set_postfix(best_validation=f"{best:.3f}")
+                line.set_postfix(best_validation=f"{run.metric.sign * best:.3f}")
             if checkpoints.due(step + 1) or ends:
                 checkpoints.save(step + 1, apart(group))
                 checkpoints.leave_if_told(step + 1)
@@ -171,11 +175,17 @@ def _end_epoch(
         params = _refreshed(run, params, [state.sums for state in states])
     elif refresh == "exact":
         params = _estimated(run, params)
-    found = _accuracies(run, params, "validation")
+    found = _scores(run, params, "validation", (run.metric,))
     return [
-        close_epoch(state, p, accuracy, steps)
-        for state, p, accuracy in zip(states, params, found, strict=True)
+        close_epoch(state, p, _signed(run, own), steps)
+        for state, p, own in zip(states, params, found, strict=True)
     ]
+
+
+def _signed(run: Members, found: dict[str, Any]) -> float:
+    """By which more is better."""
+    metric = run.metric
+    return metric.sign * found[metric.name] if found else DIVERGED
 
 
 def _shown(run: Members, states: list[TrainState]) -> list[Params]:
@@ -184,19 +194,21 @@ def _shown(run: Members, states: list[TrainState]) -> list[Params]:
 
 def _results(run: Members, states: list[TrainState], seconds: float) -> list[Fitted]:
     final, curves = _shown(run, states), [np.asarray(s.curves) for s in states]
-    last = _accuracies(run, final, "test")
-    best = last
+    last = best = _scores(run, final, "test", (run.metric, *run.metrics))
     if any(c[:, 1].argmax() < len(c) - 1 for c in curves):  # another than the last
-        best = _accuracies(run, [state.best for state in states], "test")
+        chosen = [state.best for state in states]
+        best = _scores(run, chosen, "test", (run.metric, *run.metrics))
     fits = []
     for k, curve in enumerate(curves):
         if (gone := curve[:, 1] == DIVERGED).any():
             fits.append(diverged(states[k], int(gone.argmax())))
             continue
-        chosen = int(curve[:, 1].argmax())
-        accuracy = {"validation": float(curve[chosen, 1]), "last": last[k]}
-        accuracy["test"] = best[k] if chosen < len(curve) - 1 else last[k]
-        fits.append(Fitted(states[k].best, final[k], accuracy, curve, seconds))
+        epoch, name, sign = int(curve[:, 1].argmax()), run.metric.name, run.metric.sign
+        curve = curve * np.float32([1, sign])
+        found = best[k] if epoch < len(curve) - 1 else last[k]
+        score = {"validation": float(curve[epoch, 1]), "last": last[k][name]}
+        score["test"] = found[name]
+        fits.append(Fitted(states[k].best, final[k], score, curve, seconds, found))
     return fits
 
 
@@ -256,7 +268,7 @@ def stepper(run: Members, axis: int | None) -> Compiled:
 
 
 def _summed(
-    run: Members, function: Callable, params: list, splits: list[Split]
+    run: Members, function: Callable, static: tuple, params: list, splits: list[Split]
 ) -> list[PyTree]:
     """function(program, params, frozen, x, y, context) of each member, added up."""
     distinct, group, total = {id(own): own for own in splits}, grouped(params), None
@@ -264,7 +276,7 @@ def _summed(
     for found in zip(*(in_order(s, run.size) for s in distinct.values()), strict=True):
         made = dict(zip(distinct, found, strict=True))
         *batch, axis = _joined(splits, [made[id(own)] for own in splits], True)
-        call = call or _vmapped(function, (run.program,), (0, None, axis, 0, axis))
+        call = call or _vmapped(function, static, (0, None, axis, 0, axis))
         each = call(group, run.frozen, *batch)
         total = each if total is None else jax.tree.map(jnp.add, total, each)
     return apart(total)
@@ -274,7 +286,7 @@ def _estimated(run: Members, params: list) -> list:
     """With label maps from one exact pass, as `steps.estimate` has them."""
     if not estimation.estimated(run.program):
         return params
-    sums = _summed(run, observe_batch, params, run.splits("train"))
+    sums = _summed(run, observe_batch, (run.program,), params, run.splits("train"))
     for own, seen in zip(params, sums, strict=True):
         if not not_finite(own.learnable):
             check_statistics(seen, "the training images")
@@ -290,12 +302,16 @@ def _refreshed(run: Members, params: list, sums: list) -> list:
     )
 
 
-def _accuracies(run: Members, params: list, name: str) -> list[float]:
-    """On the split of that name; -1 of a member that diverged, since NaN ends a run
-    that looks for it (`JAX_DEBUG_NANS`)."""
-    splits = run.splits(name)
-    hits = jax.device_get(_summed(run, count_correct, params, splits))
+def _scores(
+    run: Members, params: list, name: str, metrics: tuple[Metric, ...]
+) -> list[dict[str, Any]]:
+    """{metric: score} of each on the split of that name; of a member that diverged
+    nothing, since NaN ends a run that looks for it (`JAX_DEBUG_NANS`)."""
+    splits, static = run.splits(name), (run.program, metrics, run.sites)
+    totals = jax.device_get(_summed(run, observe_scores, static, params, splits))
     return [
-        DIVERGED if not_finite(p.learnable) else float(hit) / len(own.y)
-        for hit, own, p in zip(hits, splits, params, strict=True)
+        {}
+        if not_finite(p.learnable)
+        else {m.name: scored(m, own) for m, own in zip(metrics, total, strict=True)}
+        for total, p in zip(totals, params, strict=True)
     ]

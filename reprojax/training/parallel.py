@@ -35,7 +35,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from reprojax.core import PyTree
 from reprojax.data import Shared, Split
 from reprojax.data.order import Batch
-from reprojax.data.task import by_rows, taken
+from reprojax.data.task import by_rows, filler, taken
 from reprojax.models import stored
 
 Rules = Mapping[str, PartitionSpec]
@@ -350,7 +350,7 @@ def spread(
         size = padded_size(len(y), mesh, accumulate)
         rows = np.resize(rows, size)  # real images again: some statistics see them
         more = [(0, size - len(y)), *((0, 0) for _ in y.shape[1:])]
-        y = np.pad(y, more, constant_values=-1)
+        y = np.pad(y, more, constant_values=filler(y))
         if mesh is None:
             yield taken(split.x, rows), y, taken(split.context, rows)
         else:

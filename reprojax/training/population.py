@@ -31,14 +31,21 @@ from reprojax.core import Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.data import Task, digest
 from reprojax.data.order import steps as steps_of
-from reprojax.data.task import SPLITS, shape_of, spec, unshared, whole_seed
+from reprojax.data.task import (
+    SPLITS,
+    batch_labels,
+    shape_of,
+    spec,
+    unshared,
+    whole_seed,
+)
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_run, traced
 from reprojax.training import checks
 from reprojax.training.checks import Diverged, Evaluated
 from reprojax.training.compilation import Compiled
 from reprojax.training.loop import Fitted, fit
-from reprojax.training.losses import Loss, cross_entropy, judge
+from reprojax.training.losses import Loss, cross_entropy, fitting, judge
 from reprojax.training.members import (
     Members,
     at_once,
@@ -49,6 +56,7 @@ from reprojax.training.members import (
     rows,
     stepper,
 )
+from reprojax.training.metrics import Metric, fitting_metric
 from reprojax.training.steps import train_step
 
 How = Literal["loop", "vmap"]
@@ -68,8 +76,10 @@ def fit_population(
     inits: Sequence[Callable] | None = None,
     how: How = "loop",
     order: Order = "own",
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     record_sites: tuple[str, ...] = (),
+    metric: Metric | None = None,
+    metrics: tuple[Metric, ...] = (),
     evaluated: Evaluated | None = None,
     refresh: Refresh = "epoch",
     out: str | Path | None = None,
@@ -88,11 +98,11 @@ def fit_population(
         how: "loop" or "vmap"; the bits of one are not those of the other.
         order: which rows a step sees: each member its own, as in `fit`, or all of them
             those of the first seed (vmap).
-        loss, evaluated: as in `fit`.
+        loss, metric, metrics, evaluated: as in `fit`.
         out, resume, identity: as in `fit`; in the loop each member has its own folder
             there.
 
-    A member whose loss diverges has the accuracy NaN, and the others go on.
+    A member whose loss diverges has the score NaN, and the others go on.
     """
     tasks = [task] * len(seeds) if isinstance(task, Task) else [*task]
     seeds = [whole_seed(seed) for seed in seeds]
@@ -100,6 +110,8 @@ def fit_population(
         checks.check_arguments("fit_population", program, frozen, each, optimizer)
         epochs, batch, _ = checks.check_settings(each, epochs, batch, refresh)
     _check(tasks, seeds, settings, inits, how, order)
+    loss = loss or fitting(tasks[0])
+    metric = metric or fitting_metric(tasks[0], loss)
     run = Members(
         program,
         optimizer,
@@ -113,17 +125,20 @@ def fit_population(
         settings=settings,
         inits=inits,
         evaluated=evaluated,
+        metric=metric,
+        metrics=metrics,
     )
     first = partial(first_states, run, epochs)
     jax.eval_shape(first)  # so that no member's settings are found wrong hours later
     plan: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "batch": batch}
     plan |= {"refresh": refresh, "order": order, "form": how}
+    plan["metric"] = f"{metric.name}, {metric.better}"
     if out is not None:
         plan |= _ingredients(run, identity)
     with Checkpoints(out, plan, resume=resume, grows="epochs") as checkpoints:
         if how == "vmap":
             what = program, frozen, tasks[0], run.size, loss, record_sites, optimizer
-            checks.check_run(*what, evaluated)
+            checks.check_run(*what, evaluated, metrics=(metric, *metrics))
             checks.check_frozen(run.frozen)
             return at_once(run, first, epochs, refresh, checkpoints, progress)
         given = {"epochs": epochs, "batch": batch, "refresh": refresh}
@@ -150,6 +165,8 @@ def _alone(run: Members, k: int, out: Path | None, **given: Any) -> Fitted:
             loss=run.loss,
             record_sites=run.sites,
             evaluated=run.evaluated,
+            metric=run.metric,
+            metrics=run.metrics,
             out=out,
             **given,
         )
@@ -244,7 +261,7 @@ def _ingredients(run: Members, identity: Mapping[str, Any] | None) -> dict[str, 
     """What else the numbers of a population depend on; see `identity`."""
     (x, context), frozen = batch_spec(run), run.frozen
     context = unshared(context)
-    labels = spec(np.int32(run.tasks[0].train.y), run.size)
+    labels = spec(batch_labels(run.tasks[0].train.y), run.size)
     judged = partial(judge, run.loss)
     what = run.program, run.optimizer, run.evaluated, judged, run.sites
     found = of_run(*what, frozen, x, labels, context, identity)
@@ -290,7 +307,7 @@ def _check(
         )
     shapes = {
         (
-            len(task.classes),
+            (len(task.classes), task.answers),
             *(shape_of(getattr(task, n).x) for n in SPLITS),
             *(getattr(task, n).y.shape for n in SPLITS),
             task.holds,

@@ -25,7 +25,8 @@ from reprojax.data.task import unshared
 from reprojax.training.checks import Evaluated, check_statistics
 from reprojax.training.compilation import Compiled
 from reprojax.training.gradients import forward, gradient
-from reprojax.training.losses import Loss, divided
+from reprojax.training.losses import Loss, divided, look
+from reprojax.training.metrics import Metric, accuracy
 from reprojax.training.parallel import keep_replicated, spread
 
 
@@ -50,7 +51,8 @@ class TrainState(NamedTuple):
     step: jax.Array
     loss: jax.Array  # sum over the epoch's steps
     sums: PyTree  # what the epoch's steps showed to label maps
-    curves: jax.Array  # [epochs 5], as `Fitted` has them; 0: to come
+    curves: jax.Array  # [epochs 5], as `Fitted` has them, but that more of the score
+    # is always better; 0: to come
     best: Params  # selected by validation, the earliest of equals
     start: PyTree  # the first learnable params
     numbers: Numbers  # of the last step
@@ -65,15 +67,18 @@ def begin(
     seed: int = 0,
     epochs: int = 1,
     context: PyTree = None,
+    params: Params | None = None,
 ) -> TrainState:
     """A first state; label maps are not estimated yet (`estimate` does).
 
     Args:
         images: a batch, or its shape and type; likewise its context.
         epochs: as many rows as the curves have, which `close_epoch` fills.
+        params: to start from, in the place of those that the seed draws.
     """
     key = jax.random.key(seed)
-    params = program.init(key, frozen, images, unshared(context))
+    if params is None:
+        params = program.init(key, frozen, images, unshared(context))
     state = TrainState(
         params=params,
         opt=optimizer.init(params.learnable),
@@ -167,31 +172,23 @@ def train_step(
     return keep_replicated(new, mesh)
 
 
-@partial(jax.jit, static_argnums=0)
-def count_correct(
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def observe_scores(
     program: Program,
+    metrics: tuple[Metric, ...],
+    sites: tuple[str, ...],
     params: Params,
     frozen: PyTree,
     x: PyTree,
     labels: jax.Array,
     context: PyTree = None,
-) -> jax.Array:
-    """How many rows of a batch are right; a label of -1 never is, nor an answer of NaN.
-
-    One number, or [K] of a program that answers [B K T]. Where words [B L] are the
-    labels, a row is right if all are that count, each behind the right ones.
-    """
-    answers = chosen(program.apply(params, frozen, x, unshared(context)))
-    if labels.ndim == 2:
-        real = labels >= 0
-        return (((answers == labels) | ~real).all(1) & real.any(1)).sum()
-    labels = labels.reshape(-1, *(1,) * (answers.ndim - 1))
-    return (answers == labels).sum(0)
-
-
-def chosen(y: jax.Array) -> jax.Array:
-    """The best class of each row [... T] -> [...]; -2, no class, of NaN or overflow."""
-    return jnp.where((y < jnp.inf).all(-1), y.argmax(-1), -2)
+) -> list[PyTree]:
+    """What one batch adds to the sums of each metric."""
+    context = unshared(context)
+    y, recorded = record(program.apply, sites)(params, frozen, x, context)
+    recorded = {**recorded, "output": y}
+    seen = look(recorded, labels, params.learnable, x, context, None, 0)
+    return [metric.observe(seen) for metric in metrics]
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
@@ -206,7 +203,7 @@ def observe_batch(
     mesh: Mesh | None = None,
 ) -> PyTree:
     """What one batch shows to the label maps, in evaluation."""
-    call = record(program.apply, estimation.raw_sites(program))
+    call = record(program.apply, ["output", *estimation.raw_sites(program)])
     seen = call(params, frozen, x, unshared(context))[1]
     return keep_replicated(estimation.observe(program, params, seen, labels), mesh)
 
@@ -221,16 +218,45 @@ def evaluate(
     split: Split,
     batch: int,
     mesh: Mesh | None = None,
+    metric: Metric = accuracy,
+    sites: tuple[str, ...] = (),
 ) -> Any:
-    """The accuracy on a split, in its order: a float, or [K] where there are K answers.
+    """A metric of a split: a float, or [K] where there are K answers.
 
     K answers come from `alignments.heads`.
     """
+    given = program, params, frozen, split, batch, mesh
+    return measure(*given, (metric,), sites)[metric.name]
+
+
+def measure(
+    program: Program,
+    params: Params,
+    frozen: PyTree,
+    split: Split,
+    batch: int,
+    mesh: Mesh | None,
+    metrics: tuple[Metric, ...],
+    sites: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """{name: score} of several metrics on a split, in its order, in one pass."""
     batches = spread(partial(in_order, size=batch), split, mesh)
-    count = Compiled(count_correct, program)
-    hits = [count(params, frozen, *rows) for rows in batches]
-    accuracy = np.sum(jax.device_get(hits), axis=0) / len(split.y)
-    return accuracy if accuracy.ndim else float(accuracy)
+    observe = Compiled(observe_scores, program, metrics, sites)
+    sums = jax.device_get([observe(params, frozen, *rows) for rows in batches])
+    total = jax.tree.map(lambda *each: np.sum(each, axis=0), *sums)
+    return {m.name: scored(m, own) for m, own in zip(metrics, total, strict=True)}
+
+
+def scored(metric: Metric, total: PyTree) -> Any:
+    """The score that sums give; ValueError where they give none."""
+    score = np.asarray(metric.score(total))
+    if np.isnan(score).all():
+        raise ValueError(
+            f"the metric {metric.name!r} of a split is not a number, expected one: the "
+            "answers are not finite, or the split has no row, or no two labels, that "
+            "it could compare; draw a larger split, or take another metric"
+        )
+    return score if score.ndim else float(score)
 
 
 def estimate(
@@ -262,16 +288,17 @@ def shown(evaluated: Evaluated | None, state: TrainState) -> Params:
 
 
 def close_epoch(
-    state: TrainState, params: Params, accuracy: float, steps: int
+    state: TrainState, params: Params, score: float, steps: int
 ) -> TrainState:
     """The state after an epoch of so many steps, with which training goes on.
 
     Args:
-        params: those that reached the accuracy, with the label maps of now.
+        params: those that reached the score, with the label maps of now.
+        score: by which more is better.
     """
     epoch = int(state.step) // steps - 1
-    better = not bool((state.curves[:epoch, 1] >= accuracy).any())
-    row = [state.loss / steps, accuracy, *state.numbers[1:]]
+    better = not bool((state.curves[:epoch, 1] >= score).any())
+    row = [state.loss / steps, score, *state.numbers[1:]]
     return state._replace(
         params=state.params._replace(fixed=params.fixed),
         # a copy: the step gives its own params away

@@ -23,6 +23,7 @@ from reprojax.core import Program, part
 from reprojax.testing.compiled import operations
 from reprojax.training import steps
 from reprojax.training.compilation import Compiled
+from reprojax.training.metrics import accuracy
 
 MAPS: dict[str, Any] = {
     "rlm": random_map(3),
@@ -89,7 +90,9 @@ def test_eight_maps_cost_one_forward():
         x = np.zeros((64, 8, 8, 3), np.uint8)
         params = program.init(jax.random.key(0), FROZEN, x)
         y = np.zeros(64, np.int32)
-        return operations(steps.count_correct, program, params, FROZEN, x, y)
+        return operations(
+            steps.observe_scores, program, (accuracy,), (), params, FROZEN, x, y
+        )
 
     assert work(eight) < 1.1 * work(programs[0])
 

@@ -293,5 +293,5 @@ def test_fit_on_files_is_fit_in_memory(tmp_path):
         progress=False,
     )
     lazy, whole = run(True), run(False)
-    assert lazy.accuracy == whole.accuracy
+    assert lazy.score == whole.score
     jax.tree.map(np.testing.assert_array_equal, lazy.params, whole.params)

@@ -22,7 +22,8 @@ from reprojax.text.tasks import encoded, written
 from reprojax.training.caches import cached
 from reprojax.training.loop import fit
 from reprojax.training.losses import Seen, cross_entropy, mean_loss
-from reprojax.training.steps import count_correct, evaluate
+from reprojax.training.metrics import accuracy
+from reprojax.training.steps import evaluate, observe_scores
 
 TEMPLATE, LABELS = "ill {text}.{label}", ("a", "b")
 END = LETTERS.index("\n")
@@ -133,7 +134,7 @@ def test_fit_learns_on_either_side_of_padding():
         fitted = trained(program, CARD.frozen, task, epochs=35)
         found.append(fitted.curves)
         assert fitted.curves[-5:, 0].mean() < 0.5 * fitted.curves[0, 0]
-        assert fitted.accuracy["validation"] >= 0.75
+        assert fitted.score["validation"] >= 0.75
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-3)
 
 
@@ -220,7 +221,7 @@ def test_fit_learns_to_write():
     program = prompt_tuning(WRITER, at_words(), length=4)
     fitted = trained(program, CARD.frozen, task, epochs=60)
     assert fitted.curves[-1, 0] < 0.5 * fitted.curves[0, 0]
-    got = fitted.accuracy["test"]
+    got = fitted.score["test"]
     assert got == evaluate(program, fitted.params, CARD.frozen, task.test, 2)
 
 
@@ -229,7 +230,8 @@ def test_a_row_is_right_if_all_of_its_words_are():
     said = jnp.array([[0, 3, 4], [0, 3, 5], [9, 9, 4], [1, 1, 1]])
     answer = lambda params, frozen, x: jax.nn.one_hot(said, 10)
     program = PROGRAM._replace(apply=answer)
-    hits = count_correct(program, Params(), (), jnp.zeros(4), y)
+    given = program, (accuracy,), (), Params(), (), jnp.zeros(4), y
+    ((hits, _),) = observe_scores(*given)
     assert int(hits) == 2
 
 

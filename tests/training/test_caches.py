@@ -80,12 +80,12 @@ def test_a_run_on_values_is_the_run_on_images(case):
     above, task = kept(program)
     one = fit(program, CARD.frozen, TASK, **RUN)
     two = fit(above, CARD.frozen, task, **RUN)
-    assert one.accuracy == two.accuracy
+    assert one.score == two.score
     for a, b in zip(*(map(jax.tree.leaves, (one[:2], two[:2]))), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     # and the params are the first program's own
     accuracy = steps.evaluate(program, two.params, CARD.frozen, TASK.test, 4)
-    assert accuracy == two.accuracy["test"]
+    assert accuracy == two.score["test"]
 
 
 def test_values_are_those_at_the_site_row_by_row():

@@ -90,7 +90,7 @@ def test_the_params_that_are_named_are_evaluated_and_selected():
     near = found.last.learnable["normalized"]
     assert np.abs(near - plain.last.learnable["normalized"]).max() > 1e-4
     reached = steps.evaluate(PROGRAM, found.last, FROZEN, TASK.test, 4)
-    assert found.accuracy["last"] == reached
+    assert found.score["last"] == reached
     one = fit_population(
         *(PROGRAM, FROZEN, TASK),
         **{"epochs": 3, "batch": 4, "seeds": [0], "how": "loop", "progress": False},

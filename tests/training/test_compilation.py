@@ -45,7 +45,7 @@ def counted(caplog: Any, run: Callable[[], Any]) -> list[str]:
         run()
     lines = [record.getMessage() for record in caplog.records]
     found = [line.split()[1] for line in lines if line.startswith("Compiling ")]
-    names = ("train_step", "count_correct", "observe_batch", "refresh")
+    names = ("train_step", "observe_scores", "observe_batch", "refresh")
     return [one for one in found if any(name in one for name in names)]
 
 
@@ -71,7 +71,7 @@ def run(**changes: Any) -> Any:
 def test_the_same_recipe_optimiser_and_loss_compile_once(caplog):
     first = counted(caplog, run)
     assert sorted(first) == [
-        "jit(count_correct)",
+        "jit(observe_scores)",
         "jit(observe_batch)",
         "jit(refresh)",
         "jit(train_step)",

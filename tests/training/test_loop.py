@@ -224,26 +224,27 @@ def test_a_program_without_learnable_params_is_only_estimated():
 def test_the_first_of_the_best_epochs_is_selected(monkeypatch):
     shown = []
 
-    def scripted(program, params, frozen, split, batch, mesh):
+    def scripted(program, params, *_, **__):
         shown.append(bits(params))
-        return [0.2, 0.7, 0.7, 0.4, 0.25, 0.75][len(shown) - 1]
+        return {"accuracy": [0.2, 0.7, 0.7, 0.4, 0.25, 0.75][len(shown) - 1]}
 
-    monkeypatch.setattr("reprojax.training.loop.evaluate", scripted)
+    monkeypatch.setattr("reprojax.training.loop.measure", scripted)
     fitted = train(epochs=4)
     assert bits(fitted.params) == shown[1] == shown[5] != shown[2]
     assert bits(fitted.last) == shown[3] == shown[4]
     near(fitted.curves[:, 1], [0.2, 0.7, 0.7, 0.4])
     expected = {"validation": 0.7, "test": 0.75, "last": 0.25}
-    assert fitted.accuracy == pytest.approx(expected)
+    assert fitted.score == pytest.approx(expected)
 
 
 def test_a_last_epoch_that_is_the_best_is_tested_once(monkeypatch):
     scores = iter([0.2, 0.7, 0.6])  # a fourth reading would end the test
-    monkeypatch.setattr("reprojax.training.loop.evaluate", lambda *a, **k: next(scores))
+    scripted = lambda *a, **k: {"accuracy": next(scores)}
+    monkeypatch.setattr("reprojax.training.loop.measure", scripted)
     fitted = train(epochs=2)
     assert bits(fitted.params) == bits(fitted.last)
     expected = {"validation": 0.7, "test": 0.6, "last": 0.6}
-    assert fitted.accuracy == pytest.approx(expected)
+    assert fitted.score == pytest.approx(expected)
 
 
 class Watched(np.ndarray):
@@ -283,7 +284,7 @@ def test_accuracy_is_of_the_real_rows():
     ):
         raw = logits(params.learnable["normalized"], split.x)
         answers = (raw @ params.fixed["output"]).argmax(1)
-        assert fitted.accuracy[name] == pytest.approx(np.mean(answers == split.y))
+        assert fitted.score[name] == pytest.approx(np.mean(answers == split.y))
 
 
 def test_a_batch_larger_than_the_split_is_the_split():
@@ -352,7 +353,7 @@ def test_evaluation_has_no_randomness():
     still = reprogram(fitting.FORWARD, {"output": bayesian(3)})
     expected = train(program=still, refresh="once")
     near(fitted.last.fixed["output"], expected.last.fixed["output"])
-    assert fitted.accuracy == expected.accuracy
+    assert fitted.score == expected.score
 
 
 # -- losses

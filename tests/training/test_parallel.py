@@ -117,7 +117,7 @@ def test_two_processes_equal_one_and_each_reads_its_own(tmp_path):
         devices.finish(processes)
     fitted = train(program=devices.rich())
     one = devices.leaves(fitted[:2]) | {"curves": fitted.curves}
-    one |= {name: np.array(value) for name, value in fitted.accuracy.items()}
+    one |= {name: np.array(value) for name, value in fitted.score.items()}
     for index in range(2):
         near(read(tmp_path / f"process_{index}.npz"), one)
         half = np.arange(64 * 16, dtype=np.float32).reshape(2, 32, 16)[index]
@@ -212,7 +212,7 @@ def test_a_mesh_of_one_device_gives_what_no_mesh_gives():
     alone = train()
     fitted = train(mesh=MESH)
     near(devices.leaves(fitted[:2]), devices.leaves(alone[:2]))
-    assert fitted.accuracy == alone.accuracy
+    assert fitted.score == alone.score
     wide = train(mesh=parallel.mesh(model=1), refresh="exact")
     near(devices.leaves(wide[:2]), devices.leaves(train(refresh="exact")[:2]))
 

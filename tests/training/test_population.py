@@ -53,7 +53,7 @@ def alone(program: Any = PROGRAM, rate: float = 1.0, **changes: Any) -> Fitted:
 
 
 def near(found: Fitted, expected: Fitted) -> None:
-    assert found.accuracy == expected.accuracy
+    assert found.score == expected.score
     pairs = zip(*map(jax.tree.leaves, (found[:2], expected[:2])), strict=True)
     for a, b in pairs:
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
@@ -197,7 +197,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(how, singles):
     found = many(how=how, settings=[{"learning_rate": rate} for rate in rates])
     near(found[0], singles[0])
     near(found[1], singles[1])
-    assert all(np.isnan(value) for value in found[2].accuracy.values())
+    assert all(np.isnan(value) for value in found[2].score.values())
 
 
 CALLED = {"loop": (order, "batch"), "vmap": (members, "rows")}
