@@ -321,7 +321,7 @@ def _check_same(found: PyTree, expected: PyTree, name: str) -> None:
         )
 
 
-def check_start(came: Params, expected: Params) -> None:
+def check_start(came: Any, expected: Params) -> None:
     """Raise unless params to start from are like those that a program draws."""
     if not isinstance(came, Params):
         raise ValueError(
