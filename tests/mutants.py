@@ -483,15 +483,15 @@ MUTANTS = (
     Mutant(
         "batches: what fills the last one keeps its labels",
         "data/order.py",
-        "    y[real:] = -1\n",
+        "    y[real:] = filler(y)\n",
         "",
         "data/test_order.py",
     ),
     Mutant(
         "loss: rows that fill a batch are examples",
         "training/losses.py",
-        "real = labels >= 0",
-        "real = labels >= -1",
+        "known = real(labels)\n    # A",
+        "known = real(labels + 1)\n    # A",
         "training/test_losses.py::test_rows_that_fill_a_batch_have_no_influence_whatever_is_in_them",
     ),
     Mutant(
@@ -567,8 +567,8 @@ MUTANTS = (
     Mutant(
         "population: a member that diverged has an accuracy",
         "training/members.py",
-        "DIVERGED if not_finite(p.learnable) else",
-        "DIVERGED if not p else",
+        "        if not_finite(p.learnable)\n",
+        "        if not p\n",
         "training/test_population.py::test_a_member_that_diverges_leaves_the_others_alone",
     ),
     Mutant(
@@ -644,22 +644,22 @@ MUTANTS = (
     Mutant(
         "fit: the last of equally good epochs is selected",
         "training/steps.py",
-        "1] >= accuracy)",
-        "1] > accuracy)",
+        "1] >= score)",
+        "1] > score)",
         "training/test_loop.py::test_the_first_of_the_best_epochs_is_selected",
     ),
     Mutant(
         "fit: an answer of NaN is class 0",
-        "training/steps.py",
+        "training/metrics.py",
         "y.argmax(-1), -2)",
         "y.argmax(-1), 0)",
         "training/test_checks.py::test_an_answer_of_nan_is_no_class",
     ),
     Mutant(
         "fit: accuracy over the rows that were filled up",
-        "training/steps.py",
-        "/ len(split.y)",
-        "/ (len(hits) * batch)",
+        "training/metrics.py",
+        "column).sum(0), real.sum()",
+        "column).sum(0), real.size",
         "training/test_loop.py::test_accuracy_is_of_the_real_rows",
     ),
     Mutant(
@@ -1017,7 +1017,7 @@ MUTANTS = (
     Mutant(
         "parallel: what fills a batch keeps its label",
         "training/parallel.py",
-        "constant_values=-1",
+        "constant_values=filler(y)",
         "constant_values=0",
         "training/test_parallel.py::test_accumulation_is_the_whole_batch",
     ),
@@ -1700,7 +1700,7 @@ MUTANTS = (
     Mutant(
         "fit: a short batch's filling has labels where words are written",
         "data/order.py",
-        "    y[real:] = -1\n",
+        "    y[real:] = filler(y)\n",
         "    y[real:, ...] = y[real:]\n",
         "training/test_parallel.py",
     ),

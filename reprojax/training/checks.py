@@ -228,17 +228,21 @@ def check_rows(
     )
 
 
-def check_metrics(
-    metrics: tuple[Metric, ...], recorded: Any, labels: Any, *more: Any
-) -> None:
-    """Raise where a metric cannot read what a program answers."""
-    see = lambda recorded, labels, *more: look(recorded, labels, *more, None, 0)
+def check_metrics(metrics: tuple[Metric, ...], *given: Any) -> None:
+    """Raise where a metric cannot read what a program answers.
+
+    Args:
+        given: specs of what is recorded, labels, learnable, x and the context.
+    """
+    recorded, labels, *_ = given
+
+    def observe(metric: Metric, recorded: Any, labels: Any, *rest: Any) -> PyTree:
+        learnable, x, context = rest
+        return metric.observe(look(recorded, labels, learnable, x, context, None, 0))
+
     for metric in metrics:
         try:
-            jax.eval_shape(
-                lambda *given, metric=metric: metric.observe(see(*given)),
-                *(recorded, labels, *more),
-            )
+            jax.eval_shape(partial(observe, metric), *given)
         except (KeyError, *MISTAKES) as error:
             raise ValueError(
                 f"the metric {metric.name!r} raised {told(error)}, expected one of "

@@ -265,9 +265,8 @@ def _plain(numbers: Numbers) -> list[float]:
 
 def _epochs(state: TrainState, steps: int, sign: int) -> np.ndarray:
     """The curves of the epochs so far, the scores as their metric gives them."""
-    return np.asarray(state.curves)[: int(state.step) // steps] * np.float32(
-        [1, sign, 1, 1, 1]
-    )
+    signs = np.array([1, sign, 1, 1, 1], np.float32)
+    return np.asarray(state.curves)[: int(state.step) // steps] * signs
 
 
 def _epoch(state: TrainState, steps: int, sign: int) -> hooks.Epoch:

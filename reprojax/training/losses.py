@@ -76,13 +76,21 @@ def judge(
     return loss(look(recorded, labels, learnable, x, context, own, step))
 
 
-def look(recorded: Mapping[str, Any], labels: Any, *more: Any) -> Seen:
+def look(
+    recorded: Mapping[str, Any],
+    labels: Any,
+    learnable: PyTree,
+    x: PyTree,
+    context: PyTree,
+    key: Key | None,
+    step: Any,
+) -> Seen:
     """What is seen of a batch, as its labels come from the task."""
     known = real(labels)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         # Not NaN, which would be in the gradient of a value that is left out.
         labels = jnp.where(known, labels, 0)
-    return Seen(recorded, labels, *more, known)
+    return Seen(recorded, labels, learnable, x, context, key, step, known)
 
 
 def cross_entropy(seen: Seen) -> jax.Array:

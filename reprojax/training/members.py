@@ -204,7 +204,7 @@ def _results(run: Members, states: list[TrainState], seconds: float) -> list[Fit
             fits.append(diverged(states[k], int(gone.argmax())))
             continue
         epoch, name, sign = int(curve[:, 1].argmax()), run.metric.name, run.metric.sign
-        curve = curve * np.float32([1, sign])
+        curve = curve * np.array([1, sign, 1, 1, 1], np.float32)
         found = best[k] if epoch < len(curve) - 1 else last[k]
         score = {"validation": float(curve[epoch, 1]), "last": last[k][name]}
         score["test"] = found[name]

@@ -198,8 +198,14 @@ calibration_error = Metric("calibration error", _confident, _gap, "lower")
 @lru_cache  # equal ones are one metric, and compiled once
 def of_loss(loss: Loss, name: str = "loss") -> Metric:
     """The mean of a loss over a split, its rows as they weigh; lower is better."""
-    observe = lambda seen: summed(loss(seen), jnp.where(seen.real, 0, -1))
+    observe = lambda seen: summed(loss(seen), _counted(seen))
     return Metric(name, observe, lambda sums: float(sums[0] / sums[1]), "lower")
+
+
+def _counted(seen: Seen) -> jax.Array:
+    """0 for a label that is an example, -1 for one that is none."""
+    real: Any = seen.real
+    return jnp.where(real, 0, -1)
 
 
 mean_squared_error = of_loss(squared_error, "mean squared error")
@@ -211,7 +217,8 @@ perplexity = of_loss(cross_entropy)._replace(
 
 def _moments(seen: Seen) -> Float[Array, "4 R"]:
     """Of each number: how many, their sum, that of squares, and of squared errors."""
-    real, y = seen.real, seen.labels.astype(jnp.float32)
+    real: Any = seen.real
+    y = seen.labels.astype(jnp.float32)
     error = seen.output.astype(jnp.float32) - y
     each = jnp.stack([jnp.ones_like(y), y, y**2, error**2])
     return jnp.where(real, each, 0).sum(1)

@@ -181,7 +181,7 @@ def test_a_run_from_given_params_goes_on_with_them():
     half = train(**settings, epochs=2)
     start = jax.tree.map(np.asarray, half.last)
     rest = train(**settings, epochs=2, params=start)
-    np.testing.assert_allclose(rest.curves, whole.curves[2:], rtol=1e-5)
+    np.testing.assert_allclose(rest.curves[:, :4], whole.curves[2:, :4], rtol=1e-5)
     assert start.learnable["output"]["kernel"].any()  # nor were they given away
 
 

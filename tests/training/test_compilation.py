@@ -71,8 +71,8 @@ def run(**changes: Any) -> Any:
 def test_the_same_recipe_optimiser_and_loss_compile_once(caplog):
     first = counted(caplog, run)
     assert sorted(first) == [
-        "jit(observe_scores)",
         "jit(observe_batch)",
+        "jit(observe_scores)",
         "jit(refresh)",
         "jit(train_step)",
     ]
