@@ -180,7 +180,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
 def test_targets_are_the_words_that_follow(side):
     task = written(WRITER, QUESTIONS, "do {question}. {answer}", side=side)
     assert task.classes == () and task.train.y.shape == task.train.x.value.shape
-    x, targets = task.train
+    x, targets, _ = task.train
     rows = zip(QUESTIONS.train, x.value, x.weight, targets, strict=True)
     for row, ids, real, y in rows:
         read = f"do {row['question']}."
@@ -228,7 +228,7 @@ def test_fit_learns_to_write():
 def test_a_row_is_right_if_all_of_its_words_are():
     y = jnp.array([[-1, 3, 4], [-1, 3, 4], [-1, -1, 4], [-1, -1, -1]])
     said = jnp.array([[0, 3, 4], [0, 3, 5], [9, 9, 4], [1, 1, 1]])
-    answer = lambda params, frozen, x: jax.nn.one_hot(said, 10)
+    answer = lambda *given, **how: jax.nn.one_hot(said, 10)
     program = PROGRAM._replace(apply=answer)
     given = program, (accuracy,), (), Params(), (), jnp.zeros(4), y
     ((hits, _),) = observe_scores(*given)

@@ -18,7 +18,7 @@ from reprojax.data import Split
 from reprojax.data.task import whole, whole_seed
 from reprojax.formats import learnable
 from reprojax.operators import add
-from reprojax.training import checks, steps
+from reprojax.training import checks, metrics, steps
 from reprojax.training.losses import Rows, Seen
 from reprojax.training.population import fit_population
 
@@ -147,7 +147,7 @@ def test_rows_of_data_that_are_not_finite_are_named():
 
 def test_an_answer_of_nan_is_no_class():
     rows = jnp.array([[1.0, 2], [jnp.nan, 0], [jnp.inf, 0], [-jnp.inf, 0]])
-    np.testing.assert_array_equal(steps.chosen(rows), [1, -2, -2, 1])
+    np.testing.assert_array_equal(metrics.chosen(rows), [1, -2, -2, 1])
 
 
 # -- settings
