@@ -11,7 +11,7 @@ import numpy as np
 
 from reprojax.data.folder import from_folder
 from reprojax.data.splits import assemble
-from reprojax.data.task import SPELLINGS, SPLITS, Task, listed
+from reprojax.data.task import SPELLINGS, SPLITS, Answers, Task, listed
 from reprojax.data.tfds import from_tfds
 from reprojax.saving.files import open_regular
 
@@ -31,19 +31,28 @@ def from_arrays(
     test_seed: int | None = None,
     duplicates: str = "warn",
     name: str = "arrays",
+    holds: str = "images",
+    answers: Answers | None = None,
+    context: Any = None,
 ) -> Task:
     """A task from images x, uint8 or floats in [0, 1], and whole-number labels y.
 
-    x: [N h w], [N h w 1] or [N h w 3]. `validation` and `test` are pairs (x, y) of
-    their own, or a number or share of images to draw (a fifth unless given), each class
-    by its share: validation by `seed`, test by `test_seed` (0 unless given), so that
-    all seeds are tested on the same images. `train` limits the training images.
+    x: [N h w], [N h w 1] or [N h w 3]; with another `holds` ("series", "graphs") any
+    tree of arrays [N ...], as they are. y as `Task.answers` says, of numbers [N] too,
+    and NaN for a missing one of several labels; None where there are no labels.
+    `context` as `Split.context`.
+
+    `validation` and `test` are pairs (x, y), or (x, y, context), of their own, or a
+    number or share to draw (a fifth unless given), each class by its share: validation
+    by `seed`, test by `test_seed` (0 unless given), so that all seeds are tested on the
+    same images. `train` limits the training images.
 
     Equal images (by their pixels) in two splits, or under two labels, are counted in
     one warning; duplicates="drop" leaves them out before anything is drawn, as
     `splits.divide` says; "keep" keeps them without a word.
     """
-    parts, sizes = {"train": (x, y)}, {"train": train}
+    answers = answers or ("none" if y is None else "class")
+    parts, sizes = {"train": (x, y, context)}, {"train": train}
     for part, given in (("validation", validation), ("test", test)):
         if isinstance(given, tuple):
             parts[part] = given
@@ -57,6 +66,8 @@ def from_arrays(
         seed=seed,
         test_seed=test_seed,
         duplicates=duplicates,
+        holds=holds,
+        answers=answers,
     )
 
 

@@ -19,14 +19,19 @@ import numpy as np
 from reprojax.data.lazy import Images
 from reprojax.data.task import (
     SPLITS,
+    Answers,
+    Shared,
     Split,
     Task,
+    batch_labels,
     check,
     check_classes,
     checked_images,
     class_names,
     labels,
+    leaves,
     listed,
+    shape_of,
     taken,
     whole_seed,
 )
@@ -43,27 +48,41 @@ def assemble(
     seed: int = 0,
     test_seed: int | None = None,
     duplicates: str = "warn",
+    holds: str = "images",
+    answers: Answers = "class",
 ) -> Task:
-    """A checked task from pairs (x, y) by split name; see `divide`."""
-    x = [checked_images(pair[0], part) for part, pair in parts.items()]
-    y = {part: labels(pair[1], part) for part, pair in parts.items()}
+    """A checked task from (x, y), or (x, y, context), by split name; see `divide`."""
+    x = [_checked(pair[0], part, holds) for part, pair in parts.items()]
+    y = {
+        part: _answers(pair[1], part, answers, own)
+        for (part, pair), own in zip(parts.items(), x, strict=True)
+    }
+    contexts = [pair[2] if len(pair) > 2 else None for pair in parts.values()]
+    what, one = ("images", "image") if holds == "images" else ("rows", "row")
     for part, own in zip(parts, x, strict=True):
-        if len(own) != len(y[part]):
+        if {len(leaf) for leaf in leaves(own)} != {len(y[part])}:
+            found = sorted({len(leaf) for leaf in leaves(own)})
             raise ValueError(
-                f"{part}: {len(own)} images and {len(y[part])} labels; expected one "
-                "label an image"
+                f"{part}: {', '.join(map(str, found))} {what} and {len(y[part])} "
+                f"labels; expected one label each {one}"
             )
-        if own.shape[1:] != x[0].shape[1:]:
+        if shape_of(own) != shape_of(x[0]):
+            fit = "[h w C]: resize them" if holds == "images" else "for all: pad them"
             raise ValueError(
-                f"{part}: images of shape {own.shape[1:]}, but those before have "
-                f"{x[0].shape[1:]}; expected one shape [h w C]: resize them first"
+                f"{part}: {what} of shape {shape_of(own)}, but those before have "
+                f"{shape_of(x[0])}; expected one shape {fit} first"
             )
-    names = class_names(classes, np.concatenate(list(y.values())))
-    every_y = np.concatenate(list(y.values())).astype(np.int32)
-    every = Split(_joined(x), every_y)
+    # Labels of other kinds have no classes of which each split needs its share.
+    strata = {
+        n: own if answers == "class" else np.zeros(len(own), int)
+        for n, own in y.items()
+    }
+    names = _names(classes, y, answers)
+    every_y = np.concatenate([batch_labels(own) for own in y.values()])
+    every = Split(_joined(x), every_y, _joined_contexts(contexts))
     rows = divide(
-        y,
-        len(names),
+        strata,
+        len(names) if answers == "class" else 1,
         lambda: _contents(every.x),
         sizes=sizes,
         seed=seed,
@@ -71,10 +90,42 @@ def assemble(
         duplicates=duplicates,
     )
     train, validation, test = (_taken(every, r) for r in rows)
-    return check(Task(name, train, validation, test, names))
+    return check(Task(name, train, validation, test, names, holds, answers))
 
 
-def _joined(x: list) -> np.ndarray | Images:
+def _checked(x: Any, part: str, holds: str) -> Any:
+    import jax
+
+    return checked_images(x, part) if holds == "images" else jax.tree.map(np.asarray, x)
+
+
+def _answers(y: Any, part: str, answers: Answers, x: Any) -> np.ndarray:
+    """y as a task has it. NaN among several labels at once is one that is missing."""
+    if answers == "class":
+        return labels(y, part)
+    if answers == "none":
+        return np.zeros(len(leaves(x)[0]), np.int32) if y is None else np.asarray(y)
+    y = np.asarray(y)
+    if answers == "numbers":
+        return (y[:, None] if y.ndim == 1 else y).astype(np.float32)
+    if answers == "labels" and np.issubdtype(y.dtype, np.floating):
+        whole = np.where(np.isnan(y), -1, y)
+        return whole.astype(np.int32) if (whole == whole.astype(np.int32)).all() else y
+    return y.astype(np.int32) if y.dtype == bool else y
+
+
+def _names(
+    classes: Sequence[str] | None, y: Mapping[str, np.ndarray], answers: Answers
+) -> tuple[str, ...]:
+    every = np.concatenate(list(y.values()))
+    if answers == "class":
+        return class_names(classes, every)
+    if classes is None and answers == "labels" and every.ndim == 2:
+        return tuple(str(i) for i in range(every.shape[1]))
+    return tuple(map(str, classes or ()))
+
+
+def _joined(x: list) -> Any:
     if len(x) == 1:
         return x[0]
     lazy = [isinstance(own, Images) for own in x]
@@ -82,7 +133,27 @@ def _joined(x: list) -> np.ndarray | Images:
         raise ValueError(
             "some splits are arrays and some lie in files; expected all alike"
         )
-    return x[0].joined(*x[1:]) if lazy[0] else np.concatenate(x)
+    return x[0].joined(*x[1:]) if lazy[0] else _stacked(x)
+
+
+def _joined_contexts(contexts: list) -> Any:
+    if len(contexts) > 1 and any(
+        (c is None) != (contexts[0] is None) for c in contexts
+    ):
+        raise ValueError(
+            "some splits came with a context and some without, expected all alike; "
+            "give each as (x, y, context)"
+        )
+    return contexts[0] if len(contexts) == 1 else _stacked(contexts)
+
+
+def _stacked(trees: list) -> Any:
+    """Trees of rows, one after the other; what is `Shared` is the first's."""
+    import jax
+
+    shared = lambda leaf: isinstance(leaf, Shared)
+    one = lambda *own: own[0] if shared(own[0]) else np.concatenate(own)
+    return jax.tree.map(one, *trees, is_leaf=shared)
 
 
 def _taken(split: Split, rows: np.ndarray) -> Split:
@@ -91,11 +162,13 @@ def _taken(split: Split, rows: np.ndarray) -> Split:
     return Split(x, split.y[rows], taken(split.context, rows))
 
 
-def _contents(x: np.ndarray | Images) -> list[Any]:
-    """A key for each image, the same for equal ones."""
+def _contents(x: Any) -> list[Any]:
+    """A key for each row, the same for equal ones."""
     if isinstance(x, Images):
         return x.contents()
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in x]
+    arrays = leaves(x)
+    digest = lambda row: hashlib.sha256(b"".join(a[row].tobytes() for a in arrays))
+    return [digest(row).digest() for row in range(len(arrays[0]))]
 
 
 def divide(

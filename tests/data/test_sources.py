@@ -1,11 +1,12 @@
 import subprocess
 import sys
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
 
-from reprojax.data import digest, from_arrays, from_npz, load
+from reprojax.data import Shared, digest, from_arrays, from_npz, load
 
 
 def pictures(n=30, shape=(4, 4, 3), seed=0):
@@ -160,3 +161,55 @@ def test_wrong_values_name_the_file(tmp_path):
         np.savez(path, **given)
         with pytest.raises(ValueError, match=f"a.npz.*{words}"):
             from_npz(path)
+
+
+# -- other than images
+
+
+def test_series_and_trees_are_drawn_as_they_are_with_their_context():
+    draw = np.random.default_rng(0)
+    x = {"nodes": draw.normal(size=(30, 4, 2)), "edges": np.arange(30)[:, None]}
+    y, near = np.arange(30) % 3, np.arange(30)
+    context = {"near": near, "table": Shared(np.eye(3))}
+    given = {"holds": "graphs", "context": context, "validation": 6, "test": 5}
+    task = from_arrays(x, y, ["a", "b", "c"], **given)
+    assert [len(s.y) for s in (task.train, task.validation, task.test)] == [19, 6, 5]
+    for split in (task.train, task.validation, task.test):
+        row = split.x["edges"][:, 0]
+        np.testing.assert_array_equal(split.x["nodes"], x["nodes"][row])
+        np.testing.assert_array_equal(split.y, row % 3)
+        np.testing.assert_array_equal(split.context["near"], row)
+        np.testing.assert_array_equal(split.context["table"].value, np.eye(3))
+    own = {"nodes": x["nodes"][:4], "edges": x["edges"][:4]}
+    del given["test"]
+    kept = (own, y[:4], {"near": near[:4], "table": Shared(np.eye(3))})
+    task = from_arrays(x, y, **given, test=kept, duplicates="keep")
+    assert task.test.context["near"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="some splits came with a context"):
+        from_arrays(x, y, **given, test=kept[:2], duplicates="keep")
+    with pytest.raises(ValueError, match="test: rows of shape .* pad them"):
+        short = {"nodes": own["nodes"][:, :3], "edges": own["edges"]}
+        from_arrays(x, y, holds="graphs", test=(short, y[:4]))
+
+
+def test_equal_rows_of_trees_are_dropped():
+    x = {"a": np.arange(12.0)[:, None], "b": np.zeros(12)}
+    x["a"][11] = x["a"][0]
+    given = {"holds": "pairs", "duplicates": "drop", "test": 3, "validation": 3}
+    task = from_arrays(x, np.arange(12.0), answers="numbers", **given)
+    every = np.concatenate([s.x["a"] for s in (task.train, task.validation, task.test)])
+    assert sorted(every[:, 0]) == list(range(11))
+
+
+def test_labels_of_every_kind():
+    x = np.random.default_rng(1).normal(size=(20, 8, 1)).astype(np.float32)
+    draw = partial(from_arrays, x, holds="series", test=4, validation=4)
+    numbers = draw(np.arange(20), answers="numbers").train.y
+    assert numbers.shape == (12, 1) and numbers.dtype == np.float32
+    several = np.where(np.arange(40).reshape(20, 2) % 5 == 0, np.nan, 1.0)
+    task = draw(several, ["red", "round"], answers="labels")
+    assert {*np.unique(task.train.y)} == {-1, 1} and task.classes == ("red", "round")
+    nothing = draw(None)
+    assert nothing.answers == "none" and not nothing.train.y.any()
+    with pytest.raises(ValueError, match="float.* came for 2 at once, expected whole"):
+        draw(several / 2, answers="labels")
