@@ -128,9 +128,16 @@ def _bert(folder: Path) -> None:
 def _language_model(folder: Path, ids: tuple[int, ...] = (1, 4, 5)) -> Any:
     found = language.load(folder)
     answer = _forward(found.forward, found.frozen, padded([ids]))
-    told = found.tokenizer and found.tokenizer.encode("abc cd")
-    special = {k: v for k, v in found.special._asdict().items() if v is not None}
-    return found.frozen, answer, told, special, found.vocabulary, found.positions
+    told = found.input.tokenizer and found.input.tokenizer.encode("abc cd")
+    special = {k: v for k, v in found.input.special._asdict().items() if v is not None}
+    return (
+        found.frozen,
+        answer,
+        told,
+        special,
+        found.input.vocabulary,
+        found.input.positions,
+    )
 
 
 def _gguf(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import flax.linen as nn
 import jax
 
-from reprojax.core import Forward, PyTree, record, sites
+from reprojax.core import Forward, PyTree, sites
 from reprojax.core.guards import nearest
 from reprojax.locations import linen
 
@@ -100,7 +100,7 @@ class Model(Generic[Kind_co]):
         """D of what its blocks, or else its head, read; found by a trace."""
         for name in ("blocks", "embedding", "features"):
             if self.roles.get(name):
-                return _leaf(self, self.roles[name][0]).shape[-1]
+                return _shape(self, self.roles[name][0])[-1]
         raise ValueError(
             f"{self.name} names neither blocks nor features, expected a role that has "
             "a width; call card(..., features=...)"
@@ -111,19 +111,20 @@ class Model(Generic[Kind_co]):
         """Of its attention, [B L h d]; found by a trace."""
         for name in ("keys", "kv"):
             if self.roles.get(name):
-                return _leaf(self, self.roles[name][0]).shape[-2]
+                return _shape(self, self.roles[name][0])[-2]
         raise ValueError(
             f"{self.name} names no keys, expected a role 'keys' or 'kv'; call "
             "card(..., keys=...)"
         )
 
 
-def _leaf(model: Model[Any], site: str) -> Any:
-    """The first array of the value at a site, as its spec."""
-    call = record(model.forward, [site])
-    seen = jax.eval_shape(call, model.frozen, model.input.example())[1]
-    value = seen[site]
-    return jax.tree.leaves(getattr(value, "value", value))[0]
+def _shape(model: Model[Any], site: str) -> tuple[int, ...]:
+    """Of the first array of the value at a site."""
+    shape = sites(model.forward, model.frozen, model.input.example())[site]
+    shape = getattr(shape, "value", shape)  # of Tokens
+    while not isinstance(shape[0], int):  # keys and values
+        shape = shape[0]
+    return shape
 
 
 def role(model: Model[Any], name: str) -> tuple[str, ...]:

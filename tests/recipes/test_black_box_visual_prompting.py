@@ -103,7 +103,7 @@ def test_an_encoder_with_too_many_features():
     broad = BACKBONE.reads(size=20)  # the map is 5 x 5 x 32, and 800 are too many
     wide = lambda frozen, x, edit: edit("head:in", jnp.zeros((len(x), 800)))
     encoder = BACKBONE._replace(
-        forward=wide, frozen={}, roles={"features": ["head:in"]}
+        forward=wide, frozen={}, roles={"features": ("head:in",)}
     )
     x = jnp.zeros((2, 20, 20, 3))
     with pytest.raises(ValueError, match="room for 800 numbers at 20 pixels.* 800 fea"):

@@ -85,7 +85,7 @@ def bare(name: str) -> tuple[float, float]:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_does_little_more_than_the_model_and_its_input_gradient(name, method):
     card = BACKBONES[name]
-    program = METHODS[method](card, 10)
+    program = METHODS[method](card, targets=10)
     ratio = flops(lowered(program, card, card.input.size // 2)) / bare(name)[1]
     print(f"{name}, {method}: {ratio:.3f} of forward and input gradient")
     assert 0.98 < ratio < 1.1
@@ -272,7 +272,7 @@ def masked(card: Model[Pixels], targets: int, mask: Any = None) -> Program:
 @pytest.mark.parametrize("build", [*METHODS.values(), masked])
 def test_masks_and_borders_are_no_constants_of_the_program(build):
     small, large = (
-        len(lowered(build(reader(size), 10), reader(size), 28).as_text())
+        len(lowered(build(reader(size), targets=10), reader(size), 28).as_text())
         for size in (32, 224)
     )
     assert large < 1.05 * small < 60_000
@@ -299,7 +299,7 @@ def arguments(text: str) -> Iterable[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_images_enter_the_step_as_bytes(method):
     card = BACKBONES["residual net"]
-    text = lowered(METHODS[method](card, 10), card, 24, batch=5).as_text()
+    text = lowered(METHODS[method](card, targets=10), card, 24, batch=5).as_text()
     entering = [a for a in arguments(text) if "5x24x24x3x" in a]
     assert len(entering) == 1 and "tensor<5x24x24x3xui8>" in entering[0]
     assert not [a for a in arguments(text) if "5x64x64x3x" in a]

@@ -53,7 +53,7 @@ def test_other_characters_are_refused(model):
 
 def test_it_needs_no_package_of_tokenisers(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    assert models.load("abacus").tokenizer.encode("a") == [66]
+    assert models.load("abacus").input.tokenizer.encode("a") == [66]
 
 
 def test_loading_takes_a_type_and_no_tokeniser(model):

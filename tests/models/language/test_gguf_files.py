@@ -101,7 +101,7 @@ def test_its_byte_tokeniser(tmp_path):
         add_token_merges=["a b", "\u0120 ab"],
         add_add_bos_token=False,
     )
-    text = language.load(files.write_gguf(tmp_path / "m.gguf", **its)).tokenizer
+    text = language.load(files.write_gguf(tmp_path / "m.gguf", **its)).input.tokenizer
     assert text.encode("ab ab<|end|>c") == [4, 5, 6, 2]
     assert text.decode([4, 5, 6, 2]) == "ab abc"
     assert (text.size, text.id("<|end|>"), text.token(5)) == (7, 6, "\u0120ab")
@@ -111,7 +111,7 @@ def test_its_byte_tokeniser(tmp_path):
         ValueError, match="cut as 'tekken'; expected 'llama', or 'gpt2'"
     ):
         language.load(path)
-    assert language.load(path, tokenizer=None).tokenizer is None
+    assert language.load(path, tokenizer=None).input.tokenizer is None
 
 
 def test_its_sentencepiece_tokeniser(tmp_path):
@@ -122,7 +122,7 @@ def test_its_sentencepiece_tokeniser(tmp_path):
         add_token_types=[2, 3, 3, 6] + [1] * 6,
         add_unk_token_id=0,
     )
-    text = language.load(files.write_gguf(tmp_path / "m.gguf", **its)).tokenizer
+    text = language.load(files.write_gguf(tmp_path / "m.gguf", **its)).input.tokenizer
     assert text.encode("ab c\n") == [1, 8, 4, 9, 3]
     assert text.encode("ab", special=False) == [8]
     assert text.decode([1, 8, 4, 9, 3]) == "ab c\n"

@@ -102,9 +102,9 @@ def test_special_ids_of_the_files(tmp_path):
     """generation_config before config; several ends; names where no ids are."""
     folder = files.write(tmp_path / "a", "llama", pad_token_id=7)
     (folder / "generation_config.json").write_text('{"eos_token_id": [4, 2]}')
-    assert language.load(folder).special == language.Special(1, (4, 2), 7)
+    assert language.load(folder).input.special == language.Special(1, (4, 2), 7)
     folder = files.write(tmp_path / "b", "gpt2")
-    assert language.load(folder).special == language.Special()
+    assert language.load(folder).input.special == language.Special()
 
 
 def test_bfloat16_in_bfloat16_out(model):

@@ -70,7 +70,7 @@ def test_harmless_settings_and_those_taken_on_the_callers_word(tmp_path):
     more = {"attention_dropout": 0.5, "torch_dtype": "float16", "_name_or_path": "x"}
     folder = files.write(tmp_path / "m", "llama", **more, mine=3)
     refused(folder, r"ignore=\['mine'\]")
-    assert language.load(folder, ignore=["mine"]).kind == "causal"
+    assert language.load(folder, ignore=["mine"]).input.kind == "causal"
 
 
 def test_a_mistral_that_says_no_window_has_its_usual_one():

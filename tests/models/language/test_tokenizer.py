@@ -31,7 +31,7 @@ def test_vocabulary_of_wordpieces(tmp_path):
 
 
 def test_a_cased_vocabulary(tmp_path):
-    text = wordpiece(tmp_path, do_lower_case=False).tokenizer
+    text = wordpiece(tmp_path, do_lower_case=False).input.tokenizer
     assert text.encode("Hello hello", special=False) == [1, 5]
 
 
@@ -59,7 +59,7 @@ def test_vocab_json_and_merges(tmp_path):
     table = {word: i for i, word in enumerate(words)}
     (folder / "vocab.json").write_text(json.dumps(table), "utf8")
     (folder / "merges.txt").write_text("#version: 0.2\na b\n\u0120 ab\n", "utf8")
-    text = language.load(folder).tokenizer
+    text = language.load(folder).input.tokenizer
     assert text.encode("ab ab<|endoftext|>") == [3, 5, 0]
     assert text.decode([3, 5, 0]) == "ab ab"
 
@@ -73,7 +73,9 @@ def test_one_from_elsewhere(tmp_path):
     saved(other, ["[UNK]", "one"])
     model = language.load(folder, tokenizer=other)
     assert model.input.tokenizer.encode("one") == [1]
-    assert language.load(folder, tokenizer=model.input.tokenizer).tokenizer.size == 2
+    assert (
+        language.load(folder, tokenizer=model.input.tokenizer).input.tokenizer.size == 2
+    )
 
 
 def test_bad_ones(tmp_path, monkeypatch):
@@ -87,7 +89,7 @@ def test_bad_ones(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match="pip install tokenizers"):
         language.load(folder)
-    assert language.load(folder, tokenizer=None).tokenizer is None
+    assert language.load(folder, tokenizer=None).input.tokenizer is None
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -96,7 +98,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path, end):
     folder = files.write(tmp_path / "bert", "bert")
     words = [*WORDS, "\u2028", "\x85", "world"]
     (folder / "vocab.txt").write_bytes((end.join(words) + end).encode())
-    text = language.load(folder).tokenizer
+    text = language.load(folder).input.tokenizer
     assert (text.id("hello"), text.id("world"), text.size) == (5, 13, 14)
 
 
@@ -118,11 +120,11 @@ def test_no_eos_stands_behind_what_a_causal_model_goes_on_from(tmp_path):
     llama, bert = (files.write(tmp_path / name, name) for name in ("llama", "bert"))
     for folder in (llama, bert):
         with_ends(folder)
-    text = language.load(llama).tokenizer
+    text = language.load(llama).input.tokenizer
     assert text.encode("one two") == [0, 2, 3] and text.encode("") == [0]
     assert text.encode("one </s>") == [0, 2, 1]  # the text's own one
     assert text.encode("one", special=False) == [2]
-    assert language.load(bert).tokenizer.encode("one") == [0, 2, 1]
+    assert language.load(bert).input.tokenizer.encode("one") == [0, 2, 1]
 
 
 def test_files_that_disagree_on_bos(tmp_path):
@@ -130,7 +132,7 @@ def test_files_that_disagree_on_bos(tmp_path):
     with_ends(folder)
     looks = {"bos_token": {"content": "<s>"}, "add_bos_token": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(looks))
-    assert language.load(folder).tokenizer.encode("one") == [0, 2]
+    assert language.load(folder).input.tokenizer.encode("one") == [0, 2]
     looks["add_bos_token"] = False
     (folder / "tokenizer_config.json").write_text(json.dumps(looks))
     with pytest.raises(ValueError, match="add_bos_token = False .* puts '<s>' before"):

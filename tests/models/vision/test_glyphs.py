@@ -104,7 +104,9 @@ def test_training_statistics_give_the_same_net_when_stored(net):
     assert len(seen) == 8
     for path, (mean, var) in seen.items():
         fresh |= {f"{path}/mean": mean, f"{path}/var": var}
-    stored = glyphs.backbone({"params": unflatten_dict(fresh, sep="/")}, net.classes)
+    stored = glyphs.glyphs_model(
+        {"params": unflatten_dict(fresh, sep="/")}, net.classes
+    )
     np.testing.assert_allclose(outputs(stored, x), logits, rtol=1e-2, atol=1e-2)
 
 
