@@ -173,20 +173,23 @@ def test_the_published_convolution():
 
 def test_the_default_settings_learn():
     """A letter's parity: the loss of the words themselves falls below two thirds of
-    what guessing has, in 200 steps."""
+    what guessing has, in 200 steps. In the median of five seeds: the words are the
+    likeliest ones, which a single step may still change, on each CPU at another one."""
     language, ids = card("rotary"), np.random.default_rng(0).integers(0, 8, (64, 5))
     x, labels = padded(ids.tolist()), jnp.asarray(ids[:, 0] % 2)
     program = vocabulary_remapping(language, label_words([0, 1]), letters=8, steps=100)
     optimizer = METHOD.preset.optimizer(METHOD.preset.learning_rate, 200, 1)
-    state = begin(program, optimizer, language.frozen, x, 0, 1)
     hard = jax.jit(lambda p: program.apply(p, language.frozen, x))
     cost = lambda p: cross_entropy(Seen({"output": hard(p)}, labels)).mean()
-    first = cost(state.params)
-    fixed = (program, optimizer, cross_entropy, ())
-    for _ in range(200):
-        state = train_step(*fixed, state, language.frozen, x, labels)
-    assert state.params.fixed[SITE]["step"] == 200
-    last = cost(state.params)
+    fixed, ends = (program, optimizer, cross_entropy, ()), []
+    for seed in range(5):
+        state = begin(program, optimizer, language.frozen, x, seed, 1)
+        first = cost(state.params)
+        for _ in range(200):
+            state = train_step(*fixed, state, language.frozen, x, labels)
+        assert state.params.fixed[SITE]["step"] == 200
+        ends.append((first, cost(state.params)))
+    first, last = np.median(ends, 0)
     assert last < 0.66 * np.log(2) < first, (first, last)
 
 

@@ -194,5 +194,5 @@ METHOD = Method(
     enters="in place of the words' vectors",
     source="arXiv 1809.01829, and its published code. What differs: the rate and the "
     "epochs, there 5e-4 and up to 500; 200 steps of 5e-2 took the loss of a tiny model "
-    "from .82 to .37.",
+    "from 1.02 to .38, in the median of five seeds.",
 )
