@@ -384,7 +384,7 @@ WORDS = Tokenizer(
 @pytest.mark.parametrize("kind", ["rotary", "learned"])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_a_prompt_of_words_reads_as_these(kind, metric):
-    language = card(kind).reads(tokenizer=WORDS)
+    language = card(kind)._replace(tokenizer=WORDS)
     text = [9, 4, 21, 0]
     program = prompt_tuning(language, length=4, initial=from_text(language, text))
     params = program.init(KEY, language.frozen, X)

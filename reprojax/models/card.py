@@ -12,7 +12,7 @@ What a kind of input adds (pixels their normalisation, words their tokeniser) st
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -88,12 +88,26 @@ class Model(Generic[Kind_co]):
     """The names of what it answers, in order; none where it answers no classes."""
 
     def _replace(self, **changes: Any) -> "Model[Any]":
-        """Another card, as of a NamedTuple (which cannot be generic for all tools)."""
-        return replace(self, **changes)
+        """Another card, as of a NamedTuple (which cannot be generic for all tools).
 
-    def reads(self, **changes: Any) -> "Model[Any]":
-        """The same model with its input read otherwise: `model.reads(tokenizer=t)`."""
-        return replace(self, input=self.input._replace(**changes))  # pyright: ignore
+        What its input has may be changed, too: `model._replace(tokenizer=t)`.
+        """
+        own = {n: v for n, v in changes.items() if n in self.__dataclass_fields__}
+        read = {n: v for n, v in changes.items() if n not in own}
+        if read:
+            own["input"] = own.get("input", self.input)._replace(**read)
+        return replace(self, **own)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What its input has: `model.size` is `model.input.size`."""
+            fields = getattr(self.__dict__.get("input"), "_fields", ())
+            if name not in fields:
+                raise AttributeError(
+                    f"a card has no {name!r}, nor has its input, {sorted(fields)}"
+                )
+            return getattr(self.input, name)
 
     @property
     def width(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import jax.numpy as jnp
@@ -58,7 +59,9 @@ def needs(
     input: type, *roles: str, access: Access = "gradients"
 ) -> Callable[[Callable[P, Program]], Callable[P, Program]]:
     """Marks a recipe `(model, align=None, **sizes) -> Program` by what it needs, and
-    has what it is called with checked before anything is built.
+    has what it is called with checked before anything is built. A whole number in the
+    alignment's place is a number of classes: recipe(model, 10) is recipe(model,
+    targets=10).
 
     Raises:
         ValueError: no model's card, one of another kind of input, one that does not
@@ -67,11 +70,17 @@ def needs(
     own = Needs(input, roles, access)
 
     def mark(recipe: Callable[P, Program]) -> Callable[P, Program]:
+        counted = "targets" in signature(recipe).parameters
+
         @wraps(recipe)
         def build(*args: P.args, **kw: P.kwargs) -> Program:
             named = zip(("model", "align"), args, strict=False)
             given: dict[str, Any] = {**dict(named), **kw}
             _check_model(recipe.__name__, given.get("model"), own)
+            number = given.get("align")
+            if isinstance(number, int) and counted and "targets" not in kw:
+                given |= {"align": None, "targets": number}
+                return recipe(**given)  # pyright: ignore[reportCallIssue]
             _check_align(recipe.__name__, given.get("align"))
             return recipe(*args, **kw)
 

@@ -300,7 +300,7 @@ def stops(
             raise ValueError(
                 f"the stop string {stop!r} holds the special token {ids[0]}, which no "
                 "text shows, expected plain text; let the model end at that token: "
-                "card.reads(special=card.input.special._replace(eos=("
+                "card._replace(special=card.input.special._replace(eos=("
                 f"*card.input.special.eos, {ids[0]})))"
             )
     return tuple(stop for stop, ids in found.items() if not ids)

@@ -65,6 +65,16 @@ class Fitted(NamedTuple):
     """{name: number} on the test split, of the selected params: the metric that
     selects, and those that were asked for besides."""
 
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """The score of a run that accuracy selected; of another one ValueError."""
+        if next(iter(self.metrics), "accuracy") != "accuracy":
+            raise ValueError(
+                f"the run was selected by another metric than accuracy, the first of "
+                f"{[*self.metrics]}; read fitted.score and fitted.metrics"
+            )
+        return self.score
+
 
 def fit(
     program: Program,

@@ -287,9 +287,9 @@ SLIPS: tuple[Case, ...] = (
         ("watermark got words", "input is Words", "recipes.methods(model)"),
     ),
     Case(
-        "a number of classes for the alignment",
-        lambda: watermark(IMAGES, 3),  # pyright: ignore[reportArgumentType]
-        ("watermark got 3 for the alignment", "watermark(model, targets=10)"),
+        "a rate for the alignment",
+        lambda: watermark(IMAGES, 0.3),  # pyright: ignore[reportArgumentType]
+        ("watermark got 0.3 for the alignment", "watermark(model, targets=10)"),
     ),
     Case(
         "neither an alignment nor a number of classes",

@@ -185,7 +185,7 @@ def test_rebuild_refuses_other_preprocessing_and_names(home):
     with pytest.raises(ValueError, match=r"\(0.4, 0.5, 0.6\).*std="):
         registry.rebuild(
             saved,
-            backbone.reads(mean=(0.5, 0.5, 0.5)),
+            backbone._replace(mean=(0.5, 0.5, 0.5)),
         )
     with pytest.raises(ValueError, match="did you mean 'watermark'"):
         card = saved.card._replace(method="watermarks")

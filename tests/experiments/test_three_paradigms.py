@@ -239,7 +239,7 @@ def a_model():
     encode = lambda text, special=True: [max(LETTERS.find(c), 0) for c in text]
     known = CARD.input.tokenizer
     text = Tokenizer(encode, known.decode, known.id, known.token, known.size)
-    return CARD.reads(tokenizer=text)
+    return CARD._replace(tokenizer=text)
 
 
 def a_problem(texts=TEXTS):

@@ -100,7 +100,7 @@ def test_the_encoder_sees_the_image_at_its_own_size():
 
 
 def test_an_encoder_with_too_many_features():
-    broad = BACKBONE.reads(size=20)  # the map is 5 x 5 x 32, and 800 are too many
+    broad = BACKBONE._replace(size=20)  # the map is 5 x 5 x 32, and 800 are too many
     wide = lambda frozen, x, edit: edit("head:in", jnp.zeros((len(x), 800)))
     encoder = BACKBONE._replace(
         forward=wide, frozen={}, roles={"features": ("head:in",)}

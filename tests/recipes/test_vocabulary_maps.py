@@ -39,7 +39,7 @@ MAPS = {
 
 
 def masked(kind="masked"):
-    return card("encoder").reads(kind=kind, special=Special(mask=MASK))
+    return card("encoder")._replace(kind=kind, special=Special(mask=MASK))
 
 
 # -- asked for one word
@@ -92,7 +92,7 @@ def test_prompts_and_label_words_of_causal_models_serve_masked_ones():
 def test_a_model_without_words_is_refused():
     with pytest.raises(ValueError, match="a bare model .* expected one that answers"):
         one_word(masked("bare"))
-    nowhere = masked().reads(special=Special())
+    nowhere = masked()._replace(special=Special())
     with pytest.raises(ValueError, match="with the mask None"):
         one_word(nowhere)
     unnamed = masked()._replace(roles={})
@@ -125,7 +125,7 @@ def test_as_many_words_count_as_there_are_up_to_a_hundred():
     y = jnp.asarray(np.random.default_rng(0).normal(size=(4, 120)), jnp.float32)
     x, labels = padded([[1]] * 4)._replace(value=y[:, None]), jnp.zeros(4, int)
     for size in (V, 120):
-        m = vocabulary_map(card("rotary").reads(vocabulary=size), 2)
+        m = vocabulary_map(card("rotary")._replace(vocabulary=size), 2)
         spec = x._replace(value=x.value[..., :size])
         sums = m.observe(m.init(KEY, spec, Scope()), spec, labels)
         assert ((sums["map"]["map"] > 0).sum() > 100 - 1) == (size > 100)

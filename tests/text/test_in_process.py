@@ -112,7 +112,7 @@ def test_the_models_own_end():
     ids = greedy("abc", 20)
     end = ids[4]
     n = ids.index(end) + 1
-    card = CARD.reads(special=Special(eos=(end,)))
+    card = CARD._replace(special=Special(eos=(end,)))
     (reply,) = language(card, PROGRAM, PARAMS).complete([request("abc")])
     assert reply.tokens == n and reply.completions[0].finish == "stop"
     assert reply.completions[0].text == TOKENIZER.decode(ids[:n])
@@ -198,9 +198,9 @@ def test_a_bare_model_and_its_limits(local):
 
 def test_what_cannot_speak_is_refused():
     with pytest.raises(ValueError, match="a masked model with a tokeniser, came"):
-        language(CARD.reads(kind="masked"))
+        language(CARD._replace(kind="masked"))
     with pytest.raises(ValueError, match="a causal model with no tokeniser, came"):
-        language(CARD.reads(tokenizer=None))
+        language(CARD._replace(tokenizer=None))
     with pytest.raises(ValueError, match="without its params"):
         language(CARD, PROGRAM)
 

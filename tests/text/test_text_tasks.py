@@ -27,7 +27,7 @@ from reprojax.training.steps import evaluate, observe_scores
 
 TEMPLATE, LABELS = "ill {text}.{label}", ("a", "b")
 END = LETTERS.index("\n")
-WRITER = CARD.reads(special=Special(eos=(END,)))
+WRITER = CARD._replace(special=Special(eos=(END,)))
 
 
 def words(count, seed):
@@ -82,7 +82,7 @@ def test_a_masked_model_answers_in_the_masks_place():
         token=lambda i: "[M]",
     )
     special = Special(mask=2)
-    card = CARD.reads(kind="masked", tokenizer=tokenizer, special=special)
+    card = CARD._replace(kind="masked", tokenizer=tokenizer, special=special)
     task, found = encoded(card, TASK, "{text} was {mask}", ("good", "bad"))
     assert found == (3, 4)
     assert task.train.x.value[0].tolist() == [1, 5, 5, 2]
@@ -247,7 +247,7 @@ def test_bad_templates():
     refused("expected {text} among them", CARD, TASK, "ill {txt}.{label}")
     refused("at the end", CARD, TASK, "{label} {text}{text}{label}")
     refused("expected a masked one", CARD, TASK, "{text} was {mask}")
-    masked = CARD.reads(kind="masked")
+    masked = CARD._replace(kind="masked")
     refused("write {mask} in its place", masked, TASK, TEMPLATE, LABELS)
 
 
@@ -261,13 +261,13 @@ def test_texts_are_never_cut():
     refused(
         r"expected at most 6 .* nothing is cut", CARD, TASK, TEMPLATE, LABELS, length=6
     )
-    small = CARD.reads(positions=8)
+    small = CARD._replace(positions=8)
     refused("has 8 positions", small, TASK, TEMPLATE, LABELS)
 
 
 def test_other_bad_tasks():
     refused("holds tokens, expected texts", CARD, ENCODED.task, TEMPLATE, LABELS)
-    refused("without a tokeniser", CARD.reads(tokenizer=None), TASK, TEMPLATE)
+    refused("without a tokeniser", CARD._replace(tokenizer=None), TASK, TEMPLATE)
     with pytest.raises(ValueError, match="expected a causal one that has an end"):
         written(CARD, QUESTIONS, "do {question}. {answer}")
     task = written(WRITER, QUESTIONS, "do {question}. {answer}")

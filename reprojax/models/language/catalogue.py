@@ -92,7 +92,7 @@ def _abacus(dtype: Any, tokenizer: Any) -> Model[Words]:
         return model
     text = _tokenizer(tokenizer, Path(), {}, ends=False)
     _fits(text, model.input.vocabulary, model.name)
-    return model.reads(tokenizer=text)
+    return model._replace(tokenizer=text)
 
 
 def _kind(module: Any) -> Kind:
