@@ -356,8 +356,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="no such site"):
         reprogram(served.forward, {"block_0:in": chain()}).init(KEY, nothing, x)
     program = black_box_tuning(served, deviation=1.0, length=P)
-    words = task(4)._replace(classes=())
+    words = task(4)._replace(classes=(), answers="words")
     written = Split(words.train.x, np.ones((4, 5), np.int32))
     words = words._replace(train=written, validation=written, test=written)
-    with pytest.raises(ValueError, match="has words to be written"):
+    with pytest.raises(ValueError, match="are words, expected one class a row"):
         fit_black_box(program, oracle, words, search(), budget=900, batch=4)
