@@ -145,9 +145,7 @@ def test_a_recipe_and_transforms(torch, net):
         network,
         frozen,
         name="torch",
-        size=6,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
+        input=models.Pixels(6, (0.5,) * 3, (0.5,) * 3),
         features="head:in",
         blocks="layers/*:in",
     )
@@ -195,9 +193,7 @@ def test_a_transformers_vit_with_vpt(torch):
         network,
         frozen,
         name="vit",
-        size=16,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
+        input=models.Pixels(16, (0.5,) * 3, (0.5,) * 3),
         features="classifier:in",
         blocks="vit/layers/*:in",
     )
