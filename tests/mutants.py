@@ -1512,6 +1512,14 @@ MUTANTS = (
         "test_it_is_added_to_the_first_words_or_to_all",
     ),
     Mutant(
+        "checks: a map of classes is taken for a task that has none",
+        "training/checks.py",
+        'if task.answers in ("labels", "numbers", "none"):\n        _check_no_counts',
+        'if task.answers == "words":\n        _check_no_counts',
+        "training/test_answers_of_a_task.py::"
+        "test_a_map_that_counts_classes_is_refused_where_there_are_none",
+    ),
+    Mutant(
         "steering: a contrast of what enters the block",
         STEER,
         "_place(model, layer, outputs(model))",

@@ -321,6 +321,11 @@ def shots(task: Task, k: int, seed: int) -> Task:
     """The task with k training images a class, drawn by seed; k + 1 contains k."""
     if k < 1:
         raise ValueError(f"{k} training images a class; expected at least 1")
+    if task.answers != "class":
+        raise ValueError(
+            f"shots got {task.name}, which has {task.answers}, expected a class for "
+            "each row; draw with train=... where the task is made"
+        )
     counts = np.bincount(task.train.y, minlength=len(task.classes))
     few = [f"{task.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts < k)]
     if few:

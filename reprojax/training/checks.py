@@ -4,7 +4,7 @@ All of it raises ValueError: shapes and settings before anything is compiled, nu
 where they enter.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from reprojax.core import Params, Program, PyTree, estimation, record
+from reprojax.core import Params, Program, PyTree, estimation, part, record
 from reprojax.core.estimation import Refresh
 from reprojax.core.faults import MISTAKES, told, value_text
 from reprojax.core.names import name_of
@@ -126,10 +126,10 @@ def check_answer(
 
     def answer(*given: PyTree) -> tuple[PyTree, PyTree, dict[str, Any]]:
         params = program.init(jax.random.key(0), *given)
-        return params.learnable, *record(program.apply, wanted)(params, *given)
+        return params, *record(program.apply, wanted)(params, *given)
 
-    learnable, y, seen = jax.eval_shape(answer, frozen, images, context)
-    check_learnable(learnable)
+    params, y, seen = jax.eval_shape(answer, frozen, images, context)
+    check_learnable(params.learnable)
     rows = jax.tree.leaves(images)[0].shape[0]
     shape, wanted = getattr(y, "shape", ()), (rows, *task.train.y.shape[1:])
     if task.answers == "words":
@@ -146,7 +146,35 @@ def check_answer(
             f"{(rows, len(task.classes))} for the {len(task.classes)} "
             f'classes of {task.name}; give "output" an alignment to that number'
         )
-    return learnable, seen
+    if task.answers in ("labels", "numbers", "none"):
+        _check_no_counts(program, params, seen, task)
+    return params.learnable, seen
+
+
+def _check_no_counts(
+    program: Program, params: Params, seen: Mapping[str, Any], task: Task
+) -> None:
+    """Raise at a label map, whose sums hang on each row's class, where rows have none.
+
+    It is found by its sums of the same values under two labels. (A standardisation,
+    whose sums are the same, is estimated without classes.)
+    """
+    zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
+    for site, m in estimation.estimated(program).items():
+        assert m.observe is not None
+        value, own = zeros(seen[f"{site}/raw"]), zeros(part(params, site))
+        rows = jax.tree.leaves(value)[0].shape[0]
+        first, second = (
+            jax.tree.leaves(m.observe(own, value, jnp.full(rows, label)))
+            for label in (0, 1)
+        )
+        pairs = zip(first, second, strict=True)
+        if not all(jnp.array_equal(a, b, equal_nan=True) for a, b in pairs):
+            raise ValueError(
+                f"the manipulation of {site!r} counts classes, and {task.name} has "
+                f"{task.answers} in their place, expected one that needs none, such as "
+                "alignments.linear(...)"
+            )
 
 
 def check_learnable(learnable: PyTree) -> None:

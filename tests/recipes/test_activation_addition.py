@@ -14,10 +14,13 @@ from assets import folder_of, official
 from small_languages import KEY, QUERIES, WIDTH, V, card
 
 from reprojax.alignments import label_words
-from reprojax.core import last_value, padded, reprogram, tokens
+from reprojax.core import Scope, last_value, padded, reprogram, tokens
+from reprojax.core.sequence import HEAD, STEP
 from reprojax.decoding import generate, log_probabilities, share
+from reprojax.formats import fixed
 from reprojax.models.language import load
 from reprojax.recipes.prompt_tuning import activation_addition, contrast, steering
+from reprojax.recipes.prompt_tuning.activation_addition import to_answers
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -281,3 +284,20 @@ def test_what_does_not_fit_is_refused():
         contrast(language, [[1]], [], 0)
     with pytest.raises(ValueError, match="the wanted texts got no ids"):
         contrast(language, [[1], []], [[2]], 0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_last_given_word_and_all_that_are_written_are_moved(side):
+    part, move = to_answers(fixed(jnp.ones(3))), np.ones(3)
+    x = padded([[1, 2, 3], [4, 5]], side, 4)
+    value = x._replace(value=jnp.zeros((2, 4, 3)))
+    params = part.init(jax.random.key(0), value, Scope())
+    found = part.apply(params, value, Scope()).value
+    last = {"left": (3, 3), "right": (2, 1)}[side]
+    wanted = np.zeros((2, 4, 3))
+    wanted[[0, 1], last] = move
+    np.testing.assert_array_equal(found, wanted)
+    for span, moved in ((HEAD, 0.0), (STEP, 1.0)):  # a beginning, and what is written
+        found = part.apply(params, value._replace(span=span), Scope()).value
+        real = np.asarray(x.weight > 0)
+        np.testing.assert_array_equal(found[real], moved)

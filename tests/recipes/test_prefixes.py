@@ -12,7 +12,7 @@ import pytest
 from small_languages import KEY, KV, POSITIONS, QUERIES, V, card, losses
 
 from reprojax.alignments import label_words
-from reprojax.core import last_value, padded
+from reprojax.core import Scope, last_value, padded
 from reprojax.decoding import generate
 from reprojax.recipes.prompt_tuning import (
     keys_and_values,
@@ -20,7 +20,12 @@ from reprojax.recipes.prompt_tuning import (
     prompt_tuning,
     without_mlp,
 )
-from reprojax.recipes.prompt_tuning.prefixes import METHOD, PLAIN, adamw_linear
+from reprojax.recipes.prompt_tuning.prefixes import (
+    METHOD,
+    PLAIN,
+    adamw_linear,
+    reparametrised,
+)
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 
@@ -195,3 +200,19 @@ def test_what_does_not_fit_is_refused():
     plain = prefix_tuning(language, hidden=None)
     with pytest.raises(ValueError, match="hold no MLP"):
         without_mlp(language, begun(plain, language))
+
+
+def test_a_reparametrised_prefix_is_the_mlp_by_hand_and_begins_where_it_is_told():
+    shape, start = (4, 3, 2, 5), np.random.default_rng(0).normal(size=(4, 3, 2, 5))
+    for given in (None, jnp.asarray(start, jnp.float32)):
+        fmt = reparametrised(7, given)
+        params = fmt.init(jax.random.key(0), shape, Scope())
+        net = jax.tree.map(lambda a: np.asarray(a, np.float64), params.learnable)
+        units = np.tanh(net["vectors"] @ net["first"]["kernel"] + net["first"]["bias"])
+        second = net["second"]
+        rows = np.einsum("ph,hnkd->npkd", units, second["kernel"])
+        rows = rows + second["bias"][:, None]
+        made = fmt.read(params, None, Scope())
+        np.testing.assert_allclose(made, rows, atol=1e-5)
+        if given is not None:
+            np.testing.assert_allclose(made, start, atol=1e-4)

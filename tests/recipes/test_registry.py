@@ -16,6 +16,7 @@ from reprojax.models import Arrays, Model, Pixels, card
 from reprojax.models.language import Words
 from reprojax.operators import add, resize
 from reprojax.recipes import Method, Needs, Preset, methods, needs, rebuild, register
+from reprojax.recipes.method import on_texts
 from reprojax.recipes.registry import METHODS
 from reprojax.saving.programs import Card, load, save
 from reprojax.taxonomy import describe
@@ -83,6 +84,10 @@ def test_what_fits_a_model():
     assert {"prompt-tuning", "loreft"} <= set(methods(small_languages.card("rotary")))
     assert METHODS["bar"].needs == Needs(Pixels, (), "answers")
     assert METHODS["kate"].needs.access == "texts"
+    asks = on_texts(lambda template: None)
+    assert Method("ask", asks, source="nobody", enters="").needs == Needs(
+        access="texts"
+    )
 
 
 def test_a_vocabulary_remapping_is_rebuilt(tmp_path):

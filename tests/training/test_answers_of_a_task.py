@@ -12,7 +12,7 @@ import pytest
 from fitting import FROZEN, TASK, outcome, train
 
 from reprojax import data, reprogram
-from reprojax.alignments import linear
+from reprojax.alignments import bayesian, centred, linear, mean_probability, one_to_one
 from reprojax.core import Params
 from reprojax.data import Split, Task
 from reprojax.formats import learnable
@@ -238,6 +238,32 @@ def test_a_loss_or_metric_of_other_answers_is_refused():
         train(program=head(3), task=NUMBERS)
     with pytest.raises(ValueError, match=r"answers \(4, 2\).*expected \(4, 3\)"):
         train(program=head(2), task=SEVERAL)
+
+
+@pytest.mark.parametrize(
+    "align",
+    [bayesian, one_to_one, mean_probability, lambda n: centred(bayesian(n))],
+)
+@pytest.mark.parametrize("which", [SEVERAL, NUMBERS, NONE])
+def test_a_map_that_counts_classes_is_refused_where_there_are_none(align, which):
+    count = which.train.y.shape[1] if which.train.y.ndim > 1 else 3
+    at = {"normalized": add(learnable(jnp.zeros((8, 8, 3))))}
+    program = reprogram(fitting.FORWARD, at, align(count))
+    given = {"loss": lambda seen: seen.output.mean(1)} if which is NONE else {}
+    with pytest.raises(ValueError, match=f"'output' counts classes, .*{which.answers}"):
+        train(program=program, task=which, epochs=1, **given)
+
+
+def test_what_is_estimated_without_classes_is_not():
+    at = {"normalized": add(learnable(jnp.zeros((8, 8, 3))))}
+    program = reprogram(fitting.FORWARD, at, linear(3, standardised=True))
+    fitted = train(program=program, task=SEVERAL, epochs=1)
+    assert float(fitted.params.fixed["output"]["deviation"].std()) > 0
+
+
+def test_shots_are_of_classes():
+    with pytest.raises(ValueError, match="has labels, expected a class for each row"):
+        data.splits.shots(SEVERAL, 2, seed=0)
 
 
 def test_digests_differ_by_the_kind_of_answers():
