@@ -296,8 +296,8 @@ def test_the_last_given_word_and_all_that_are_written_are_moved(side):
     last = {"left": (3, 3), "right": (2, 1)}[side]
     wanted = np.zeros((2, 4, 3))
     wanted[[0, 1], last] = move
-    np.testing.assert_array_equal(found, wanted)
+    real = np.asarray(x.weight > 0)  # what becomes of padding, nobody sees
+    np.testing.assert_array_equal(found[real], wanted[real])
     for span, moved in ((HEAD, 0.0), (STEP, 1.0)):  # a beginning, and what is written
         found = part.apply(params, value._replace(span=span), Scope()).value
-        real = np.asarray(x.weight > 0)
         np.testing.assert_array_equal(found[real], moved)
