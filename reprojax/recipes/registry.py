@@ -170,11 +170,16 @@ def build(
     return method.build(model, **arguments)
 
 
-def rebuild(saved: Saved, model: Model[Any]) -> tuple[Program, Params]:
+def rebuild(
+    saved: Saved, model: Model[Any], context: PyTree = None
+) -> tuple[Program, Params]:
     """The program of a registered method that a file names, with its params.
 
     `card.method` and `card.arguments` say which, as `build` takes them. Refuses a model
     of other weights, or one that treats pixels otherwise.
+
+    Args:
+        context: of one row, or its spec, if the program's params hang on its shape.
     """
     card = saved.card
     check_backbone(card, model.name, fingerprint(model.frozen))
@@ -183,7 +188,8 @@ def rebuild(saved: Saved, model: Model[Any]) -> tuple[Program, Params]:
     if "initial" in inspect.signature(find_method(card.method).build).parameters:
         given.setdefault("initial", _BLANK)
     program = build(card.method, model, len(card.classes), **given)
-    return program, saved.params_for(program, model.frozen, _row(card, model))
+    row = _row(card, model)
+    return program, saved.params_for(program, model.frozen, row, context)
 
 
 def _check_pixels(card: Card, model: Model[Any]) -> None:

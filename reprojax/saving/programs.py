@@ -102,10 +102,13 @@ class Saved(NamedTuple):
         leaves = [_like(came[name], leaf) for name, leaf in expected.items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
-    def params_for(self, program: Program, frozen: PyTree, x: PyTree) -> Params:
-        """The params of `program` on inputs like `x`: an array, or its spec."""
+    def params_for(
+        self, program: Program, frozen: PyTree, x: PyTree, context: PyTree = None
+    ) -> Params:
+        """The params of `program` on inputs like `x`: an array, or its spec; likewise
+        the context."""
         key = jax.random.key(0)
-        return self.restore(jax.eval_shape(program.init, key, frozen, x))
+        return self.restore(jax.eval_shape(program.init, key, frozen, x, context))
 
 
 def save(path: str | Path, params: Params, card: Card) -> None:
