@@ -11,10 +11,8 @@ from small_models import NET, net_logits
 from walk import descend, walk
 
 from reprojax import Params, Scope
-from reprojax.training import fit
 
 SIZE, SIDE = 8, 5
-ARGUMENTS = {"side": SIDE}
 
 
 def by_hand(image, prompt, scale, mask_of=lambda side, scale: side * scale):
@@ -73,23 +71,18 @@ def drawn(learnable, x, y):
     return -jax.nn.log_softmax(out)[jnp.arange(len(y)), y].mean()
 
 
-def test_fifty_steps_are_those_of_a_loop_by_hand():
+def test_the_way_of_fifty_steps_beside_a_loop_by_hand(tmp_path):
     x, y, _ = TASK.train
     program = autovp(NET, targets=3, side=SIDE)
     first = program.init(jax.random.key(0), NET.frozen, x)
     # not from 1, where each pixel is at a kink and any slope between two is right
     first.learnable["input"]["frame"]["scale"] = jnp.float32(0.93)
     settings = {"optimizer": optax.sgd(0.05), "epochs": 50, "batch": len(y)}
-    settings |= {"params": first, "progress": False}
-    fitted = fit(program, NET.frozen, TASK, **settings)
+    settings |= {"params": first, "arguments": {"side": SIDE}}
+    says = "learnable input parametric -> linear"
+    fitted = walk(METHOD, NET, TASK, tmp_path, says, **settings)[2]
     losses, last = descend(lambda p: drawn(p, x, y), first.learnable, 0.05)
     np.testing.assert_allclose(fitted.curves[:, 0], losses, rtol=1e-4)
     scale = fitted.last.learnable["input"]["frame"]["scale"]
     np.testing.assert_allclose(scale, last["input"]["frame"]["scale"], rtol=1e-4)
     assert abs(scale - 0.93) > 0.003 and losses[-1] < 0.9 * losses[0]
-
-
-def test_the_way(tmp_path):
-    says = "learnable input parametric -> linear"
-    settings = {"epochs": 2, "batch": 5}
-    walk(METHOD, NET, TASK, tmp_path, says, arguments=ARGUMENTS, **settings)
