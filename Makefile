@@ -3,6 +3,7 @@
 # make test           the tests that need only Python and this repository
 # make verify         those too that need torch, transformers and the assets
 # make lint           ruff and pyright
+# make mutants        wrong variants of the code, each of which turns a test red
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -12,7 +13,7 @@ OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
 
-.PHONY: demo demo-language test verify lint
+.PHONY: demo demo-language test verify lint mutants
 
 demo: .venv/experiments
 	$(BIN)/python -m experiments.visual_reprogramming --epochs 12 --batch 50 \
@@ -29,6 +30,9 @@ verify: test .venv/verify
 
 lint: .venv/verify
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+mutants: .venv/verify
+	$(BIN)/python tests/mutation.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
