@@ -46,6 +46,7 @@ from reprojax.core.vocabulary import (
     Sites,
     passthrough,
 )
+from reprojax.core.watching import watching
 
 __all__ = [
     "Apply",
@@ -96,4 +97,5 @@ __all__ = [
     "stateless",
     "tokens",
     "until",
+    "watching",
 ]

@@ -39,6 +39,7 @@ from reprojax.core.vocabulary import (
     Sites,
     passthrough,
 )
+from reprojax.core.watching import acted
 
 
 def merge(parts: Mapping[str, Params]) -> Params:
@@ -263,7 +264,7 @@ def reprogram(forward: Forward, at: At, align: Manipulation | None = None) -> Pr
     def applied(sites: Sites, params: Params, value: PyTree, scope: Scope) -> PyTree:
         m, where = by_sites[sites], faults.at_sites((scope.site,))
         with faults.part_at(where, m, "apply", params, value):
-            new = faults.given_value(m.apply(params, value, scope))
+            new = faults.given_value(acted(m, params, value, scope))
             faults.check_kept(scope.site, value, new)
             return new
 

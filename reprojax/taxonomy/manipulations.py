@@ -224,7 +224,7 @@ def draw(
         below: what integers stay below.
     """
     if isinstance(spec, Tokens):
-        order = jnp.broadcast_to(jnp.arange(spec.weight.shape[1]), spec.weight.shape)
+        order = jnp.broadcast_to(jnp.arange(spec.weight.shape[-1]), spec.weight.shape)
         value = draw(random, spec.value, pixels, below)
         return Tokens(value, order, jnp.ones(spec.weight.shape), spec.span)
     return jax.tree.map(lambda a: _draw_leaf(random, a, pixels, below), spec)

@@ -5,16 +5,28 @@ user's own operator is described as the library's are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from itertools import product
+from functools import partial, reduce
+from itertools import chain, product
 from math import prod
+from operator import or_
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from reprojax.core import CONTEXT, Program, PyTree, Scope, Sites, part, spec_of
+from reprojax.core import (
+    CONTEXT,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    Sites,
+    part,
+    spec_of,
+    watching,
+)
 from reprojax.taxonomy.manipulations import (
     Alone,
     acting,
@@ -23,6 +35,7 @@ from reprojax.taxonomy.manipulations import (
     operator,
     real,
 )
+from reprojax.taxonomy.watched import Cut, Watched, is_own, is_same, watch
 
 FORMATS = ("learnable", "fixed")
 LOCATIONS = ("input", "embedding", "hidden")
@@ -123,7 +136,11 @@ def describe(
     place |= {site: "input" for site in (*inputs, *roles.get("input", ()))}
     place["output"] = "output"
     params = program.init(jax.random.key(seed), frozen, x, context)
-    specs, looped = _raw_specs(program, params, frozen, x, context)
+    specs, looped, plain = _raw_specs(program, params, frozen, x, context)
+    if not plain:
+        x, context = draw_task(random, x), real(random, context)
+        found = watch(program, params, frozen, x, context)
+        return _description(_watched_rows(found, place, seed))
     # A loop's one site is what enters all layers, whatever a card calls it.
     place |= {site: "hidden" for site in looped if place.get(site) == "embedding"}
     context = specs.get(CONTEXT) if context is None else context
@@ -136,13 +153,20 @@ def describe(
         rows += _rows(
             group, [place.get(s.removesuffix("/raw"), "hidden") for s in sites]
         )
+    return _description(rows)
+
+
+def _description(rows: Sequence[Row]) -> Description:
     omega = next((row.operator for row in rows if row.location == "output"), "identity")
     return Description(tuple(rows), omega)
 
 
-def _raw_specs(program: Program, *args: Any) -> tuple[dict[str, PyTree], set[str]]:
-    """{site: spec} of what each manipulation is given, and the sites inside loops."""
-    specs = {}
+def _raw_specs(
+    program: Program, *args: Any
+) -> tuple[dict[str, PyTree], set[str], bool]:
+    """{site: spec} of what each manipulation is given, the sites inside loops, and
+    whether what acts are the program's own manipulations on its own params."""
+    specs, plain = {}, True
 
     def spy(site: str, value: PyTree) -> PyTree:
         if site.endswith("/raw"):  # nested programs: the last is the outer one's
@@ -153,8 +177,17 @@ def _raw_specs(program: Program, *args: Any) -> tuple[dict[str, PyTree], set[str
             specs[site] = spec_of(value)
         return value
 
-    jaxpr = jax.make_jaxpr(partial(program.apply, edit=spy))(*args)
-    return specs, _in_loops(jaxpr.jaxpr)
+    def apply(params: Params, frozen: PyTree, x: PyTree, context: PyTree) -> PyTree:
+        def act(m: Manipulation, own: Params, value: PyTree, scope: Scope) -> Any:
+            nonlocal plain
+            plain &= is_own(program, params, m, own) and is_same(x, scope.x)
+            return m.apply(own, value, scope)
+
+        with watching(act):
+            return program.apply(params, frozen, x, context, edit=spy)
+
+    jaxpr = jax.make_jaxpr(apply)(*args)
+    return specs, _in_loops(jaxpr.jaxpr), plain
 
 
 def _marked(site: str, a: Any) -> Any:
@@ -175,19 +208,78 @@ def _in_loops(jaxpr: Any, inside: bool = False) -> set[str]:
 
 
 def _rows(group: Sequence[Alone], locations: Sequence[str]) -> list[Row]:
-    """The rows of sites that share params, which are counted at the first of them."""
+    """The rows of sites that share params."""
+    where = [_at(*one) for one in zip(group, locations, strict=True)]
+    return _counted(where, group)
+
+
+def _at(alone: Alone, location: str) -> tuple[str, str, str, str]:
+    """Site, lambda, ell and tau."""
+    tau = alignment(alone) if location == "output" else operator(alone)
+    lam = "learnable" if jax.tree.leaves(alone.params.learnable) else "fixed"
+    lam = "" if tau in ("", "identity", "rule") else lam
+    return alone.scope.site, lam, location, tau
+
+
+def _counted(
+    where: Iterable[tuple[str, str, str, str]], group: Sequence[Alone]
+) -> list[Row]:
+    """Rows of these sites; the params that they share are counted at the first."""
     params = group[0].params
     leaves = [[tuple(np.shape(a)) for a in jax.tree.leaves(tree)] for tree in params]
     counts = sum(map(prod, leaves[0])), acting(group), sum(map(prod, leaves[1]))
-    rows = []
-    for alone, location in zip(group, locations, strict=True):
-        tau = alignment(alone) if location == "output" else operator(alone)
-        lam = "learnable" if leaves[0] else "fixed"
-        lam = "" if tau in ("", "identity", "rule") else lam
-        shapes = () if rows else tuple(leaves[0] or leaves[1])
-        row = Row(alone.scope.site, lam, location, tau, shapes, *counts)
-        rows.append(row._replace(learnable=0, acting=0, fixed=0) if rows else row)
+    first = tuple(leaves[0] or leaves[1]), *counts
+    return [Row(*at, *((), 0, 0, 0) if i else first) for i, at in enumerate(where)]
+
+
+# -- a program that makes or selects the params of what acts in it
+
+
+def _watched_rows(found: Watched, place: Mapping[str, str], seed: int) -> list[Row]:
+    """The rows of what was cut out of a program's trace."""
+    groups: list[list[Cut]] = []
+    for cut in found.cuts:
+        mine = [group for group in groups if any(_shares(cut, one) for one in group)]
+        groups = [group for group in groups if group not in mine]
+        groups.append([*chain.from_iterable(mine), cut])
+    rows = [row for group in groups for row in _cut_rows(group, place, seed)]
+    known = frozenset().union(*(cut.leaves for cut in found.cuts))
+    rest = [i for i in range(found.learned) if i not in known]
+    sizes = {i: np.size(found.leaves[i]) for i in rest}
+    if rest:
+        acts = sum(sizes[i] for i in rest if found.used[i])
+        shapes = tuple(np.shape(found.leaves[i]) for i in rest)
+        rows.append(Row("", "learnable", "", "", shapes, sum(sizes.values()), acts, 0))
     return rows
+
+
+def _shares(cut: Cut, other: Cut) -> bool:
+    """Whether two have numbers in common, or are one that acts twice."""
+    same = cut.manipulation == other.manipulation
+    again = same and cut.alone.scope.site == other.alone.scope.site
+    return bool(cut.leaves & other.leaves) or again
+
+
+def _cut_rows(group: Sequence[Cut], place: Mapping[str, str], seed: int) -> list[Row]:
+    """The rows of what shares params; what acts twice at a site has one."""
+    where: dict[Any, tuple[str, str, str, str]] = {}
+    for cut in group:
+        alone = cut.alone._replace(seed=seed)
+        site = alone.scope.site
+        location = place.get(site.removesuffix("/raw"), "hidden")
+        if cut.looped and location == "embedding":
+            location = "hidden"
+        at = _at(alone, location)
+        if location == "output" and jax.tree.leaves(cut.held):
+            omega = "linear" if jax.tree.leaves(cut.held.learnable) else "statistical"
+            at = (*at[:3], omega)
+        where.setdefault((cut.manipulation, site), at)
+    params = [cut.alone.params for cut in group if cut.leaves]
+    together = group[0].alone.params
+    if params:
+        together = Params(*(reduce(or_, side) for side in zip(*params, strict=True)))
+    counted = [cut.alone._replace(params=together, seed=seed) for cut in group]
+    return _counted(where.values(), counted)
 
 
 # -- all cells

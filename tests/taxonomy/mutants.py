@@ -4,6 +4,20 @@ from mutation import Mutant
 
 MUTANTS = (
     Mutant(
+        "taxonomy: outer sites alone are seen",
+        "taxonomy/programs.py",
+        "plain &= is_own(program, params, m, own) and is_same(x, scope.x)",
+        "plain &= True",
+        "test_describe_wrapped.py::test_a_prompt_made_of_factors_counts_its_factors_once",
+    ),
+    Mutant(
+        "watching: a manipulation acts unseen",
+        "core/program.py",
+        "new = faults.given_value(acted(m, params, value, scope))",
+        "new = faults.given_value(m.apply(params, value, scope))",
+        "test_describe_wrapped.py::test_a_watcher_sees_what_acts_and_is_gone_after_an_error",
+    ),
+    Mutant(
         "taxonomy: the one site of scanned layers is the embedding",
         "taxonomy/programs.py",
         'eqn.primitive.name in ("scan", "while")',

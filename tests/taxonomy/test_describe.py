@@ -345,8 +345,15 @@ def test_a_program_over_a_program():
     )
     outer = reprogram(forward, {"input/raw": add(soft), "output": linear(2)})
     found = describe(outer, MIXER_FROZEN, small)
-    assert found.coordinates == "learnable input additive -> linear"
-    assert found.rows[0].shapes == ((8, 8, 3),)
+    assert found.coordinates == (
+        "fixed input concatenative + learnable input additive -> linear"
+    )
+    border = 16 * 16 * 3 - 8 * 8 * 3  # of the inner program: nobody searches it now
+    assert [(row.site, row.shapes, row.acting, row.fixed) for row in found.rows] == [
+        ("input/raw", ((8, 8, 3),), 192, 0),
+        ("input", ((border,),), 0, border),
+        ("output", ((2,), (10, 2)), 22, 0),
+    ]
 
 
 def test_rows_of_a_group_count_its_params_once():
