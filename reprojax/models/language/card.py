@@ -59,16 +59,20 @@ class Words(NamedTuple):
 def texts(module: nn.Module) -> Forward:
     """A linen module from Tokens to Tokens as forward(frozen, x, edit).
 
+    An edit of "input" may make the Tokens of ids from a task's x of any other kind.
+
     Its sites are those of `locations.linen`; a `Place` called "kv" in a block's
     attention is the one site "<block>/kv".
     """
     network = linen(module)
 
-    def forward(frozen: PyTree, x: Tokens, edit: Edit = passthrough) -> PyTree:
-        check_ids(x)
-        x = jax.tree.map(jnp.asarray, x)  # a caller's NumPy arrays are taken too
+    def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
+        # a caller's NumPy arrays are taken too
+        x = jax.tree.map(lambda a: jnp.asarray(a) if hasattr(a, "dtype") else a, x)
 
         def renamed(site: str, value: PyTree) -> PyTree:
+            if site == "input":
+                return check_ids(edit(site, value))
             path, _, end = site.rpartition(":")
             if not path.endswith("/attention/kv"):
                 return edit(site, value)
@@ -80,8 +84,8 @@ def texts(module: nn.Module) -> Forward:
     return forward
 
 
-def check_ids(x: Any) -> None:
-    """Refuses what is no Tokens of ids [B L]."""
+def check_ids(x: Any) -> Tokens:
+    """What came, if it is Tokens of ids [B L]."""
     ids = x.value if isinstance(x, Tokens) else None
     if ids is None or jnp.ndim(ids) != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         leaves = jax.tree.leaves(x)
@@ -92,6 +96,7 @@ def check_ids(x: Any) -> None:
             "call core.tokens(ids, weight), or core.padded(rows); of texts, "
             "core.padded([tokenizer.encode(text) for text in ...])"
         )
+    return x
 
 
 def roles(depth: int) -> dict[str, tuple[str, ...]]:
