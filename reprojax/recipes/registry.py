@@ -171,7 +171,7 @@ def build(
 
 
 def rebuild(
-    saved: Saved, model: Model[Any], context: PyTree = None
+    saved: Saved, model: Model[Any], x: PyTree = None, context: PyTree = None
 ) -> tuple[Program, Params]:
     """The program of a registered method that a file names, with its params.
 
@@ -179,7 +179,9 @@ def rebuild(
     of other weights, or one that treats pixels otherwise.
 
     Args:
-        context: of one row, or its spec, if the program's params hang on its shape.
+        x: a row of the task's input, or its spec, where it is not what the model reads;
+            by default the card's image, or the model's own example.
+        context: of that row, where the program's params hang on its shape.
     """
     card = saved.card
     check_backbone(card, model.name, fingerprint(model.frozen))
@@ -188,8 +190,8 @@ def rebuild(
     if "initial" in inspect.signature(find_method(card.method).build).parameters:
         given.setdefault("initial", _BLANK)
     program = build(card.method, model, len(card.classes), **given)
-    row = _row(card, model)
-    return program, saved.params_for(program, model.frozen, row, context)
+    x = _row(card, model) if x is None else x
+    return program, saved.params_for(program, model.frozen, x, context)
 
 
 def _check_pixels(card: Card, model: Model[Any]) -> None:
