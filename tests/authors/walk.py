@@ -54,10 +54,10 @@ def walk(
         about = {"method": method.name, "arguments": arguments, "classes": task.classes}
         about |= {"image": tuple(task.train.x.shape[1:])} if pixels else {}
         save(folder / "program", params, Card.of(model, **about))
-        x, _, context = task.test
-        context = unshared(context)
+        x, context = task.test.x, unshared(task.test.context)
         one = unshared(taken(task.test.context, slice(1)))
-        again, back = rebuild(load(folder / "program", model), model, one)
+        row = None if pixels else taken(x, slice(1))
+        again, back = rebuild(load(folder / "program", model), model, row, one)
     finally:
         del METHODS[method.name]
     assert jax.tree.structure(back) == jax.tree.structure(params)
@@ -67,7 +67,7 @@ def walk(
     )
     two, beside = taken(x, slice(2)), unshared(taken(task.test.context, slice(2)))
     seen = describe(again, model.frozen, two, beside, roles=model.roles)
-    assert seen.coordinates == says
+    assert seen.coordinates == says, seen.coordinates
     return program, params, fitted
 
 
