@@ -45,7 +45,6 @@ from reprojax.data import Task
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
 from reprojax.operators import add, resize
-from reprojax.recipes.model_reprogramming.black_box_reprogramming import focal
 from reprojax.saving.files import write_json
 from reprojax.searches import Search, cma_es, rademacher, sphere, zeroth_order
 from reprojax.training import steps
@@ -57,7 +56,7 @@ from reprojax.training.black_box import (
     only_answers,
 )
 from reprojax.training.loop import fit
-from reprojax.training.losses import cross_entropy
+from reprojax.training.losses import cross_entropy, focal
 
 INNER = 20  # side of the image in BAR's frame, of 32
 

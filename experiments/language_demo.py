@@ -57,13 +57,13 @@ from reprojax.models.language import Words, abacus
 from reprojax.recipes import Preset
 from reprojax.recipes.prompt_instruction import (
     chain_of_thought,
-    contextual_calibration,
     few_shot,
     self_consistency,
 )
 from reprojax.recipes.prompt_tuning import soft_prompts
 from reprojax.saving.files import write_json
 from reprojax.text import Language, record_texts
+from reprojax.text.calibration import contextual_calibration
 from reprojax.text.in_process import language
 from reprojax.text.tasks import encoded
 from reprojax.training.loop import Fitted, fit

@@ -29,7 +29,7 @@ from reprojax.core import Scope, tokens
 from reprojax.data import in_order
 from reprojax.models import Model
 from reprojax.models.language import Words
-from reprojax.recipes.model_reprogramming import one_word, vocabulary_map
+from reprojax.models.language.maps import one_word, vocabulary_map
 from reprojax.saving.files import write_json
 from reprojax.text.tasks import encoded
 

@@ -21,15 +21,11 @@ from reprojax.core.many import interpolate, stack, stack_params, stacked
 from reprojax.decoding import Sampling
 from reprojax.formats import fixed, learnable, subspace
 from reprojax.models.language import Tokenizer, load
+from reprojax.models.language.starts import from_text
 from reprojax.models.language.words import nearest_words
 from reprojax.operators import add, insert
 from reprojax.recipes import watermark
-from reprojax.recipes.prompt_tuning import (
-    from_text,
-    loreft,
-    prefix_tuning,
-    prompt_tuning,
-)
+from reprojax.recipes.prompt_tuning import loreft, prefix_tuning, prompt_tuning
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 

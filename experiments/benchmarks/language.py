@@ -42,7 +42,7 @@ from reprojax.core import tokens
 from reprojax.formats import learnable
 from reprojax.models import Model, language
 from reprojax.models.language import Words
-from reprojax.recipes.model_reprogramming import one_word
+from reprojax.models.language.maps import one_word
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.saving.files import write_json
 from reprojax.training.losses import cross_entropy

@@ -26,8 +26,9 @@ from reprojax.models import Model, Pixels
 from reprojax.models.language import Words, texts
 from reprojax.models.language import card as language_card
 from reprojax.models.language.llama import plan
+from reprojax.models.language.maps import one_word
 from reprojax.models.vision import vit
-from reprojax.recipes.model_reprogramming import one_word, padding
+from reprojax.recipes.model_reprogramming import padding
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning, vpt_deep
 
 TARGETS, WORDS, PROMPT, PREFIX = 10, (5, 6), 20, 10

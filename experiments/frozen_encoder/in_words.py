@@ -5,12 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from reprojax.data import Task
-from reprojax.recipes.prompt_instruction import (
-    contextual_calibration,
-    few_shot,
-    zero_shot,
-)
+from reprojax.recipes.prompt_instruction import few_shot, zero_shot
 from reprojax.text import Continuation, Language, Scored, labelled, shuffled
+from reprojax.text.calibration import contextual_calibration
 from reprojax.text.procedure import Procedure, Row
 
 TEMPLATE = "Message: {text}\nThis message is {label}"

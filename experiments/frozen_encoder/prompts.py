@@ -32,13 +32,10 @@ from reprojax.locations import opaque
 from reprojax.models import Model
 from reprojax.models.language import Words
 from reprojax.models.language.card import role
+from reprojax.models.language.starts import from_vocabulary
+from reprojax.models.language.states import keys_and_values
 from reprojax.operators import add, insert, replace
-from reprojax.recipes.prompt_tuning import (
-    from_vocabulary,
-    keys_and_values,
-    prefix_tuning,
-    prompt_tuning,
-)
+from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.training import losses
 from reprojax.training.loop import fit
 from reprojax.training.losses import Loss, cross_entropy

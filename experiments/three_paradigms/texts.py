@@ -42,29 +42,20 @@ from reprojax.data import Split, Task, in_order
 from reprojax.models import Model
 from reprojax.models.language import Words
 from reprojax.models.language.card import vectors
+from reprojax.models.language.maps import one_word, vocabulary_map
+from reprojax.models.language.starts import from_text
+from reprojax.models.language.states import keys_and_values
 from reprojax.models.language.words import nearest_words
 from reprojax.recipes.model_reprogramming.additive_prompts import additive_prompt
-from reprojax.recipes.model_reprogramming.vocabulary_maps import (
-    one_word,
-    vocabulary_map,
-)
-from reprojax.recipes.prompt_instruction import (
-    contextual_calibration,
-    few_shot,
-    zero_shot,
-)
-from reprojax.recipes.prompt_tuning import (
-    from_text,
-    keys_and_values,
-    prefix_tuning,
-    prompt_tuning,
-)
+from reprojax.recipes.prompt_instruction import few_shot, zero_shot
+from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
 from reprojax.searches import Oracle, cma_es
 from reprojax.taxonomy import Description, describe, describe_texts
 from reprojax.text import Procedure, asked, fill, labelled, realigned
 from reprojax.text import record_texts as record_texts
 from reprojax.text import score as scored
+from reprojax.text.calibration import contextual_calibration
 from reprojax.text.in_process import language
 from reprojax.text.tasks import Encoded, encoded
 from reprojax.training.black_box import fit_black_box

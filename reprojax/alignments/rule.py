@@ -108,8 +108,8 @@ def groups(ids: Sequence[Sequence[int]], by: str = "mean") -> Manipulation:
 def label_words(ids: Sequence[int]) -> Manipulation:
     """The next word's logits at one word for each class [B T].
 
-    With the card `model_reprogramming.one_word(language)` in the model's place the head
-    judges that word alone, which saves much where the vocabulary is large.
+    With the card `models.language.maps.one_word(language)` in the model's place the
+    head judges that word alone, which saves much where the vocabulary is large.
 
     Args:
         ids: such as `text.labels.one_token_each` gives, which refuses labels that a

@@ -8,7 +8,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from reprojax.core.vocabulary import PyTree
 
@@ -120,3 +120,10 @@ def last_token(value: Tokens) -> Tokens:
     place = jnp.where(value.weight > 0, value.position, -1).argmax(1)
     pick = jax.vmap(lambda row, i: row[i][None])
     return jax.tree.map(lambda leaf: pick(leaf, place), value)
+
+
+def first_value(value: Tokens) -> Float[Array, "B D"]:
+    """What stands at the first real token of each row: an encoder's [CLS]."""
+    far = jnp.iinfo(jnp.int32).max
+    place = jnp.where(value.weight > 0, value.position, far).argmin(1)
+    return jax.vmap(lambda row, i: row[i])(value.value, place)

@@ -2,12 +2,15 @@
 
 from reprojax.formats.fixed import fixed, from_context
 from reprojax.formats.learnable import border, learnable, subspace, through
+from reprojax.formats.made import low_rank, reparametrised
 
 __all__ = [
     "border",
     "fixed",
     "from_context",
     "learnable",
+    "low_rank",
+    "reparametrised",
     "subspace",
     "through",
 ]

@@ -1,8 +1,9 @@
 """Tau, the operator: how a prompt meets the value that is there."""
 
-from reprojax.operators.additive import add, frame
+from reprojax.operators.additive import add, frame, to_answers
 from reprojax.operators.concatenative import insert, pad, prefix, replace, shift
 from reprojax.operators.images import augmented, crop, flip, resize
+from reprojax.operators.low_rank import low_rank_edit
 from reprojax.operators.parametric import (
     dropout,
     masked_add,
@@ -19,6 +20,7 @@ __all__ = [
     "flip",
     "frame",
     "insert",
+    "low_rank_edit",
     "masked_add",
     "mlp",
     "network",
@@ -28,4 +30,5 @@ __all__ = [
     "resize",
     "scale_and_shift",
     "shift",
+    "to_answers",
 ]

@@ -20,6 +20,7 @@ from reprojax.core import (
     Scope,
     Tokens,
     bare,
+    last_position,
     on_value,
 )
 from reprojax.core.faults import init_prompt, read_prompt
@@ -184,3 +185,19 @@ def frame(*widths: Width) -> Callable[[tuple[int, ...]], Bool[Array, "..."]]:
         return out
 
     return mask
+
+
+def to_answers(fmt: Format) -> Manipulation:
+    """A prompt [D] added to the given Tokens' last one, and to all that are written,
+    as contrastive activation addition steers answers (arXiv 2312.06681)."""
+    everywhere = add(fmt)
+
+    def apply(params: Params, value: Tokens, scope: Scope) -> Tokens:
+        moved = everywhere.apply(params, value, scope)
+        chosen = value.position >= last_position(value)
+        if not value.span.last:  # else all of it was written, or none
+            chosen = jnp.full(chosen.shape, not value.span.first)
+        h = jnp.where(chosen[..., None], moved.value, value.value)
+        return value._replace(value=h)
+
+    return Manipulation(everywhere.init, apply)

@@ -166,10 +166,25 @@ def prefix(fmt: Format, length: int) -> Manipulation:
     return Manipulation(init, apply)
 
 
-def shift(length: int) -> Manipulation:
-    """Positions move on by `length`: room for a prefix that stands at the kv sites."""
+def shift(length: int, positions: int | None = None) -> Manipulation:
+    """Positions move on by `length`: room for a prefix that stands at the kv sites.
+
+    Args:
+        positions: the model's; a text that then goes beyond them is refused.
+    """
     check_sizes("shift", 0, length=length)
-    return stateless(lambda v: v._replace(position=v.position + length))
+
+    def moved(x: Tokens) -> Tokens:
+        asked = x.weight.shape[1]
+        if positions is not None and asked + length > positions:
+            raise ValueError(
+                f"{asked} tokens came behind a prefix of {length}, expected at most "
+                f"the model's {positions} positions together; shorten one of them, or "
+                "pad less"
+            )
+        return x._replace(position=x.position + length)
+
+    return stateless(moved)
 
 
 def pad(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from reprojax.core import Key, PyTree
 from reprojax.core.estimation import real
@@ -184,3 +185,49 @@ def divided(total: jax.Array, weight: jax.Array) -> jax.Array:
 def mean_loss(found: jax.Array | Rows, labels: Any) -> jax.Array:
     """The weighted mean over the real rows; zero where there are none."""
     return divided(*summed(found, labels))
+
+
+def focal(power: float = 2.0, weights: tuple[float, ...] | None = None) -> Loss:
+    """-w (1 - h)^power log h of each row (arXiv 2007.08714).
+
+    h is the probability of the right class, exp(output). The published h are means of
+    source probabilities and do not sum to one over the targets; they are not made to.
+    The power of 2 is the paper's; its code has 4, and two sigmoid-like terms weighed .8
+    and .2, which fits two classes alone.
+
+    Args:
+        weights: w of each target class; see `balance`. By default 1.
+    """
+
+    def loss(seen: Seen) -> jax.Array:
+        log = picked(seen.output, seen.labels)
+        each = -((1 - jnp.exp(log)) ** power) * log
+        # A factor, not the weight of `Rows`, whose sum would divide it away.
+        right = jnp.maximum(seen.labels, 0)
+        w = 1.0 if weights is None else jnp.asarray(weights)[right]
+        return w * each
+
+    return loss
+
+
+def balance(labels: Int[np.ndarray, "N"], targets: int) -> tuple[float, ...]:
+    """N / (T n_t) for the n_t labels of each class: 1 / n_t, the paper's (arXiv
+    2007.08714), in a scale that is 1 where all classes are as frequent. A class without
+    labels has 0."""
+    found = np.bincount(labels, minlength=targets)
+    weights = len(labels) / (targets * np.maximum(found, 1)) * (found > 0)
+    return tuple(weights.tolist())
+
+
+def hinge(margin: float = 2.0) -> Loss:
+    """sum_c max(0, margin + y_c - y_right) of each row, c the wrong classes
+    (arXiv 2201.03514)."""
+
+    def loss(seen: Seen) -> jax.Array:
+        y = seen.output.astype(jnp.float32)
+        right = jnp.maximum(seen.labels, 0)[:, None]
+        above = margin + y - jnp.take_along_axis(y, right, 1)
+        wrong = jnp.arange(y.shape[1]) != right
+        return (jnp.maximum(above, 0) * wrong).sum(1)
+
+    return loss

@@ -39,10 +39,10 @@ from reprojax.core import Tokens
 from reprojax.formats import border, learnable, through
 from reprojax.models import Model, Pixels
 from reprojax.models.language.card import Words, vectors
+from reprojax.models.language.starts import from_text
 from reprojax.operators import add, insert, masked_add, pad, replace, resize
 from reprojax.recipes.model_reprogramming.label_mapping import watermark
 from reprojax.recipes.prompt_tuning import prefix_tuning
-from reprojax.recipes.prompt_tuning.soft_prompts import from_text
 from reprojax.training import fit
 
 KEY = jax.random.key(0)

@@ -12,16 +12,19 @@ MAPS = "alignments/statistical.py"
 IMAGES = "operators/images.py"
 ORACLE = "searches/oracle.py"
 BAR = "recipes/model_reprogramming/black_box_reprogramming.py"
-VIP = "recipes/prompt_tuning/black_box_visual_prompting.py"
+COORDINATOR = "models/vision/coordinator.py"
 SOFT = "recipes/prompt_tuning/soft_prompts.py"
-PREFIX = "recipes/prompt_tuning/prefixes.py"
-REFT = "recipes/prompt_tuning/hidden_edits.py"
+MADE = "formats/made.py"
+REFT = "operators/low_rank.py"
 PT2 = "recipes/prompt_tuning/p_tuning_v2.py"
-STEER = "recipes/prompt_tuning/activation_addition.py"
+STATES = "models/language/states.py"
 BBT = "recipes/prompt_tuning/black_box_tuning.py"
 DEPT = "recipes/prompt_tuning/decomposed_prompt_tuning.py"
-REMAP = "recipes/model_reprogramming/vocabulary_remapping.py"
-WORDS = "recipes/model_reprogramming/vocabulary_maps.py"
+REMAP = "models/language/remapping.py"
+WORDS = "models/language/maps.py"
+OPTIMIZERS = "training/optimizers.py"
+MASKS = "models/vision/mask_generator.py"
+STARTS = "models/language/starts.py"
 CHAIN = '__import__("reprojax").chain'
 
 MUTANTS = (
@@ -69,7 +72,7 @@ MUTANTS = (
     ),
     Mutant(
         "border: the odd pixel behind the image",
-        "recipes/sizes.py",
+        "models/vision/sizes.py",
         "(room - room // 2, room // 2)",
         "(room // 2, room - room // 2)",
         "test_label_mapping.py",
@@ -104,7 +107,7 @@ MUTANTS = (
     ),
     Mutant(
         "smm: one mask of the first map",
-        SMM,
+        MASKS,
         "x.mean(-1, keepdims=True)",
         "x[..., :1]",
         "test_sample_specific_masks.py",
@@ -189,21 +192,21 @@ MUTANTS = (
     ),
     Mutant(
         "smm: masks tiled instead of enlarged",
-        SMM,
+        MASKS,
         "jnp.repeat(jnp.repeat(x, side, axis=1), side, axis=2)",
         "jnp.tile(x, (1, side, side, 1))",
         "test_sample_specific_masks.py",
     ),
     Mutant(
         "smm: stored statistics in training",
-        SMM,
+        MASKS,
         "nn.BatchNorm(not train,",
         "nn.BatchNorm(True,",
         "test_sample_specific_masks.py",
     ),
     Mutant(
         "smm: one layer too wide",
-        SMM,
+        MASKS,
         "8 * 2**i",
         "(8 * 2**i + (i == 2))",
         "test_sample_specific_masks.py",
@@ -238,7 +241,7 @@ MUTANTS = (
     ),
     Mutant(
         "vpt: gradients are not clipped",
-        "recipes/method.py",
+        OPTIMIZERS,
         "optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd",
         "sgd",
         "test_method.py",
@@ -259,7 +262,7 @@ MUTANTS = (
     ),
     Mutant(
         "preset: the rate of Adam falls too late",
-        "recipes/method.py",
+        OPTIMIZERS,
         "int(0.72 * epochs)",
         "int(0.8 * epochs)",
         "test_method.py",
@@ -385,42 +388,42 @@ MUTANTS = (
     ),
     Mutant(
         "bar: the rate falls every epoch",
-        "recipes/method.py",
+        OPTIMIZERS,
         "2 * steps, 0.96",
         "steps, 0.96",
         "test_black_box_reprogramming.py",
     ),
     Mutant(
         "preset: stairs of one length for every epoch",
-        "recipes/method.py",
+        OPTIMIZERS,
         "int(0.5 * epochs) * steps",
         "int(0.5 * epochs) * 2",
         "test_method.py",
     ),
     Mutant(
         "bar: focal without its power",
-        BAR,
+        "training/losses.py",
         "((1 - jnp.exp(log)) ** power)",
         "(1 - jnp.exp(log))",
         "test_black_box_reprogramming.py",
     ),
     Mutant(
         "blackvip: no clip",
-        VIP,
+        COORDINATOR,
         "jnp.clip(x + prompt.astype(x.dtype), low, high)",
         "x + prompt.astype(x.dtype)",
         "test_black_box_visual_prompting.py",
     ),
     Mutant(
         "blackvip: the trigger in front of the features",
-        VIP,
+        COORDINATOR,
         "jnp.concatenate([features, both], 1)",
         "jnp.concatenate([both, features], 1)",
         "test_black_box_visual_prompting.py",
     ),
     Mutant(
         "blackvip: doublings that mix their pixels",
-        VIP,
+        COORDINATOR,
         '"bhwc,ijcm->bhiwjcm"',
         '"bhwc,ijcm->bihjwcm"',
         "test_black_box_visual_prompting.py",
@@ -434,7 +437,7 @@ MUTANTS = (
     ),
     Mutant(
         "calibration: each input without content is made to sum to one first",
-        "recipes/prompt_instruction/calibration.py",
+        "text/calibration.py",
         "[_pooled(seen)] if seen else []",
         "seen",
         "test_prompt_instruction.py::test_contextual_calibration_takes_the_mean_first",
@@ -448,7 +451,7 @@ MUTANTS = (
     ),
     Mutant(
         "benchmarks: the program is shown the right answer",
-        "recipes/prompt_instruction/benchmarks.py",
+        "text/benchmarks.py",
         'if k not in ("answer", "steps")',
         "if k",
         "test_benchmarks.py::test_a_program_cannot_see_the_right_answer",
@@ -469,56 +472,56 @@ MUTANTS = (
     ),
     Mutant(
         "prompt tuning: a label's first token for its mean",
-        SOFT,
+        STARTS,
         ".mean(0)",
         "[0]",
         "test_soft_prompts.py",
     ),
     Mutant(
         "prompt tuning: words drawn with repetition",
-        SOFT,
+        STARTS,
         "shape[0] > len(table)",
         "True",
         "test_soft_prompts.py",
     ),
     Mutant(
         "prefix tuning: the text keeps its positions",
-        PREFIX,
+        "operators/concatenative.py",
         "x._replace(position=x.position + length)",
         "x",
         "test_prefixes.py",
     ),
     Mutant(
         "prefix tuning: values for keys",
-        PREFIX,
-        "seen[site].value]",
-        "seen[site].value[::-1]]",
+        STATES,
+        "found[site].value]",
+        "found[site].value[::-1]]",
         "test_prefixes.py",
     ),
     Mutant(
         "prefix tuning: tokens and layers mixed up",
-        PREFIX,
+        MADE,
         "return rows.swapaxes(0, 1)",
         "return rows.reshape(-1, len(rows), *rows.shape[2:])",
         "test_prefixes.py",
     ),
     Mutant(
         "prefix tuning: an MLP without its tanh",
-        PREFIX,
+        MADE,
         "return jnp.tanh(net",
         "return (net",
         "test_prefixes.py",
     ),
     Mutant(
         "prefix tuning: a start that the drawn bias moves",
-        PREFIX,
+        MADE,
         '"bias": jnp.zeros((n, heads, size))',
         '"bias": net["second"]["bias"]',
         "test_prefixes.py",
     ),
     Mutant(
         "p-tuning v2: the head reads the first index, padding or not",
-        PT2,
+        "core/sequence.py",
         "jnp.where(value.weight > 0, value.position, far).argmin(1)",
         "jnp.zeros(len(value.weight), int)",
         "test_p_tuning_v2.py::test_of_an_encoder_the_head_reads_the_first_token",
@@ -533,8 +536,8 @@ MUTANTS = (
     Mutant(
         "p-tuning v2: the text begins before the prefix ends",
         PT2,
-        "room(length, model.input.positions)",
-        "room(0, model.input.positions)",
+        "shift(length, model.input.positions)",
+        "shift(0, model.input.positions)",
         "test_p_tuning_v2.py::test_of_an_encoder_the_head_reads_the_first_token",
     ),
     Mutant(
@@ -546,37 +549,37 @@ MUTANTS = (
     ),
     Mutant(
         "steering: a block too late",
-        STEER,
+        STATES,
         "    return places[layer]",
         "    return [*places, 'head:in'][layer + 1]",
         "test_activation_addition.py::test_it_is_added_to_the_first_words_or_to_all",
     ),
     Mutant(
         "steering: a contrast of what enters the block",
-        STEER,
-        "_place(model, layer, outputs(model))",
+        STATES,
+        "place(model, layer, outputs(model))",
         'model.roles["blocks"][layer]',
         "test_activation_addition.py::"
         "test_a_contrast_is_the_difference_of_means_at_the_last_words",
     ),
     Mutant(
         "steering: the mean over all words",
-        STEER,
-        "last_value(look(x)).astype",
-        "look(x).value.mean(1).astype",
+        STATES,
+        "last_value(look(x)[site]).astype",
+        "look(x)[site].value.mean(1).astype",
         "test_activation_addition.py::"
         "test_a_contrast_is_the_difference_of_means_at_the_last_words",
     ),
     Mutant(
         "steering: what is written is not steered",
-        STEER,
+        "operators/additive.py",
         "jnp.full(chosen.shape, not value.span.first)",
         "jnp.full(chosen.shape, False)",
         "test_activation_addition.py::test_the_answer_alone_may_be_steered",
     ),
     Mutant(
         "steering: the text is steered too, behind a beginning that was read before",
-        STEER,
+        "operators/additive.py",
         "        if not value.span.last:",
         "        chosen |= not value.span.first\n        if not value.span.last:",
         "test_activation_addition.py::test_the_answer_alone_may_be_steered",
@@ -597,7 +600,7 @@ MUTANTS = (
     ),
     Mutant(
         "dept: A B without its factor",
-        DEPT,
+        MADE,
         "8 / rank**0.5",
         "1.0",
         "test_decomposed_prompt_tuning.py::test_it_is_a_short_prompt_and_rows_by_place",
@@ -605,13 +608,13 @@ MUTANTS = (
     Mutant(
         "bbt: a scale without the search's own step",
         BBT,
-        "_deviation(model, deviation) / sigma",
-        "_deviation(model, deviation)",
+        "deviation_of(model, deviation) / sigma",
+        "deviation_of(model, deviation)",
         "test_black_box_tuning.py::test_the_projections_scale_is_that_of_words",
     ),
     Mutant(
         "bbt: the variance for the deviation",
-        BBT,
+        STARTS,
         "range(model.input.vocabulary)).std()",
         "range(model.input.vocabulary)).var()",
         "test_black_box_tuning.py::test_the_projections_scale_is_that_of_words",
@@ -634,7 +637,7 @@ MUTANTS = (
     ),
     Mutant(
         "bbt: the hinge counts the right class",
-        BBT,
+        "training/losses.py",
         "(jnp.maximum(above, 0) * wrong)",
         "jnp.maximum(above, 0)",
         "test_black_box_tuning.py::test_the_hinge_by_hand",
@@ -698,14 +701,14 @@ MUTANTS = (
     ),
     Mutant(
         "prompt tuning: large prompts move further",
-        SOFT,
+        OPTIMIZERS,
         "multiply_by_parameter_scale=False",
         "multiply_by_parameter_scale=True",
         "test_soft_prompts.py::test_adafactor_is_that_by_hand",
     ),
     Mutant(
         "prefix tuning: the rate is zero after one epoch",
-        PREFIX,
+        OPTIMIZERS,
         "0.0, steps * epochs)",
         "0.0, steps)",
         "test_prefixes.py::test_adamw_linear_falls_to_zero_at_the_last_step",

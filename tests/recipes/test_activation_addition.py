@@ -19,8 +19,9 @@ from reprojax.core.sequence import HEAD, STEP
 from reprojax.decoding import generate, log_probabilities, share
 from reprojax.formats import fixed
 from reprojax.models.language import load
-from reprojax.recipes.prompt_tuning import activation_addition, contrast, steering
-from reprojax.recipes.prompt_tuning.activation_addition import to_answers
+from reprojax.models.language.states import contrast, steering
+from reprojax.operators import to_answers
+from reprojax.recipes.prompt_tuning import activation_addition
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 

@@ -11,7 +11,8 @@ from small_languages import KEY, POSITIONS, QUERIES, WIDTH, card, losses
 
 from reprojax.alignments import label_words
 from reprojax.core import Params, last_value, padded
-from reprojax.recipes.model_reprogramming import additive_prompt, vocabulary_map
+from reprojax.models.language.maps import vocabulary_map
+from reprojax.recipes.model_reprogramming import additive_prompt
 from reprojax.recipes.model_reprogramming.additive_prompts import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract

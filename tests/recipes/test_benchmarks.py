@@ -7,12 +7,8 @@ from scripted import Scripted
 
 from experiments.shared.texts import bbh, bbh_tasks, gsm8k
 from reprojax.recipes.prompt_instruction import chain_of_thought
-from reprojax.recipes.prompt_instruction.benchmarks import (
-    bbh_benchmark,
-    evaluate,
-    gsm8k_benchmark,
-)
 from reprojax.text import Completion, Score
+from reprojax.text.benchmarks import bbh_benchmark, evaluate, gsm8k_benchmark
 
 
 def asked(request):

@@ -17,12 +17,8 @@ from reprojax import Scope
 from reprojax.alignments import mean_probability
 from reprojax.recipes import adversarial_reprogramming, find_method
 from reprojax.recipes import black_box_reprogramming as bar
-from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
-    balance,
-    focal,
-    one_sided,
-)
-from reprojax.training.losses import Seen, mean_loss
+from reprojax.recipes.model_reprogramming.black_box_reprogramming import one_sided
+from reprojax.training.losses import Seen, balance, focal, mean_loss
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 

@@ -17,14 +17,14 @@ from reprojax.core import chain, last_value, padded, tokens
 from reprojax.data import Split, Task
 from reprojax.decoding import generate
 from reprojax.models.language import load
-from reprojax.recipes.prompt_tuning import black_box_tuning, hinge, prompt_tuning
+from reprojax.recipes.prompt_tuning import black_box_tuning, prompt_tuning
 from reprojax.recipes.prompt_tuning.black_box_tuning import search
 from reprojax.searches import Oracle
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
 from reprojax.training.black_box import evaluate, fit_black_box
 from reprojax.training.black_box_texts import Asked, only_scores, scores
-from reprojax.training.losses import Seen
+from reprojax.training.losses import Seen, hinge
 
 P, SIZE, ANSWERS, EMBED = 3, 5, (11, 6, 17), "embed:out"
 SMALL = {"length": P, "size": SIZE}

@@ -14,11 +14,8 @@ import pytest
 
 from reprojax import Params, Scope, models
 from reprojax.core import until
+from reprojax.models.vision.coordinator import Decoder, coordinator
 from reprojax.recipes import black_vip
-from reprojax.recipes.prompt_tuning.black_box_visual_prompting import (
-    Decoder,
-    coordinator,
-)
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3, 16)
 MEAN, STD = np.array(backbones.MEAN), np.array(backbones.STD)

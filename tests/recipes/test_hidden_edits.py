@@ -17,7 +17,8 @@ from small_languages import KEY, QUERIES, WIDTH, card, losses
 from reprojax.alignments import label_words
 from reprojax.core import Params, Scope, last_value, padded, tokens
 from reprojax.decoding import generate, share
-from reprojax.recipes.prompt_tuning import loreft, low_rank_edit
+from reprojax.operators import low_rank_edit
+from reprojax.recipes.prompt_tuning import loreft
 from reprojax.recipes.prompt_tuning.hidden_edits import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract

@@ -15,7 +15,6 @@ from small_languages import losses, parity
 from reprojax.alignments import label_words
 from reprojax.models import language
 from reprojax.recipes.model_reprogramming import additive_prompts, vocabulary_remapping
-from reprojax.recipes.model_reprogramming.additive_prompts import adam
 from reprojax.recipes.prompt_tuning import (
     black_box_tuning,
     decomposed_prompt_tuning,
@@ -31,6 +30,7 @@ from reprojax.recipes.prompt_tuning.p_tuning_v2 import METHOD as V2
 from reprojax.recipes.prompt_tuning.prefixes import METHOD as PREFIX
 from reprojax.recipes.prompt_tuning.soft_prompts import METHOD as SOFT
 from reprojax.training.losses import Seen, cross_entropy
+from reprojax.training.optimizers import adam
 
 pytestmark = pytest.mark.verify
 torch = pytest.importorskip("torch")

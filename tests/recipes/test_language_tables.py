@@ -15,8 +15,9 @@ from reprojax.operators import insert
 from reprojax.recipes import METHODS, methods
 from reprojax.recipes import model_reprogramming as reprogrammed
 from reprojax.recipes import prompt_tuning as tuned
-from reprojax.recipes.prompt_instruction import contextual_calibration, few_shot
+from reprojax.recipes.prompt_instruction import few_shot
 from reprojax.taxonomy import cells, describe, describe_texts, grid
+from reprojax.text.calibration import contextual_calibration
 
 LANGUAGE = card("rotary")
 WORDS = label_words([3, 5, 8])

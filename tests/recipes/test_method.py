@@ -9,8 +9,8 @@ import pytest
 from reprojax import recipes
 from reprojax.models import Pixels
 from reprojax.recipes import BlackBox, find_alignment, find_method
-from reprojax.recipes.method import adam_decayed, adam_in_steps, sgd_cosine
 from reprojax.training.losses import Seen, cross_entropy
+from reprojax.training.optimizers import adam_decayed, adam_in_steps, sgd_cosine
 
 STEPS = 2  # an epoch
 

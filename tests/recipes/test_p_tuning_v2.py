@@ -13,7 +13,8 @@ from small_languages import KEY, KV, POSITIONS, QUERIES, WIDTH, card, losses
 
 from reprojax.alignments import last
 from reprojax.core import padded, record
-from reprojax.recipes.prompt_tuning import keys_and_values, p_tuning_v2, prefix_tuning
+from reprojax.models.language.states import keys_and_values
+from reprojax.recipes.prompt_tuning import p_tuning_v2, prefix_tuning
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract

@@ -14,20 +14,13 @@ from small_languages import KEY, KV, POSITIONS, QUERIES, V, card, losses
 from reprojax.alignments import label_words
 from reprojax.core import Scope, last_value, padded
 from reprojax.decoding import generate
-from reprojax.recipes.prompt_tuning import (
-    keys_and_values,
-    prefix_tuning,
-    prompt_tuning,
-    without_mlp,
-)
-from reprojax.recipes.prompt_tuning.prefixes import (
-    METHOD,
-    PLAIN,
-    adamw_linear,
-    reparametrised,
-)
+from reprojax.formats import reparametrised
+from reprojax.models.language.states import keys_and_values
+from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning, without_mlp
+from reprojax.recipes.prompt_tuning.prefixes import METHOD, PLAIN
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
+from reprojax.training.optimizers import adamw_linear
 
 P, UNITS, TEXT = 3, 24, [9, 4, 12]
 KINDS = pytest.mark.parametrize("kind", ["rotary", "learned"])

@@ -8,10 +8,7 @@ from scripted import Scripted, worded
 from reprojax.alignments import calibrated
 from reprojax.core import part
 from reprojax.recipes.prompt_instruction import (
-    batch_calibration,
     chain_of_thought,
-    contextual_calibration,
-    domain_context_calibration,
     few_shot,
     kate,
     self_consistency,
@@ -28,6 +25,11 @@ from reprojax.text import (
     number,
     record_texts,
     score,
+)
+from reprojax.text.calibration import (
+    batch_calibration,
+    contextual_calibration,
+    domain_context_calibration,
 )
 
 TEMPLATE = "Review: {text} Sentiment: {label}"

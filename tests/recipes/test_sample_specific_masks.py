@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from reprojax.core import estimation, record
+from reprojax.models.vision.mask_generator import MaskGenerator
 from reprojax.recipes import sample_specific_masks as smm
-from reprojax.recipes.model_reprogramming.sample_specific_masks import MaskGenerator
 
 SIZE = 20  # three halvings reach 16 of 20 pixels: the rest is zero
 BACKBONE, X = backbones.convolutional(SIZE), backbones.photos(3)

@@ -16,15 +16,12 @@ from reprojax.formats import learnable
 from reprojax.models.language import texts
 from reprojax.models.language.gpt2 import GPT2
 from reprojax.models.language.llama import Llama
-from reprojax.recipes.prompt_tuning import (
-    from_labels,
-    from_text,
-    from_vocabulary,
-    prompt_tuning,
-)
-from reprojax.recipes.prompt_tuning.soft_prompts import METHOD, adafactor
+from reprojax.models.language.starts import from_labels, from_text, from_vocabulary
+from reprojax.recipes.prompt_tuning import prompt_tuning
+from reprojax.recipes.prompt_tuning.soft_prompts import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
+from reprojax.training.optimizers import adafactor
 
 P = 4
 KINDS = pytest.mark.parametrize("kind", ["rotary", "learned"])
@@ -107,14 +104,14 @@ def test_the_vocabulary_is_drawn_from_without_repetition():
 
 
 def test_it_starts_in_the_vocabulary_unless_told_otherwise(monkeypatch):
-    from reprojax.recipes.prompt_tuning import soft_prompts
+    from reprojax.models.language import starts
 
     language = card("rotary")
     words = table(language)
     near = lambda row: np.flatnonzero((words == row).all(1))[0]
     program = prompt_tuning(language)
     assert len({near(row) for row in start(program, language)}) == 20
-    monkeypatch.setattr(soft_prompts, "COMMON", 6)  # the most frequent come first
+    monkeypatch.setattr(starts, "COMMON", 6)  # the most frequent come first
     first = prompt_tuning(language, length=6)
     assert {near(row) for row in start(first, language)} == set(range(6))
 

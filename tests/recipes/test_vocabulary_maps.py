@@ -22,7 +22,7 @@ from reprojax.alignments import (
 from reprojax.core import Scope, last_value, padded
 from reprojax.data import Split
 from reprojax.models.language import Special
-from reprojax.recipes.model_reprogramming import one_word, vocabulary_map
+from reprojax.models.language.maps import one_word, vocabulary_map
 from reprojax.recipes.prompt_tuning import prompt_tuning
 from reprojax.testing import contract
 from reprojax.training.steps import estimate, evaluate
@@ -70,7 +70,7 @@ def test_a_masked_model_answers_at_its_mask():
 
 def test_prompts_and_label_words_of_causal_models_serve_masked_ones():
     """A prompt that is a text's own words gives the answers to text and cloze."""
-    from reprojax.recipes.prompt_tuning import from_text
+    from reprojax.models.language.starts import from_text
 
     language, text, words = masked(), [9, 4, 4], [11, 6, 17]
     program = prompt_tuning(

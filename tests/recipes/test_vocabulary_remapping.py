@@ -14,8 +14,9 @@ from reprojax import chain, record, reprogram
 from reprojax.alignments import label_words
 from reprojax.core import HEAD, Params, Scope, padded
 from reprojax.formats import learnable
+from reprojax.models.language.remapping import remap
 from reprojax.operators import insert
-from reprojax.recipes.model_reprogramming import remap, vocabulary_remapping
+from reprojax.recipes.model_reprogramming import vocabulary_remapping
 from reprojax.recipes.model_reprogramming.vocabulary_remapping import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract

@@ -4,7 +4,6 @@ from scripted import Scripted, worded
 from reprojax import stateless
 from reprojax.recipes.prompt_instruction import (
     chain_of_thought,
-    contextual_calibration,
     few_shot,
     kate,
     self_consistency,
@@ -13,6 +12,7 @@ from reprojax.recipes.prompt_instruction import (
 )
 from reprojax.taxonomy import describe_texts
 from reprojax.text import ask, instruct, number
+from reprojax.text.calibration import contextual_calibration
 
 LABELS = ("bad", "good")
 TEMPLATE = "{text} It was {label}"

@@ -9,8 +9,7 @@ from reprojax import reprogram
 from reprojax.core import padded, tokens
 from reprojax.formats import learnable
 from reprojax.models.language import Special
-from reprojax.operators import insert
-from reprojax.recipes.prompt_tuning.hidden_edits import low_rank_edit
+from reprojax.operators import insert, low_rank_edit
 from reprojax.text import Continuation, Request
 from reprojax.text.in_process import (
     _compiled,

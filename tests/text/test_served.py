@@ -15,7 +15,6 @@ from assets import stories260k
 from scripted import Scripted
 
 from reprojax.recipes.prompt_instruction import (
-    contextual_calibration,
     few_shot,
     self_consistency,
     zero_shot_chain_of_thought,
@@ -30,6 +29,7 @@ from reprojax.text import (
     in_process,
     number,
 )
+from reprojax.text.calibration import contextual_calibration
 from reprojax.text.served import Endpoint, Malformed, Unanswered
 from reprojax.text.served.connection import server as server_of
 

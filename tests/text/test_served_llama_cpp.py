@@ -9,14 +9,13 @@ from assets import smollm2
 
 from reprojax.models.language import load
 from reprojax.recipes.prompt_instruction import (
-    batch_calibration,
     chain_of_thought,
-    contextual_calibration,
     few_shot,
     kate,
     self_consistency,
 )
 from reprojax.text import Continuation, in_process, labelled, number, record_texts
+from reprojax.text.calibration import batch_calibration, contextual_calibration
 from reprojax.text.served import Endpoint
 
 pytestmark = pytest.mark.verify

@@ -1,6 +1,6 @@
 """What a language model reads, and what its card is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -8,15 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reprojax.core import (
-    Edit,
-    Forward,
-    PyTree,
-    Tokens,
-    passthrough,
-    record,
-    tokens,
-)
+from reprojax.core import Edit, Forward, PyTree, Tokens, passthrough, record, tokens
 from reprojax.core.faults import value_text
 from reprojax.core.slips import shown, whole_ids
 from reprojax.locations import linen
@@ -147,10 +139,13 @@ def check_length(language: Model[Words], length: int) -> None:
 def vectors(language: Model[Words], ids: Sequence[int]) -> Float[Array, "N D"]:
     """What the model's own embedding makes of words, in float32."""
     (site,) = role(language, "embedding")
+    table = tokens(jnp.asarray(ids, jnp.int32)[:, None])
+    return seen(language, [site])(table)[site].value[:, 0].astype(jnp.float32)
 
-    @jax.jit  # the rest of the model is dropped
-    def look(frozen: Any, ids: Array) -> Array:
-        return record(language.forward, [site])(frozen, tokens(ids))[1][site].value
 
-    table = jnp.asarray(ids, jnp.int32)[:, None]
-    return look(language.frozen, table)[:, 0].astype(jnp.float32)
+def seen(
+    language: Model[Words], sites: Sequence[str]
+) -> Callable[[Tokens], dict[str, Tokens]]:
+    """x -> what stands at sites of the model; the rest of it is dropped."""
+    look = jax.jit(lambda frozen, x: record(language.forward, sites)(frozen, x)[1])
+    return lambda x: look(language.frozen, x)

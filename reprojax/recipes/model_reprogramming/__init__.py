@@ -12,12 +12,7 @@ from reprojax.recipes.model_reprogramming.sample_specific_masks import (
     sample_specific_masks,
 )
 from reprojax.recipes.model_reprogramming.visual_prompting import visual_prompting
-from reprojax.recipes.model_reprogramming.vocabulary_maps import (
-    one_word,
-    vocabulary_map,
-)
 from reprojax.recipes.model_reprogramming.vocabulary_remapping import (
-    remap,
     vocabulary_remapping,
 )
 
@@ -25,12 +20,9 @@ __all__ = [
     "additive_prompt",
     "adversarial_reprogramming",
     "black_box_reprogramming",
-    "one_word",
     "padding",
-    "remap",
     "sample_specific_masks",
     "visual_prompting",
-    "vocabulary_map",
     "vocabulary_remapping",
     "watermark",
 ]

@@ -7,7 +7,6 @@ each word by its position, beside a soft prompt. Adding alone is none of these p
 it is their operator, and what visual prompting does to pixels.
 """
 
-import optax
 from jax.nn.initializers import zeros
 
 from reprojax.core import Manipulation, Program, reprogram
@@ -17,6 +16,7 @@ from reprojax.models.language import Words
 from reprojax.models.language.card import check_length
 from reprojax.operators import add
 from reprojax.recipes.method import Method, Preset, needs
+from reprojax.training.optimizers import adam
 
 
 @needs(Words, "embedding")
@@ -40,11 +40,6 @@ def additive_prompt(
     (site,) = role(model, "embedding")
     at = {site: add(learnable(zeros), length)}
     return reprogram(model.forward, at, align)
-
-
-def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransformation:
-    """Adam (arXiv 1412.6980) at a constant rate."""
-    return optax.adam(learning_rate)
 
 
 METHOD = Method(

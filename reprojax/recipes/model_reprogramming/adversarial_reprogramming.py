@@ -7,10 +7,11 @@ from reprojax.alignments import of_probabilities
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
 from reprojax.models import Model, Pixels
+from reprojax.models.vision.sizes import border_around, scaled
 from reprojax.operators import pad, resize
-from reprojax.recipes.method import Method, Preset, adam_decayed, aligned, first, needs
-from reprojax.recipes.sizes import border_around, scaled
+from reprojax.recipes.method import Method, Preset, aligned, first, needs
 from reprojax.training.losses import likelihood, with_norm
+from reprojax.training.optimizers import adam_decayed
 
 
 @needs(Pixels)

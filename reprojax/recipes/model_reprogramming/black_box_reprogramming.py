@@ -1,19 +1,18 @@
 """Black-box adversarial reprogramming, BAR (Tsai et al., arXiv 2007.08714)."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from reprojax.alignments import mean_probability
 from reprojax.core import Manipulation, Program
 from reprojax.models import Model, Pixels
-from reprojax.recipes.method import BlackBox, Method, adam_decayed, aligned, needs
+from reprojax.recipes.method import BlackBox, Method, aligned, needs
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
 from reprojax.searches import Search, sphere, zeroth_order
-from reprojax.training.losses import Loss, Seen, picked
+from reprojax.training.losses import Loss, balance, focal
+from reprojax.training.optimizers import adam_decayed
 
 
 @needs(Pixels, access="answers")
@@ -34,38 +33,6 @@ def black_box_reprogramming(
     """
     align = aligned(align, targets, mean_probability)
     return adversarial_reprogramming(model, align, inner=inner, deviation=0.01)
-
-
-def focal(power: float = 2.0, weights: tuple[float, ...] | None = None) -> Loss:
-    """-w (1 - h)^power log h of each row (arXiv 2007.08714).
-
-    h is the probability of the right class, exp(output). The published h are means of
-    source probabilities and do not sum to one over the targets; they are not made to.
-    The power of 2 is the paper's; its code has 4, and two sigmoid-like terms weighed .8
-    and .2, which fits two classes alone.
-
-    Args:
-        weights: w of each target class; see `balance`. By default 1.
-    """
-
-    def loss(seen: Seen) -> jax.Array:
-        log = picked(seen.output, seen.labels)
-        each = -((1 - jnp.exp(log)) ** power) * log
-        # A factor, not the weight of `Rows`, whose sum would divide it away.
-        right = jnp.maximum(seen.labels, 0)
-        w = 1.0 if weights is None else jnp.asarray(weights)[right]
-        return w * each
-
-    return loss
-
-
-def balance(labels: Int[np.ndarray, "N"], targets: int) -> tuple[float, ...]:
-    """N / (T n_t) for the n_t labels of each class: 1 / n_t, the paper's (arXiv
-    2007.08714), in a scale that is 1 where all classes are as frequent. A class without
-    labels has 0."""
-    found = np.bincount(labels, minlength=targets)
-    weights = len(labels) / (targets * np.maximum(found, 1)) * (found > 0)
-    return tuple(weights.tolist())
 
 
 def _balanced(labels: Int[np.ndarray, "N"], targets: int) -> Loss:

@@ -12,8 +12,9 @@ from reprojax.alignments import bayesian
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
 from reprojax.models import Model, Pixels
-from reprojax.recipes.method import Method, Preset, adam_in_steps, aligned, needs
-from reprojax.recipes.sizes import border_around, scaled
+from reprojax.models.vision.sizes import border_around, scaled
+from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.training.optimizers import adam_in_steps
 
 
 @needs(Pixels)

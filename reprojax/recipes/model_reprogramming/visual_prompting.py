@@ -5,9 +5,10 @@ from jax.nn.initializers import normal
 from reprojax.core import Manipulation, Program, reprogram
 from reprojax.formats import border, learnable
 from reprojax.models import Model, Pixels
+from reprojax.models.vision.sizes import scaled
 from reprojax.operators import add, resize
-from reprojax.recipes.method import Method, Preset, aligned, first, needs, sgd_cosine
-from reprojax.recipes.sizes import scaled
+from reprojax.recipes.method import Method, Preset, aligned, first, needs
+from reprojax.training.optimizers import sgd_cosine
 
 
 @needs(Pixels)

@@ -1,10 +1,5 @@
 """Prompt instruction: prompts of words, fixed, in front of a frozen language model."""
 
-from reprojax.recipes.prompt_instruction.calibration import (
-    batch_calibration,
-    contextual_calibration,
-    domain_context_calibration,
-)
 from reprojax.recipes.prompt_instruction.in_context import few_shot, kate, zero_shot
 from reprojax.recipes.prompt_instruction.reasoning import (
     chain_of_thought,
@@ -13,10 +8,7 @@ from reprojax.recipes.prompt_instruction.reasoning import (
 )
 
 __all__ = [
-    "batch_calibration",
     "chain_of_thought",
-    "contextual_calibration",
-    "domain_context_calibration",
     "few_shot",
     "kate",
     "self_consistency",

@@ -1,121 +1,19 @@
 """Steering: activation addition (Turner et al., arXiv 2308.10248) and contrastive
 activation addition (Rimsky et al., arXiv 2312.06681). Nothing is learned.
 
-Layers are numbered as in these papers, from 0. Activation addition counts what enters a
-block: its layer l is the residual stream in front of block l. Contrastive activation
-addition counts what a block puts out: its layer l is the residual stream behind block
-l, so that the same place has a number less. A vector and the program that adds it have
-the same number.
+How layers are numbered is said in `models.language.states`.
 """
 
-from collections.abc import Callable, Sequence
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from reprojax.core import (
-    Format,
-    Manipulation,
-    Params,
-    Program,
-    Scope,
-    Tokens,
-    last_position,
-    last_value,
-    padded,
-    record,
-    reprogram,
-    tokens,
-)
+from reprojax.core import Manipulation, Program, reprogram
 from reprojax.formats import fixed
 from reprojax.models import Model, outputs, role
 from reprojax.models.language import Words
-from reprojax.models.language.card import check_words
-from reprojax.operators import add
+from reprojax.models.language.states import place
+from reprojax.operators import add, to_answers
 from reprojax.recipes.method import Method, needs
-
-
-def steering(
-    model: Model[Words],
-    wanted: Sequence[int],
-    unwanted: Sequence[int],
-    layer: int,
-    fill: int | None = None,
-) -> Float[Array, "P D"]:
-    """What enters a block at each word of one prompt, less that of another one (arXiv
-    2308.10248).
-
-    Args:
-        wanted, unwanted: ids; a model that begins texts with a token wants it in both.
-        layer: the block whose input is taken, from 0, as the paper counts.
-        fill: the id behind the shorter one, up to the longer one's length; the paper
-            fills with blanks.
-    """
-    both = [check_words(model, ids, "a prompt") for ids in (wanted, unwanted)]
-    short, long = sorted(map(len, both))
-    if short < long and fill is None:
-        raise ValueError(
-            f"prompts of {short} and {long} tokens came, expected as many; give "
-            "fill=, the id of a blank, to go behind the shorter one"
-        )
-    if fill is not None:
-        check_words(model, [fill], "fill")
-        both = [ids + [fill] * (long - len(ids)) for ids in both]
-    look = _seen(model, _place(model, layer, role(model, "blocks")))
-    h = look(tokens(jnp.asarray(both, jnp.int32))).value
-    h = h.astype(jnp.float32)
-    return h[0] - h[1]
-
-
-def contrast(
-    model: Model[Words],
-    wanted: Sequence[Sequence[int]],
-    unwanted: Sequence[Sequence[int]],
-    layer: int,
-    *,
-    batch: int = 32,
-) -> Float[Array, "D"]:
-    """What a block puts out at the last word of texts: the mean over those that show a
-    behaviour, less the mean over those that do not (arXiv 2312.06681).
-
-    In the paper they are pairs, a question with either answer.
-
-    Args:
-        wanted, unwanted: ids of the texts.
-        layer: the block whose output is taken, from 0, as the paper counts; the last
-            one too.
-        batch: texts a call.
-    """
-    means = []
-    look = _seen(model, _place(model, layer, outputs(model)))
-    for who, group in (("the wanted texts", wanted), ("the unwanted texts", unwanted)):
-        if not len(group):
-            raise ValueError(f"{who} are none, expected some of both kinds")
-        rows = [check_words(model, ids, who) for ids in group]
-        longest, total = max(map(len, rows)), np.zeros(model.width)
-        for start in range(0, len(rows), batch):
-            x = padded(rows[start : start + batch], length=longest)
-            h = last_value(look(x)).astype(jnp.float32)
-            total += np.asarray(h, np.float64).sum(0)
-        means.append(total / len(rows))
-    return jnp.asarray(means[0] - means[1], jnp.float32)
-
-
-def _seen(model: Model[Words], site: str) -> Callable[[Tokens], Tokens]:
-    """What stands at a site; the rest of the model is dropped."""
-    look = jax.jit(lambda frozen, x: record(model.forward, [site])(frozen, x)[1])
-    return lambda x: look(model.frozen, x)[site]
-
-
-def _place(model: Model[Words], layer: int, places: Sequence[str]) -> str:
-    if not 0 <= layer < len(places):
-        raise ValueError(
-            f"got the layer {layer}, expected one of 0..{len(places) - 1}, the blocks "
-            f"of {model.name}"
-        )
-    return places[layer]
 
 
 @needs(Words, "blocks", access="activations")
@@ -158,23 +56,7 @@ def activation_addition(
     length = len(vector) if vector.ndim == 2 else None
     places = outputs(model) if length is None else role(model, "blocks")
     edit = to_answers(fmt) if answer else add(fmt, length)
-    return reprogram(model.forward, {_place(model, layer, places): edit}, align)
-
-
-def to_answers(fmt: Format) -> Manipulation:
-    """A prompt [D] added to the given Tokens' last one, and to all that are written,
-    as contrastive activation addition steers answers (arXiv 2312.06681)."""
-    everywhere = add(fmt)
-
-    def apply(params: Params, value: Tokens, scope: Scope) -> Tokens:
-        moved = everywhere.apply(params, value, scope)
-        chosen = value.position >= last_position(value)
-        if not value.span.last:  # else all of it was written, or none
-            chosen = jnp.full(chosen.shape, not value.span.first)
-        h = jnp.where(chosen[..., None], moved.value, value.value)
-        return value._replace(value=h)
-
-    return Manipulation(everywhere.init, apply)
+    return reprogram(model.forward, {place(model, layer, places): edit}, align)
 
 
 METHOD = Method(

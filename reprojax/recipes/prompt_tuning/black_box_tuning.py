@@ -4,27 +4,17 @@ gradients, found by evolution in a random subspace."""
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
-from reprojax.core import (
-    Format,
-    Key,
-    Manipulation,
-    Params,
-    Program,
-    PyTree,
-    Scope,
-    reprogram,
-)
+from reprojax.core import Manipulation, Program, reprogram
 from reprojax.formats import learnable, subspace
 from reprojax.models import Model
 from reprojax.models.language import Words
-from reprojax.models.language.card import check_length, check_words, embedded, vectors
+from reprojax.models.language.card import check_length, embedded
+from reprojax.models.language.starts import deviation_of, drawn_words
 from reprojax.operators import add, insert
 from reprojax.recipes.method import BlackBox, Method, needs
-from reprojax.recipes.prompt_tuning.soft_prompts import COMMON
 from reprojax.searches import Search, cma_es
-from reprojax.training.losses import Loss, Seen
+from reprojax.training.losses import hinge
 
 
 @needs(Words, access="answers")
@@ -67,56 +57,14 @@ def black_box_tuning(
             "number to be searched for and scales above 0"
         )
     at = 0 if model.input.kind == "causal" else 1  # behind [CLS]
-    common = range(min(COMMON, model.input.vocabulary)) if words is None else words
-    start = _drawn(check_words(model, common, "the start"))
-    scale = alpha * _deviation(model, deviation) / sigma
+    start = drawn_words(model, words)
+    scale = alpha * deviation_of(model, deviation) / sigma
     nothing = learnable(jax.nn.initializers.zeros)
     sites: dict[str, Manipulation] = {
         "input": insert(start, length, at=at),
         embedded(model): add(subspace(size, nothing, scale), length, at=at),
     }
     return reprogram(model.forward, sites, align)
-
-
-def _drawn(ids: Sequence[int]) -> Format:
-    """Ids [P] that stay as they were drawn, not repeated while there are enough."""
-
-    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        again = shape[0] > len(ids)
-        table = jnp.asarray(ids, jnp.int32)
-        return Params(fixed=jax.random.choice(key, table, shape, replace=again))
-
-    def read(params: Params, value: PyTree, scope: Scope) -> jax.Array:
-        return params.fixed
-
-    return Format(init, read)
-
-
-def _deviation(model: Model[Words], given: float | None) -> float:
-    if given is not None:
-        if not given > 0:
-            raise ValueError(f"got a deviation of {given}, expected one above 0")
-        return float(given)
-    if not jax.tree.leaves(model.frozen):
-        raise ValueError(
-            f"{model.name} came without weights, expected deviation=, that of the "
-            "numbers in its word vectors, from which the prompt's scale follows"
-        )
-    return float(vectors(model, range(model.input.vocabulary)).std())
-
-
-def hinge(margin: float = 2.0) -> Loss:
-    """sum_c max(0, margin + y_c - y_right) of each row, c the wrong classes
-    (arXiv 2201.03514)."""
-
-    def loss(seen: Seen) -> jax.Array:
-        y = seen.output.astype(jnp.float32)
-        right = jnp.maximum(seen.labels, 0)[:, None]
-        above = margin + y - jnp.take_along_axis(y, right, 1)
-        wrong = jnp.arange(y.shape[1]) != right
-        return (jnp.maximum(above, 0) * wrong).sum(1)
-
-    return loss
 
 
 def search(sigma: float = 1.0) -> Search:

@@ -3,50 +3,16 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
-from reprojax.core import (
-    Format,
-    Key,
-    Manipulation,
-    Params,
-    Program,
-    PyTree,
-    Scope,
-    chain,
-    reprogram,
-)
+from reprojax.core import Format, Manipulation, Program, chain, reprogram
+from reprojax.formats import low_rank
 from reprojax.models import Model, role
 from reprojax.models.language import Words
 from reprojax.models.language.card import check_length
+from reprojax.models.language.starts import from_vocabulary
 from reprojax.operators import add, insert
 from reprojax.recipes.method import Method, Preset, needs
-from reprojax.recipes.prompt_tuning.soft_prompts import from_vocabulary
-
-
-def low_rank(rank: int) -> Format:
-    """A prompt [P D] as 8 / sqrt(rank) A B, of A [P rank] and B [rank D]; B starts at
-    zero (arXiv 2309.05173). The factor is the published code's: as Adam's steps have
-    the size of its rate, it is a part of what a rate means."""
-
-    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        length, width = shape
-        if not 0 < rank <= min(shape):
-            raise ValueError(
-                f"got a rank of {rank} for {length} vectors {width} wide, expected 1 "
-                f"to {min(shape)}"
-            )
-        bound = rank**-0.5
-        left = jax.random.uniform(key, (length, rank), minval=-bound, maxval=bound)
-        return Params({"left": left, "right": jnp.zeros((rank, width))})
-
-    def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "P D"]:
-        own, scale = params.learnable, 8 / rank**0.5
-        return scale * (own["left"] @ own["right"])
-
-    return Format(init, read)
 
 
 @needs(Words, "embedding")

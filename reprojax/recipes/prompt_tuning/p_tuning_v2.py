@@ -1,8 +1,7 @@
 """P-tuning v2 of a language model (Liu et al., arXiv 2110.07602)."""
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from reprojax.alignments import last, linear
 from reprojax.core import (
@@ -12,19 +11,19 @@ from reprojax.core import (
     Program,
     PyTree,
     Scope,
-    Tokens,
     chain,
+    first_value,
     reprogram,
     stateless,
     until,
 )
-from reprojax.formats import learnable
+from reprojax.formats import learnable, reparametrised
 from reprojax.models import Model, role
 from reprojax.models.language import Words
 from reprojax.models.language.card import check_length
-from reprojax.operators import dropout, prefix
+from reprojax.operators import dropout, prefix, shift
 from reprojax.recipes.method import Method, Preset, aligned, needs
-from reprojax.recipes.prompt_tuning.prefixes import adamw_linear, reparametrised, room
+from reprojax.training.optimizers import adamw_linear
 
 
 @needs(Words, "kv", "features")
@@ -65,7 +64,7 @@ def p_tuning_v2(
     made = plain if hidden is None else reparametrised(hidden, start)
     read = last() if model.input.kind == "causal" else stateless(first_value)
     at: dict = {
-        "input": room(length, model.input.positions),
+        "input": shift(length, model.input.positions),
         role(model, "kv"): prefix(_dropped(made, drop), length),
     }
 
@@ -84,13 +83,6 @@ def _dropped(fmt: Format, rate: float) -> Format:
         return drop.apply(Params(), fmt.read(params, value, scope), scope)
 
     return fmt._replace(read=read)
-
-
-def first_value(value: Tokens) -> Float[Array, "B D"]:
-    """What stands at the first real token of each row: an encoder's [CLS]."""
-    far = jnp.iinfo(jnp.int32).max
-    place = jnp.where(value.weight > 0, value.position, far).argmin(1)
-    return jax.vmap(lambda row, i: row[i])(value.value, place)
 
 
 METHOD = Method(

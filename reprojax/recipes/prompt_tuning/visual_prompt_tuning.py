@@ -11,9 +11,10 @@ from reprojax.alignments import linear
 from reprojax.core import Key, Manipulation, Program, reprogram, until
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
+from reprojax.models.vision.sizes import patch, transformer_blocks
 from reprojax.operators import insert, replace, resize
-from reprojax.recipes.method import Method, Preset, aligned, needs, sgd_cosine
-from reprojax.recipes.sizes import patch, transformer_blocks
+from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.training.optimizers import sgd_cosine
 
 
 def _uniform(side: int) -> Any:

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from reprojax.core import sites
 from reprojax.models import Model, Pixels
@@ -31,14 +30,6 @@ def border_around(
         )
     sides = (room - room // 2, room // 2)
     return sides, sides
-
-
-def uniform(fan: int) -> Any:
-    """U(-b, b) with b = fan^-.5: PyTorch's start of a layer that sums `fan` numbers."""
-    bound = fan**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
 
 
 def is_transformer(model: Model[Pixels]) -> bool:

@@ -1,0 +1,106 @@
+"""What a text leaves in a model: keys and values, and steering vectors.
+
+Layers are numbered as in the papers of these vectors, from 0. Activation addition
+counts what enters a block: its layer l is the residual stream in front of block l.
+Contrastive activation addition counts what a block puts out: its layer l is the
+residual stream behind block l, so that the same place has a number less. A vector and
+the program that adds it have the same number.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from reprojax.core import last_value, padded, tokens
+from reprojax.models import Model, outputs, role
+from reprojax.models.language import Words
+from reprojax.models.language.card import check_words, seen
+
+
+def keys_and_values(model: Model[Words], ids: Sequence[int]) -> Float[Array, "n P H d"]:
+    """What a real text leaves at every layer, n = 2 a layer: as a prefix it is the text
+    itself, standing in front. A start for few rows (arXiv 2101.00190, section 7.4)."""
+    sites = role(model, "kv")
+    ids = check_words(model, ids, "a text")
+    found = seen(model, sites)(tokens(jnp.asarray([ids], jnp.int32)))
+    pieces = [a[0] for site in sites for a in found[site].value]
+    return jnp.stack(pieces).astype(jnp.float32)
+
+
+def steering(
+    model: Model[Words],
+    wanted: Sequence[int],
+    unwanted: Sequence[int],
+    layer: int,
+    fill: int | None = None,
+) -> Float[Array, "P D"]:
+    """What enters a block at each word of one prompt, less that of another one (arXiv
+    2308.10248).
+
+    Args:
+        wanted, unwanted: ids; a model that begins texts with a token wants it in both.
+        layer: the block whose input is taken, from 0, as the paper counts.
+        fill: the id behind the shorter one, up to the longer one's length; the paper
+            fills with blanks.
+    """
+    both = [check_words(model, ids, "a prompt") for ids in (wanted, unwanted)]
+    short, long = sorted(map(len, both))
+    if short < long and fill is None:
+        raise ValueError(
+            f"prompts of {short} and {long} tokens came, expected as many; give "
+            "fill=, the id of a blank, to go behind the shorter one"
+        )
+    if fill is not None:
+        check_words(model, [fill], "fill")
+        both = [ids + [fill] * (long - len(ids)) for ids in both]
+    site = place(model, layer, role(model, "blocks"))
+    h = seen(model, [site])(tokens(jnp.asarray(both, jnp.int32)))[site].value
+    h = h.astype(jnp.float32)
+    return h[0] - h[1]
+
+
+def contrast(
+    model: Model[Words],
+    wanted: Sequence[Sequence[int]],
+    unwanted: Sequence[Sequence[int]],
+    layer: int,
+    *,
+    batch: int = 32,
+) -> Float[Array, "D"]:
+    """What a block puts out at the last word of texts: the mean over those that show a
+    behaviour, less the mean over those that do not (arXiv 2312.06681).
+
+    In the paper they are pairs, a question with either answer.
+
+    Args:
+        wanted, unwanted: ids of the texts.
+        layer: the block whose output is taken, from 0, as the paper counts; the last
+            one too.
+        batch: texts a call.
+    """
+    means = []
+    site = place(model, layer, outputs(model))
+    look = seen(model, [site])
+    for who, group in (("the wanted texts", wanted), ("the unwanted texts", unwanted)):
+        if not len(group):
+            raise ValueError(f"{who} are none, expected some of both kinds")
+        rows = [check_words(model, ids, who) for ids in group]
+        longest, total = max(map(len, rows)), np.zeros(model.width)
+        for start in range(0, len(rows), batch):
+            x = padded(rows[start : start + batch], length=longest)
+            h = last_value(look(x)[site]).astype(jnp.float32)
+            total += np.asarray(h, np.float64).sum(0)
+        means.append(total / len(rows))
+    return jnp.asarray(means[0] - means[1], jnp.float32)
+
+
+def place(model: Model[Words], layer: int, places: Sequence[str]) -> str:
+    """The site of a layer, of those of all layers."""
+    if not 0 <= layer < len(places):
+        raise ValueError(
+            f"got the layer {layer}, expected one of 0..{len(places) - 1}, the blocks "
+            f"of {model.name}"
+        )
+    return places[layer]

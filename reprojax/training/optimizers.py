@@ -1,0 +1,92 @@
+"""The papers' optimisers: (learning rate, steps an epoch, epochs) -> optax's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+
+def adam_in_steps(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """Adam, its rate times .1 after 50 % and again after 72 % of the epochs.
+
+    The schedule of iterative label mapping (arXiv 2211.11635).
+    """
+    at = {int(0.5 * epochs) * steps: 0.1, int(0.72 * epochs) * steps: 0.1}
+    return optax.adam(optax.piecewise_constant_schedule(learning_rate, at))
+
+
+def adam_decayed(b1: float = 0.9) -> Callable[..., optax.GradientTransformation]:
+    """Adam, its rate times .96 every two epochs.
+
+    The schedule of adversarial reprogramming (arXiv 1806.11146).
+    """
+
+    def optimizer(
+        learning_rate: float, steps: int, epochs: int
+    ) -> optax.GradientTransformation:
+        rate = optax.exponential_decay(learning_rate, 2 * steps, 0.96, staircase=True)
+        return optax.adam(rate, b1=b1)
+
+    return optimizer
+
+
+def sgd_cosine(
+    warmup: int | float, clip: float | None = None
+) -> Callable[..., optax.GradientTransformation]:
+    """SGD, momentum .9, a warm-up and a cosine to zero.
+
+    The schedule of visual prompting (arXiv 2203.17274), of VPT (arXiv 2203.12119) with
+    another warm-up and a clip. Step k of a warm-up of n has (k + 1) / n of the rate.
+
+    Args:
+        warmup: its steps, but a tenth of the run at most (1000, as published, would be
+            all of a short run, which never came to its rate); or, below 1, its share.
+        clip: the largest norm of a gradient.
+    """
+
+    def optimizer(
+        learning_rate: float, steps: int, epochs: int
+    ) -> optax.GradientTransformation:
+        total = steps * epochs
+        warm = int(total * warmup) if warmup < 1 else min(warmup, total // 10)
+
+        def schedule(step: Any) -> Any:
+            part = (step - warm) / max(total - warm, 1)
+            down = (1 + jnp.cos(jnp.pi * part)) / 2
+            up = (step + 1) / max(warm, 1)
+            return learning_rate * jnp.where(step < warm, up, down)
+
+        sgd = optax.sgd(schedule, momentum=0.9)
+        return optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd
+
+    return optimizer
+
+
+def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransformation:
+    """Adam (arXiv 1412.6980) at a constant rate."""
+    return optax.adam(learning_rate)
+
+
+def adamw_linear(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """AdamW, its rate falling to zero along a line, as prefixes are trained (arXiv
+    2101.00190)."""
+    falling = optax.linear_schedule(learning_rate, 0.0, steps * epochs)
+    return optax.adamw(falling, weight_decay=0.0)
+
+
+def adafactor(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """Adafactor of a constant rate that is not scaled by the size of the params, with
+    the decays of prompt tuning (arXiv 2104.08691)."""
+    return optax.adafactor(
+        learning_rate,
+        decay_rate=0.8,
+        multiply_by_parameter_scale=False,
+        weight_decay_rate=1e-5,
+    )
