@@ -11,6 +11,7 @@ from reprojax import reprogram
 from reprojax.alignments import label_words
 from reprojax.core import padded
 from reprojax.formats import fixed
+from reprojax.models.language.maps import vocabulary_map
 from reprojax.operators import insert
 from reprojax.recipes import METHODS, methods
 from reprojax.recipes import model_reprogramming as reprogrammed
@@ -54,7 +55,7 @@ ONE_LINE = {
     "reprogram": reprogram,
     "insert": insert,
     "fixed": fixed,
-    "vocabulary_map": reprogrammed.vocabulary_map,
+    "vocabulary_map": vocabulary_map,
     "additive_prompt": reprogrammed.additive_prompt,
     "vocabulary_remapping": reprogrammed.vocabulary_remapping,
     "prompt_tuning": tuned.prompt_tuning,
