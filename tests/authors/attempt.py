@@ -11,9 +11,9 @@ from jax.nn.initializers import lecun_normal
 from reprojax import Format, Params, reprogram
 from reprojax.models import role
 from reprojax.models.language import Words
+from reprojax.models.language.starts import from_vocabulary
 from reprojax.operators import insert
 from reprojax.recipes import Method, Preset, needs
-from reprojax.recipes.prompt_tuning import from_vocabulary
 
 
 def mixed(start, tasks, sources, rank=100, temperature=2000.0):

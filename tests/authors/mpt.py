@@ -13,9 +13,9 @@ from jax.nn.initializers import normal
 from reprojax import Format, Params, record, reprogram
 from reprojax.models import role
 from reprojax.models.language import Words
+from reprojax.models.language.starts import from_vocabulary
 from reprojax.operators import insert
 from reprojax.recipes import Method, Preset, needs
-from reprojax.recipes.prompt_tuning import from_vocabulary
 from reprojax.training.losses import cross_entropy
 
 
