@@ -19,6 +19,7 @@ NET = card(
 )
 
 
+@jax.jit
 def net_logits(x):
     """Of normalised images [B 8 8 3], without the library."""
     return fitting.Net().apply(fitting.FROZEN, x)
@@ -34,6 +35,7 @@ MIXER = card(
 )
 
 
+@jax.jit
 def patches(x):
     """What enters the mixer's first block [B 4 12], of pixels in [0, 1]."""
     x = (x - np.float32(MIXER.input.mean)) / np.float32(MIXER.input.std)
@@ -41,6 +43,7 @@ def patches(x):
     return jnp.stack([r.reshape(len(x), -1) for r in rows], 1) @ MIXER.frozen["patches"]
 
 
+@jax.jit
 def blocks(x):
     """What the mixer's second block puts out of [B L 12], without the library."""
     for _ in range(2):
@@ -77,6 +80,7 @@ WAVE = card(
 )
 
 
+@jax.jit
 def wave_logits(x):
     h = jnp.stack([jnp.tanh(x[:, i : i + 8, 0] @ WAVE.frozen["frames"])
                    for i in range(0, 32, 8)])  # fmt: skip
@@ -134,6 +138,7 @@ PAIR = card(
 )
 
 
+@jax.jit
 def pair_logits(x, prompt):
     """Of pixels in [0, 1] and a prompt [P 6] behind the first word of each name."""
     frozen, out = PAIR.frozen, []

@@ -57,7 +57,7 @@ def test_the_way_of_fifty_steps_beside_a_loop_by_hand(tmp_path):
     program, _, fitted = walk(METHOD, GIN, TASK, tmp_path, says, **settings)
     first = program.init(jax.random.key(0), GIN.frozen, x)
     wide = jax.tree.map(lambda a: a * 3 + 0.1, first)
-    found = program.apply(wide, GIN.frozen, x)
+    found = jax.jit(program.apply)(wide, GIN.frozen, x)
     np.testing.assert_allclose(found, every(wide.learnable, x), rtol=1e-4, atol=1e-5)
     # the likeliest mistake: a softmax over the nodes
     wrong = every(wide.learnable, x, over=0)

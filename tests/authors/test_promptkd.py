@@ -81,13 +81,13 @@ def test_the_way_of_fifty_steps_beside_a_loop_by_hand(tmp_path):
     np.testing.assert_allclose(fitted.curves[:, 0], losses, rtol=5e-3)
     assert losses[-1] < 0.5 * losses[0]
     # the likeliest mistake: the divergence the other way round
-    logits = student(first.learnable, x)
+    logits = jax.jit(student)(first.learnable, x)
     other = apart(logits, teacher).mean()
     assert abs(other - losses[0]) > 0.05 * losses[0]
     # validation's score is the loss of what an evaluation answers, and selects
     statistics = params.fixed["output"]["project"]["batch_stats"]["BatchNorm_0"]
     moments = statistics["mean"], statistics["var"]
-    seen = student(params.learnable, task.validation.x, moments)
+    seen = jax.jit(student)(params.learnable, task.validation.x, moments)
     score = apart(task.validation.context["logits"], seen).mean()
     assert list(fitted.metrics) == ["loss"]
     np.testing.assert_allclose(fitted.score["validation"], score, rtol=1e-3)

@@ -1,6 +1,7 @@
 """Time-LLM beside a second implementation, from numbers to numbers."""
 
 import zlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import time_llm
 from walk import descend, walk
 
 from reprojax import data
-from reprojax.core import record, tokens, until
+from reprojax.core import padded, record, tokens, until
 
 LENGTH, AHEAD, PATCH, STRIDE, READS = 12, 2, 4, 4, 6
 SIZES = {"width": 5, "heads": 2, "keys": 3, "prototypes": 7}
@@ -102,10 +103,15 @@ def test_the_way_of_fifty_steps_beside_a_loop_by_hand(tmp_path):
         time_llm.METHOD, CARD, TASK, tmp_path, says, arguments=ARGUMENTS, **settings
     )
     first = program.init(jax.random.key(0), CARD.frozen, x)
-    found = program.apply(first, CARD.frozen, x)
-    every = lambda p, **how: jax.vmap(lambda s, i: by_hand(p, s, i, **how))(
-        series, jnp.asarray(x["prompt"].value)
-    )
+    answer = jax.jit(record(program.apply, ["embed:out"]))
+    found, recorded = answer(first, CARD.frozen, x)
+    ids = jnp.asarray(x["prompt"].value)
+
+    @partial(jax.jit, static_argnames="circular")
+    def every(learnable, circular=True):
+        one = lambda s, i: by_hand(learnable, s, i, circular)
+        return jax.vmap(one)(series, ids)
+
     np.testing.assert_allclose(found, every(first.learnable), rtol=1e-4, atol=1e-3)
     # the likeliest mistake: patches that are padded with zeros, and go in no circle
     wrong = every(first.learnable, circular=False)
@@ -114,6 +120,9 @@ def test_the_way_of_fifty_steps_beside_a_loop_by_hand(tmp_path):
     losses, last = descend(cost, first.learnable, 0.02)
     np.testing.assert_allclose(fitted.curves[:, 0], losses, rtol=1e-2)
     assert losses[-1] < 0.8 * losses[0]
-    seen = record(program.apply, ["embed:out"])(first, CARD.frozen, x)[1]["embed:out"]
-    # a text as the model reads it, and then the patches
-    np.testing.assert_array_equal(seen.value[:, :length], TABLE[x["prompt"].value])
+    # a text as the model reads it, and then the patches; what fills it is not seen
+    seen = recorded["embed:out"].value[:, :length]
+    np.testing.assert_array_equal(seen, TABLE[ids])
+    wide = x | {"prompt": padded(ids.tolist(), "left", length + 3)}
+    again, _ = answer(first, CARD.frozen, wide)
+    np.testing.assert_allclose(again, found, rtol=1e-4)

@@ -44,7 +44,7 @@ def test_a_step_is_that_of_a_loop_by_hand():
     # wide, so that views differ in how sure they are
     prompt = jnp.asarray(np.random.default_rng(5).normal(size=prompt.shape), "float32")
     start = PARAMS._replace(learnable={**PARAMS.learnable, "words": prompt})
-    found = PROGRAM.apply(start, PAIR.frozen, VIEWS)
+    found = jax.jit(PROGRAM.apply)(start, PAIR.frozen, VIEWS)
     np.testing.assert_allclose(found, pair_logits(VIEWS, prompt), rtol=1e-4, atol=1e-4)
     new = tpt.tuned(PROGRAM, start, PAIR.frozen, VIEWS).learnable["words"]
     slope = jax.grad(cost)(prompt)

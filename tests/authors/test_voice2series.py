@@ -49,7 +49,7 @@ def test_the_way_of_fifty_steps_beside_a_loop_by_hand(tmp_path):
     (theta,) = jax.tree.leaves(params.learnable)
     theta = theta + 0.5
     params = jax.tree.map(lambda a: a + 0.5, params)
-    found = program.apply(params, WAVE.frozen, x)
+    found = jax.jit(program.apply)(params, WAVE.frozen, x)
     np.testing.assert_allclose(found, by_hand(theta, x), rtol=1e-4, atol=1e-5)
     # the likeliest mistake, which the published code makes: a prompt on the series
     assert not np.allclose(found, by_hand(theta, x, masked=False), atol=1e-3)

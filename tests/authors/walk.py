@@ -61,9 +61,10 @@ def walk(
     finally:
         del METHODS[method.name]
     assert jax.tree.structure(back) == jax.tree.structure(params)
+    given = model.frozen, x, context
     np.testing.assert_array_equal(
-        jax.tree.leaves(again.apply(back, model.frozen, x, context))[0],
-        jax.tree.leaves(program.apply(params, model.frozen, x, context))[0],
+        jax.tree.leaves(jax.jit(again.apply)(back, *given))[0],
+        jax.tree.leaves(jax.jit(program.apply)(params, *given))[0],
     )
     two, beside = taken(x, slice(2)), unshared(taken(task.test.context, slice(2)))
     seen = describe(again, model.frozen, two, beside, roles=model.roles)
