@@ -1,5 +1,6 @@
 """Tests run with shapes checked, warnings as errors and a compilation cache."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -16,6 +17,10 @@ import pytest  # noqa: E402
 
 # Before any import of reprojax.
 jaxtyping.install_import_hook("reprojax", "checker.check")
+
+# Traces and cards stay for good: to look for garbage among them at every turn took more
+# than a tenth of the time.
+gc.set_threshold(100_000, 50, 50)
 
 # Not our own: a torn entry of the cache is compiled anew; orbax leaves other reads open
 # when one of them finds a damaged checkpoint.
@@ -37,6 +42,10 @@ def unchecked():
 def pytest_configure(config):
     for line in ("error", *PASSING):
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_finish():
+    gc.freeze()
 
 
 def pytest_addoption(parser):

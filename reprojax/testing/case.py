@@ -83,6 +83,8 @@ class Case(NamedTuple):
     sites: tuple[str, ...]
     tolerance: float = 1e-4
     params: Params = Params()
+    begin: Callable[[Key], Params] = lambda key: Params()
+    """init, jitted, as it is known with the params."""
 
     @property
     def given(self) -> tuple[PyTree, PyTree, PyTree]:

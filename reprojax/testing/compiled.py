@@ -82,7 +82,8 @@ def copies(
     if not jax.tree.leaves(many):
         return []  # without params there is nothing to vmap over
     axes = (0, *(None for _ in (frozen, *given)))
-    jaxpr = jax.make_jaxpr(jax.vmap(program.apply, axes))(many, frozen, *given).jaxpr
+    apply = jax.vmap(jax.jit(program.apply), axes)
+    jaxpr = jax.make_jaxpr(apply)(many, frozen, *given).jaxpr
     start, programs = len(jax.tree.leaves(many)), jax.tree.leaves(many)[0].shape[0]
     leaves = jax.tree_util.tree_leaves_with_path(frozen)
     stored, found = _stored_sizes(text), []
@@ -100,7 +101,7 @@ def distinct(
     A model itself repeats a frozen class token for each row, which are as many as the
     programs by chance.
     """
-    jaxpr = jax.make_jaxpr(program.apply)(params, frozen, *given).jaxpr
+    jaxpr = jax.make_jaxpr(jax.jit(program.apply))(params, frozen, *given).jaxpr
     variables = jaxpr.invars[len(jax.tree.leaves(params)) :]
     pairs = list(zip(jax.tree.leaves(frozen), variables, strict=False))
     while any(_copy_sizes(jaxpr, {v}, a.size, programs) for a, v in pairs):

@@ -39,18 +39,19 @@ def shapes(
 ) -> tuple[Case, jax.ShapeDtypeStruct]:
     """Law 1. Gives the case with its params, and the spec of the answer."""
     key = jax.random.key(seed)
+    begin = jax.jit(lambda key: case.program.init(key, *case.given))
     with law(1):
         params = case.program.init(key, *case.given)
         if not isinstance(params, Params):
             raise AssertionError(f"init gave {type(params).__name__}, expected Params")
-        promised = jax.eval_shape(lambda key: case.program.init(key, *case.given), key)
+        promised = begin.eval_shape(key)
         chex.assert_trees_all_equal_shapes_and_dtypes(params, promised)
         output = jax.eval_shape(case.program.apply, params, *case.given)
         first = jax.tree.leaves(output)[0].shape
         wanted = tuple(shape) if shape else (case.rows, *first[1:])
         if first != wanted:
             raise AssertionError(f"an answer of shape {first}, expected {wanted}")
-    return case._replace(params=params), output
+    return case._replace(params=params, begin=begin), output
 
 
 def no_new_trace(case: Case) -> tuple[Callable[..., Called], Called]:
@@ -118,15 +119,16 @@ def vmap(case: Case, step: Callable[..., Called], seed: int, programs: int) -> f
     """Law 5."""
     programs = distinct(case.program, case.params, *case.given, programs=programs)
     keys = jax.random.split(jax.random.key(seed), programs)
-    apply = partial(case.program.apply, key=case.key)
+    apply = jax.jit(case.program.apply)  # vmap maps its one trace
+    apply = apply if case.key is None else partial(apply, key=case.key)
     with law(5):
-        many = jax.vmap(lambda key: case.program.init(key, *case.given))(keys)
+        many = jax.vmap(case.begin)(keys)
         each = [jax.tree.map(lambda a, i=i: a[i], many) for i in range(programs)]
         axes = (0, None, None, None)
         together = jax.jit(jax.vmap(apply, axes, axis_size=programs))
         compiled = together.lower(many, *case.given).compile()
         loop = [call(step, case, params).output for params in each]
-        expected = jax.tree.map(lambda *a: jnp.stack(a), *loop)
+        expected = jax.tree.map(lambda *a: np.stack(a), *loop)
         gap = same(compiled(many, *case.given), expected, case.tolerance)
         text = compiled.as_text() or ""
         copied = copies(text, case.program, many, *case.given)
