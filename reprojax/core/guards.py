@@ -6,7 +6,7 @@ Each guard raises `ValueError`, or hands on what it was given.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jax.extend.core import get_opaque_trace_state
 
 PyTree = Any
 Sites = tuple[str, ...]
+T = TypeVar("T")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -165,3 +166,13 @@ def check_sizes(who: str, least: int = 1, **sizes: int | None) -> None:
                 f"{who} got {name}={size}, expected at least {least}; give another "
                 f"{name}"
             )
+
+
+def find(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """What a table has under a name, or an error with the nearest names."""
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(
+            f"no {kind} {name!r}{nearest(str(name), table)}; expected one of "
+            f"{', '.join(table)}"
+        )
+    return table[name]

@@ -141,12 +141,12 @@ def _shape(model: Model[Any], site: str) -> tuple[int, ...]:
     return shape
 
 
-def role(model: Model[Any], name: str) -> tuple[str, ...]:
-    """The sites of a role of the card."""
+def role(model: Model[Any], name: str, who: str = "") -> tuple[str, ...]:
+    """The sites of a role of the card, or an error that says who needs them."""
     if not model.roles.get(name):
         raise ValueError(
             f"{model.name} has the roles {sorted(model.roles)}, expected {name!r} "
-            "among them; name its sites in the card's roles"
+            f"among them{who and f' for {who}'}; name its sites in the card's roles"
         )
     return model.roles[name]
 

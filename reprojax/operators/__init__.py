@@ -6,6 +6,7 @@ from reprojax.operators.images import augmented, crop, flip, resize
 from reprojax.operators.low_rank import low_rank_edit
 from reprojax.operators.parametric import (
     dropout,
+    dropped,
     masked_add,
     mlp,
     network,
@@ -17,6 +18,7 @@ __all__ = [
     "augmented",
     "crop",
     "dropout",
+    "dropped",
     "flip",
     "frame",
     "insert",

@@ -130,3 +130,13 @@ def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
         return value + cast_like(mask * prompt, value)
 
     return Manipulation(init, apply)
+
+
+def dropped(fmt: Format, rate: float) -> Format:
+    """A prompt with dropout; its params are those of the prompt without."""
+    drop = dropout(rate)
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Array:
+        return drop.apply(Params(), fmt.read(params, value, scope), scope)
+
+    return fmt._replace(read=read)

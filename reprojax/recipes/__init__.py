@@ -1,11 +1,13 @@
 """Published methods, one short function each, with their papers' own settings.
 
-`METHODS` and `ALIGNMENTS` are the register that the command line reads; `register` adds
-a method of one's own.
+`METHODS` and `ALIGNMENTS` are the register that the command line reads; each file adds
+its own by `register`, as a user does.
 """
 
+from reprojax.alignments.named import ALIGNMENTS, Alignment, find_alignment
+from reprojax.recipes import prompt_instruction
 from reprojax.recipes.controls import linear_probe, no_prompt
-from reprojax.recipes.method import Alignment, BlackBox, Method, Needs, Preset, needs
+from reprojax.recipes.method import BlackBox, Method, Needs, Preset, needs
 from reprojax.recipes.model_reprogramming import (
     adversarial_reprogramming,
     black_box_reprogramming,
@@ -16,10 +18,8 @@ from reprojax.recipes.model_reprogramming import (
 )
 from reprojax.recipes.prompt_tuning import black_vip, vpt_deep, vpt_shallow
 from reprojax.recipes.registry import (
-    ALIGNMENTS,
     METHODS,
     build,
-    find_alignment,
     find_method,
     methods,
     rebuild,
@@ -45,6 +45,7 @@ __all__ = [
     "needs",
     "no_prompt",
     "padding",
+    "prompt_instruction",
     "rebuild",
     "register",
     "sample_specific_masks",

@@ -1,12 +1,12 @@
 """Controls: what a learned prompt has to beat."""
 
-import optax
-
 from reprojax.alignments import bayesian, linear
 from reprojax.core import Manipulation, Program, reprogram, until
 from reprojax.models import Model, Pixels, role
 from reprojax.operators import resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.registry import register
+from reprojax.training.optimizers import adam
 
 
 @needs(Pixels)
@@ -41,12 +41,12 @@ NO_PROMPT = Method(
     enters="nowhere",
     source="arXiv 2211.11635. Nothing is learned: a map is estimated.",
 )
+register(NO_PROMPT)
 PROBE = Method(
     "linear-probe",
     linear_probe,
-    preset=Preset(
-        lambda rate, steps, epochs: optax.adam(rate), 1e-2, epochs=50, batch=128
-    ),
+    preset=Preset(adam, 1e-2, epochs=50, batch=128),
     enters="nowhere",
     source="arXiv 2211.11635 reports it beside its prompts. The preset is ours.",
 )
+register(PROBE)

@@ -8,10 +8,8 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import optax
 
-from reprojax.alignments import columns
 from reprojax.core import Manipulation, Program
-from reprojax.core.estimation import Refresh
-from reprojax.models import Model
+from reprojax.models import Model, role
 from reprojax.searches import Search
 from reprojax.training.losses import Loss, cross_entropy
 
@@ -108,11 +106,8 @@ def _check_model(who: str, model: Any, own: Needs) -> None:
             f"expected a model of {own.input.__name__}; `recipes.methods(model)` lists "
             "what fits a model"
         )
-    if lacking := [name for name in own.roles if not model.roles.get(name)]:
-        raise ValueError(
-            f"{model.name} has the roles {sorted(model.roles)}, expected "
-            f"{lacking[0]!r} among them for {who}; name its sites in the card's roles"
-        )
+    for name in own.roles:
+        role(model, name, who)
 
 
 def _check_align(who: str, align: Any) -> None:
@@ -138,11 +133,6 @@ def aligned(
     return own(targets) if align is None else align  # pyright: ignore[reportArgumentType]
 
 
-def first(targets: int) -> Manipulation:
-    """The model's first classes: the map of arXiv 1806.11146 and 2203.17274."""
-    return columns(range(targets))
-
-
 class Method(NamedTuple):
     """A recipe under its name, with its paper and its paper's settings."""
 
@@ -164,13 +154,3 @@ class Method(NamedTuple):
     def needs(self) -> Needs:
         """What `needs` marked the recipe with; nothing in particular if it did not."""
         return getattr(self.build, "needs", Needs())
-
-
-class Alignment(NamedTuple):
-    """An alignment, and when its map is estimated."""
-
-    build: Callable[[int], Manipulation]
-    """number of target classes -> manipulation of "output" """
-    refresh: Refresh
-    probable: bool = True
-    """Of log probabilities it makes log probabilities, or weighted means of them."""

@@ -9,72 +9,25 @@ of your own joins by one call, and is then used as ours are:
 """
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from reprojax.alignments import (
-    bayesian,
-    bayesian_plus,
-    label_words,
-    linear,
-    mean_probability,
-    one_to_one,
-    random_map,
-)
+from reprojax.alignments import label_words
+from reprojax.alignments.named import find_alignment
 from reprojax.core import Params, Program, PyTree
-from reprojax.core.guards import nearest
+from reprojax.core.guards import find
 from reprojax.core.trees import fingerprint
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
-from reprojax.recipes.controls import NO_PROMPT, PROBE
-from reprojax.recipes.method import Alignment, BlackBox, Method, Preset, first
-from reprojax.recipes.model_reprogramming.additive_prompts import METHOD as ADDITIVE
-from reprojax.recipes.model_reprogramming.adversarial_reprogramming import METHOD as AR
-from reprojax.recipes.model_reprogramming.black_box_reprogramming import METHOD as BAR
-from reprojax.recipes.model_reprogramming.label_mapping import PADDING, WATERMARK
-from reprojax.recipes.model_reprogramming.sample_specific_masks import METHOD as SMM
-from reprojax.recipes.model_reprogramming.visual_prompting import METHOD as VP
-from reprojax.recipes.model_reprogramming.vocabulary_remapping import (
-    METHOD as REMAPPING,
-)
-from reprojax.recipes.prompt_instruction.in_context import FEW_SHOT, KATE, ZERO_SHOT
-from reprojax.recipes.prompt_instruction.reasoning import (
-    CHAIN_OF_THOUGHT,
-    SELF_CONSISTENCY,
-    ZERO_SHOT_CHAIN_OF_THOUGHT,
-)
-from reprojax.recipes.prompt_tuning.activation_addition import METHOD as STEERING
-from reprojax.recipes.prompt_tuning.black_box_tuning import METHOD as BBT
-from reprojax.recipes.prompt_tuning.black_box_visual_prompting import METHOD as BLACKVIP
-from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import METHOD as DEPT
-from reprojax.recipes.prompt_tuning.hidden_edits import METHOD as LOREFT
-from reprojax.recipes.prompt_tuning.p_tuning_v2 import METHOD as V2
-from reprojax.recipes.prompt_tuning.prefixes import METHOD as PREFIX
-from reprojax.recipes.prompt_tuning.soft_prompts import METHOD as PROMPT
-from reprojax.recipes.prompt_tuning.visual_prompt_tuning import DEEP, SHALLOW
+from reprojax.recipes.method import BlackBox, Method, Preset
 from reprojax.saving.programs import Card, Saved, check_backbone
 
-T = TypeVar("T")
 _BLANK = learnable(jax.nn.initializers.zeros)  # no start is drawn, to be thrown away
 
 METHODS: dict[str, Method] = {}
 """By name; `register` adds to them."""
-
-ALIGNMENTS: dict[str, Alignment] = {
-    "first": Alignment(first, "once"),
-    "rlm": Alignment(random_map, "once"),
-    "flm": Alignment(one_to_one, "once"),
-    "ilm": Alignment(one_to_one, "epoch"),
-    "blm": Alignment(bayesian, "epoch"),
-    "blm+": Alignment(bayesian_plus, "epoch"),
-    "bar": Alignment(mean_probability, "once"),
-    "linear": Alignment(
-        lambda targets: linear(targets, bias=False), "once", probable=False
-    ),
-}
 
 
 def register(method: Method) -> Method:
@@ -119,29 +72,9 @@ def methods(model: Model[Any] | type | None = None) -> dict[str, Method]:
     return {name: method for name, method in METHODS.items() if fits(method)}
 
 
-def _find(kind: str, name: str, table: Mapping[str, T]) -> T:
-    if not isinstance(name, str) or name not in table:
-        raise ValueError(
-            f"no {kind} {name!r}{nearest(str(name), table)}; expected one of "
-            f"{', '.join(table)}"
-        )
-    return table[name]
-
-
 def find_method(name: str) -> Method:
     """The method of a name, or an error with the nearest names."""
-    return _find("method", name, METHODS)
-
-
-def find_alignment(name: str) -> Alignment:
-    """The alignment of a name, or an error with the nearest names.
-
-    "blm+15" is BLM+ that counts the 15 largest probabilities of each answer.
-    """
-    if isinstance(name, str) and name.startswith("blm+") and name[4:].isdecimal():
-        k = int(name[4:])
-        return Alignment(lambda targets: bayesian_plus(targets, k), "epoch")
-    return _find("alignment", name, ALIGNMENTS)
+    return find("method", name, METHODS)
 
 
 def build(
@@ -212,34 +145,3 @@ def _row(card: Card, model: Model[Any]) -> PyTree:
     if card.image:
         return jax.ShapeDtypeStruct((1, *card.image), jnp.uint8)
     return model.input.example()
-
-
-for _method in (
-    AR,
-    VP,
-    PADDING,
-    WATERMARK,
-    SMM,
-    SHALLOW,
-    DEEP,
-    BAR,
-    BLACKVIP,
-    NO_PROMPT,
-    PROBE,
-    PROMPT,
-    PREFIX,
-    V2,
-    LOREFT,
-    STEERING,
-    BBT,
-    REMAPPING,
-    DEPT,
-    ADDITIVE,
-    ZERO_SHOT,
-    FEW_SHOT,
-    KATE,
-    CHAIN_OF_THOUGHT,
-    ZERO_SHOT_CHAIN_OF_THOUGHT,
-    SELF_CONSISTENCY,
-):
-    register(_method)

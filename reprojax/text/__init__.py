@@ -27,7 +27,7 @@ from reprojax.text.language import (
     count_tokens,
     metered,
 )
-from reprojax.text.parts import demonstrations, insert_text, phrase
+from reprojax.text.parts import demonstrations, in_front, insert_text, phrase
 from reprojax.text.procedure import (
     Dialogue,
     Procedure,
@@ -70,6 +70,7 @@ __all__ = [
     "estimate_texts",
     "fields",
     "fill",
+    "in_front",
     "flipped_labels",
     "informed_texts",
     "insert_text",

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from reprojax.core import Key, Manipulation, Params, Scope
+from reprojax.alignments import calibrated
+from reprojax.core import Key, Manipulation, Params, Scope, chain
+from reprojax.text.answers import likeliest
 from reprojax.text.language import Language
+from reprojax.text.template import asked, ending
 
 Encode = Callable[[str], Sequence[int]]
+By = Literal["sum", "mean"]
 
 
 def check_texts(labels: Any) -> None:
@@ -74,7 +78,7 @@ def check_labels(
     labels: Sequence[str],
     *,
     one_token: bool = False,
-    by: Literal["sum", "mean"] = "sum",
+    by: By = "sum",
 ) -> None:
     """Raise unless scores of these labels behind such a prompt can be compared."""
     if len(labels) < 2 or _twice(labels, labels):
@@ -116,7 +120,7 @@ def verbaliser(
     labels: Sequence[str],
     *,
     one_token: bool = False,
-    by: Literal["sum", "mean"] = "sum",
+    by: By = "sum",
 ) -> Manipulation:
     """Scores [T] as they are; its init checks the labels with the language's tokens.
 
@@ -132,3 +136,26 @@ def verbaliser(
         return y
 
     return Manipulation(init, apply)
+
+
+def label_of(
+    template: str,
+    labels: Sequence[str],
+    *,
+    one_token: bool = False,
+    by: By = "sum",
+    calibration: Manipulation | None = None,
+) -> Manipulation:
+    """Scores [T] -> the likeliest label, behind questions of a template.
+
+    Args:
+        calibration: by default `calibrated(T)`, which changes nothing until a
+            calibration has estimated it.
+    """
+    question, gap, _ = asked(template)
+    spelled = [gap + label for label in labels]
+    return chain(
+        words=verbaliser(ending(question), spelled, one_token=one_token, by=by),
+        calibrated=calibrated(len(labels)) if calibration is None else calibration,
+        likeliest=likeliest(),
+    )

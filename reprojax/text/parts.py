@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from reprojax.core import Format, Key, Manipulation, Params, Scope
+from reprojax.core import Format, Key, Manipulation, Params, Scope, chain
 from reprojax.text.language import Language, count_tokens
 from reprojax.text.template import fill
 
@@ -84,6 +84,36 @@ def demonstrations(
         return "".join(kept)
 
     return Format(init, read)
+
+
+def in_front(
+    template: str,
+    rows: Sequence[Any] | None,
+    *,
+    instruction: str = "",
+    behind: str = "",
+    between: str = "\n",
+    budget: int | None = None,
+    reserve: int = 0,
+    drop: str = "first",
+) -> Manipulation:
+    """An instruction and demonstrations before the text.
+
+    Args:
+        instruction: with the blank behind it.
+        behind: the longest answer, which is only counted.
+        rows, between, budget, reserve, drop: as in `demonstrations`.
+    """
+    shown = demonstrations(
+        template,
+        rows,
+        between=between,
+        budget=budget,
+        reserve=reserve,
+        around=(instruction, behind),
+        drop=drop,
+    )
+    return chain(rows=insert_text(shown), instruction=insert_text(phrase(instruction)))
 
 
 def _fitting(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -90,3 +91,24 @@ def adafactor(
         multiply_by_parameter_scale=False,
         weight_decay_rate=1e-5,
     )
+
+
+def two_rates(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """AdamW, its rate falling to zero along a line; A and B learn at a sixtieth of the
+    prompt's rate: .005 of .3, which is in the grid of the published script
+    (arXiv 2309.05173)."""
+
+    def adamw(rate: float) -> optax.GradientTransformation:
+        falling = optax.linear_schedule(rate, 0.0, steps * epochs)
+        return optax.adamw(falling, weight_decay=1e-5)
+
+    def kind(path: Any, leaf: Any) -> str:
+        return "pair" if getattr(path[-1], "key", "") in ("left", "right") else "prompt"
+
+    rates: dict[Any, Any] = {
+        "prompt": adamw(learning_rate),
+        "pair": adamw(learning_rate / 60),
+    }
+    return optax.partition(rates, lambda p: jax.tree_util.tree_map_with_path(kind, p))

@@ -227,7 +227,7 @@ MUTANTS = (
     ),
     Mutant(
         "vpt: Xavier's bound of the tokens themselves",
-        VPT,
+        "models/vision/sizes.py",
         "(6 / (3 * side**2 + shape[-1]))",
         "(6 / (shape[0] + shape[-1]))",
         "test_visual_prompt_tuning.py",
@@ -431,8 +431,8 @@ MUTANTS = (
     Mutant(
         "kate: over a budget the nearest is left out",
         "recipes/prompt_instruction/in_context.py",
-        'drop="first" if last else "last"',
-        'drop="last" if last else "first"',
+        'drop = "first" if last else "last"',
+        'drop = "last" if last else "first"',
         "test_prompt_instruction.py::test_over_a_budget_kate_leaves_the_farthest_out",
     ),
     Mutant(
@@ -535,7 +535,7 @@ MUTANTS = (
     ),
     Mutant(
         "p-tuning v2: the text begins before the prefix ends",
-        PT2,
+        "recipes/prompt_tuning/prefixes.py",
         "shift(length, model.input.positions)",
         "shift(0, model.input.positions)",
         "test_p_tuning_v2.py::test_of_an_encoder_the_head_reads_the_first_token",
@@ -543,8 +543,8 @@ MUTANTS = (
     Mutant(
         "p-tuning v2: no dropout of the prefix",
         PT2,
-        "prefix(_dropped(made, drop), length)",
-        "prefix(made, length)",
+        "hidden, start, 0.02, drop)",
+        "hidden, start, 0.02)",
         "test_p_tuning_v2.py::test_dropout_is_for_training_alone",
     ),
     Mutant(
@@ -593,7 +593,7 @@ MUTANTS = (
     ),
     Mutant(
         "dept: one rate for all",
-        DEPT,
+        OPTIMIZERS,
         "adamw(learning_rate / 60)",
         "adamw(learning_rate)",
         "test_decomposed_prompt_tuning.py::test_there_are_two_rates",
@@ -709,8 +709,8 @@ MUTANTS = (
     Mutant(
         "prefix tuning: the rate is zero after one epoch",
         OPTIMIZERS,
-        "0.0, steps * epochs)",
-        "0.0, steps)",
+        "learning_rate, 0.0, steps * epochs)",
+        "learning_rate, 0.0, steps)",
         "test_prefixes.py::test_adamw_linear_falls_to_zero_at_the_last_step",
     ),
     Mutant(

@@ -15,9 +15,10 @@ from reprojax.alignments import label_words
 from reprojax.core import padded
 from reprojax.decoding import generate
 from reprojax.recipes.prompt_tuning import decomposed_prompt_tuning, prompt_tuning
-from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import METHOD, two_rates
+from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import METHOD
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
+from reprojax.training.optimizers import two_rates
 
 P, RANK, PLACES, EMBED = 3, 2, 7, "embed:out"
 SMALL = {"length": P, "rank": RANK, "words": PLACES}

@@ -215,4 +215,4 @@ def test_every_method_says_what_it_needs():
         if method.alignment is not None:
             assert method.alignment in recipes.ALIGNMENTS
     own = [name for name in IMAGES if find_method(name).alignment is None]
-    assert own == ["vpt-shallow", "vpt-deep", "linear-probe"]
+    assert own == ["linear-probe", "vpt-shallow", "vpt-deep"]

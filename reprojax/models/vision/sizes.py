@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 import jax
+from jaxtyping import Array, Float
 
-from reprojax.core import sites
+from reprojax.core import Key, sites
 from reprojax.models import Model, Pixels
 
 
@@ -61,3 +62,14 @@ def patch(model: Model[Pixels]) -> int:
     """The side of a vision transformer's patches in pixels, from its token count."""
     tokens = _shapes(model)[transformer_blocks(model)[0]]
     return model.input.size // math.isqrt(tokens[1] - 1)
+
+
+def as_patches(model: Model[Pixels]) -> Any:
+    """A start U(-v, v), v = sqrt(6 / (3 side^2 + D)): Xavier's bound of the patches."""
+    side = patch(model)
+
+    def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
+        bound = (6 / (3 * side**2 + shape[-1])) ** 0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initial

@@ -4,12 +4,14 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal
 
 from reprojax.alignments import of_probabilities
+from reprojax.alignments.named import first
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
 from reprojax.formats import learnable, through
 from reprojax.models import Model, Pixels
 from reprojax.models.vision.sizes import border_around, scaled
 from reprojax.operators import pad, resize
-from reprojax.recipes.method import Method, Preset, aligned, first, needs
+from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.registry import register
 from reprojax.training.losses import likelihood, with_norm
 from reprojax.training.optimizers import adam_decayed
 
@@ -66,3 +68,4 @@ METHOD = Method(
     "are the paper's.",
     probable=True,
 )
+register(METHOD)

@@ -1,8 +1,5 @@
 """Black-box adversarial reprogramming, BAR (Tsai et al., arXiv 2007.08714)."""
 
-import numpy as np
-from jaxtyping import Int
-
 from reprojax.alignments import mean_probability
 from reprojax.core import Manipulation, Program
 from reprojax.models import Model, Pixels
@@ -10,8 +7,9 @@ from reprojax.recipes.method import BlackBox, Method, aligned, needs
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
+from reprojax.recipes.registry import register
 from reprojax.searches import Search, sphere, zeroth_order
-from reprojax.training.losses import Loss, balance, focal
+from reprojax.training.losses import balance, focal
 from reprojax.training.optimizers import adam_decayed
 
 
@@ -35,10 +33,6 @@ def black_box_reprogramming(
     return adversarial_reprogramming(model, align, inner=inner, deviation=0.01)
 
 
-def _balanced(labels: Int[np.ndarray, "N"], targets: int) -> Loss:
-    return focal(weights=balance(labels, targets))
-
-
 def one_sided(learning_rate: float = 0.05, steps: int = 100) -> Search:
     """BAR's estimator over 25 directions on the sphere, with Adam (arXiv 2007.08714).
 
@@ -55,7 +49,12 @@ def one_sided(learning_rate: float = 0.05, steps: int = 100) -> Search:
 METHOD = Method(
     "bar",
     black_box_reprogramming,
-    preset=BlackBox(one_sided, 0.05, batch=10, loss=_balanced),
+    preset=BlackBox(
+        one_sided,
+        0.05,
+        batch=10,
+        loss=lambda labels, targets: focal(weights=balance(labels, targets)),
+    ),
     alignment="bar",
     enters="before normalisation",
     source="arXiv 2007.08714: the focal loss with weights of 1 / n_t and power 2. "
@@ -65,3 +64,4 @@ METHOD = Method(
     "Adam at .01, along the true gradient.",
     probable=True,
 )
+register(METHOD)

@@ -14,6 +14,7 @@ from reprojax.formats import learnable, through
 from reprojax.models import Model, Pixels
 from reprojax.models.vision.sizes import border_around, scaled
 from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adam_in_steps
 
 
@@ -75,6 +76,7 @@ PADDING = Method(
     "that code's is from a pass of its "
     'own, which refresh="exact" asks for.',
 )
+register(PADDING)
 WATERMARK = Method(
     "watermark",
     watermark,
@@ -84,3 +86,4 @@ WATERMARK = Method(
     source="arXiv 2410.24018. tmlr-group/BayesianLM: as padding; its crop and mirror "
     "are `augment`.",
 )
+register(WATERMARK)

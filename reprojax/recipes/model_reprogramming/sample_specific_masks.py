@@ -12,6 +12,7 @@ from reprojax.models.vision.mask_generator import MaskGenerator
 from reprojax.models.vision.sizes import is_transformer, scaled
 from reprojax.operators import augmented, masked_add, network, resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adam_in_steps
 
 
@@ -85,3 +86,4 @@ METHOD = Method(
     "for one of six .001 throughout. Batches of 256 (the paper: 64 for DTD and "
     "OxfordPets). Its crop and mirror are `augment`.",
 )
+register(METHOD)

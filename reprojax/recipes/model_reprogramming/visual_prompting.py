@@ -2,12 +2,14 @@
 
 from jax.nn.initializers import normal
 
+from reprojax.alignments.named import first
 from reprojax.core import Manipulation, Program, reprogram
 from reprojax.formats import border, learnable
 from reprojax.models import Model, Pixels
 from reprojax.models.vision.sizes import scaled
 from reprojax.operators import add, resize
-from reprojax.recipes.method import Method, Preset, aligned, first, needs
+from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_cosine
 
 
@@ -42,3 +44,4 @@ METHOD = Method(
     "vision models'). Here the warm-up is a tenth of a run of less than 10,000 steps, "
     "and an image is resized whole; that code cuts 224 of 256 pixels.",
 )
+register(METHOD)

@@ -7,44 +7,24 @@ each, told apart by it, as a model needs that answers with one token's scores.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
-from reprojax.alignments import calibrated
-from reprojax.core import Manipulation, chain
+from reprojax.core import Manipulation
 from reprojax.recipes.method import Method, on_texts
+from reprojax.recipes.registry import register
 from reprojax.text import (
     asked,
     choose_label,
-    demonstrations,
-    ending,
+    in_front,
     informed_texts,
     insert_text,
     instruct,
-    likeliest,
     nearest_rows,
     phrase,
-    verbaliser,
 )
+from reprojax.text.labels import By, label_of
 from reprojax.text.procedure import Procedure, Row
 from reprojax.text.rows import Embed
-
-By = Literal["sum", "mean"]
-
-
-def _align(
-    template: str,
-    labels: Sequence[str],
-    one_token: bool,
-    by: By,
-    calibration: Manipulation | None,
-) -> Manipulation:
-    question, gap, _ = asked(template)
-    spelled = [gap + label for label in labels]
-    return chain(
-        words=verbaliser(ending(question), spelled, one_token=one_token, by=by),
-        calibrated=calibrated(len(labels)) if calibration is None else calibration,
-        likeliest=likeliest(),
-    )
 
 
 @on_texts
@@ -66,7 +46,9 @@ def zero_shot(
             calibration recipe has estimated it.
     """
     dialogue = choose_label(template, labels, by)
-    align = _align(template, labels, one_token, by, calibration)
+    align = label_of(
+        template, labels, one_token=one_token, by=by, calibration=calibration
+    )
     at = {"ask:in": insert_text(phrase(instruction)), "output": align}
     return instruct(dialogue, at)
 
@@ -99,16 +81,18 @@ def few_shot(
     """
     dialogue = choose_label(template, labels, by)
     _, gap, _ = asked(template)
-    shown = demonstrations(
+    front = in_front(
         template,
         rows,
+        instruction=instruction,
+        behind=gap + max(labels, key=len),
         between=between,
         budget=budget,
-        around=(instruction, gap + max(labels, key=len)),
         drop=drop,
     )
-    front = chain(rows=insert_text(shown), instruction=insert_text(phrase(instruction)))
-    align = _align(template, labels, one_token, by, calibration)
+    align = label_of(
+        template, labels, one_token=one_token, by=by, calibration=calibration
+    )
     return instruct(dialogue, {"ask:in": front, "output": align})
 
 
@@ -122,12 +106,7 @@ def kate(
     k: int = 8,
     distance: str = "cosine",
     last: bool = True,
-    instruction: str = "",
-    between: str = "\n",
-    budget: int | None = None,
-    one_token: bool = False,
-    by: By = "sum",
-    calibration: Manipulation | None = None,
+    **kw: Any,
 ) -> Procedure:
     """Each query's k nearest rows as its demonstrations (Liu et al., arXiv 2101.06804).
 
@@ -139,19 +118,10 @@ def kate(
             their default, for RoBERTa as it is.
         last: our default, the nearest stands last, next to the query. In the published
             code the nearest stands first. Over a budget the farthest are left out.
+        kw: of `few_shot`: instruction, between, budget, one_token, by, calibration.
     """
-    program = few_shot(
-        template,
-        labels,
-        None,
-        instruction=instruction,
-        between=between,
-        budget=budget,
-        drop="first" if last else "last",
-        one_token=one_token,
-        by=by,
-        calibration=calibration,
-    )
+    drop = "first" if last else "last"
+    program = few_shot(template, labels, None, drop=drop, **kw)
     question, _, _ = asked(template)
     return informed_texts(
         program, nearest_rows(rows, k, embed, question, distance=distance, last=last)
@@ -161,9 +131,12 @@ def kate(
 ZERO_SHOT = Method(
     "zero-shot", zero_shot, source="arXiv 2005.14165", enters="an instruction in front"
 )
+register(ZERO_SHOT)
 FEW_SHOT = Method(
     "few-shot", few_shot, source="arXiv 2005.14165", enters="demonstrations in front"
 )
+register(FEW_SHOT)
 KATE = Method(
     "kate", kate, source="arXiv 2101.06804", enters="the nearest demonstrations"
 )
+register(KATE)

@@ -8,11 +8,11 @@ or says nothing by the rule, is counted and not guessed.
 from collections.abc import Sequence
 from typing import Any
 
-from reprojax.core import chain
 from reprojax.recipes.method import Method, on_texts
+from reprojax.recipes.registry import register
 from reprojax.text import (
     ask,
-    demonstrations,
+    in_front,
     insert_text,
     instruct,
     majority,
@@ -63,16 +63,15 @@ def chain_of_thought(
         length=length,
         stop=(between,),
     )
-    shown = demonstrations(
+    front = in_front(
         template,
         rows,
+        instruction=instruction,
         between=between,
         budget=budget,
         reserve=length,
-        around=(instruction, ""),
         drop=drop,
     )
-    front = chain(rows=insert_text(shown), instruction=insert_text(phrase(instruction)))
     read = parsed(rule) if samples == 1 else majority(rule)
     return instruct(dialogue, {"ask:in": front, "output": read})
 
@@ -138,15 +137,18 @@ CHAIN_OF_THOUGHT = Method(
     source="arXiv 2201.11903",
     enters="demonstrations with steps",
 )
+register(CHAIN_OF_THOUGHT)
 SELF_CONSISTENCY = Method(
     "self-consistency",
     self_consistency,
     source="arXiv 2203.11171",
     enters="demonstrations with steps",
 )
+register(SELF_CONSISTENCY)
 ZERO_SHOT_CHAIN_OF_THOUGHT = Method(
     "zero-shot-chain-of-thought",
     zero_shot_chain_of_thought,
     source="arXiv 2205.11916",
     enters="a trigger behind the question",
 )
+register(ZERO_SHOT_CHAIN_OF_THOUGHT)

@@ -14,6 +14,7 @@ from reprojax.models.language import Words
 from reprojax.models.language.states import place
 from reprojax.operators import add, to_answers
 from reprojax.recipes.method import Method, needs
+from reprojax.recipes.registry import register
 
 
 @needs(Words, "blocks", access="activations")
@@ -65,3 +66,4 @@ METHOD = Method(
     enters="what enters a block, or what it puts out",
     source="arXiv 2308.10248, 2312.06681. Nothing is learned.",
 )
+register(METHOD)

@@ -13,6 +13,7 @@ from reprojax.models.language.card import check_length, embedded
 from reprojax.models.language.starts import deviation_of, drawn_words
 from reprojax.operators import add, insert
 from reprojax.recipes.method import BlackBox, Method, needs
+from reprojax.recipes.registry import register
 from reprojax.searches import Search, cma_es
 from reprojax.training.losses import hinge
 
@@ -92,3 +93,4 @@ METHOD = Method(
     source="arXiv 2201.03514: CMA-ES of 20 points at a step of 1, a hinge loss of "
     "margin 2. There a point is judged by all training texts, 16 a class.",
 )
+register(METHOD)

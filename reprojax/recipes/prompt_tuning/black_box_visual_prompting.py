@@ -1,8 +1,5 @@
 """BlackVIP (Oh et al., arXiv 2303.14773): a small network draws a prompt an image."""
 
-import numpy as np
-from jaxtyping import Int
-
 from reprojax import models
 from reprojax.alignments import bayesian
 from reprojax.core import Manipulation, Program, reprogram
@@ -10,8 +7,9 @@ from reprojax.models import Model, Pixels
 from reprojax.models.vision.coordinator import coordinator
 from reprojax.operators import resize
 from reprojax.recipes.method import BlackBox, Method, aligned, needs
-from reprojax.searches import Search, spsa_gc
-from reprojax.training.losses import Loss, cross_entropy
+from reprojax.recipes.registry import register
+from reprojax.searches import spsa_gc
+from reprojax.training.losses import cross_entropy
 
 
 @needs(Pixels, access="answers")
@@ -40,18 +38,15 @@ def black_vip(
     return reprogram(model.forward, at, align)
 
 
-def _search(learning_rate: float, steps: int) -> Search:
-    return spsa_gc(a=learning_rate)
-
-
-def _cross_entropy(labels: Int[np.ndarray, "N"], targets: int) -> Loss:
-    return cross_entropy
-
-
 METHOD = Method(
     "blackvip",
     black_vip,
-    preset=BlackBox(_search, 0.01, batch=128, loss=_cross_entropy),
+    preset=BlackBox(
+        lambda rate, steps: spsa_gc(a=rate),
+        0.01,
+        batch=128,
+        loss=lambda labels, targets: cross_entropy,
+    ),
     alignment="blm",
     enters="after normalisation",
     source="arXiv 2303.14773. changdaeoh/BlackVIP, its configuration for all sets: "
@@ -61,3 +56,4 @@ METHOD = Method(
     "texts, the encoder is the embedded net, and images are neither cropped nor "
     "mirrored.",
 )
+register(METHOD)

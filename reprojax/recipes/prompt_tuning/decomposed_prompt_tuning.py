@@ -1,10 +1,5 @@
 """Decomposed prompt tuning, DePT (Shi and Lipani, arXiv 2309.05173)."""
 
-from typing import Any
-
-import jax
-import optax
-
 from reprojax.core import Format, Manipulation, Program, chain, reprogram
 from reprojax.formats import low_rank
 from reprojax.models import Model, role
@@ -13,6 +8,8 @@ from reprojax.models.language.card import check_length
 from reprojax.models.language.starts import from_vocabulary
 from reprojax.operators import add, insert
 from reprojax.recipes.method import Method, Preset, needs
+from reprojax.recipes.registry import register
+from reprojax.training.optimizers import two_rates
 
 
 @needs(Words, "embedding")
@@ -48,27 +45,6 @@ def decomposed_prompt_tuning(
     return reprogram(model.forward, {site: both}, align)
 
 
-def two_rates(
-    learning_rate: float, steps: int, epochs: int
-) -> optax.GradientTransformation:
-    """AdamW, its rate falling to zero along a line; A and B learn at a sixtieth of the
-    prompt's rate: .005 of .3, which is in the grid of the published script
-    (arXiv 2309.05173)."""
-
-    def adamw(rate: float) -> optax.GradientTransformation:
-        falling = optax.linear_schedule(rate, 0.0, steps * epochs)
-        return optax.adamw(falling, weight_decay=1e-5)
-
-    def kind(path: Any, leaf: Any) -> str:
-        return "pair" if getattr(path[-1], "key", "") in ("left", "right") else "prompt"
-
-    rates: dict[Any, Any] = {
-        "prompt": adamw(learning_rate),
-        "pair": adamw(learning_rate / 60),
-    }
-    return optax.partition(rates, lambda p: jax.tree_util.tree_map_with_path(kind, p))
-
-
 METHOD = Method(
     "decomposed-prompt-tuning",
     decomposed_prompt_tuning,
@@ -78,3 +54,4 @@ METHOD = Method(
     "searches its rates on two grids. What differs: epochs for its 40,000 steps, no "
     "warm-up over 500 of them, no clipping.",
 )
+register(METHOD)

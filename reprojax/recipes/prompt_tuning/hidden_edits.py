@@ -7,6 +7,7 @@ from reprojax.models import Model, outputs
 from reprojax.models.language import Words
 from reprojax.operators import low_rank_edit
 from reprojax.recipes.method import Method, Preset, needs
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adamw_linear
 
 
@@ -60,3 +61,4 @@ METHOD = Method(
     "differs: no warm-up and no clipping; rate, epochs and batch are ours, there they "
     "are searched for each task.",
 )
+register(METHOD)

@@ -1,28 +1,23 @@
 """P-tuning v2 of a language model (Liu et al., arXiv 2110.07602)."""
 
-import jax
 from jaxtyping import Array
 
 from reprojax.alignments import last, linear
 from reprojax.core import (
-    Format,
     Manipulation,
-    Params,
     Program,
-    PyTree,
-    Scope,
     chain,
     first_value,
     reprogram,
     stateless,
     until,
 )
-from reprojax.formats import learnable, reparametrised
 from reprojax.models import Model, role
 from reprojax.models.language import Words
-from reprojax.models.language.card import check_length
-from reprojax.operators import dropout, prefix, shift
+from reprojax.operators import dropout
 from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.prompt_tuning.prefixes import prefixed
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adamw_linear
 
 
@@ -57,32 +52,15 @@ def p_tuning_v2(
             `keys_and_values`; small and random if not given.
         drop: rate of the dropout on prefix and features, in training alone.
     """
-    check_length(model, length)
     (features,) = role(model, "features")
-    small = jax.nn.initializers.normal(0.02)
-    plain = learnable(small if start is None else start)
-    made = plain if hidden is None else reparametrised(hidden, start)
+    at = prefixed(model, length, hidden, start, 0.02, drop)
     read = last() if model.input.kind == "causal" else stateless(first_value)
-    at: dict = {
-        "input": shift(length, model.input.positions),
-        role(model, "kv"): prefix(_dropped(made, drop), length),
-    }
 
     def head(targets: int) -> Manipulation:
         return chain(read=read, drop=dropout(drop), head=linear(targets))
 
     align = aligned(align, targets, head)
     return reprogram(until(model.forward, features), at, align)
-
-
-def _dropped(fmt: Format, rate: float) -> Format:
-    """With dropout; the params are the prompt's own, as those of any prefix."""
-    drop = dropout(rate)
-
-    def read(params: Params, value: PyTree, scope: Scope) -> Array:
-        return drop.apply(Params(), fmt.read(params, value, scope), scope)
-
-    return fmt._replace(read=read)
 
 
 METHOD = Method(
@@ -95,3 +73,4 @@ METHOD = Method(
     "of a tiny decoder from .68 to .29, and of a tiny encoder of random weights from "
     ".80 to .68; at .1 that went to .02.",
 )
+register(METHOD)

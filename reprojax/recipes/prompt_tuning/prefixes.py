@@ -1,6 +1,6 @@
 """Prefix tuning of a language model (Li and Liang, arXiv 2101.00190)."""
 
-import jax
+from jax.nn.initializers import normal
 from jaxtyping import Array
 
 from reprojax.core import Manipulation, Params, Program, reprogram
@@ -9,8 +9,9 @@ from reprojax.formats.made import made
 from reprojax.models import Model, role
 from reprojax.models.language import Words
 from reprojax.models.language.card import check_length
-from reprojax.operators import prefix, shift
+from reprojax.operators import dropped, prefix, shift
 from reprojax.recipes.method import Method, Preset, needs
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adamw_linear
 
 
@@ -35,15 +36,26 @@ def prefix_tuning(
         start: the first prefix, such as `keys_and_values(model, ids)` of a text of
             `length` tokens; random if not given.
     """
-    check_length(model, length)
-    normal = jax.nn.initializers.normal(1.0)
-    plain = learnable(normal if start is None else start)
-    fmt = plain if hidden is None else reparametrised(hidden, start)
-    at = {
-        "input": shift(length, model.input.positions),
-        role(model, "kv"): prefix(fmt, length),
-    }
+    at = prefixed(model, length, hidden, start, deviation=1.0)
     return reprogram(model.forward, at, align)
+
+
+def prefixed(
+    model: Model[Words],
+    length: int,
+    hidden: int | None,
+    start: Array | None,
+    deviation: float,
+    drop: float = 0.0,
+) -> dict:
+    """{site: manipulation} of a prefix at all layers, and of the room for it."""
+    check_length(model, length)
+    plain = learnable(normal(deviation) if start is None else start)
+    fmt = plain if hidden is None else reparametrised(hidden, start)
+    return {
+        "input": shift(length, model.input.positions),
+        role(model, "kv"): prefix(dropped(fmt, drop), length),
+    }
 
 
 def without_mlp(model: Model[Words], params: Params) -> Params:
@@ -72,3 +84,4 @@ METHOD = Method(
     "and the rate: 100 steps of its 5e-5 took the loss of a tiny model from .82 to "
     ".65, of 1e-3 to .07. Without the MLP (`PLAIN`, ours) 1e-2 took .80 to .27.",
 )
+register(METHOD)

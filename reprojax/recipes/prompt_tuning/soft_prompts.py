@@ -7,6 +7,7 @@ from reprojax.models.language.card import check_length
 from reprojax.models.language.starts import from_vocabulary
 from reprojax.operators import insert
 from reprojax.recipes.method import Method, Preset, needs
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adafactor
 
 
@@ -45,3 +46,4 @@ METHOD = Method(
     source="arXiv 2104.08691, section 3. What differs: epochs, for 30,000 steps "
     "whatever the task.",
 )
+register(METHOD)

@@ -3,28 +3,17 @@
 import math
 from typing import Any
 
-import jax
 from jax.nn.initializers import normal
-from jaxtyping import Array, Float
 
 from reprojax.alignments import linear
-from reprojax.core import Key, Manipulation, Program, reprogram, until
+from reprojax.core import Manipulation, Program, reprogram, until
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
-from reprojax.models.vision.sizes import patch, transformer_blocks
+from reprojax.models.vision.sizes import as_patches, transformer_blocks
 from reprojax.operators import insert, replace, resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_cosine
-
-
-def _uniform(side: int) -> Any:
-    """U(-v, v), v = sqrt(6 / (3 side^2 + D)): Xavier's bound of the patches."""
-
-    def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
-        bound = (6 / (3 * side**2 + shape[-1])) ** 0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initial
 
 
 @needs(Pixels, "features")
@@ -48,7 +37,7 @@ def vpt_deep(
         depth: how many blocks have their own; by default all of them.
     """
     blocks = transformer_blocks(model)[:depth]
-    prompt = learnable(_uniform(patch(model)))
+    prompt = learnable(as_patches(model))
     at: dict = {
         "input": resize(model.input.size),
         blocks[0]: insert(prompt, length, at=1),
@@ -88,4 +77,6 @@ _WHAT["source"] = (
     "steps; KMnP/vpt moves it by epochs, the first of which has rate 0."
 )
 SHALLOW = Method("vpt-shallow", vpt_shallow, **_WHAT)
+register(SHALLOW)
 DEEP = Method("vpt-deep", vpt_deep, **_WHAT)
+register(DEEP)
