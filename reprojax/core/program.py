@@ -261,10 +261,12 @@ def reprogram(forward: Forward, at: At, align: Manipulation | None = None) -> Pr
                 params = faults.given_params(m.init(key, spec, scope))
                 return faults.check_arrays(params)
 
-    def applied(sites: Sites, params: Params, value: PyTree, scope: Scope) -> PyTree:
+    def applied(
+        sites: Sites, params: Params, value: PyTree, scope: Scope, began: Any = None
+    ) -> PyTree:
         m, where = by_sites[sites], faults.at_sites((scope.site,))
         with faults.part_at(where, m, "apply", params, value):
-            new = faults.given_value(acted(m, params, value, scope))
+            new = faults.given_value(acted(m, params, value, scope, began))
             faults.check_kept(scope.site, value, new)
             return new
 
@@ -314,8 +316,10 @@ def reprogram(forward: Forward, at: At, align: Manipulation | None = None) -> Pr
         key: Key | None = None,
         edit: Edit = passthrough,
     ) -> PyTree:
+        began = get_opaque_trace_state()
+
         def act(sites: Sites, value: PyTree, scope: Scope) -> PyTree:
-            return applied(sites, part(params, sites[0]), value, scope)
+            return applied(sites, part(params, sites[0]), value, scope, began)
 
         slips.check_given("apply", frozen, x, context)
         slips.check_params(params, [sites[0] for sites in by_sites])

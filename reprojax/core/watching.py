@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from reprojax.core.vocabulary import Manipulation, Params, PyTree, Scope
 
@@ -18,10 +19,19 @@ _WATCH = jax.make_user_context()
 
 @runtime_checkable
 class Watcher(Protocol):
-    """(manipulation, params, value, scope) -> what `manipulation.apply` gives."""
+    """(manipulation, params, value, scope, inner) -> what `manipulation.apply` gives.
+
+    inner: whether the site lies inside a transform of the model, such as a scan.
+    """
 
     def __call__(
-        self, manipulation: Manipulation, params: Params, value: PyTree, scope: Scope, /
+        self,
+        manipulation: Manipulation,
+        params: Params,
+        value: PyTree,
+        scope: Scope,
+        inner: bool,
+        /,
     ) -> Any: ...
 
 
@@ -47,12 +57,15 @@ def watching(act: Watcher) -> Iterator[None]:
         watch.act = None  # jit's caches keep the watch, and need not keep the rest
 
 
-def acted(m: Manipulation, params: Params, value: PyTree, scope: Scope) -> Any:
-    """manipulation.apply, by way of the watcher where there is one."""
+def acted(
+    m: Manipulation, params: Params, value: PyTree, scope: Scope, began: Any
+) -> Any:
+    """manipulation.apply, by way of the watcher where there is one.
+
+    Args:
+        began: the trace in which its program was called.
+    """
     watch = _WATCH.value
-    act = None if watch is None else watch.act
-    return (act or _apply)(m, params, value, scope)
-
-
-def _apply(m: Manipulation, params: Params, value: PyTree, scope: Scope) -> Any:
-    return m.apply(params, value, scope)
+    if watch is None or watch.act is None:
+        return m.apply(params, value, scope)
+    return watch.act(m, params, value, scope, get_opaque_trace_state() != began)

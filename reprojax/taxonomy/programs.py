@@ -178,7 +178,9 @@ def _raw_specs(
         return value
 
     def apply(params: Params, frozen: PyTree, x: PyTree, context: PyTree) -> PyTree:
-        def act(m: Manipulation, own: Params, value: PyTree, scope: Scope) -> Any:
+        def act(
+            m: Manipulation, own: Params, value: PyTree, scope: Scope, inner: bool
+        ) -> Any:
             nonlocal plain
             plain &= is_own(program, params, m, own) and is_same(x, scope.x)
             return m.apply(own, value, scope)

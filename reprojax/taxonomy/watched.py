@@ -89,9 +89,9 @@ def watch(
     found = {call.scope.site for call in calls}
     if lost := {call.scope.site for call in trace.calls} - found:
         raise ValueError(
-            f"{sorted(lost)} are manipulated inside a transform of JAX that is not "
-            "known, expected jit, vmap, scan, cond, while or remat; call describe on "
-            "the program inside of it"
+            f"{sorted(lost)} are manipulated inside a loop of no steps, or inside a "
+            "transform of JAX that describe does not know, expected jit, vmap, scan, "
+            "cond, while or remat; call describe on the program inside of it"
         )
     jaxpr = trace.jaxpr.jaxpr
     used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
@@ -136,7 +136,8 @@ class _Call(NamedTuple):
     context: _Marks
     answer: _Marks
     scope: Scope
-    """x in it is a spec."""
+    inner: bool
+    """Whether its site lies inside a transform of its model."""
 
 
 class _Trace(NamedTuple):
@@ -156,15 +157,17 @@ def _trace(program: Program, *args: PyTree) -> _Trace:
     calls: list[_Call] = []
     number = count()
 
-    def act(m: Manipulation, params: Params, value: PyTree, scope: Scope) -> Any:
+    def act(
+        m: Manipulation, params: Params, value: PyTree, scope: Scope, inner: bool
+    ) -> Any:
         mark = partial(_marked, f"{MARK}{next(number)}")
         held, params = mark("params", params)
         before, value = mark("value", value)
         given, context = mark("context", scope.context)
         answer = m.apply(params, value, scope._replace(context=context))
         after, answer = mark("answer", answer)
-        where = Scope(scope.site, scope.index, x=spec_of(scope.x))
-        calls.append(_Call(m, held, before, given, after, where))
+        where = Scope(scope.site, scope.index)
+        calls.append(_Call(m, held, before, given, after, where, inner))
         return answer
 
     with watching(act):
@@ -288,7 +291,7 @@ def _cut(trace: _Trace, call: _Call, learned: int) -> Cut:
     params, frozen, x, context = trace.args
     leaves = jax.tree.leaves(params)
     on = frozenset(i for i in range(len(leaves)) if used[i])
-    looped = bool(trace.loops & {*call.answer.all}) and call.scope.x == spec_of(x)
+    looped = call.inner and bool(trace.loops & {*call.answer.all})
     held = call.params.tree(call.params.leaves)
 
     def apply(own: Params, value: PyTree, scope: Scope) -> Any:

@@ -13,7 +13,7 @@ MUTANTS = (
     Mutant(
         "watching: a manipulation acts unseen",
         "core/program.py",
-        "new = faults.given_value(acted(m, params, value, scope))",
+        "new = faults.given_value(acted(m, params, value, scope, began))",
         "new = faults.given_value(m.apply(params, value, scope))",
         "test_describe_wrapped.py::test_a_watcher_sees_what_acts_and_is_gone_after_an_error",
     ),

@@ -116,7 +116,21 @@ def remade(program: Program) -> Program:
     return program._replace(apply=apply)
 
 
-@pytest.mark.parametrize("wrap", [in_batches, compiled, remade])
+def repeated(program: Program) -> Program:
+    """The same in a loop that ends by what it finds, and behind a choice."""
+
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        run = lambda x: program.apply(params, frozen, x)
+        step = lambda state: (state[0] + 1, jax.lax.cond(True, run, run, x))
+        start = 0, jnp.zeros((len(x), 3))
+        return jax.lax.while_loop(lambda state: state[0] < 1, step, start)[1]
+
+    return program._replace(apply=apply)
+
+
+@pytest.mark.parametrize("wrap", [in_batches, compiled, remade, repeated])
 def test_a_wrapped_program_is_described_as_the_one_inside(wrap):
     whole = partial(describe, embedding=["block_0:in"])
     wrapped = wrap(PROMPTED)
@@ -124,7 +138,11 @@ def test_a_wrapped_program_is_described_as_the_one_inside(wrap):
         PROMPTED.init(jax.random.key(0), MIXER_FROZEN, IMAGES), MIXER_FROZEN, IMAGES
     )
     assert told(whole(wrapped, MIXER_FROZEN, IMAGES)) == EXPECTED
-    assert told(whole(PROMPTED, MIXER_FROZEN, IMAGES)) == EXPECTED
+
+
+def test_the_program_inside_is_described_as_typed_by_hand():
+    found = describe(PROMPTED, MIXER_FROZEN, IMAGES, embedding=["block_0:in"])
+    assert told(found) == EXPECTED
 
 
 def test_prompts_of_several_tasks_under_vmap():
@@ -259,12 +277,24 @@ def test_a_loop_over_layers_is_hidden_and_a_loop_over_rows_is_not():
     assert found.coordinates == "fixed hidden additive -> linear"
 
 
+def test_what_a_loop_of_no_steps_would_do_is_not_made_up():
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        run = lambda x: PROMPTED.apply(params, frozen, x[None])[0]
+        return jax.lax.map(run, x[:0])
+
+    program = PROMPTED._replace(apply=apply)
+    with pytest.raises(ValueError, match="'block_0:in'.*expected jit, vmap, scan"):
+        describe(program, MIXER_FROZEN, IMAGES)
+
+
 def test_a_watcher_sees_what_acts_and_is_gone_after_an_error():
     program = reprogram(dense, {"hidden": add(SOFT), "output": linear(2)})
     params = program.init(jax.random.key(0), DENSE_FROZEN, ROWS)
     seen = []
 
-    def act(m: Manipulation, own: Params, value: Any, scope: Scope) -> Any:
+    def act(m: Manipulation, own: Params, value: Any, scope: Scope, inner: bool) -> Any:
         seen.append(scope.site)
         return m.apply(own, value, scope)
 
