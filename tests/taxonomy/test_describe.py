@@ -348,10 +348,9 @@ def test_a_program_over_a_program():
     assert found.coordinates == (
         "fixed input concatenative + learnable input additive -> linear"
     )
-    border = 16 * 16 * 3 - 8 * 8 * 3  # of the inner program: nobody searches it now
     assert [(row.site, row.shapes, row.acting, row.fixed) for row in found.rows] == [
         ("input/raw", ((8, 8, 3),), 192, 0),
-        ("input", ((border,),), 0, border),
+        ("input", ((16, 16, 3),), 0, 768),  # the inner one's: nobody searches it now
         ("output", ((2,), (10, 2)), 22, 0),
     ]
 
