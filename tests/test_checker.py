@@ -1,8 +1,9 @@
 """Checks that are written once are each function's own."""
 
 import checker
+import jax.numpy as jnp
 import pytest
-from jaxtyping import TypeCheckError, jaxtyped
+from jaxtyping import Array, Float, TypeCheckError, jaxtyped
 
 
 def made(kind, default=None):
@@ -32,3 +33,13 @@ def test_equal_checks_are_written_once(monkeypatch):
     assert not written
     made(bytes)
     assert len(written) == 2  # of the parameters, and with the answer
+
+
+def test_an_answers_shape_is_that_of_the_arguments():
+    @jaxtyped(typechecker=checker.check)
+    def first(x: Float[Array, "b d"], rows: int) -> Float[Array, "b"]:
+        return x[:rows, 0]
+
+    assert first(jnp.ones((3, 2)), 3).shape == (3,)
+    with pytest.raises(TypeCheckError, match="return value"):
+        first(jnp.ones((3, 2)), 2)
