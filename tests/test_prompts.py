@@ -326,6 +326,10 @@ def test_a_path_has_its_ends_and_is_straight():
     for t, end in ((0, a), (1, b), (0.0, a), (1.0, b)):
         found = interpolate(a, b, t)
         np.testing.assert_array_equal(found.learnable[site], end.learnable[site])
+    # b is not far + (b - far) in float32
+    far = a._replace(learnable=jax.tree.map(lambda v: 1000 * v, a.learnable))
+    found = interpolate(far, b, 1)
+    np.testing.assert_array_equal(found.learnable[site], b.learnable[site])
     path = interpolate(a, b, jnp.linspace(0, 1, 5))
     near = 0.75 * a.learnable[site] + 0.25 * b.learnable[site]
     np.testing.assert_allclose(path.learnable[site][1], near, rtol=1e-6)
