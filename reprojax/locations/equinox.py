@@ -13,7 +13,14 @@ from jax.custom_batching import custom_vmap
 from jax.extend.core import get_opaque_trace_state
 
 from reprojax.core import Edit, Forward, PyTree, passthrough
-from reprojax.locations.visits import Visits, check_tree, plain, refuse, returned
+from reprojax.locations.visits import (
+    Visits,
+    check_tree,
+    plain,
+    refuse,
+    returned,
+    tapped,
+)
 
 if TYPE_CHECKING:
     import equinox as eqx
@@ -215,15 +222,6 @@ def _tap(module: Any, path: str, visits: Visits) -> Any:
 def _tapped(kind: type) -> type:
     import equinox as eqx
 
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        tap = self._reprojax_tap
-
-        def function(*args: Any, **kwargs: Any) -> Any:
-            return kind.__call__(self, *args, **kwargs)
-
-        return tap.visits(tap.path, function, args, kwargs)
-
-    own = {"__call__": __call__, "__module__": kind.__module__, "__doc__": kind.__doc__}
-    own["__annotations__"] = {"_reprojax_tap": Any}
-    own["_reprojax_tap"] = eqx.field(static=True, default=None)
-    return type(kind)(kind.__name__, (kind,), own)
+    field = eqx.field(static=True, default=None)
+    annotations = {"_reprojax_tap": Any}
+    return tapped(kind, __annotations__=annotations, _reprojax_tap=field)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from reprojax.core import Edit, Forward, PyTree, passthrough, spec_of
-from reprojax.locations.visits import Visits, check_tree, plain, refuse
+from reprojax.locations.visits import Visits, check_tree, plain, refuse, tapped
 
 if TYPE_CHECKING:
     from flax import nnx as flax_nnx
@@ -82,15 +82,4 @@ def _tap(module: Any, tap: _Tap) -> None:
     module._reprojax_tap = tap
 
 
-@cache  # one a class: flax and jax register each for good
-def _tapped(kind: type) -> type:
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        tap = self._reprojax_tap
-
-        def function(*args: Any, **kwargs: Any) -> Any:
-            return kind.__call__(self, *args, **kwargs)
-
-        return tap.visits(tap.path, function, args, kwargs)
-
-    own = {"__call__": __call__, "__module__": kind.__module__, "__doc__": kind.__doc__}
-    return type(kind)(kind.__name__, (kind,), own)
+_tapped = cache(tapped)  # one a class: flax and jax register each for good

@@ -86,3 +86,26 @@ def refuse(who: str, module: Any, expected: str) -> NoReturn:
 def plain(module: Callable, x: Any) -> Any:
     """How a model is called if nothing else is said."""
     return module(x)
+
+
+def tapped(kind: type, **own: Any) -> type:
+    """A class of modules whose calls are visits of the tap that a module carries.
+
+    Args:
+        own: what else the class has.
+    """
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tap = self._reprojax_tap
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return kind.__call__(self, *args, **kwargs)
+
+        return tap.visits(tap.path, function, args, kwargs)
+
+    own |= {
+        "__call__": __call__,
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+    }
+    return type(kind)(kind.__name__, (kind,), own)

@@ -88,7 +88,7 @@ def look(
 ) -> Seen:
     """What is seen of a batch, as its labels come from the task."""
     if labels is None:  # of the contract's laws
-        return Seen(recorded, labels, learnable, x, context, key, step)
+        return Seen(recorded, labels, learnable, x, context, key, step)  # pyright: ignore
     known = real(labels)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         # Not NaN, which would be in the gradient of a value that is left out.

@@ -178,4 +178,11 @@ MUTANTS = (
         "first = 0 * np.asarray(starts)",
         "test_text_tasks.py",
     ),
+    Mutant(
+        "benchmarks: the program is shown the right answer",
+        "text/benchmarks.py",
+        'if k not in ("answer", "steps")',
+        "if k",
+        "test_benchmarks.py::test_a_program_cannot_see_the_right_answer",
+    ),
 )

@@ -90,4 +90,11 @@ MUTANTS = (
         "        text = [c for c in text if c in IDS]\n        if False:",
         "test_abacus.py::test_other_characters_are_refused",
     ),
+    Mutant(
+        "one word: a masked model answers at its end",
+        "models/language/maps.py",
+        "place = at_mask(model.input.special.mask)",
+        "place = stateless(last_token)",
+        "test_maps.py::test_a_masked_model_answers_at_its_mask",
+    ),
 )
