@@ -200,13 +200,10 @@ def card(
     }
     if features is not None:
         heads = {site: shapes[site] for site in found["features"]}
-        if len(heads) > 1 or any(
-            _is_array(s) and isinstance(s, tuple) and len(s) != 2
-            for s in heads.values()
-        ):
+        if len(heads) > 1 or not all(map(_is_feature, heads.values())):
             raise ValueError(
                 f"features={features!r} gives {list(heads.items())}, expected one site "
-                "of [B D]; sites(forward, frozen, x) lists them"
+                "of [B D], or of Tokens [B L D]; sites(forward, frozen, x) lists them"
             )
     found |= {"input": tuple(s for s in ("input", "normalized") if s in shapes)}
     if "blocks" in found:
@@ -234,6 +231,11 @@ def _is_array(answer: Any) -> bool:
     """Whether what `sites` says of an answer is said of an array, or of Tokens."""
     answer = getattr(answer, "value", answer)
     return isinstance(answer, tuple) and all(isinstance(n, int) for n in answer)
+
+
+def _is_feature(shape: Any) -> bool:
+    """Whether a head can read it: [B D], Tokens, or what only its forward knows."""
+    return hasattr(shape, "value") or not _is_array(shape) or len(shape) == 2
 
 
 def _matching(

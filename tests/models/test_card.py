@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from reprojax.core import record
 from reprojax.core.trees import fingerprint
-from reprojax.models import load, random
+from reprojax.models import card, language, load, random
 
 
 def leaves(frozen):
@@ -99,3 +99,16 @@ def test_a_fingerprint_is_of_every_bit_name_and_type():
         {"a": tree["a"]},
     ]
     assert len({own, *map(fingerprint, others)}) == 6
+
+
+def test_a_language_model_has_a_card_in_one_call():
+    own = language.load("abacus")
+    named = {"features": own.roles["features"][0], "blocks": "block_*:in"}
+    made = card(own.forward, own.frozen, name="own", input=own.input, **named)
+    assert made.width == own.width and made.classes == ()
+    assert made.roles["features"] == own.roles["features"]
+    assert made.roles["blocks"] == own.roles["blocks"]
+    with pytest.raises(ValueError, match="or of Tokens"):
+        card(
+            own.forward, own.frozen, name="own", input=own.input, features="block_*:in"
+        )
