@@ -149,9 +149,9 @@ def trained(frozen: Any, batch: int, mesh: Any, steps: int = 20) -> Any:
     images = jax.ShapeDtypeStruct((batch, *split.x.shape[1:]), split.x.dtype)
     frozen = parallel.settle(frozen, mesh)
     state = begin(program, sgd, frozen, images, 0, 1)
-    state = state if mesh is None else parallel.replicate(state, mesh)
-    rows = lambda s: (order.batch(s, batch, 0, i) for i in range(steps))
-    for x, y, _ in parallel.spread(rows, split, mesh):
+    state = parallel.replicate(state, mesh)
+    how = parallel.reader(mesh)
+    for x, y, _ in order.batches(split, batch, 0, 0, steps, how):
         state = train_step(program, sgd, loss, (), state, frozen, x, y, mesh=mesh)
     return state
 

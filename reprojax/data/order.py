@@ -8,7 +8,7 @@ statistics, where a method has some, do not look at labels.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,26 @@ from reprojax.data.task import Split, batch_labels, filler, taken
 READERS, AHEAD = 2, 3
 """Threads that make batches of images in files, and batches made ahead."""
 
-Batch = tuple[Any, np.ndarray, Any]
-"""x uint8 [B h w C], or a tree of arrays [B ...]; y int32 [B]; the context."""
+Batch = tuple[Any, Any, Any]
+"""x uint8 [B h w C], or a tree of arrays [B ...]; y int32 [B]; the context. Of NumPy,
+or where a `Reader` has put them."""
+
+
+def read_rows(split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:
+    """These rows of a split, with their labels as they are to be."""
+    x, context = taken((split.x, split.context), rows)
+    return x, y, context
+
+
+class Reader(NamedTuple):
+    """How batches are read, once it is known which rows they have."""
+
+    read: Callable[[Split, np.ndarray, np.ndarray], Batch] = read_rows
+    hold: Callable[[Any], Any] = lambda context: context
+    """Called once with a split's context, before its rows are read."""
+
+
+PLAIN = Reader()
 
 
 def steps(split: Split, size: int) -> int:
@@ -31,29 +49,39 @@ def steps(split: Split, size: int) -> int:
     return -(-len(split.y) // size)
 
 
-def batch(split: Split, size: int, seed: int, step: int) -> Batch:
+def batch(
+    split: Split, size: int, seed: int, step: int, reader: Reader = PLAIN
+) -> Batch:
     """The batch of a step counted from 0 through all epochs."""
     epoch, index = divmod(step, steps(split, size))
-    return _rows(split, _shuffled(len(split.y), seed, epoch), index * size, size)
+    order = _shuffled(len(split.y), seed, epoch)
+    return reader.read(split, *_rows(split, order, index * size, size))
 
 
 def batches(
-    split: Split, size: int, seed: int, first: int, total: int
+    split: Split,
+    size: int,
+    seed: int,
+    first: int,
+    total: int,
+    reader: Reader = PLAIN,
 ) -> Iterator[Batch]:
     """The batches of the steps first … total − 1: `batch` of each, in their order.
 
     A run that goes on at another step meets the same rows, with nothing stored. Images
     in files are read ahead, a few batches at most.
     """
-    steps(split, size)
-    return _read(split, lambda step: batch(split, size, seed, step), first, total)
+    split = split._replace(context=reader.hold(split.context))
+    make = lambda step: batch(split, size, seed, step, reader)
+    yield from _read(split, make, first, total)
 
 
-def in_order(split: Split, size: int) -> Iterator[Batch]:
+def in_order(split: Split, size: int, reader: Reader = PLAIN) -> Iterator[Batch]:
     """Every image once, unshuffled: row i of the split is row i of the batches."""
-    rows = np.arange(len(split.y))
-    made = lambda i: _rows(split, rows, i * size, size)
-    return _read(split, made, 0, steps(split, size))
+    count, rows = steps(split, size), np.arange(len(split.y))
+    split = split._replace(context=reader.hold(split.context))
+    make = lambda i: reader.read(split, *_rows(split, rows, i * size, size))
+    return _read(split, make, 0, count)
 
 
 def _read(
@@ -61,13 +89,8 @@ def _read(
 ) -> Iterator[Batch]:
     """make(first) … make(total − 1); of images in files in threads, read ahead."""
     if not isinstance(split.x, Images):
-        return map(make, range(first, total))
-    return _read_ahead(make, first, total)
-
-
-def _read_ahead(
-    make: Callable[[int], Batch], first: int, total: int
-) -> Iterator[Batch]:
+        yield from map(make, range(first, total))
+        return
     import grain
 
     options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=AHEAD)
@@ -86,9 +109,12 @@ def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     return rows
 
 
-def _rows(split: Split, order: np.ndarray, start: int, size: int) -> Batch:
+def _rows(
+    split: Split, order: np.ndarray, start: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows a batch has, and their labels."""
     real = len(order[start : start + size])
     chosen = np.take(order, range(start, start + size), mode="wrap")
     y = batch_labels(split.y[chosen])
     y[real:] = filler(y)
-    return taken(split.x, chosen), y, taken(split.context, chosen)
+    return chosen, y

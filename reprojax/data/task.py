@@ -52,6 +52,27 @@ class Task(NamedTuple):
     where none counts. "none": zeros [N], for losses that need no labels."""
 
 
+class Outline(NamedTuple):
+    """What is known of a task's training batches before a row is read."""
+
+    name: str
+    answers: Answers
+    classes: int
+    """How many."""
+    size: int
+    """Rows of a batch."""
+    steps: int
+    """Batches an epoch."""
+    short: int
+    """Real rows of the last one; 0: it is as long as the others."""
+    gaps: bool
+    """Whether a label is no example."""
+    x: Any
+    """Shapes and types of a batch, as programs get it; so are y and context."""
+    y: Any
+    context: Any
+
+
 SPLITS = ("train", "validation", "test")
 SPELLINGS = {  # of a split's name in files and folders
     "train": "train",
@@ -103,6 +124,21 @@ def check(task: Task) -> Task:
             "from 0"
         )
     return task
+
+
+def outline(task: Task, batch: int) -> Outline:
+    """What a run has to know of a task, which is checked, to train by so many rows."""
+    x, y, context = check(task).train
+    size = min(batch, len(y))
+    steps, short = -(-len(y) // size), len(y) % size
+    gaps = np.isnan(y) if np.issubdtype(y.dtype, np.floating) else y < 0
+    specs = (
+        spec(x, size),
+        spec(batch_labels(y[:1]), size),
+        unshared(spec(context, size)),
+    )
+    known = task.name, task.answers, len(task.classes), size, steps, short
+    return Outline(*known, bool(gaps.any()), *specs)
 
 
 def _check_answers(task: Task, y: np.ndarray, name: str) -> None:

@@ -4,13 +4,12 @@ All of it raises ValueError: shapes and settings before anything is compiled, nu
 where they enter.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -20,14 +19,12 @@ from reprojax.core.faults import MISTAKES, told, value_text
 from reprojax.core.names import name_of
 from reprojax.core.slips import arguments, array_text, check_no_card, shown, takes
 from reprojax.core.trees import below, differences, specs
-from reprojax.data import Task, check
-from reprojax.data.task import batch_labels, spec, unshared, whole
+from reprojax.data import Task
+from reprojax.data.task import Outline, whole
 from reprojax.training import parallel
-from reprojax.training.losses import Loss, Rows, judge, look, real
+from reprojax.training.losses import Loss, Rows, judge, look
 from reprojax.training.metrics import Metric
-
-Evaluated = Callable[[optax.OptState, PyTree], PyTree]
-"""(the optimiser's state, learnable) -> the learnable params that are evaluated."""
+from reprojax.training.runs import Evaluated, Run
 
 
 def check_arguments(
@@ -69,54 +66,33 @@ def check_is_optimizer(optimizer: Any) -> None:
 
 
 def check_settings(
-    task: Task, epochs: Any, batch: Any, refresh: str, accumulate: Any = 1
+    epochs: Any, batch: Any, refresh: str, accumulate: Any = 1
 ) -> tuple[int, int, int]:
-    """(epochs, batch, accumulate), for a task that is one."""
+    """(epochs, batch, accumulate) as whole numbers."""
     if refresh not in get_args(Refresh):
         raise ValueError(f"fit got refresh={refresh!r}, expected {get_args(Refresh)}")
     counts = {"epochs": epochs, "batch": batch, "accumulate": accumulate}
     epochs, batch, accumulate = (whole(n, v, least=1) for n, v in counts.items())
-    check(task)
     return epochs, batch, accumulate
 
 
 # -- a program, its loss and its optimiser, by their shapes
 
 
-def check_run(
-    program: Program,
-    frozen: PyTree,
-    task: Task,
-    size: int,
-    loss: Loss,
-    sites: tuple[str, ...],
-    optimizer: Any,
-    evaluated: Evaluated | None = None,
-    mesh: Mesh | None = None,
-    accumulate: int = 1,
-    metrics: tuple[Metric, ...] = (),
-) -> None:
+def check_run(run: Run) -> None:
     """Raise, before anything is compiled, where the parts of a run do not fit."""
-    images = spec(task.train.x, size)
-    labels = spec(batch_labels(task.train.y[:1]), size)
-    context = unshared(spec(task.train.context, size))
-    shapes = check_answer(program, frozen, task, images, context, sites)
-    if mesh is not None:
-        parallel.check_mesh(mesh)
-    fills = filled(task, size, mesh, accumulate)
-    found = check_rows(loss, *shapes, images, labels, context, fills)
-    check_slope(found)
-    check_metrics(metrics, shapes[1], labels, shapes[0], images, context)
-    check_optimizer(optimizer, shapes[0], evaluated, accumulate)
+    x, y, context = run.rows.x, run.rows.y, run.rows.context
+    learnable, seen = check_answer(run.program, run.frozen, run.rows, run.sites)
+    if run.mesh is not None:
+        parallel.check_mesh(run.mesh)
+    fills = filled(run.rows, run.mesh, run.accumulate)
+    check_slope(check_rows(run.loss, learnable, seen, x, y, context, fills))
+    check_metrics((run.metric, *run.metrics), seen, y, learnable, x, context)
+    check_optimizer(run.optimizer, learnable, run.evaluated, run.accumulate)
 
 
 def check_answer(
-    program: Program,
-    frozen: PyTree,
-    task: Task,
-    images: Any,
-    context: PyTree,
-    sites: tuple[str, ...],
+    program: Program, frozen: PyTree, task: Outline, sites: tuple[str, ...]
 ) -> tuple[PyTree, dict[str, Any]]:
     """The shapes of the learnable params and of what training records.
 
@@ -128,23 +104,26 @@ def check_answer(
         params = program.init(jax.random.key(0), *given)
         return params, *record(program.apply, wanted)(params, *given)
 
-    params, y, seen = jax.eval_shape(answer, frozen, images, context)
+    params, y, seen = jax.eval_shape(answer, frozen, task.x, task.context)
     check_learnable(params.learnable)
-    rows = jax.tree.leaves(images)[0].shape[0]
-    shape, wanted = getattr(y, "shape", ()), (rows, *task.train.y.shape[1:])
-    if task.answers == "words":
-        _check_writes(y, (rows, task.train.y.shape[1]), task)
-    elif task.answers == "numbers" and shape != wanted:
+    rows, shape = task.y.shape[0], getattr(y, "shape", ())
+    if task.answers == "words" and shape[:-1] != task.y.shape:
         raise ValueError(
-            f"the program answers {_shown(y)} to a batch of {rows}, expected {wanted} "
-            f'for the {wanted[1]} numbers of {task.name}; give "output" an alignment '
-            "to that number, such as linear"
+            f"the program answers {_shown(y)}, expected logits {task.y.shape} + "
+            f'(vocabulary,) for the words of {task.name}; give "output" '
+            "alignments.at_words()"
         )
-    elif task.answers in ("class", "labels") and shape != (rows, len(task.classes)):
+    if task.answers == "numbers" and shape != task.y.shape:
         raise ValueError(
             f"the program answers {_shown(y)} to a batch of {rows}, expected "
-            f"{(rows, len(task.classes))} for the {len(task.classes)} "
-            f'classes of {task.name}; give "output" an alignment to that number'
+            f"{task.y.shape} for the {task.y.shape[1]} numbers of {task.name}; give "
+            '"output" an alignment to that number, such as linear'
+        )
+    if task.answers in ("class", "labels") and shape != (rows, task.classes):
+        raise ValueError(
+            f"the program answers {_shown(y)} to a batch of {rows}, expected "
+            f"{(rows, task.classes)} for the {task.classes} classes of {task.name}; "
+            'give "output" an alignment to that number'
         )
     if task.answers in ("labels", "numbers", "none"):
         _check_no_counts(program, params, seen, task)
@@ -152,7 +131,7 @@ def check_answer(
 
 
 def _check_no_counts(
-    program: Program, params: Params, seen: Mapping[str, Any], task: Task
+    program: Program, params: Params, seen: Mapping[str, Any], task: Outline
 ) -> None:
     """Raise at a label map, whose sums hang on each row's class, where rows have none.
 
@@ -188,14 +167,6 @@ def check_learnable(learnable: PyTree) -> None:
                 "is not trained into Params(learnable, fixed), or search them by "
                 "fit_black_box"
             )
-
-
-def _check_writes(y: Any, places: tuple[int, int], task: Task) -> None:
-    if getattr(y, "shape", ())[:-1] != places:
-        raise ValueError(
-            f"the program answers {_shown(y)}, expected logits {places} + (vocabulary,)"
-            f' for the words of {task.name}; give "output" alignments.at_words()'
-        )
 
 
 def _shown(y: Any) -> str:
@@ -288,16 +259,16 @@ def check_slope(value: Any) -> None:
         )
 
 
-def filled(task: Task, size: int, mesh: Mesh | None = None, accumulate: int = 1) -> str:
+def filled(task: Outline, mesh: Mesh | None = None, accumulate: int = 1) -> str:
     """Why labels of a batch may be -1, or are seen in parts; empty where neither."""
-    short = len(task.train.y) % size
+    size = task.size
     if accumulate > 1:
         return f"accumulate={accumulate} cuts a batch into parts"
-    if short:
-        return f"the last batch of an epoch has {short} real rows of {size}"
+    if task.short:
+        return f"the last batch of an epoch has {task.short} real rows of {size}"
     if (more := parallel.padded_size(size, mesh)) != size:
         return f"{size} rows are filled to {more} for the devices"
-    return "" if np.asarray(real(task.train.y)).all() else "a label is -1"
+    return "a label is -1" if task.gaps else ""
 
 
 def check_optimizer(

@@ -20,16 +20,16 @@ from jax.sharding import Mesh
 from reprojax.core import Params, Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.core.trees import fingerprint
-from reprojax.data import Task, digest, order
-from reprojax.data.task import batch_labels, spec, unshared, whole_seed
+from reprojax.data import Split, Task, digest, order
+from reprojax.data.task import outline, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
-from reprojax.saving.identity import of_mesh, of_run
+from reprojax.saving.identity import of_mesh
 from reprojax.training import checks, hooks, parallel
-from reprojax.training.checks import Evaluated
 from reprojax.training.compilation import Compiled
 from reprojax.training.hooks import Every, OnEpoch, OnStep, checked_hooks
-from reprojax.training.losses import Loss, fitting, judge
+from reprojax.training.losses import Loss, fitting
 from reprojax.training.metrics import Metric, fitting_metric
+from reprojax.training.runs import Evaluated, Run, ingredients
 from reprojax.training.steps import (
     Clock,
     Numbers,
@@ -135,50 +135,44 @@ def fit(
             epoch for which `on_epoch` gives True. They change no bit before that.
     """
     checks.check_arguments("fit", program, frozen, task, optimizer)
-    given = task, epochs, batch, refresh, accumulate
+    given = epochs, batch, refresh, accumulate
     epochs, batch, accumulate = checks.check_settings(*given)
-    seed, loss = whole_seed(seed), loss or fitting(task)
-    metric = metric or fitting_metric(task, loss)
-    more = (metric, *metrics)
-    run = {"seed": seed, "epochs": epochs, "batch": batch, "refresh": refresh}
-    run |= {"accumulate": accumulate, "metric": f"{metric.name}, {metric.better}"}
-    if out is not None:
-        run |= {"mesh": of_mesh(mesh), "data": digest(task)}
-    size = min(batch, len(task.train.y))
-    steps = order.steps(task.train, size)
-    images, context = (spec(a, size) for a in (task.train.x, task.train.context))
-    checks.check_run(
-        *(program, frozen, task, size, loss, record_sites),
-        *(optimizer, evaluated, mesh, accumulate, more),
+    often, tell = checked_hooks(on_step, on_epoch)
+    seed, rows = whole_seed(seed), outline(task, batch)
+    loss = loss or fitting(rows)
+    metric = metric or fitting_metric(rows, loss)
+    run = Run(
+        *(program, optimizer, loss, record_sites, frozen, rows, metric, metrics),
+        *(evaluated, refresh, mesh, accumulate),
     )
+    checks.check_run(run)
     if params is not None:
-        begun = partial(program.init, jax.random.key(0), frozen, images)
-        checks.check_start(params, jax.eval_shape(begun, unshared(context)))
-        run["params"] = fingerprint(params)
+        drawn = partial(program.init, jax.random.key(0), frozen, rows.x, rows.context)
+        checks.check_start(params, jax.eval_shape(drawn))
+    which: dict[str, Any] = {}
     if out is not None:
-        judged = partial(judge, loss)
-        given = program, optimizer, evaluated, judged, record_sites, frozen
-        rows = images, spec(batch_labels(task.train.y), size), unshared(context)
-        run |= of_run(*given, *rows, identity)
+        which = {"seed": seed, "epochs": epochs, "batch": batch, "data": digest(task)}
+        which |= {"accumulate": accumulate, "mesh": of_mesh(mesh)}
+        which |= {} if params is None else {"params": fingerprint(params)}
+        which |= ingredients(run, identity)
     frozen = parallel.settle(frozen, mesh)
     checks.check_frozen(frozen)
+    run = run._replace(frozen=frozen)
     held = None if mesh is None else parallel.replicated(mesh)
-    given = {"frozen": frozen, "batch": size, "mesh": mesh}
     what = program, optimizer, loss, record_sites
     update = Compiled(train_step, *what, donate=(0,), mesh=mesh, accumulate=accumulate)
-    often, tell = checked_hooks(on_step, on_epoch)
 
-    clock = Clock()
-    with Checkpoints(out, run, resume=resume, grows="epochs") as checkpoints:
-        rows = images, seed, epochs, context, params
-        first_state = partial(begin, program, optimizer, frozen, *rows)
+    clock, steps = Clock(), rows.steps
+    with Checkpoints(out, which, resume=resume, grows="epochs") as checkpoints:
+        given = rows.x, seed, epochs, rows.context, params
+        first_state = partial(begin, program, optimizer, frozen, *given)
         state = checkpoints.latest(first_state, held, growing=".curves")
         if state is None:
             state = first_state()
             checks.check_params(state.params)
-            state = state if mesh is None else parallel.replicate(state, mesh)
-            first = estimate(program, state.params, split=task.train, **given)
-            state = state._replace(params=first, best=jax.tree.map(jnp.copy, first))
+            state = parallel.replicate(state, mesh)
+            begun = estimate(program, state.params, frozen, task.train, rows.size, mesh)
+            state = state._replace(params=begun, best=jax.tree.map(jnp.copy, begun))
         state = lengthened(state, epochs)
         first, total = int(state.step), epochs * steps
         total = first if bool(state.stopped) else total
@@ -186,14 +180,15 @@ def fit(
             bar(first, total, progress and jax.process_index() == 0) as line,
             Trace(profile, first, total) as trace,
         ):
-            rows = {"size": size, "seed": seed, "first": first, "total": total}
-            stream = partial(order.batches, **rows)
-            batches = parallel.spread(stream, task.train, mesh, accumulate)
+            how = parallel.reader(mesh, accumulate)
+            batches = order.batches(task.train, rows.size, seed, first, total, how)
             for step in range(first, total):
                 ends = (step + 1) % steps == 0
                 trace.before(step)
                 clock.start()
-                state = update(state, frozen, *next(batches))
+                # Without the curves, so that more epochs are no other compilation.
+                new = update(state._replace(curves=()), frozen, *next(batches))
+                state = new._replace(curves=state.curves)
                 clock.tick(state.step, stop=ends or profile is not None)
                 if step == 0:
                     checks.check_first([state.loss])
@@ -204,68 +199,41 @@ def fit(
                 if saves := checkpoints.due(step + 1) or ends:
                     checks.check_loss(state, step // steps, step + 1)
                 if ends:
-                    state = _end_epoch(
-                        program,
-                        frozen,
-                        task,
-                        refresh,
-                        steps,
-                        size,
-                        mesh,
-                        evaluated,
-                        metric,
-                        record_sites,
-                        state,
-                    )
-                    told = _epoch(state, steps, metric.sign)
+                    state = _end_epoch(run, task, state)
+                    told = _epoch(run, state)
                     line.set_postfix(told.shown())
                     if on_epoch is not None and on_epoch(told):
-                        state = _stopped(state, mesh)
+                        state = state._replace(stopped=jnp.ones((), bool))
+                        state = parallel.replicate(state, mesh)
                 if saves:
                     checkpoints.save(step + 1, state)
                     checkpoints.leave_if_told(step + 1)
                 if ends and bool(state.stopped):
                     break
-    given |= {"metrics": more, "sites": record_sites}
-    test = partial(measure, program, split=task.test, **given)
-    curves, last = _epochs(state, steps, metric.sign), shown(evaluated, state)
-    selected = int((metric.sign * curves[:, 1]).argmax())
-    found = reached = test(params=last)
-    if selected < len(curves) - 1:  # another epoch was selected than the last
-        found = test(params=state.best)
-    score = {"validation": float(curves[selected, 1]), "last": reached[metric.name]}
-    score["test"] = found[metric.name]
-    seconds = clock.seconds_per_step()
-    return Fitted(state.best, last, score, curves, seconds, found)
+    test = partial(_measured, run, task.test, (metric, *metrics))
+    last = shown(evaluated, state)
+    reached = test(last)
+    found = test(state.best) if earlier(run, state) else reached
+    return fitted(run, state, last, reached, found, clock.seconds_per_step())
 
 
-def _end_epoch(
-    program: Program,
-    frozen: PyTree,
-    task: Task,
-    refresh: Refresh,
-    steps: int,
-    size: int,
-    mesh: Mesh | None,
-    evaluated: Evaluated | None,
-    metric: Metric,
-    sites: tuple[str, ...],
-    state: TrainState,
-) -> TrainState:
-    params = shown(evaluated, state)
-    if refresh == "epoch":
-        params = Compiled(refresh_maps, program)(params, state.sums)
-    elif refresh == "exact":
-        params = estimate(program, params, frozen, task.train, size, mesh)
-    given = program, params, frozen, task.validation, size, mesh, (metric,), sites
-    score = metric.sign * measure(*given)[metric.name]
-    state = close_epoch(state, params, score, steps)
-    return state if mesh is None else parallel.replicate(state, mesh)
+def _end_epoch(run: Run, task: Task, state: TrainState) -> TrainState:
+    given, params = (run.frozen, task.train, run.rows.size), shown(run.evaluated, state)
+    if run.refresh == "epoch":
+        params = Compiled(refresh_maps, run.program)(params, state.sums)
+    elif run.refresh == "exact":
+        params = estimate(run.program, params, *given, run.mesh)
+    found = _measured(run, task.validation, (run.metric,), params)
+    score = run.metric.sign * found[run.metric.name]
+    state = close_epoch(state, params, score, run.rows.steps)
+    return parallel.replicate(state, run.mesh)
 
 
-def _stopped(state: TrainState, mesh: Mesh | None) -> TrainState:
-    state = state._replace(stopped=jnp.ones((), bool))
-    return state if mesh is None else parallel.replicate(state, mesh)
+def _measured(
+    run: Run, split: Split, metrics: tuple[Metric, ...], params: Params
+) -> dict[str, Any]:
+    given = run.frozen, split, run.rows.size, run.mesh, metrics, run.sites
+    return measure(run.program, params, *given)
 
 
 def _plain(numbers: Numbers) -> list[float]:
@@ -273,14 +241,43 @@ def _plain(numbers: Numbers) -> list[float]:
     return [float(number) for number in jax.device_get(numbers)]
 
 
-def _epochs(state: TrainState, steps: int, sign: int) -> np.ndarray:
-    """The curves of the epochs so far, the scores as their metric gives them."""
-    signs = np.array([1, sign, 1, 1, 1], np.float32)
-    return np.asarray(state.curves)[: int(state.step) // steps] * signs
-
-
-def _epoch(state: TrainState, steps: int, sign: int) -> hooks.Epoch:
-    curves = _epochs(state, steps, sign)
+def _epoch(run: Run, state: TrainState) -> hooks.Epoch:
+    curves, sign = _curves(run, state), run.metric.sign
     loss, validation, *norms = map(float, curves[-1])
     told = len(curves), int(state.step), loss, validation, *norms
     return hooks.Epoch(*told, curves=curves, sign=sign)
+
+
+# -- what it gives
+
+
+def _curves(run: Run, state: TrainState) -> np.ndarray:
+    """Of the epochs so far, the scores as their metric gives them."""
+    signs = np.array([1, run.metric.sign, 1, 1, 1], np.float32)
+    return np.asarray(state.curves)[: int(state.step) // run.rows.steps] * signs
+
+
+def _selected(run: Run, curves: np.ndarray) -> int:
+    return int((run.metric.sign * curves[:, 1]).argmax())
+
+
+def earlier(run: Run, state: TrainState) -> bool:
+    """Whether another epoch was selected than the last."""
+    curves = _curves(run, state)
+    return _selected(run, curves) < len(curves) - 1
+
+
+def fitted(
+    run: Run,
+    state: TrainState,
+    last: Params,
+    reached: dict[str, float],
+    found: dict[str, float],
+    seconds: float,
+) -> Fitted:
+    """What a run gives, whose last params reached that on the test split, and whose
+    selected ones were found to."""
+    curves, name = _curves(run, state), run.metric.name
+    score = {"validation": float(curves[_selected(run, curves), 1])}
+    score |= {"last": reached[name], "test": found[name]}
+    return Fitted(state.best, last, score, curves, seconds, found)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from reprojax.core import Key, PyTree
 from reprojax.core.estimation import real
 from reprojax.core.program import fold
-from reprojax.data import Task
+from reprojax.data.task import Outline
 
 
 class Seen(NamedTuple):
@@ -87,10 +87,8 @@ def look(
     step: Any,
 ) -> Seen:
     """What is seen of a batch, as its labels come from the task."""
-    if labels is None:  # of the contract's laws
-        return Seen(recorded, labels, learnable, x, context, key, step)  # pyright: ignore
-    known = real(labels)
-    if jnp.issubdtype(labels.dtype, jnp.floating):
+    known = None if labels is None else real(labels)  # None: the contract's laws
+    if known is not None and jnp.issubdtype(labels.dtype, jnp.floating):
         # Not NaN, which would be in the gradient of a value that is left out.
         labels = jnp.where(known, labels, 0)
     return Seen(recorded, labels, learnable, x, context, key, step, known)
@@ -147,7 +145,7 @@ def with_norm(weight: float, loss: Loss = cross_entropy) -> Loss:
     return penalised
 
 
-def fitting(task: Task) -> Loss:
+def fitting(task: Outline) -> Loss:
     """The loss of a task whose user names none."""
     if task.answers == "none":
         raise ValueError(

@@ -12,17 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reprojax.core import Params, Program, PyTree, estimation
-from reprojax.core.estimation import Refresh
+from reprojax.core import Program, PyTree, estimation
 from reprojax.data import Split, Task, in_order, order
-from reprojax.data.task import spec
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.training import checks
-from reprojax.training.checks import Evaluated, check_statistics, not_finite
+from reprojax.training.checks import check_statistics, not_finite
 from reprojax.training.compilation import Compiled
-from reprojax.training.loop import Fitted
-from reprojax.training.losses import Loss
-from reprojax.training.metrics import Metric, accuracy
+from reprojax.training.loop import Fitted, earlier, fitted
+from reprojax.training.metrics import Metric
+from reprojax.training.runs import Run
 from reprojax.training.steps import (
     Clock,
     TrainState,
@@ -42,32 +40,24 @@ DIVERGED = -np.inf  # a score that there is not
 
 
 class Members(NamedTuple):
-    """What stays the same through a run of K programs."""
+    """K programs of one run, each with its own rows, seed and beginning."""
 
-    program: Program
-    optimizer: optax.GradientTransformation
-    loss: Loss
-    sites: tuple[str, ...]
-    frozen: PyTree
+    run: Run
     tasks: list[Task]
     seeds: list[int]
-    size: int
     together: bool
     """Whether all members see the same rows."""
     settings: Sequence[Mapping[str, float]] | None = None
     inits: Sequence[Callable] | None = None
-    evaluated: Evaluated | None = None
-    metric: Metric = accuracy
-    metrics: tuple[Metric, ...] = ()
 
     def own(self, k: int) -> tuple[Program, optax.GradientTransformation]:
         """The program and the optimiser of a member, which begin in their own way."""
-        program, optimizer = self.program, self.optimizer
+        program, optimizer = self.run.program, self.run.optimizer
         if self.inits is not None:
             program = program._replace(init=self.inits[k])
         if self.settings is not None:
-            values = self.settings[k]
-            begun = lambda params: with_settings(self.optimizer.init(params), values)
+            begin, values = optimizer.init, self.settings[k]
+            begun = lambda params: with_settings(begin(params), values)
             optimizer = optimizer._replace(init=begun)
         return program, optimizer
 
@@ -76,17 +66,11 @@ class Members(NamedTuple):
         return [getattr(task, name) for task in self.tasks]
 
 
-def batch_spec(run: Members) -> tuple[PyTree, PyTree]:
-    """Shapes and types of a batch, and of its context."""
-    split = run.tasks[0].train
-    return spec(split.x, run.size), spec(split.context, run.size)
-
-
-def first_states(run: Members, epochs: int) -> list[TrainState]:
+def first_states(members: Members, epochs: int) -> list[TrainState]:
     """The members' first states."""
-    x, context = batch_spec(run)
-    rest = [(run.frozen, x, seed, epochs, context) for seed in run.seeds]
-    return [begin(*run.own(k), *own) for k, own in enumerate(rest)]
+    frozen, rows = members.run.frozen, members.run.rows
+    rest = [(frozen, rows.x, seed, epochs, rows.context) for seed in members.seeds]
+    return [begin(*members.own(k), *own) for k, own in enumerate(rest)]
 
 
 def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.OptState:
@@ -125,10 +109,9 @@ def diverged(state: TrainState, closed: int) -> Fitted:
 
 
 def at_once(
-    run: Members,
+    members: Members,
     first: Callable[[], list[TrainState]],
     epochs: int,
-    refresh: Refresh,
     checkpoints: Checkpoints,
     progress: bool,
 ) -> list[Fitted]:
@@ -137,78 +120,69 @@ def at_once(
         states = first()
         for k, state in enumerate(states):
             checks.check_params(state.params, f"member {k}")
-        params = _estimated(run, [state.params for state in states])
+        params = _estimated(members, [state.params for state in states])
         states = [
             state._replace(params=p, best=jax.tree.map(jnp.copy, p))
             for state, p in zip(states, params, strict=True)
         ]
     states = [lengthened(state, epochs) for state in states]
-    steps, clock = order.steps(run.tasks[0].train, run.size), Clock()
+    run, steps, clock = members.run, members.run.rows.steps, Clock()
     begun, group, step_all = int(states[0].step), grouped(states), None
     with bar(begun, epochs * steps, progress) as line:
         for step in range(begun, epochs * steps):
             ends = (step + 1) % steps == 0
             clock.start()
-            *batch, axis = rows(run, step)
+            *batch, axis = rows(members, step)
             step_all = step_all or stepper(run, axis)
-            group = step_all(group, run.frozen, *batch)
-            clock.tick(jax.tree.leaves(group)[-1], stop=ends)
+            new = step_all(group._replace(curves=()), run.frozen, *batch)
+            group = new._replace(curves=group.curves)
+            clock.tick(group.step, stop=ends)
             if step == 0:
                 checks.check_first(group.loss)
             line.update()
             if ends:
-                states = _end_epoch(run, refresh, steps, apart(group))
+                states = _end_epoch(members, apart(group))
                 group = grouped(states)
                 best = max(float(s.curves[step // steps, 1]) for s in states)
                 line.set_postfix(best_validation=f"{run.metric.sign * best:.3f}")
             if checkpoints.due(step + 1) or ends:
                 checkpoints.save(step + 1, apart(group))
                 checkpoints.leave_if_told(step + 1)
-    return _results(run, apart(group), clock.seconds_per_step() / len(run.seeds))
+    seconds = clock.seconds_per_step() / len(members.seeds)
+    return _results(members, apart(group), seconds)
 
 
-def _end_epoch(
-    run: Members, refresh: Refresh, steps: int, states: list[TrainState]
-) -> list[TrainState]:
-    params = _shown(run, states)
-    if refresh == "epoch":
+def _end_epoch(members: Members, states: list[TrainState]) -> list[TrainState]:
+    run, params = members.run, [shown(members.run.evaluated, s) for s in states]
+    if run.refresh == "epoch":
         params = _refreshed(run, params, [state.sums for state in states])
-    elif refresh == "exact":
-        params = _estimated(run, params)
-    found = _scores(run, params, "validation", (run.metric,))
+    elif run.refresh == "exact":
+        params = _estimated(members, params)
+    found = _scores(members, params, "validation", (run.metric,))
+    scores = [
+        run.metric.sign * own[run.metric.name] if own else DIVERGED for own in found
+    ]
     return [
-        close_epoch(state, p, _signed(run, own), steps)
-        for state, p, own in zip(states, params, found, strict=True)
+        close_epoch(state, p, score, run.rows.steps)
+        for state, p, score in zip(states, params, scores, strict=True)
     ]
 
 
-def _signed(run: Members, found: dict[str, Any]) -> float:
-    """By which more is better."""
-    metric = run.metric
-    return metric.sign * found[metric.name] if found else DIVERGED
-
-
-def _shown(run: Members, states: list[TrainState]) -> list[Params]:
-    return [shown(run.evaluated, state) for state in states]
-
-
-def _results(run: Members, states: list[TrainState], seconds: float) -> list[Fitted]:
-    final, curves = _shown(run, states), [np.asarray(s.curves) for s in states]
-    last = best = _scores(run, final, "test", (run.metric, *run.metrics))
-    if any(c[:, 1].argmax() < len(c) - 1 for c in curves):  # another than the last
-        chosen = [state.best for state in states]
-        best = _scores(run, chosen, "test", (run.metric, *run.metrics))
+def _results(
+    members: Members, states: list[TrainState], seconds: float
+) -> list[Fitted]:
+    run, final = members.run, [shown(members.run.evaluated, s) for s in states]
+    test = partial(_scores, members, name="test", metrics=(run.metric, *run.metrics))
+    last = best = test(final)
+    if any(earlier(run, state) for state in states):
+        best = test([state.best for state in states])
     fits = []
-    for k, curve in enumerate(curves):
-        if (gone := curve[:, 1] == DIVERGED).any():
-            fits.append(diverged(states[k], int(gone.argmax())))
+    for k, state in enumerate(states):
+        if (gone := np.asarray(state.curves)[:, 1] == DIVERGED).any():
+            fits.append(diverged(state, int(gone.argmax())))
             continue
-        epoch, name, sign = int(curve[:, 1].argmax()), run.metric.name, run.metric.sign
-        curve = curve * np.array([1, sign, 1, 1, 1], np.float32)
-        found = best[k] if epoch < len(curve) - 1 else last[k]
-        score = {"validation": float(curve[epoch, 1]), "last": last[k][name]}
-        score["test"] = found[name]
-        fits.append(Fitted(states[k].best, final[k], score, curve, seconds, found))
+        found = best[k] if earlier(run, state) else last[k]
+        fits.append(fitted(run, state, final[k], last[k], found, seconds))
     return fits
 
 
@@ -236,15 +210,16 @@ def _each(function: Callable, static: tuple, axes: tuple, *args: PyTree) -> PyTr
     return jax.vmap(partial(function, *static), axes)(*args)
 
 
-def rows(run: Members, step: int) -> tuple[PyTree, np.ndarray, PyTree, int | None]:
+def rows(members: Members, step: int) -> tuple[PyTree, np.ndarray, PyTree, int | None]:
     """x, y and context of a step for all members, and the axis of x and context."""
-    seeds = [run.seeds[0]] * len(run.seeds) if run.together else run.seeds
-    keys = [*zip(map(id, run.splits("train")), seeds, strict=True)]
-    distinct = dict(zip(keys, run.splits("train"), strict=True))
+    seeds, splits = members.seeds, members.splits("train")
+    seeds = [seeds[0]] * len(seeds) if members.together else seeds
+    keys = [*zip(map(id, splits), seeds, strict=True)]
     made = {
-        key: order.batch(own, run.size, key[1], step) for key, own in distinct.items()
+        key: order.batch(own, members.run.rows.size, key[1], step)
+        for key, own in zip(keys, splits, strict=True)
     }
-    return _joined(run.splits("train"), [made[key] for key in keys], run.together)
+    return _joined(splits, [made[key] for key in keys], members.together)
 
 
 def _joined(
@@ -261,19 +236,19 @@ def _joined(
     return grouped(x), grouped(y), grouped(context), 0
 
 
-def stepper(run: Members, axis: int | None) -> Compiled:
+def stepper(run: Run, axis: int | None) -> Compiled:
     """(all states, frozen, x, y, context) -> all states, given away."""
     static = run.program, run.optimizer, run.loss, run.sites
     return _vmapped(train_step, static, (0, None, axis, 0, axis), donate=(0,))
 
 
 def _summed(
-    run: Members, function: Callable, static: tuple, params: list, splits: list[Split]
+    run: Run, function: Callable, static: tuple, params: list, splits: list[Split]
 ) -> list[PyTree]:
     """function(program, params, frozen, x, y, context) of each member, added up."""
     distinct, group, total = {id(own): own for own in splits}, grouped(params), None
-    call = None
-    for found in zip(*(in_order(s, run.size) for s in distinct.values()), strict=True):
+    call, every = None, (in_order(s, run.rows.size) for s in distinct.values())
+    for found in zip(*every, strict=True):
         made = dict(zip(distinct, found, strict=True))
         *batch, axis = _joined(splits, [made[id(own)] for own in splits], True)
         call = call or _vmapped(function, static, (0, None, axis, 0, axis))
@@ -282,32 +257,33 @@ def _summed(
     return apart(total)
 
 
-def _estimated(run: Members, params: list) -> list:
+def _estimated(members: Members, params: list) -> list:
     """With label maps from one exact pass, as `steps.estimate` has them."""
+    run, splits = members.run, members.splits("train")
     if not estimation.estimated(run.program):
         return params
-    sums = _summed(run, observe_batch, (run.program,), params, run.splits("train"))
+    sums = _summed(run, observe_batch, (run.program,), params, splits)
     for own, seen in zip(params, sums, strict=True):
         if not not_finite(own.learnable):
             check_statistics(seen, "the training images")
     return _refreshed(run, params, sums)
 
 
-def _refreshed(run: Members, params: list, sums: list) -> list:
+def _refreshed(run: Run, params: list, sums: list) -> list:
     """With label maps from sums, where there are some."""
     if not estimation.estimated(run.program):
         return params
-    return apart(
-        _vmapped(refresh_maps, (run.program,), (0, 0))(grouped(params), grouped(sums))
-    )
+    call = _vmapped(refresh_maps, (run.program,), (0, 0))
+    return apart(call(grouped(params), grouped(sums)))
 
 
 def _scores(
-    run: Members, params: list, name: str, metrics: tuple[Metric, ...]
+    members: Members, params: list, name: str, metrics: tuple[Metric, ...]
 ) -> list[dict[str, Any]]:
     """{metric: score} of each on the split of that name; of a member that diverged
     nothing, since NaN ends a run that looks for it (`JAX_DEBUG_NANS`)."""
-    splits, static = run.splits(name), (run.program, metrics, run.sites)
+    run, splits = members.run, members.splits(name)
+    static = run.program, metrics, run.sites
     totals = jax.device_get(_summed(run, observe_scores, static, params, splits))
     return [
         {}

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from reprojax.core import PyTree
-from reprojax.data import Task
+from reprojax.data.task import Outline
 from reprojax.training.losses import (
     Loss,
     Seen,
@@ -55,7 +55,7 @@ def _of_several(seen: Seen) -> bool:
     return seen.labels.ndim == 2 and seen.output.ndim == 2
 
 
-def fitting_metric(task: Task, loss: Loss) -> Metric:
+def fitting_metric(task: Outline, loss: Loss) -> Metric:
     """The metric of a task whose user names none; without labels the loss itself."""
     metrics = {"labels": roc_auc, "numbers": mean_squared_error}
     metrics["none"] = of_loss(loss)

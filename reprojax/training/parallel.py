@@ -20,7 +20,7 @@ label -1, which weighs nothing in a loss or a count.
 """
 
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from math import prod
@@ -34,8 +34,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from reprojax.core import PyTree
 from reprojax.data import Shared, Split
-from reprojax.data.order import Batch
-from reprojax.data.task import by_rows, filler, taken
+from reprojax.data.order import Batch, Reader, read_rows
+from reprojax.data.task import by_rows, filler
 from reprojax.models import stored
 
 Rules = Mapping[str, PartitionSpec]
@@ -317,8 +317,10 @@ def settle(frozen: PyTree, mesh: Mesh | None) -> PyTree:
     return on_mesh(frozen, mesh)
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The whole tree on every device; every process gives the same."""
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The whole tree on every device, as every process gives it; as it is on one."""
+    if mesh is None:
+        return tree
     return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), tree)
 
 
@@ -331,43 +333,34 @@ def padded_size(size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
     return -(-size // times) * times
 
 
-def spread(
-    batches: Callable[[Split], Iterable[Batch]],
-    split: Split,
-    mesh: Mesh | None = None,
-    accumulate: int = 1,
-) -> Iterator[tuple[Any, Any, Any]]:
-    """The batches of a split, filled and over the mesh; as they come without one.
+def reader(mesh: Mesh | None = None, accumulate: int = 1) -> Reader:
+    """How `order` reads batches: filled and over the mesh; as they are without one.
 
-    Each process reads the rows of its own devices alone.
+    Each process reads the rows of its own devices alone. What is `Shared` goes to the
+    devices once, and is not sent again each step.
     """
-    split = split._replace(context=_placed(split.context, mesh))
-    if mesh is None and accumulate == 1:
-        yield from batches(split)
-        return
-    # The same order, of row numbers: which of them to read, each process then sees.
-    for rows, y, _ in batches(Split(np.arange(len(split.y)), split.y)):
+
+    def read(split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:
         size = padded_size(len(y), mesh, accumulate)
         rows = np.resize(rows, size)  # real images again: some statistics see them
         more = [(0, size - len(y)), *((0, 0) for _ in y.shape[1:])]
         y = np.pad(y, more, constant_values=filler(y))
         if mesh is None:
-            yield taken(split.x, rows), y, taken(split.context, rows)
-        else:
-            yield _over(mesh, split, rows, y)
+            return read_rows(split, rows, y)
+        return _over(mesh, split, rows, y)
+
+    whole = mesh is None and accumulate == 1
+    return Reader(read_rows if whole else read, partial(_placed, mesh=mesh))
 
 
 def _placed(context: PyTree, mesh: Mesh | None) -> PyTree:
-    """With what is `Shared` on the devices, where it is not sent again each step."""
     put = jax.device_put if mesh is None else partial(replicate, mesh=mesh)
     shared = lambda leaf: isinstance(leaf, Shared)
     one = lambda leaf: Shared(put(leaf.value)) if shared(leaf) else leaf
     return jax.tree.map(one, context, is_leaf=shared)
 
 
-def _over(
-    mesh: Mesh, split: Split, rows: np.ndarray, y: np.ndarray
-) -> tuple[PyTree, jax.Array, PyTree]:
+def _over(mesh: Mesh, split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:
     lies = NamedSharding(mesh, PartitionSpec(DATA))
 
     def put(leaf: Any) -> jax.Array:

@@ -30,26 +30,17 @@ import optax
 from reprojax.core import Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.data import Task, digest
-from reprojax.data.order import steps as steps_of
-from reprojax.data.task import (
-    SPLITS,
-    batch_labels,
-    shape_of,
-    spec,
-    unshared,
-    whole_seed,
-)
+from reprojax.data.task import SPLITS, outline, shape_of, spec, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
-from reprojax.saving.identity import of_run, traced
+from reprojax.saving.identity import traced
 from reprojax.training import checks
-from reprojax.training.checks import Diverged, Evaluated
+from reprojax.training.checks import Diverged
 from reprojax.training.compilation import Compiled
 from reprojax.training.loop import Fitted, fit
-from reprojax.training.losses import Loss, cross_entropy, fitting, judge
+from reprojax.training.losses import Loss, cross_entropy, fitting
 from reprojax.training.members import (
     Members,
     at_once,
-    batch_spec,
     diverged,
     first_states,
     grouped,
@@ -57,6 +48,7 @@ from reprojax.training.members import (
     stepper,
 )
 from reprojax.training.metrics import Metric, fitting_metric
+from reprojax.training.runs import Evaluated, Run, ingredients
 from reprojax.training.steps import train_step
 
 How = Literal["loop", "vmap"]
@@ -106,45 +98,35 @@ def fit_population(
     """
     tasks = [task] * len(seeds) if isinstance(task, Task) else [*task]
     seeds = [whole_seed(seed) for seed in seeds]
+    outlines = []
     for each in {id(t): t for t in tasks}.values():
         checks.check_arguments("fit_population", program, frozen, each, optimizer)
-        epochs, batch, _ = checks.check_settings(each, epochs, batch, refresh)
+        epochs, batch, _ = checks.check_settings(epochs, batch, refresh)
+        outlines.append(outline(each, batch))
     _check(tasks, seeds, settings, inits, how, order)
-    loss = loss or fitting(tasks[0])
-    metric = metric or fitting_metric(tasks[0], loss)
-    run = Members(
-        program,
-        optimizer,
-        loss,
-        record_sites,
-        jax.device_put(frozen),
-        tasks,
-        seeds,
-        size=min(batch, len(tasks[0].train.y)),
-        together=order == "shared" or len(set(seeds)) == 1,
-        settings=settings,
-        inits=inits,
-        evaluated=evaluated,
-        metric=metric,
-        metrics=metrics,
+    loss = loss or fitting(outlines[0])
+    metric = metric or fitting_metric(outlines[0], loss)
+    run = Run(
+        *(program, optimizer, loss, record_sites, jax.device_put(frozen), outlines[0]),
+        *(metric, metrics, evaluated, refresh),
     )
-    first = partial(first_states, run, epochs)
+    together = order == "shared" or len(set(seeds)) == 1
+    members = Members(run, tasks, seeds, together, settings, inits)
+    first = partial(first_states, members, epochs)
     jax.eval_shape(first)  # so that no member's settings are found wrong hours later
-    plan: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "batch": batch}
-    plan |= {"refresh": refresh, "order": order, "form": how}
-    plan["metric"] = f"{metric.name}, {metric.better}"
+    which: dict[str, Any] = {}
     if out is not None:
-        plan |= _ingredients(run, identity)
-    with Checkpoints(out, plan, resume=resume, grows="epochs") as checkpoints:
+        which = {"seeds": seeds, "epochs": epochs, "batch": batch}
+        which |= {"order": order, "form": how} | _ingredients(members, identity)
+    with Checkpoints(out, which, resume=resume, grows="epochs") as checkpoints:
         if how == "vmap":
-            what = program, frozen, tasks[0], run.size, loss, record_sites, optimizer
-            checks.check_run(*what, evaluated, metrics=(metric, *metrics))
+            checks.check_run(run)
             checks.check_frozen(run.frozen)
-            return at_once(run, first, epochs, refresh, checkpoints, progress)
-        given = {"epochs": epochs, "batch": batch, "refresh": refresh}
-        given |= {"resume": resume, "identity": identity, "progress": progress}
+            return at_once(members, first, epochs, checkpoints, progress)
+        given = {"epochs": epochs, "batch": batch, "resume": resume}
+        given |= {"identity": identity, "progress": progress}
         return [
-            _alone(run, k, None if out is None else Path(out) / f"{k}", **given)
+            _alone(members, k, None if out is None else Path(out) / f"{k}", **given)
             for k in range(len(seeds))
         ]
 
@@ -152,27 +134,16 @@ def fit_population(
 # -- one after the other
 
 
-def _alone(run: Members, k: int, out: Path | None, **given: Any) -> Fitted:
+def _alone(members: Members, k: int, out: Path | None, **given: Any) -> Fitted:
     """`fit` of one member."""
-    program, optimizer = run.own(k)
+    (program, optimizer), run, task = members.own(k), members.run, members.tasks[k]
+    same = {n: getattr(run, n) for n in ("loss", "metric", "metrics", "evaluated")}
+    same |= {"refresh": run.refresh, "record_sites": run.sites, "out": out} | given
+    how = {"optimizer": optimizer, "seed": members.seeds[k]} | same
     try:
-        return fit(
-            program,
-            run.frozen,
-            run.tasks[k],
-            optimizer=optimizer,
-            seed=run.seeds[k],
-            loss=run.loss,
-            record_sites=run.sites,
-            evaluated=run.evaluated,
-            metric=run.metric,
-            metrics=run.metrics,
-            out=out,
-            **given,
-        )
+        return fit(program, run.frozen, task, **how)
     except Diverged as error:
-        steps = steps_of(run.tasks[k].train, run.size)
-        return diverged(error.state, (int(error.state.step) - 1) // steps)
+        return diverged(error.state, (int(error.state.step) - 1) // run.rows.steps)
 
 
 # -- which form
@@ -205,16 +176,16 @@ def costs(
     Args:
         memory: over that of the loop: vmap is not tried where it takes more.
     """
-    size, tasks = min(batch, len(task.train.y)), [task] * len(seeds)
-    frozen, together = jax.device_put(frozen), order == "shared"
-    run = Members(program, optimizer, loss, (), frozen, tasks, [*seeds], size, together)
-    group = grouped(first_states(run, 1))
-    x, y, context, axis = rows(run, 0)
+    rows_, together = outline(task, batch), order == "shared"
+    run = Run(program, optimizer, loss, (), jax.device_put(frozen), rows_)
+    members = Members(run, [task] * len(seeds), [*seeds], together)
+    group = grouped(first_states(members, 1))
+    x, y, context, axis = rows(members, 0)
     first = lambda tree: jax.tree.map(lambda a: jnp.array(a[0]), tree)
     own, c = (x, context) if axis is None else first((x, context))
     given: dict[str, tuple] = {
-        "loop": (first(group), frozen, own, first(y), c),
-        "vmap": (group, frozen, x, y, context),
+        "loop": (first(group), run.frozen, own, first(y), c),
+        "vmap": (group, run.frozen, x, y, context),
     }
     calls: dict[str, Any] = {
         "loop": Compiled(train_step, program, optimizer, loss, (), donate=(0,)),
@@ -257,23 +228,21 @@ def fastest(measured: Mapping[str, Cost], memory: float = 1.5) -> How:
 # -- which run
 
 
-def _ingredients(run: Members, identity: Mapping[str, Any] | None) -> dict[str, Any]:
+def _ingredients(
+    members: Members, identity: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """What else the numbers of a population depend on; see `identity`."""
-    (x, context), frozen = batch_spec(run), run.frozen
-    context = unshared(context)
-    labels = spec(batch_labels(run.tasks[0].train.y), run.size)
-    judged = partial(judge, run.loss)
-    what = run.program, run.optimizer, run.evaluated, judged, run.sites
-    found = of_run(*what, frozen, x, labels, context, identity)
-    given = jax.eval_shape(jax.random.key, 0), frozen, x, context
-    found["inits"] = [traced(init, *given).digest for init in run.inits or ()]
+    run = members.run
+    given = jax.eval_shape(jax.random.key, 0), run.frozen, run.rows.x, run.rows.context
+    found = ingredients(run, identity)
+    found["inits"] = [traced(init, *given).digest for init in members.inits or ()]
     # As texts, since JSON has no word for an infinite rate.
     found["settings"] = [
         {name: str(np.asarray(value).tolist()) for name, value in each.items()}
-        for each in run.settings or ()
+        for each in members.settings or ()
     ]
-    known = {id(task): digest(task) for task in run.tasks}
-    return found | {"data": [known[id(task)] for task in run.tasks]}
+    known = {id(task): digest(task) for task in members.tasks}
+    return found | {"data": [known[id(task)] for task in members.tasks]}
 
 
 # -- bad input

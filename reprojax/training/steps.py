@@ -22,12 +22,13 @@ from tqdm import tqdm
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.data import Split, in_order
 from reprojax.data.task import unshared
-from reprojax.training.checks import Evaluated, check_statistics
+from reprojax.training.checks import check_statistics
 from reprojax.training.compilation import Compiled
 from reprojax.training.gradients import forward, gradient
 from reprojax.training.losses import Loss, divided, look
 from reprojax.training.metrics import Metric, accuracy
-from reprojax.training.parallel import keep_replicated, spread
+from reprojax.training.parallel import keep_replicated, reader
+from reprojax.training.runs import Evaluated
 
 
 class Numbers(NamedTuple):
@@ -240,8 +241,8 @@ def measure(
     sites: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """{name: score} of several metrics on a split, in its order, in one pass."""
-    batches = spread(partial(in_order, size=batch), split, mesh)
     observe = Compiled(observe_scores, program, metrics, sites)
+    batches = in_order(split, batch, reader(mesh))
     sums = jax.device_get([observe(params, frozen, *rows) for rows in batches])
     total = jax.tree.map(lambda *each: np.sum(each, axis=0), *sums)
     return {m.name: scored(m, own) for m, own in zip(metrics, total, strict=True)}
@@ -271,7 +272,7 @@ def estimate(
     if not estimation.estimated(program):
         return params
     total, observe = None, Compiled(observe_batch, program, mesh=mesh)
-    for rows in spread(partial(in_order, size=batch), split, mesh):
+    for rows in in_order(split, batch, reader(mesh)):
         sums = observe(params, frozen, *rows)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     assert total is not None

@@ -15,10 +15,10 @@ from reprojax import reprogram, stateless
 from reprojax.alignments import bayesian
 from reprojax.core import chain
 from reprojax.data import Split
-from reprojax.data.task import whole, whole_seed
+from reprojax.data.task import outline, whole, whole_seed
 from reprojax.formats import learnable
 from reprojax.operators import add
-from reprojax.training import checks, metrics, steps
+from reprojax.training import metrics, steps
 from reprojax.training.losses import Rows, Seen
 from reprojax.training.population import fit_population
 
@@ -142,7 +142,7 @@ def test_rows_of_data_that_are_not_finite_are_named():
     values[7, 1] = np.nan
     task = TASK._replace(train=Split(values, TASK.train.y), holds="hidden")
     with pytest.raises(ValueError, match="train: row 7 holds NaN"):
-        checks.check_settings(task, 1, 1, "epoch")
+        outline(task, 1)
 
 
 def test_an_answer_of_nan_is_no_class():

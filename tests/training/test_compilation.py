@@ -79,6 +79,7 @@ def test_the_same_recipe_optimiser_and_loss_compile_once(caplog):
     assert counted(caplog, run) == []
     assert counted(caplog, partial(run, seed=3)) == []
     assert counted(caplog, partial(run, refresh="exact")) == []
+    assert counted(caplog, partial(run, epochs=3)) == []
 
 
 @pytest.mark.parametrize(

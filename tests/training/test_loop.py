@@ -498,7 +498,7 @@ def test_bad_input_is_refused_before_compilation(caplog, changes, message):
 
 def test_an_unknown_refresh_is_refused():
     with pytest.raises(ValueError, match=r"refresh='often', expected \('epoch', 'ex"):
-        loop.checks.check_settings(TASK, 1, 1, "often")  # where types are not checked
+        loop.checks.check_settings(1, 1, "often")  # where types are not checked
 
 
 # -- compilation and time

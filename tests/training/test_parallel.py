@@ -360,8 +360,7 @@ def test_a_file_lies_as_its_rules_say(tmp_path):
 
 def test_filling_repeats_real_images_under_no_label():
     split = Split(np.arange(5).reshape(5, 1, 1, 1), np.arange(5))
-    whole = lambda s: in_order(s, 5)
-    ((x, y, _),) = parallel.spread(whole, split, accumulate=4)
+    ((x, y, _),) = in_order(split, 5, parallel.reader(accumulate=4))
     assert x.ravel().tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
     assert y.tolist() == [0, 1, 2, 3, 4, -1, -1, -1]
 

@@ -16,6 +16,7 @@ from reprojax import reprogram
 from reprojax.alignments import bayesian, linear
 from reprojax.core import chain
 from reprojax.data import Split, Task, order
+from reprojax.data.task import outline
 from reprojax.formats import learnable
 from reprojax.operators import add, dropout
 from reprojax.testing.compiled import operations
@@ -25,6 +26,7 @@ from reprojax.training.loop import Fitted, fit
 from reprojax.training.losses import cross_entropy
 from reprojax.training.members import Members
 from reprojax.training.population import Cost, costs, fastest, fit_population
+from reprojax.training.runs import Run
 
 PARTS = chain(prompt=add(learnable(normal(0.1))), drop=dropout(0.3))
 PROGRAM = reprogram(fitting.FORWARD, {"normalized": PARTS, "output": bayesian(3)})
@@ -137,15 +139,12 @@ def test_a_shared_order_is_that_of_the_first_seed():
 def work(program: Any, count: int, together: bool) -> float:
     """Operations of the vmapped step of so many members."""
     big = TASK._replace(train=split(64, 1))
-    run = Members(
-        *(program, ONE, cross_entropy, (), FROZEN, [big] * count, [*range(count)]),
-        size=64,
-        together=together,
-    )
+    run = Run(program, ONE, cross_entropy, (), FROZEN, outline(big, 64))
+    run = Members(run, [big] * count, [*range(count)], together)
     states = members.grouped(members.first_states(run, 1))
     *rows, axis = members.rows(run, 0)
     given = states, FROZEN, *rows
-    return operations(members.stepper(run, axis).bound(*given), *given)
+    return operations(members.stepper(run.run, axis).bound(*given), *given)
 
 
 def test_heads_share_the_forward_below_them():
@@ -285,7 +284,8 @@ def test_unknown_words_are_refused():
 
 
 def test_states_that_are_stacked_come_apart_again():
-    run = Members(PROGRAM, ONE, cross_entropy, (), FROZEN, [TASK] * 2, [0, 1], 4, True)
+    run = Run(PROGRAM, ONE, cross_entropy, (), FROZEN, outline(TASK, 4))
+    run = Members(run, [TASK] * 2, [0, 1], True)
     states = members.first_states(run, 2)
     back = members.apart(members.grouped(states))
     keys = [jax.random.key_data(state.key) for state in back]
