@@ -87,7 +87,7 @@ def look(
     step: Any,
 ) -> Seen:
     """What is seen of a batch, as its labels come from the task."""
-    known = None if labels is None else real(labels)  # None: the contract's laws
+    known = real(labels) if hasattr(labels, "dtype") else None  # the contract's laws
     if known is not None and jnp.issubdtype(labels.dtype, jnp.floating):
         # Not NaN, which would be in the gradient of a value that is left out.
         labels = jnp.where(known, labels, 0)
