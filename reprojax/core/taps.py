@@ -7,14 +7,23 @@ import jax
 from jax.extend.core import get_opaque_trace_state
 
 from reprojax.core.guards import check_frozen, check_sites, handed_on, reach
-from reprojax.core.vocabulary import Edit, Forward, Params, Program, PyTree, passthrough
+from reprojax.core.vocabulary import (
+    Edit,
+    Editable,
+    Forward,
+    Params,
+    Program,
+    PyTree,
+    Recorded,
+    passthrough,
+)
 
 
 def record(
-    apply: Callable[..., Any],
+    apply: Editable,
     sites: Iterable[str],
     also: Callable[[str], bool] = lambda site: False,
-) -> Callable[..., tuple[Any, dict[str, Any]]]:
+) -> Recorded:
     """The same call, giving (y, {site: value}): values with which the model went on.
 
     "<site>/raw" is the value before the outermost program's manipulation of it, so
@@ -51,7 +60,7 @@ def record(
     return run
 
 
-def given(apply: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
+def given(apply: Editable, values: Mapping[str, Any]) -> Editable:
     """The same call with the values of some sites replaced.
 
     XLA drops whatever only they needed. `given(apply, {"output/raw": logits})` fits a

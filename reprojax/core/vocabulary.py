@@ -149,6 +149,22 @@ At = (
 
 
 @runtime_checkable
+class Editable(Protocol):
+    """A forward, a program's apply, a partial of one: whatever takes `edit=`."""
+
+    def __call__(self, *args: Any, edit: Edit = passthrough, **kw: Any) -> Any: ...
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """What `record` makes of one: (y, {site: value}) in the place of y."""
+
+    def __call__(
+        self, *args: Any, edit: Edit = passthrough, **kw: Any
+    ) -> tuple[Any, dict[str, Any]]: ...
+
+
+@runtime_checkable
 class Init(Protocol):
     """(key, frozen, x, context=None) -> params; x may be shapes and types alone."""
 

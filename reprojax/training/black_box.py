@@ -13,7 +13,6 @@ exist.
 """
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -37,17 +36,24 @@ from reprojax.core import (
     record,
 )
 from reprojax.core.estimation import Refresh
+from reprojax.core.slips import shown
 from reprojax.core.trees import fingerprint
-from reprojax.data import Split, Task, check, digest, in_order, order
-from reprojax.data.task import spec, taken, unshared, whole, whole_seed
+from reprojax.data import Split, Task, digest, in_order, order
+from reprojax.data.task import outline, taken, unshared, whole, whole_seed
 from reprojax.models import Model, Pixels
 from reprojax.saving.identity import of_asking, traced
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits
 from reprojax.searches.oracle import count_rows
-from reprojax.training.checks import check_params, check_rows, check_statistics
+from reprojax.training.checks import (
+    check_params,
+    check_program,
+    check_rows,
+    check_statistics,
+    check_task,
+)
 from reprojax.training.losses import Loss, Seen, cross_entropy, judge, mean_loss
 from reprojax.training.metrics import chosen
-from reprojax.training.steps import refresh_maps
+from reprojax.training.steps import bar, refresh_maps
 
 SENT = "sent"  # the site of what goes to the model
 
@@ -172,28 +178,27 @@ def fit_black_box(
             name of what differs: see `identity`.
         identity: what else makes this run itself, as JSON.
     """
-    check(task)
+    _check_arguments(program, oracle, task, search)
     budget, batch, checks = _settings(budget, batch, checks, refresh)
-    seed = whole_seed(seed)
-    params = _begin(program, oracle, task, seed, loss)
-    size, held = min(batch, len(task.train.y)), len(task.validation.y)
-    epoch, key = order.steps(task.train, size), jax.random.key(seed)
+    seed, rows = whole_seed(seed), outline(task, batch)
+    size, epoch, held = rows.size, rows.steps, len(task.validation.y)
+    params, key = _begin(program, oracle, task, seed, loss), jax.random.key(seed)
     state = search.init(key, params.learnable)
     first = search.ask(key, state)
     _check_budget(program, task, budget, held * checks, first)
     run = {"seed": seed, "batch": batch, "budget": budget, "checks": checks}
     if log is not None:
-        x, y = spec(task.train.x, size), spec(np.int32(task.train.y), size)
-        answers = jax.ShapeDtypeStruct((size, oracle.classes), np.float32)
         run |= {"refresh": refresh, "data": digest(task)}
         run |= {"start": _fingerprint(params, first)}
         run |= {"search": _searched(search, key, params.learnable)}
-        judged = partial(judge, loss)
-        context = unshared(spec(task.train.context, size))
-        rows = x, y, context, identity
-        run |= of_asking(program, judged, (SENT,), answers, *rows)
-    with Account(oracle, budget, log, run) as account, _bar(budget, progress) as bar:
-        ask = _Asking(program, account, bar)
+        answers = jax.ShapeDtypeStruct((size, oracle.classes), np.float32)
+        asked = program, partial(judge, loss), (SENT,), answers
+        run |= of_asking(*asked, rows.x, rows.y, rows.context, identity)
+    with (
+        Account(oracle, budget, log, run) as account,
+        bar(0, budget, progress, "query") as line,
+    ):
+        ask = _Asking(program, account, line)
         if estimation.estimated(program):
             params = ask.maps(params, task.train, size)
         spent = {"maps": account.asked, "validation": 0}
@@ -235,7 +240,7 @@ def fit_black_box(
                 best = max(best, (accuracy, params), key=lambda pair: pair[0])
                 curve.append((account.asked, np.mean(losses or [np.nan]), accuracy))
                 losses = []
-                bar.set_postfix(validation=f"{accuracy:.3f}")
+                line.set_postfix(validation=f"{accuracy:.3f}")
             if last:
                 break
         spent["search"] = account.asked - sum(spent.values())
@@ -249,7 +254,7 @@ def evaluate(
 ) -> float:
     """The accuracy on a split; it asks for len(split.y) answers, on no budget."""
     with Account(oracle, len(split.y)) as account:
-        ask = _Asking(program, account, _bar(0, False))
+        ask = _Asking(program, account, bar(0, 0, False))
         return ask.accuracy(params, split, min(batch, len(split.y)))
 
 
@@ -258,7 +263,7 @@ class _Asking(NamedTuple):
 
     program: Program
     account: Account
-    bar: tqdm
+    line: tqdm
 
     @property
     def said(self) -> tuple[str, int]:
@@ -285,7 +290,7 @@ class _Asking(NamedTuple):
             flat = jax.tree.map(real, sent)
             found.append(self.account.ask(flat))
             news.append(seen)
-            self.bar.update(count_rows(flat))
+            self.line.update(count_rows(flat))
         answers = np.concatenate(found).reshape(n, rows, -1)
         gap = ((0, 0), (0, len(y) - rows), (0, 0))
         mean = lambda *parts: jnp.concatenate(parts).mean(0)
@@ -386,12 +391,6 @@ def _judge(
     return values, jax.tree.map(lambda a: a.mean(0), sums)
 
 
-def _bar(budget: int, progress: bool) -> tqdm:
-    """Queries answered, from the log too, and the time left."""
-    often = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(total=budget, unit="query", disable=not progress, mininterval=often)
-
-
 def _begin(
     program: Program, oracle: Oracle, task: Task, seed: int, loss: Loss
 ) -> Params:
@@ -440,6 +439,23 @@ def _searched(search: Search, key: Key, learnable: PyTree) -> str:
         values = jnp.arange(len(jax.tree.leaves(points)[0]), dtype=jnp.float32)
         state = search.tell(state, points, values)
     return _fingerprint(asked, search.read(state))
+
+
+def _check_arguments(program: Any, oracle: Any, task: Any, search: Any) -> None:
+    who = "fit_black_box"
+    order = f"the order is {who}(program, oracle, task, search, budget=...)"
+    check_program(who, program, order)
+    if not isinstance(oracle, Oracle):
+        raise ValueError(
+            f"{who} got {shown(oracle)} for the oracle, expected an Oracle, which is a "
+            f"model behind a function; in_process(card) gives one; {order}"
+        )
+    check_task(who, task, order)
+    if not isinstance(search, Search):
+        raise ValueError(
+            f"{who} got {shown(search)} for the search, expected a Search; "
+            f"searches.spsa(...) gives one; {order}"
+        )
 
 
 def _settings(

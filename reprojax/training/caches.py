@@ -32,6 +32,7 @@ from reprojax.data import Split, Task, digest, in_order, steps
 from reprojax.data.task import SPLITS, spec, taken, unshared
 from reprojax.saving.files import read_json, write_json
 from reprojax.saving.folders import only_writer
+from reprojax.training.checks import check_arguments
 from reprojax.training.dependence import cache_site
 from reprojax.training.steps import bar
 
@@ -59,6 +60,7 @@ def cached(
     The new program's outer edits (`record`, an auxiliary loss) see that site and those
     after it; the others raise as unknown, since their values would be no one's.
     """
+    check_arguments("cached", program, frozen, task, "folder=...")
     _check_filled(folder)
     size = min(batch, len(task.train.y))
     if len(jax.tree.leaves(task.train.x)) > 1:

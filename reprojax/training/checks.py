@@ -28,18 +28,28 @@ from reprojax.training.runs import Evaluated, Run
 
 
 def check_arguments(
-    who: str, program: Any, frozen: Any, task: Any, optimizer: Any
+    who: str, program: Any, frozen: Any, task: Any, more: str = "optimizer=..."
 ) -> None:
     """Raise, before anything else, at what stands in another argument's place."""
-    order = f"the order is {who}(program, card.frozen, task, optimizer=...)"
+    order = f"the order is {who}(program, card.frozen, task, {more})"
+    check_program(who, program, order)
+    if isinstance(frozen, Task):
+        raise ValueError(f"{who} got the task for the frozen tree; {order}")
+    check_no_card(who, frozen)
+    check_task(who, task, order)
+
+
+def check_program(who: str, program: Any, order: str) -> None:
+    """Raise at what is no program; `order` says that of the arguments."""
     if not isinstance(program, Program):
         raise ValueError(
             f"{who} got {shown(program)} for the program, expected what reprogram, or "
             f"a recipe, gives; {order}"
         )
-    if isinstance(frozen, Task):
-        raise ValueError(f"{who} got the task for the frozen tree; {order}")
-    check_no_card(who, frozen)
+
+
+def check_task(who: str, task: Any, order: str) -> None:
+    """Raise at what is no task, or one of texts; `order` says that of the arguments."""
     if not isinstance(task, Task):
         raise ValueError(
             f"{who} got {shown(task)} for the task, expected a Task of three splits; "
@@ -50,7 +60,6 @@ def check_arguments(
             f"{who} got the task {task.name!r} of texts, expected ids; encode it "
             "first: text.tasks.encoded(model, task, template, labels)"
         )
-    check_is_optimizer(optimizer)
 
 
 def check_is_optimizer(optimizer: Any) -> None:

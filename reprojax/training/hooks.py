@@ -7,7 +7,9 @@ A hook gets plain numbers. To tell a step is a trip to the host, which waits for
 name by `every` how often. A run gives the same bits with hooks and without, until one
 ends it: `on_epoch` does by giving True. The checkpoint keeps that, and the run stays
 ended when it is resumed. A rule for it should look at the curves, which a resumed run
-has too, and not at what it remembers. Hooks are no part of what makes a run itself.
+has too, and not at what it remembers. Hooks are no part of what makes a run itself: a
+folder whose run one rule has ended stays that run under another, so that a rule which
+waits longer wants a folder of its own.
 
 It does not learn? A gradient of 0: the prompt does not reach the loss. Hardly moved:
 the rate is too small. Moved far while the loss stays: too large, or the map is wrong.

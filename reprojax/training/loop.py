@@ -134,7 +134,8 @@ def fit(
         on_step, on_epoch: what is told numbers (see `hooks`); training ends after an
             epoch for which `on_epoch` gives True. They change no bit before that.
     """
-    checks.check_arguments("fit", program, frozen, task, optimizer)
+    checks.check_arguments("fit", program, frozen, task)
+    checks.check_is_optimizer(optimizer)
     given = epochs, batch, refresh, accumulate
     epochs, batch, accumulate = checks.check_settings(*given)
     often, tell = checked_hooks(on_step, on_epoch)

@@ -100,7 +100,8 @@ def fit_population(
     seeds = [whole_seed(seed) for seed in seeds]
     outlines = []
     for each in {id(t): t for t in tasks}.values():
-        checks.check_arguments("fit_population", program, frozen, each, optimizer)
+        checks.check_arguments("fit_population", program, frozen, each)
+        checks.check_is_optimizer(optimizer)
         epochs, batch, _ = checks.check_settings(epochs, batch, refresh)
         outlines.append(outline(each, batch))
     _check(tasks, seeds, settings, inits, how, order)

@@ -317,12 +317,10 @@ def lengthened(state: TrainState, epochs: int) -> TrainState:
     return state._replace(curves=curves) if missing else state
 
 
-def bar(first: int, total: int, progress: bool) -> tqdm:
-    """Steps done and the time left; in a log file a line every half minute."""
-    often = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        total=total, initial=first, unit="step", disable=not progress, mininterval=often
-    )
+def bar(first: int, total: int, progress: bool, unit: str = "step") -> tqdm:
+    """Units done and the time left; in a log file a line every half minute."""
+    how = {"mininterval": 0.1 if sys.stderr.isatty() else 30.0, "unit": unit}
+    return tqdm(total=total, initial=first, disable=not progress, **how)
 
 
 class Clock:

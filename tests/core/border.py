@@ -43,7 +43,10 @@ from reprojax.models.language.starts import from_text
 from reprojax.operators import add, insert, masked_add, pad, replace, resize
 from reprojax.recipes.model_reprogramming.label_mapping import watermark
 from reprojax.recipes.prompt_tuning import prefix_tuning
+from reprojax.searches import Oracle
 from reprojax.training import fit
+from reprojax.training.black_box import fit_black_box
+from reprojax.training.caches import cached
 
 KEY = jax.random.key(0)
 soft = learnable(zeros)
@@ -76,6 +79,7 @@ SPOKEN = reprogram(decoder, {"embed:out": insert(soft, 2)})
 train = functools.partial(
     fit, optimizer=optax.sgd(0.1), epochs=1, batch=4, progress=False
 )
+asked: Any = functools.partial(fit_black_box, budget=9, batch=2)
 given: tuple[Any, ...] = (fitting.PROGRAM, fitting.FROZEN, fitting.TASK)
 
 
@@ -350,6 +354,31 @@ SLIPS: tuple[Case, ...] = (
         "fit with learnable integers",
         lambda: train(INTEGERS, *given[1:]),
         ("int32[8,8,3] at 'normalized'", "no gradient", "float32", "fit_black_box"),
+    ),
+    Case(
+        "a cache with its arguments swapped",
+        lambda: cached(given[0], given[2], given[1]),
+        ("cached got the task for the frozen tree", "cached(program, card.frozen, t"),
+    ),
+    Case(
+        "a cache of texts",
+        lambda: cached(given[0], given[1], TEXTS),
+        ("cached got the task 'toy' of texts", "text.tasks.encoded"),
+    ),
+    Case(
+        "a black box with the forward for its program",
+        lambda: asked(IMAGES.forward, None, given[2], None),
+        ("fit_black_box got the function", "(program, oracle, task, search"),
+    ),
+    Case(
+        "a black box with the weights for its oracle",
+        lambda: asked(*given, None),
+        ("fit_black_box got a dict of ['params'] for the oracle", "in_process(card)"),
+    ),
+    Case(
+        "a black box with an optimiser for its search",
+        lambda: asked(given[0], Oracle(len, 3), given[2], optax.adam(0.1)),
+        ("for the search, expected a Search", "searches.spsa"),
     ),
     Case(
         "one site to record",

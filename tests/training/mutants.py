@@ -69,8 +69,8 @@ MUTANTS = (
     Mutant(
         "population: all members see the rows of the first",
         "training/members.py",
-        "if run.together else run.seeds",
-        "if run else run.seeds",
+        "if members.together else seeds",
+        "if members else seeds",
         "test_population.py::test_a_member_is_the_program_alone",
     ),
     Mutant(

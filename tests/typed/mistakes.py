@@ -17,6 +17,7 @@ from reprojax import (
     Params,
     Scope,
     chain,
+    given,
     record,
     reprogram,
     stateless,
@@ -77,6 +78,8 @@ def uses(backbone: Model[Pixels], task: Task, x: jax.Array, key: jax.Array) -> N
     reprogram(forward, {("input", "output"): stateless(jnp.tanh)})
     nested.apply(params, frozen, x, key=key, edit=lambda site, value: value)
     record(program.apply, ["output"])(params, frozen, x)
+    record(partial(program.apply, params), ["output"])(frozen, x, key=key)
+    given(backbone.forward, {"output/raw": x})(frozen, x)
     forward(frozen, x)
     backbone.forward(frozen, x)
     fit(program, frozen, task, optimizer=adam, epochs=1, batch=2)
@@ -105,6 +108,9 @@ def uses(backbone: Model[Pixels], task: Task, x: jax.Array, key: jax.Array) -> N
     program.apply(params, frozen, x, keys=key)  # wrong: a misspelt argument
     program.apply(params, frozen, x, edit=named)  # wrong: an edit of one argument
     record(program, ["output"])  # wrong: a program for its apply
+    record(without_edit, ["output"])  # wrong: a forward without edit
+    given(without_edit, {"output/raw": x})  # wrong: a forward without edit
+    given({"output/raw": x}, program.apply)  # wrong: swapped
     fit(frozen, task, program, optimizer=adam, epochs=1, batch=2)  # wrong: swapped
     fit(program, frozen, task, optimizer=0.1, epochs=1, batch=2)  # wrong: a rate
     train(program, frozen, task, optimizer=optax.adam)  # wrong: it was not called
