@@ -1,37 +1,48 @@
 """Controls: what a learned prompt has to beat."""
 
+from typing import Any
+
 from reprojax.alignments import bayesian, linear
 from reprojax.core import Manipulation, Program, reprogram, until
-from reprojax.models import Model, Pixels, role
+from reprojax.models import Arrays, Model, Pixels, Series, role
 from reprojax.operators import resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adam
 
 
-@needs(Pixels)
+@needs(Pixels | Series | Arrays)
 def no_prompt(
-    model: Model[Pixels],
+    model: Model[Any],
     align: Manipulation | None = None,
     *,
     targets: int | None = None,
 ) -> Program:
-    """The image resized, and an alignment: no prompt (arXiv 2211.11635)."""
+    """An alignment and no prompt (arXiv 2211.11635); images are resized."""
     align = aligned(align, targets, bayesian)
-    return reprogram(model.forward, {"input": resize(model.input.size)}, align)
+    return reprogram(model.forward, _resized(model), align)
 
 
-@needs(Pixels, "features")
+@needs(Pixels | Series | Arrays, "features")
 def linear_probe(
-    model: Model[Pixels],
+    model: Model[Any],
     align: Manipulation | None = None,
     *,
     targets: int | None = None,
 ) -> Program:
-    """A linear head on the frozen features [D] (arXiv 2211.11635 reports it beside)."""
+    """A linear head on the frozen features [D] (arXiv 2211.11635 reports it beside).
+
+    Args:
+        targets: classes, or numbers that are to be told.
+    """
     features = until(model.forward, role(model, "features")[0])
     align = aligned(align, targets, lambda n: linear(n, standardised=True))
-    return reprogram(features, {"input": resize(model.input.size)}, align)
+    return reprogram(features, _resized(model), align)
+
+
+def _resized(model: Model[Any]) -> dict[str, Manipulation]:
+    pixels = isinstance(model.input, Pixels)
+    return {"input": resize(model.input.size)} if pixels else {}
 
 
 NO_PROMPT = Method(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
+from types import UnionType
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -44,8 +45,8 @@ R = TypeVar("R")
 class Needs(NamedTuple):
     """What a method needs of a frozen model."""
 
-    input: type = object
-    """The kind of its input: `Pixels`, `Words`; any by default."""
+    input: type | UnionType = object
+    """The kind of its input: `Pixels`, `Pixels | Series`; any by default."""
     roles: tuple[str, ...] = ()
     """Sites that its card names."""
     access: Access = "gradients"
@@ -53,7 +54,7 @@ class Needs(NamedTuple):
 
 
 def needs(
-    input: type, *roles: str, access: Access = "gradients"
+    input: type | UnionType, *roles: str, access: Access = "gradients"
 ) -> Callable[[Callable[P, Program]], Callable[P, Program]]:
     """Marks a recipe `(model, align=None, **sizes) -> Program` by what it needs, and
     has what it is called with checked before anything is built. A whole number in the
@@ -103,11 +104,17 @@ def _check_model(who: str, model: Any, own: Needs) -> None:
     if not isinstance(model.input, own.input):
         raise ValueError(
             f"{who} got {model.name}, whose input is {type(model.input).__name__}, "
-            f"expected a model of {own.input.__name__}; `recipes.methods(model)` lists "
+            f"expected a model of {_kinds(own.input)}; `recipes.methods(model)` lists "
             "what fits a model"
         )
     for name in own.roles:
         role(model, name, who)
+
+
+def _kinds(kind: type | UnionType) -> str:
+    """Pixels, or Series"""
+    each = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+    return ", or ".join(one.__name__ for one in each)
 
 
 def _check_align(who: str, align: Any) -> None:

@@ -12,10 +12,20 @@ from reprojax import data, recipes, reprogram
 from reprojax.alignments import bayesian, label_words, one_to_one
 from reprojax.core import padded
 from reprojax.formats import learnable
-from reprojax.models import Arrays, Model, Pixels, card
+from reprojax.models import Arrays, Model, Pixels, Series, card
 from reprojax.models.language import Words
 from reprojax.operators import add, resize
-from reprojax.recipes import Method, Needs, Preset, methods, needs, rebuild, register
+from reprojax.recipes import (
+    Method,
+    Needs,
+    Preset,
+    build,
+    linear_probe,
+    methods,
+    needs,
+    rebuild,
+    register,
+)
 from reprojax.recipes.method import on_texts
 from reprojax.recipes.registry import METHODS
 from reprojax.saving.programs import Card, load, save
@@ -75,6 +85,36 @@ def test_a_name_is_given_once_and_to_a_method(mine, unchecked):
         register(mine._replace(name="other", alignment="bml"))
     with pytest.raises(ValueError, match="expected Preset"):
         register(mine._replace(name="other", preset=0.1))
+
+
+@pytest.mark.parametrize(
+    "holds", [Arrays(jax.ShapeDtypeStruct((1, 3), "float32")), Series(6, 2)]
+)
+def test_a_probe_fits_whatever_is_no_words(holds):
+    """Its head reads the features of a plain function, for numbers as for classes."""
+    size = int(np.prod(holds.example().shape))
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(size, 5)), jnp.float32)
+
+    def forward(frozen, x, edit=lambda site, value: value):
+        hidden = jnp.tanh(edit("input", x).reshape(len(x), -1) @ frozen)
+        return edit("output", edit("hidden", hidden)[:, :1])
+
+    model = card(forward, weights, name="own", input=holds, features="hidden")
+    assert set(methods(model)) == {"no-prompt", "linear-probe"}
+    x = np.random.default_rng(1).normal(size=(60, *holds.example().shape[1:]))
+    x = x.astype("float32")
+    told = np.tanh(x.reshape(60, -1) @ np.asarray(weights))[:, 0] * 2 - 1
+    task = data.from_arrays(x, told, holds="rows", answers="numbers")
+    probe = build("linear-probe", model, 1)
+    run = {"optimizer": optax.adam(0.1), "epochs": 20, "batch": 10, "progress": False}
+    assert fit(probe, weights, task, **run).metrics["mean squared error"] < 0.05
+    with pytest.raises(ValueError, match="expected a model of Pixels, or Series, or"):
+        linear_probe(small_languages.card("rotary"), targets=2)
+
+
+def test_an_unknown_method_says_how_ones_own_joins():
+    with pytest.raises(ValueError, match="no method 'mine'.*--methods FILE"):
+        build("mine", BACKBONE, 2)
 
 
 def test_what_fits_a_model():
