@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from reprojax.core import Program, PyTree, estimation, record
 from reprojax.core.trees import fingerprint
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the library's own loop comes to other numbers, or names other things."""
 SILENT = {"debug_callback", "debug_print"}  # primitives that change no value
 # What changes no value, or is seen in the gradient that is traced as well.
@@ -55,6 +55,8 @@ def of_run(
     optimizer: optax.GradientTransformation,
     evaluated: Callable[..., Any] | None,
     loss: Callable[..., Any],
+    observe: Callable[..., PyTree],
+    score: Callable[[PyTree], Any],
     sites: tuple[str, ...],
     frozen: PyTree,
     x: PyTree,
@@ -66,6 +68,8 @@ def of_run(
 
     Args:
         loss: (recorded, labels, learnable, x, context, key, step) -> values.
+        observe: (recorded, labels, learnable, x, context) -> the sums of the metric.
+        score: these sums, as NumPy arrays -> a number.
         x, labels, context: specs of a batch.
         own: what its caller adds.
 
@@ -80,6 +84,8 @@ def of_run(
     parts |= {
         "loss": [traced(_slope(loss), seen, labels, learnable, *_more(x, context))]
     }
+    sums = traced(observe, seen, labels, learnable, x, context)
+    parts |= {"metric": [sums, _scored(score, sums.out)]}
     if evaluated is not None:
         parts["evaluated"] = [traced(evaluated, begun.out, learnable)]
     found = {"frozen": of_weights(frozen), "record_sites": [*sites]}
@@ -179,6 +185,25 @@ def _slope(loss: Callable[..., Any]) -> Callable[..., Any]:
         return jax.grad(total, has_aux=True, allow_int=True)((seen, learnable))
 
     return run
+
+
+def _scored(score: Callable[[PyTree], Any], sums: PyTree) -> Traced:
+    """A function of NumPy arrays, which has no jaxpr, by its values on drawn sums.
+
+    Six digits, since the last ones are those of the machine. A score that takes no such
+    sums (a square root of a negative variance) is known by the error that it raises.
+    """
+    draw, found = np.random.default_rng(0), []
+    for size in (2, 20, 200, 2000):
+        one = lambda a, size=size: draw.uniform(1, size, a.shape).astype(a.dtype)[()]
+        given = jax.tree.map(one, sums)
+        with np.errstate(all="ignore"):
+            try:
+                values = np.ravel(score(given))
+                found += [f"{value:.6g}" for value in values.tolist()]
+            except (ArithmeticError, ValueError) as error:
+                found.append(type(error).__name__)
+    return Traced(_joined(found), sums)
 
 
 def _sum(tree: PyTree) -> Any:

@@ -22,8 +22,8 @@ from reprojax.core.trees import below, differences, specs
 from reprojax.data import Task
 from reprojax.data.task import Outline, whole
 from reprojax.training import parallel
-from reprojax.training.losses import Loss, Rows, judge, look
-from reprojax.training.metrics import Metric
+from reprojax.training.losses import Loss, Rows, judge
+from reprojax.training.metrics import Metric, observed
 from reprojax.training.runs import Evaluated, Run
 
 
@@ -243,14 +243,9 @@ def check_metrics(metrics: tuple[Metric, ...], *given: Any) -> None:
         given: specs of what is recorded, labels, learnable, x and the context.
     """
     recorded, labels, *_ = given
-
-    def observe(metric: Metric, recorded: Any, labels: Any, *rest: Any) -> PyTree:
-        learnable, x, context = rest
-        return metric.observe(look(recorded, labels, learnable, x, context, None, 0))
-
     for metric in metrics:
         try:
-            jax.eval_shape(partial(observe, metric), *given)
+            jax.eval_shape(partial(observed, metric), *given)
         except (KeyError, *MISTAKES) as error:
             raise ValueError(
                 f"the metric {metric.name!r} raised {told(error)}, expected one of "

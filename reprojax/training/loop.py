@@ -128,7 +128,8 @@ def fit(
             memory; the gradient is that of the whole batch.
         out: a folder for checkpoints; `resume` continues the run there to the same
             bits, with as many epochs or more. A run that differs in anything that the
-            numbers depend on is refused, by the name of what differs: see `identity`.
+            numbers depend on, such as another loss or metric of the same name, is
+            refused, by the name of what differs: see `identity`.
         identity: what else makes this run itself, as JSON.
         profile: a folder for a profile of a few steps, for TensorBoard.
         on_step, on_epoch: what is told numbers (see `hooks`); training ends after an

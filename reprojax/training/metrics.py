@@ -8,7 +8,7 @@ thresholds of probabilities and brings six more packages, and since `flax.nnx.me
 has averages alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from reprojax.training.losses import (
     Seen,
     absolute_error,
     cross_entropy,
+    look,
     squared_error,
     summed,
 )
@@ -43,6 +44,18 @@ class Metric(NamedTuple):
     def sign(self) -> int:
         """By which a score is multiplied so that more of it is better."""
         return 1 if self.better == "higher" else -1
+
+
+def observed(
+    metric: Metric,
+    recorded: Mapping[str, Any],
+    labels: Any,
+    learnable: PyTree,
+    x: PyTree,
+    context: PyTree,
+) -> PyTree:
+    """What one batch adds to a metric's sums, from what evaluation has of it."""
+    return metric.observe(look(recorded, labels, learnable, x, context, None, 0))
 
 
 def chosen(y: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from reprojax.core.estimation import Refresh
 from reprojax.data.task import Outline
 from reprojax.saving.identity import of_run
 from reprojax.training.losses import Loss, judge
-from reprojax.training.metrics import Metric, accuracy
+from reprojax.training.metrics import Metric, accuracy, observed
 
 Evaluated = Callable[[optax.OptState, PyTree], PyTree]
 """(the optimiser's state, learnable) -> the learnable params that are evaluated."""
@@ -41,6 +41,9 @@ class Run(NamedTuple):
 def ingredients(run: Run, own: Mapping[str, Any] | None) -> dict[str, Any]:
     """What its numbers depend on; `own` is what its caller adds (see `identity`)."""
     metric, rows, judged = run.metric, run.rows, partial(judge, run.loss)
-    what = run.program, run.optimizer, run.evaluated, judged, run.sites, run.frozen
-    found = of_run(*what, rows.x, rows.y, rows.context, own)
-    return {"refresh": run.refresh, "metric": f"{metric.name}, {metric.better}"} | found
+    what = run.program, run.optimizer, run.evaluated, judged
+    measured = partial(observed, metric), metric.score
+    given = run.sites, run.frozen, rows.x, rows.y, rows.context
+    found = of_run(*what, *measured, *given, own)
+    found["metric"] = f"{metric.name}, {metric.better}, {found['metric']}"
+    return {"refresh": run.refresh} | found

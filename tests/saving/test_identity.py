@@ -6,6 +6,7 @@ in the next process.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -28,8 +29,9 @@ from reprojax.data import Split
 from reprojax.formats import learnable
 from reprojax.models import images
 from reprojax.operators import add, dropout
+from reprojax.saving import identity
 from reprojax.saving.identity import traced
-from reprojax.training import parallel
+from reprojax.training import metrics, parallel
 from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted
 from reprojax.training.losses import cross_entropy, with_norm
@@ -125,6 +127,16 @@ def clipped(backward: float) -> Any:
     return loss
 
 
+def accuracy(times: int = 1, power: int = 1) -> metrics.Metric:
+    """Of the name of the library's own, with closures that are new ones each time."""
+    observe, score = metrics.accuracy.observe, metrics.accuracy.score
+    many = (lambda a: times * a) if times > 1 else (lambda a: a)
+    return metrics.accuracy._replace(
+        observe=lambda seen: tuple(map(many, observe(seen))),
+        score=lambda sums: score(sums) ** power,
+    )
+
+
 PROGRAM, ADAM, LOSS = program(), optax.adam(0.05), weighted(1.0)
 
 
@@ -174,6 +186,10 @@ CHANGES = {
     "a loss": ({"loss": with_norm(0.1)}, "loss"),
     "a loss's setting": ({"loss": weighted(2.0)}, "loss"),
     "a loss's gradient": ({"loss": clipped(2.0)}, "loss"),
+    "a metric": ({"metric": metrics.f1}, "metric"),
+    "what a metric sums": ({"metric": accuracy(times=2)}, "metric"),
+    "a metric's score": ({"metric": accuracy(power=2)}, "metric"),
+    "which way is better": ({"metric": accuracy()._replace(better="lower")}, "metric"),
     "recorded sites": ({"record_sites": ("conv:in",)}, "record_sites"),
     "the refresh": ({"refresh": "once"}, "refresh"),
     "the parts": ({"accumulate": 2}, "accumulate"),
@@ -212,7 +228,7 @@ def test_a_change_of_one_thing_names_no_other(finished):
     "same",
     [
         {},
-        {"program": program(), "loss": weighted(1.0)},
+        {"program": program(), "loss": weighted(1.0), "metric": accuracy()},
         {"epochs": np.int64(2), "batch": np.int32(4), "seed": np.int64(4)},
         {"optimizer": optax.adam(0.05)},
         {"frozen": jax.tree.map(jnp.asarray, FROZEN)},
@@ -224,6 +240,24 @@ def test_a_change_of_one_thing_names_no_other(finished):
 def test_what_makes_no_difference_gives_the_same_bits(finished, same):
     folder, whole = finished
     assert outcome(train(folder, **same)) == whole
+
+
+def test_a_score_of_no_drawn_sums_is_known_by_its_error():
+    sums = (jax.ShapeDtypeStruct((), np.float32),) * 2
+    spread = lambda least: lambda t: math.sqrt(t[0] - t[1] ** 2 - least)
+    digest = lambda score: identity._scored(score, sums).digest
+    assert digest(spread(0)) == digest(spread(0)) != digest(lambda t: t[0])
+    assert digest(lambda t: t[0] / t[1]) == digest(lambda t: 1 / (t[1] / t[0]))
+
+
+def test_another_loss_as_the_metric_is_refused(tmp_path):
+    """Metrics of losses have one name, and scores on another scale would select."""
+    thousandth = metrics.of_loss(weighted(1e-3))
+    train(tmp_path, metric=thousandth)
+    with pytest.raises(ValueError, match=r"another run:\n.*\n  metric: came loss, low"):
+        train(tmp_path, metric=metrics.of_loss(weighted(1.0)), epochs=4)
+    longer = train(tmp_path, metric=thousandth, epochs=4)
+    assert outcome(longer) == outcome(train(metric=thousandth, epochs=4))
 
 
 def test_a_cache_is_an_ingredient(tmp_path):
@@ -343,6 +377,6 @@ def test_identities_are_the_same_in_another_process(finished):
 
 def test_identity_is_json(finished):
     there = json.loads((finished[0] / "identity.json").read_text())
-    assert there["identity.who"] == "me" and there["format"] == 3
+    assert there["identity.who"] == "me" and there["format"] == 4
     with pytest.raises(ValueError, match=r"identity is not JSON .*float"):
         train(finished[0], identity={"rate": float("nan")})
