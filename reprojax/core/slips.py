@@ -246,6 +246,11 @@ def check_given(who: str, frozen: Any, x: Any, context: Any) -> None:
             "tokens; call core.padded([tokenizer.encode(text) for text in ...]), or "
             "text.tasks.encoded for a whole task"
         )
+    if any(map(_is_shared, jax.tree.leaves(context, is_leaf=_is_shared))):
+        raise ValueError(
+            f"{who} got data.Shared in the context, expected the array or tree that it "
+            "holds; give its .value, as fit gives it to programs: context=shared.value"
+        )
     if callable(context):
         raise ValueError(
             f"{who} got a function for the context, expected arrays; pass an edit by "
@@ -256,6 +261,11 @@ def check_given(who: str, frozen: Any, x: Any, context: Any) -> None:
             f"{who} got a key for the context, expected arrays; pass it by its name: "
             "apply(params, frozen, x, key=key)"
         )
+
+
+def _is_shared(value: Any) -> bool:
+    """Whether it is the word of `data`, which is above this room, for all rows."""
+    return type(value).__name__ == "Shared" and hasattr(value, "value")
 
 
 def _holds_texts(value: Any) -> bool:

@@ -145,6 +145,17 @@ def trained(case: Case, task: data.Task | None = None, **changes: Any) -> Any:
     return fit(case.program, FROZEN, task, **(settings | changes))
 
 
+@pytest.mark.parametrize("context", [Shared(NAMES), {"table": Shared(NAMES)}])
+def test_a_program_that_is_called_alone_gets_the_value(context):
+    key, x = jax.random.key(0), TASK.train.x
+    params = TOWERS.init(key, FROZEN, x, NAMES)
+    words = r"data\.Shared in the context, expected the array .*give its \.value"
+    with pytest.raises(ValueError, match=f"init got {words}"):
+        jax.eval_shape(TOWERS.init, key, FROZEN, x, context)
+    with pytest.raises(ValueError, match=f"apply got {words}"):
+        TOWERS.apply(params, FROZEN, x, context)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_fifty_steps_are_those_of_a_loop_by_hand(name):
     case = CASES[name]
