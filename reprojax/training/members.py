@@ -14,6 +14,7 @@ import optax
 
 from reprojax.core import Program, PyTree, estimation
 from reprojax.data import Split, Task, in_order, order
+from reprojax.data.task import spec
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.training import checks
 from reprojax.training.checks import check_statistics, not_finite
@@ -69,8 +70,11 @@ class Members(NamedTuple):
 def first_states(members: Members, epochs: int) -> list[TrainState]:
     """The members' first states."""
     frozen, rows = members.run.frozen, members.run.rows
-    rest = [(frozen, rows.x, seed, epochs, rows.context) for seed in members.seeds]
-    return [begin(*members.own(k), *own) for k, own in enumerate(rest)]
+    contexts = [spec(own.context, rows.size) for own in members.splits("train")]
+    return [
+        begin(*members.own(k), frozen, rows.x, seed, epochs, contexts[k])
+        for k, seed in enumerate(members.seeds)
+    ]
 
 
 def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.OptState:

@@ -29,8 +29,10 @@ import optax
 
 from reprojax.core import Program, PyTree
 from reprojax.core.estimation import Refresh
+from reprojax.core.slips import array_text
+from reprojax.core.trees import below, differences
 from reprojax.data import Task, digest
-from reprojax.data.task import SPLITS, outline, shape_of, spec, whole_seed
+from reprojax.data.task import SPLITS, batch_labels, outline, whole_seed
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import traced
 from reprojax.training import checks
@@ -82,7 +84,8 @@ def fit_population(
     """Train K programs; each is selected on validation, as in `fit`.
 
     Args:
-        task: one for all, or one each, of equal shapes.
+        task: one for all, or one each, of equal shapes and types; what is
+            `data.Shared` may have other values.
         seeds: one each, so there are as many members.
         settings: hyperparameters each, such as {"learning_rate": .01}, in the place of
             those of an optimiser that `optax.inject_hyperparams` made.
@@ -98,19 +101,22 @@ def fit_population(
     """
     tasks = [task] * len(seeds) if isinstance(task, Task) else [*task]
     seeds = [whole_seed(seed) for seed in seeds]
-    outlines = []
-    for each in {id(t): t for t in tasks}.values():
+    distinct, outlines = [*{id(task): task for task in tasks}.values()], []
+    for each in distinct:
         checks.check_arguments("fit_population", program, frozen, each)
         checks.check_is_optimizer(optimizer)
         epochs, batch, _ = checks.check_settings(epochs, batch, refresh)
         outlines.append(outline(each, batch))
     _check(tasks, seeds, settings, inits, how, order)
+    _check_alike(distinct)
     loss = loss or fitting(outlines[0])
     metric = metric or fitting_metric(outlines[0], loss)
     run = Run(
         *(program, optimizer, loss, record_sites, jax.device_put(frozen), outlines[0]),
         *(metric, metrics, evaluated, refresh),
     )
+    for rows_ in outlines:  # labels may be missing in some tasks alone
+        checks.check_run(run._replace(rows=rows_))
     together = order == "shared" or len(set(seeds)) == 1
     members = Members(run, tasks, seeds, together, settings, inits)
     first = partial(first_states, members, epochs)
@@ -121,7 +127,6 @@ def fit_population(
         which |= {"order": order, "form": how} | _ingredients(members, identity)
     with Checkpoints(out, which, resume=resume, grows="epochs") as checkpoints:
         if how == "vmap":
-            checks.check_run(run)
             checks.check_frozen(run.frozen)
             return at_once(members, first, epochs, checkpoints, progress)
         given = {"epochs": epochs, "batch": batch, "resume": resume}
@@ -180,7 +185,8 @@ def costs(
     rows_, together = outline(task, batch), order == "shared"
     run = Run(program, optimizer, loss, (), jax.device_put(frozen), rows_)
     members = Members(run, [task] * len(seeds), [*seeds], together)
-    group = grouped(first_states(members, 1))
+    # Without the curves, as the forms have it.
+    group = grouped(first_states(members, 1))._replace(curves=())
     x, y, context, axis = rows(members, 0)
     first = lambda tree: jax.tree.map(lambda a: jnp.array(a[0]), tree)
     own, c = (x, context) if axis is None else first((x, context))
@@ -275,18 +281,31 @@ def _check(
             "a population got order='shared' for members of several seeds and "
             "how='loop', expected how='vmap', where they share a forward; or one seed"
         )
-    shapes = {
-        (
-            (len(task.classes), task.answers),
-            *(shape_of(getattr(task, n).x) for n in SPLITS),
-            *(getattr(task, n).y.shape for n in SPLITS),
-            task.holds,
-            str(spec(task.train.context, 1)),
-        )
-        for task in tasks
-    }
-    if len(shapes) > 1:
-        raise ValueError(
-            f"a population's tasks differ in classes and shapes: {sorted(shapes)}, "
-            "expected equal ones, for one compiled step; train them one by one with fit"
-        )
+
+
+def _check_alike(tasks: Sequence[Task]) -> None:
+    """Raise unless one compiled step serves all tasks."""
+    first, *others = map(_alike, tasks)
+    for other in others:
+        if lines := differences(other, first):
+            raise ValueError(
+                f"a population's tasks differ:{below(lines)}\nexpected those of the "
+                "first task, for one compiled step; train them one by one with fit"
+            )
+
+
+def _alike(task: Task) -> dict[str, Any]:
+    """{what the tasks of a population have in common: what this one has}"""
+    found = {"classes": len(task.classes), "answers": task.answers, "holds": task.holds}
+    for name in SPLITS:
+        x, y, context = getattr(task, name)
+        y = jax.ShapeDtypeStruct(y.shape, batch_labels(y[:1]).dtype)
+        own = {"x": x, "y": y, "context": context}
+        found |= {f"{name}.{at}": str(_kinds(tree)) for at, tree in own.items()}
+    return found
+
+
+def _kinds(tree: PyTree) -> PyTree:
+    """Types and shapes; images in files, and numbers in `Shared`, have theirs too."""
+    known = lambda a: a if hasattr(a, "shape") else np.asarray(a)
+    return jax.tree.map(lambda a: array_text(known(a)), tree)

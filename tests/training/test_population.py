@@ -14,13 +14,13 @@ from jax.nn.initializers import normal, zeros
 
 from reprojax import reprogram
 from reprojax.alignments import bayesian, linear
-from reprojax.core import chain
-from reprojax.data import Split, Task, order
-from reprojax.data.task import outline
+from reprojax.core import Manipulation, Params, chain
+from reprojax.data import Shared, Split, Task, order
+from reprojax.data.task import SPLITS, outline
 from reprojax.formats import learnable
 from reprojax.operators import add, dropout
 from reprojax.testing.compiled import operations
-from reprojax.training import members, population
+from reprojax.training import compilation, members, population
 from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted, fit
 from reprojax.training.losses import cross_entropy
@@ -120,6 +120,75 @@ def test_tasks_of_their_own(how, order):
         near(fitted, alone(HEAD, task=task, seed=2))
 
 
+def shown_all() -> Manipulation:
+    """Adds a learned number, which begins as the context's largest."""
+
+    def init(key: Any, spec: Any, scope: Any) -> Params:
+        return Params(jnp.zeros(3) + scope.context.max())
+
+    def apply(params: Params, value: Any, scope: Any) -> Any:
+        return value + params.learnable + scope.context.mean()
+
+    return Manipulation(init, apply)
+
+
+def for_all(value: Any) -> Task:
+    parts = {n: getattr(TASK, n)._replace(context=Shared(value)) for n in SPLITS}
+    return TASK._replace(**parts)
+
+
+@pytest.mark.parametrize("how", FORMS)
+@pytest.mark.parametrize("length", [3, 2000])  # NumPy's texts leave long ones out
+def test_a_context_for_all_rows_is_the_members_own(how, length):
+    program = reprogram(
+        fitting.FORWARD, {"normalized": shown_all(), "output": linear(3)}
+    )
+    values = np.zeros((2, length), np.float32)
+    values[1, length // 2] = 5.0
+    tasks = [*map(for_all, values)]
+    found = many(program, how, task=tasks, seeds=[1, 1], epochs=1)
+    for task, fitted in zip(tasks, found, strict=True):
+        near(fitted, alone(program, task=task, seed=1, epochs=1))
+    with pytest.raises(ValueError, match=r"train.context: came Shared\(.*float32\[4\]"):
+        many(
+            program,
+            how,
+            task=[tasks[0], for_all(np.zeros(4, np.float32))],
+            seeds=[1, 1],
+        )
+
+
+def numbers(missing: float) -> Task:
+    """As many rows a split as a batch has."""
+    y = np.array([[1.0], [2.0], [missing], [0.0]], np.float32)
+    rows = Split(split(4, 1).x, y)
+    return Task("numbers", rows, rows, rows, (), answers="numbers")
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_a_loss_of_one_number_suits_each_task(how):
+    program = reprogram(fitting.FORWARD, {"output": linear(1)})
+    given = {"loss": lambda seen: jnp.square(seen.output - seen.labels).mean()}
+    given |= {"seeds": [1, 1], "epochs": 1}
+    assert len(many(program, how, task=[numbers(3.0)] * 2, **given)) == 2
+    for missing in ((3.0, np.nan), (np.nan, 3.0)):
+        with pytest.raises(ValueError, match=r"gave one number, .*\(a label is -1\)"):
+            many(program, how, task=[*map(numbers, missing)], **given)
+
+
+def test_tasks_are_of_one_type():
+    """Stacked, uint8 would be float32 for the member of uint8 too."""
+    bytes_ = TASK._replace(holds="pixels")
+    parts = {n: getattr(TASK, n) for n in SPLITS}
+    parts = {n: s._replace(x=s.x.astype(np.float32)) for n, s in parts.items()}
+    line = r"train.x: came float32\[10,8,8,3\], expected uint8\[10,8,8,3\]"
+    with pytest.raises(ValueError, match=line):
+        many(task=[bytes_, bytes_._replace(**parts)], seeds=[0, 1])
+    wide = {n: s._replace(y=s.y.astype(np.int64)) for n, s in parts.items()}
+    wide = {n: s._replace(x=getattr(TASK, n).x) for n, s in wide.items()}
+    population._check_alike([TASK, TASK._replace(**wide)])
+
+
 def test_heads_on_cached_features():
     above, _, values = cached(HEAD, FROZEN, TASK, progress=False)
     found, expected = many(above, "vmap", task=values), many(HEAD)
@@ -175,6 +244,15 @@ def test_both_forms_are_measured_and_one_is_recommended():
     assert fastest(table | {"vmap": Cost(0.7, 15)}) == "vmap"
     assert fastest(table | {"vmap": Cost(0.7, 16)}) == "loop"
     assert fastest(table | {"vmap": Cost(0.7, 16)}, 2.0) == "vmap"
+
+
+def test_what_is_measured_is_what_runs():
+    compilation._shared.cache_clear()
+    for how in FORMS:
+        many(HEAD, how, loss=cross_entropy)
+    run = {*compilation._executables}
+    costs(HEAD, FROZEN, TASK, optimizer=ONE, batch=4, seeds=range(3), rounds=1)
+    assert {*compilation._executables} <= run
 
 
 def test_another_population_compiles_nothing(caplog):
@@ -245,7 +323,10 @@ SHORT = TASK._replace(test=split(6, 3))
         ({"seeds": []}, "expected one of each a member, and at least one member"),
         ({"settings": SETTINGS[:2]}, r"got {'tasks': 3, 'seeds': 3, 'settings': 2}"),
         ({"task": [TASK] * 2}, r"got {'tasks': 2, 'seeds': 3}"),
-        ({"task": [TASK, TASK, SHORT]}, "tasks differ in classes and shapes"),
+        (
+            {"task": [TASK, TASK, SHORT]},
+            r"tasks differ:\n  test.x: came uint8\[6,8,8,3\], ",
+        ),
         ({"epochs": 0}, "got epochs=0, expected a whole number of at least 1"),
         (
             {"settings": [{"momentum": 0.9}] * 3},
