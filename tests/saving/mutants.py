@@ -17,4 +17,18 @@ MUTANTS = (
         "label_words(sorted(labels))",
         "test_saved_programs.py::test_a_prompt_answers_the_same_from_its_file",
     ),
+    Mutant(
+        "identity: a metric is what it sums, however it scores",
+        "saving/identity.py",
+        "[sums, _scored(score, sums.out)]",
+        "[sums]",
+        "test_identity.py::test_each_ingredient_changed_alone_is_refused_by_name",
+    ),
+    Mutant(
+        "identity: a metric is how it scores, whatever it sums",
+        "saving/identity.py",
+        "[sums, _scored(score, sums.out)]",
+        "[_scored(score, sums.out)]",
+        "test_identity.py::test_another_loss_as_the_metric_is_refused",
+    ),
 )

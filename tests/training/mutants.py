@@ -74,6 +74,20 @@ MUTANTS = (
         "test_population.py::test_a_member_is_the_program_alone",
     ),
     Mutant(
+        "population: all members begin with the context of the first",
+        "training/members.py",
+        "seed, epochs, contexts[k]",
+        "seed, epochs, contexts[0]",
+        "test_population.py::test_a_context_for_all_rows_is_the_members_own",
+    ),
+    Mutant(
+        "population: the loss is looked at on the first task",
+        "training/population.py",
+        "checks.check_run(run._replace(rows=rows_))",
+        "checks.check_run(run)",
+        "test_population.py::test_a_loss_of_one_number_suits_each_task",
+    ),
+    Mutant(
         "population: settings reach no member",
         "training/members.py",
         "hyperparams={**node.hyperparams, **new}",
