@@ -159,7 +159,8 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
     """How many learnable numbers change the answer at some site of a group.
 
     The params as they are and random ones, until `patience` draws in a row bring no new
-    numbers: a clip, say, hides some in each draw. Where evaluation moves by none, as it
+    numbers: a clip, say, hides some in each draw. What integers of the context choose
+    acts whether or not the given ones choose it. Where evaluation moves by none, as it
     chooses, training is looked at.
     """
     learnable = group[0].params.learnable
@@ -168,10 +169,12 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
         return sum(a.size for a in leaves)  # token ids: there is no derivative
     random, slopes = np.random.default_rng(group[0].seed), [*map(_slope, group)]
     hit, still, at = jnp.zeros(sum(a.size for a in leaves), bool), 0, learnable
+    most += 2 * max(_widths(learnable), default=0)  # a walk through a table takes two
     for i in range(most if leaves else 0):
         before = hit.sum()
-        for slope in slopes:
-            hit |= slope(at, random)
+        for one, slope in zip(group, slopes, strict=True):
+            for context in _contexts(one.scope.context, learnable, i // 2):
+                hit |= slope(at, random, context)
         still = still + 1 if hit.sum() == before else 0
         if still == patience or hit.all():
             break
@@ -184,15 +187,60 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
     return int(hit.sum())
 
 
-def _slope(alone: Alone) -> Callable[[PyTree, np.random.Generator], jax.Array]:
-    """(learnable, random) -> which of its numbers move the answer to some value."""
+def _widths(learnable: PyTree) -> set[int]:
+    """How many rows the leaves have, any of which may be a table."""
+    return {len(a) for a in jax.tree.leaves(learnable) if jnp.ndim(a)}
+
+
+def _contexts(context: PyTree, learnable: PyTree, step: int) -> list[PyTree]:
+    """The context that was given, and others whose integers choose other things.
+
+    From step to step they walk through all numbers up to the largest that was given,
+    and through all rows of each leaf; the second leaf of a context goes on where the
+    first has been through, as the digits of a number do.
+    """
+    leaves, form = jax.tree.flatten(context)
+    arrays = [jnp.asarray(a) for a in leaves]
+    choose = [i for i, a in enumerate(arrays) if _counts(a)]
+    if not choose:
+        return [context]
+
+    def walked(below: int) -> PyTree:
+        new = dict(enumerate(arrays))
+        for digit, i in enumerate(choose):
+            new[i] = _walk(arrays[i], step // below**digit, below)
+        return form.unflatten(new.values())
+
+    given = {int(arrays[i].max()) + 1 for i in choose}
+    belows = sorted(below for below in given | _widths(learnable) if below > 0)
+    return [context, *map(walked, belows)]
+
+
+def _counts(a: jax.Array) -> bool:
+    whole = jnp.issubdtype(a.dtype, jnp.integer) or a.dtype == bool
+    return bool(whole and a.size)
+
+
+def _walk(a: jax.Array, start: int, below: int) -> jax.Array:
+    """start, start + 1 and so on, from 0 again where they reach `below`."""
+    below = 2 if a.dtype == bool else below
+    numbers = (start + np.arange(a.size)) % below
+    return jnp.asarray(numbers.reshape(a.shape)).astype(a.dtype)
+
+
+def _slope(alone: Alone) -> Callable[..., jax.Array]:
+    """(learnable, random, context) -> which of its numbers move the answer to some
+    value. No number is one that a missing row (NaN) moves."""
 
     def answer(alone: Alone, learnable: PyTree, value: PyTree) -> jax.Array:
         return _run("learnable", alone, learnable, value, alone.scope.x)
 
-    def pull(alone: Alone, learnable: PyTree, value: PyTree, weigh: Any) -> jax.Array:
-        out, back = jax.vjp(lambda p: answer(alone, p, value), learnable)
-        return flat(back(weigh.astype(out.dtype))[0]) != 0
+    def pull(
+        alone: Alone, learnable: PyTree, value: PyTree, weigh: Any, context: PyTree
+    ) -> jax.Array:
+        here = alone._replace(scope=alone.scope._replace(context=context))
+        out, back = jax.vjp(lambda p: answer(here, p, value), learnable)
+        return jnp.abs(flat(back(weigh.astype(out.dtype))[0])) > 0
 
     def value(random: np.random.Generator) -> PyTree:
         return draw(random, alone.spec, alone.scope.site == "input")
@@ -201,9 +249,11 @@ def _slope(alone: Alone) -> Callable[[PyTree, np.random.Generator], jax.Array]:
     shape = jax.eval_shape(partial(answer, alone), *some).shape
     run = compiled(alone, pull)
 
-    def slope(learnable: PyTree, random: np.random.Generator) -> jax.Array:
+    def slope(
+        learnable: PyTree, random: np.random.Generator, context: PyTree
+    ) -> jax.Array:
         weigh = random.normal(size=shape).astype(np.float32)
-        return run(learnable, value(random), weigh)
+        return run(learnable, value(random), weigh, context)
 
     return slope
 
@@ -252,10 +302,10 @@ def draw_task(random: np.random.Generator, x: PyTree) -> PyTree:
 
 
 def real(random: np.random.Generator, tree: PyTree) -> PyTree:
-    """Numbers where only shapes were given."""
+    """Numbers where only shapes were given; integers are of any table."""
     leaves = jax.tree.leaves(tree)
     given = any(isinstance(a, jax.ShapeDtypeStruct) for a in leaves)
-    return draw(random, tree) if given else tree
+    return draw(random, tree, below=2) if given else tree
 
 
 def flat(value: PyTree) -> jax.Array:

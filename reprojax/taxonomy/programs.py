@@ -16,7 +16,6 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from reprojax.core import (
-    CONTEXT,
     Manipulation,
     Params,
     Program,
@@ -27,6 +26,7 @@ from reprojax.core import (
     spec_of,
     watching,
 )
+from reprojax.data.task import unshared
 from reprojax.taxonomy.manipulations import (
     Alone,
     acting,
@@ -35,7 +35,7 @@ from reprojax.taxonomy.manipulations import (
     operator,
     real,
 )
-from reprojax.taxonomy.watched import Cut, Watched, is_own, is_same, watch
+from reprojax.taxonomy.watched import Cut, Watched, is_own, is_same, is_whole, watch
 
 FORMATS = ("learnable", "fixed")
 LOCATIONS = ("input", "embedding", "hidden")
@@ -58,7 +58,8 @@ class Row(NamedTuple):
     learnable: int
     """Numbers that a search updates."""
     acting: int
-    """Those of them that were seen to change the answer: none inside a frame."""
+    """Those of them that were seen to change the answer: none inside a frame. What
+    integers of the context choose counts, whichever of it the given ones choose."""
     fixed: int
     """Numbers that stay as they are."""
 
@@ -126,11 +127,13 @@ def describe(
     """The coordinates of a program, its sites, shapes and counts, all observed.
 
     Args:
-        x: what the program is applied to, or its shapes; likewise the context.
+        x: what the program is applied to, or its shapes; likewise the context, where
+            what is `Shared` stands for its value.
         roles: a card's. Its "embedding" and "input" sites join the next two.
         embedding: sites with the embedded input. A site named nowhere is hidden.
         inputs: sites with the input itself.
     """
+    context = unshared(context)
     random, roles = np.random.default_rng(seed), {} if roles is None else roles
     place = {site: "embedding" for site in (*embedding, *roles.get("embedding", ()))}
     place |= {site: "input" for site in (*inputs, *roles.get("input", ()))}
@@ -143,7 +146,6 @@ def describe(
         return _description(_watched_rows(found, place, seed))
     # A loop's one site is what enters all layers, whatever a card calls it.
     place |= {site: "hidden" for site in looped if place.get(site) == "embedding"}
-    context = specs.get(CONTEXT) if context is None else context
     x, context = draw_task(random, x), real(random, context)
     rows = []
     for sites, manipulation in program.at:
@@ -165,7 +167,8 @@ def _raw_specs(
     program: Program, *args: Any
 ) -> tuple[dict[str, PyTree], set[str], bool]:
     """{site: spec} of what each manipulation is given, the sites inside loops, and
-    whether what acts are the program's own manipulations on its own params."""
+    whether what acts are the program's own manipulations, all of them, on their own
+    params and on the program's own arguments, and nothing else is learned."""
     specs, plain = {}, True
 
     def spy(site: str, value: PyTree) -> PyTree:
@@ -173,8 +176,6 @@ def _raw_specs(
             site = site.removesuffix("/raw")
             specs[site] = spec_of(value)
             return jax.tree.map(partial(_marked, site), value)
-        if site == CONTEXT:
-            specs[site] = spec_of(value)
         return value
 
     def apply(params: Params, frozen: PyTree, x: PyTree, context: PyTree) -> PyTree:
@@ -182,13 +183,17 @@ def _raw_specs(
             m: Manipulation, own: Params, value: PyTree, scope: Scope, inner: bool
         ) -> Any:
             nonlocal plain
-            plain &= is_own(program, params, m, own) and is_same(x, scope.x)
+            given = scope.frozen, scope.x, scope.context
+            plain &= is_own(program, params, m, own)
+            plain &= is_same((frozen, x, context), given)
             return m.apply(own, value, scope)
 
         with watching(act):
             return program.apply(params, frozen, x, context, edit=spy)
 
     jaxpr = jax.make_jaxpr(apply)(*args)
+    known = {site for sites, _ in program.at for site in sites} == {*specs}
+    plain &= known and is_whole(program, args[0])
     return specs, _in_loops(jaxpr.jaxpr), plain
 
 

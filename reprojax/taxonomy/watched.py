@@ -38,6 +38,15 @@ def is_own(program: Program, params: Params, m: Manipulation, held: Params) -> b
     return any(is_same(held, part(params, site)) for site in sites)
 
 
+def is_whole(program: Program, params: Params) -> bool:
+    """Whether each learnable number belongs to a manipulation of `program.at`."""
+    first = [sites[0] for sites, _ in program.at]
+    if not all(_holds(params, site) for site in first):
+        return not jax.tree.leaves(params.learnable)
+    own = [params.learnable[site] for site in first]
+    return len(jax.tree.leaves(own)) == len(jax.tree.leaves(params.learnable))
+
+
 def _holds(params: Params, site: str) -> bool:
     return all(isinstance(tree, Mapping) and site in tree for tree in params)
 
@@ -297,7 +306,7 @@ def _cut(trace: _Trace, call: _Call, learned: int) -> Cut:
     def apply(own: Params, value: PyTree, scope: Scope) -> Any:
         mine = {**own.learnable, **own.fixed}
         all_of = [mine.get(i, a) for i, a in enumerate(leaves)]
-        args = [*all_of, *jax.tree.leaves((scope.frozen, scope.x, context))]
+        args = [*all_of, *jax.tree.leaves((scope.frozen, scope.x, scope.context))]
         return call.answer.tree(run(args, _arrays(value)))
 
     def closed(own: Params, value: PyTree, scope: Scope) -> Any:
@@ -305,7 +314,7 @@ def _cut(trace: _Trace, call: _Call, learned: int) -> Cut:
         put = [*_arrays(value), *own.fixed, *_arrays(scope.context)]
         return call.answer.tree(whole(args, put))
 
-    scope = call.scope._replace(frozen=frozen, x=x)
+    scope = call.scope._replace(frozen=frozen, x=x, context=context)
     sides = [{i: leaves[i] for i in on if (i < learned) == side} for side in (1, 0)]
     own, act = Params(*sides), apply
     if not on:  # all that it was given comes from elsewhere

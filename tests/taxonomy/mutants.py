@@ -6,9 +6,39 @@ MUTANTS = (
     Mutant(
         "taxonomy: outer sites alone are seen",
         "taxonomy/programs.py",
-        "plain &= is_own(program, params, m, own) and is_same(x, scope.x)",
+        "plain &= is_own(program, params, m, own)",
         "plain &= True",
-        "test_describe_wrapped.py::test_a_prompt_made_of_factors_counts_its_factors_once",
+        "test_describe_wrapped.py::test_numbers_that_a_wrapper_throws_away_do_not_act",
+    ),
+    Mutant(
+        "taxonomy: a context is taken for the program's own",
+        "taxonomy/programs.py",
+        "plain &= is_same((frozen, x, context), given)",
+        "plain &= is_same((frozen, x), given[:2])",
+        "test_describe_wrapped.py::"
+        "test_a_context_that_a_wrapper_looks_up_is_a_fixed_prompt",
+    ),
+    Mutant(
+        "taxonomy: what is learned beside the sites is not seen",
+        "taxonomy/programs.py",
+        "plain &= known and is_whole(program, args[0])",
+        "plain &= known",
+        "test_describe_wrapped.py::"
+        "test_learned_numbers_of_no_site_have_a_row_of_their_own",
+    ),
+    Mutant(
+        "taxonomy: a manipulation that nobody runs is looked for",
+        "taxonomy/programs.py",
+        "plain &= known and is_whole(program, args[0])",
+        "plain &= is_whole(program, args[0])",
+        "test_describe_wrapped.py::test_a_program_that_runs_none_of_its_manipulations",
+    ),
+    Mutant(
+        "taxonomy: only what the given context chooses acts",
+        "taxonomy/manipulations.py",
+        "return [context, *map(walked, belows)]",
+        "return [context]",
+        "test_describe_wrapped.py::test_what_can_be_chosen_acts_however_it_is_chosen",
     ),
     Mutant(
         "watching: a manipulation acts unseen",

@@ -34,6 +34,7 @@ from reprojax.core import (
     tokens,
     watching,
 )
+from reprojax.data import Shared
 from reprojax.formats import fixed, from_context, learnable
 from reprojax.operators import add, frame, insert, resize
 from reprojax.taxonomy import Description, describe
@@ -158,9 +159,88 @@ def test_prompts_of_several_tasks_under_vmap():
     assert told(found) == told(ours)
 
 
-def test_the_prompts_of_tasks_that_no_row_is_of_do_not_act():
-    found = describe(by_row(PROMPTED, 3), MIXER_FROZEN, IMAGES, jnp.array([0, 1, 1, 0]))
+def test_the_prompts_of_tasks_that_no_row_can_be_of_do_not_act():
+    program = by_row(PROMPTED, 3)
+
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        return program.apply(params, frozen, x, context % 2, **kw)
+
+    found = describe(
+        program._replace(apply=apply), MIXER_FROZEN, IMAGES, jnp.array([0, 1, 1, 0])
+    )
     assert found.learnable == 3 * 69 and found.acting == 2 * 69
+
+
+CHOSEN = reprogram(dense, {"input": add(SOFT)})
+
+
+def by_switch(params: Params, frozen: Any, x: Any, context: Any, **kw: Any) -> Any:
+    one = lambda k, x: CHOSEN.apply(jax.tree.map(lambda a: a[k], params), frozen, x)
+    return jax.lax.switch(context[0], [partial(one, k) for k in range(5)], x)
+
+
+def by_switch_of_rows(
+    params: Params, frozen: Any, x: Any, context: Any, **kw: Any
+) -> Any:
+    one = lambda row, task: by_switch(params, frozen, row[None], task[None])[0]
+    return jax.vmap(one)(x, context)
+
+
+def by_first_row(params: Params, frozen: Any, x: Any, context: Any, **kw: Any) -> Any:
+    own = jax.tree.map(lambda a: a[context[0]], params)
+    return CHOSEN.apply(own, frozen, x)
+
+
+def by_two_indices(params: Params, frozen: Any, x: Any, context: Any, **kw: Any) -> Any:
+    two = jax.tree.map(lambda a: a.reshape(5, 2, 3), params)  # halves of each prompt
+    own = jax.tree.map(lambda a: jnp.tile(a[context, context[::-1] % 2], 2), two)
+    return jax.vmap(lambda own, x: CHOSEN.apply(own, frozen, x[None])[0])(own, x)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        jnp.zeros(4, int),
+        jnp.arange(4),
+        jax.ShapeDtypeStruct((4,), jnp.int32),
+        Shared(jnp.ones(4, int)),
+    ],
+    ids=["one", "four", "shapes", "shared"],
+)
+@pytest.mark.parametrize(
+    "apply", [None, by_switch, by_switch_of_rows, by_first_row, by_two_indices]
+)
+def test_what_can_be_chosen_acts_however_it_is_chosen(apply, context):
+    """Five prompts of six numbers."""
+    program = by_row(CHOSEN, 5)
+    program = program._replace(apply=apply or program.apply)
+    found = describe(program, DENSE_FROZEN, ROWS, context)
+    assert found.coordinates == "learnable input additive -> identity"
+    assert (found.learnable, found.acting) == (30, 30)
+
+
+def test_ours_and_a_choice_of_two_leaves_act_in_full():
+    context = jnp.zeros(4, int)
+    ours = stacked(dense, CHOSEN, 5)
+    assert describe(ours, DENSE_FROZEN, ROWS, context).acting == 30
+
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        own = jax.tree.map(lambda a: a[context["a"], 1 * context["b"]], params)
+        run = lambda own, x: CHOSEN.apply(own, frozen, x[None])[0]
+        return jax.vmap(run)(own, x)
+
+    def init(key: Any, frozen: Any, x: Any, context: Any = None) -> Params:
+        one = CHOSEN.init(key, frozen, x)
+        return jax.tree.map(lambda a: jnp.ones((7, 2, *a.shape)), one)
+
+    squared = Program(init, apply, CHOSEN.at)
+    two = {"a": context, "b": jnp.zeros(4, bool)}
+    found = describe(squared, DENSE_FROZEN, ROWS, two)
+    assert found.learnable == found.acting == 7 * 2 * 6
 
 
 def test_a_prompt_made_of_factors_counts_its_factors_once():
@@ -202,6 +282,121 @@ def test_numbers_that_no_manipulation_is_made_of_are_told_too():
     assert found.coordinates == "fixed hidden additive -> identity"
     assert (found.learnable, found.acting) == (11, 6)
     assert str(found).splitlines()[-1].split() == ["total", "11", "(6", "act)", "7"]
+
+
+def with_more(program: Program, more: dict[str, Any], use: Any) -> Program:
+    """A program with learned numbers beside those of its sites.
+
+    Args:
+        use: (own params, more, frozen, x, context, key and edit) -> the answer.
+    """
+
+    def init(key: Any, frozen: Any, x: Any, context: Any = None) -> Params:
+        own = program.init(key, frozen, x, jnp.zeros(x.shape))
+        return Params({**own.learnable, **more}, own.fixed)
+
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        own = {site: a for site, a in params.learnable.items() if site not in more}
+        extra = {name: params.learnable[name] for name in more}
+        return use(params._replace(learnable=own), extra, frozen, x, context, **kw)
+
+    return Program(init, apply, program.at)
+
+
+GIVEN = Manipulation(lambda *_: Params(), lambda p, v, scope: v + scope.context)
+TOLD = reprogram(dense, {"input": GIVEN, "output": linear(3)})
+
+
+@pytest.mark.parametrize(
+    ("more", "make", "context"),
+    [
+        (jnp.eye(6), lambda m, context: context @ m, jnp.ones((4, 6))),
+        (jnp.ones((5, 6)), lambda m, context: m[context], jnp.arange(4)),
+    ],
+    ids=["projected", "looked up"],
+)
+def test_a_context_that_learned_numbers_make_is_a_learnable_prompt(more, make, context):
+    def use(
+        own: Params, extra: Any, frozen: Any, x: Any, context: Any, **kw: Any
+    ) -> Any:
+        return TOLD.apply(own, frozen, x, make(extra["m"], context), **kw)
+
+    found = describe(with_more(TOLD, {"m": more}, use), DENSE_FROZEN, ROWS, context)
+    assert found.coordinates == "learnable input additive -> linear"
+    alignment = TOLD.init(jax.random.key(0), DENSE_FROZEN, ROWS, ROWS).learnable
+    rest = sum(a.size for a in jax.tree.leaves(alignment))
+    assert [row.learnable for row in found.rows] == [more.size, rest]
+    assert found.acting == more.size + rest
+
+
+def test_a_context_that_a_wrapper_looks_up_is_a_fixed_prompt():
+    def init(key: Any, frozen: Any, x: Any, context: Any = None) -> Params:
+        return TOLD.init(key, frozen, x, jnp.eye(6)[context])
+
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        return TOLD.apply(params, frozen, x, jnp.eye(6)[context], **kw)
+
+    program = Program(init, apply, TOLD.at)
+    found = describe(program, DENSE_FROZEN, ROWS, jnp.arange(4))
+    assert found.coordinates == "fixed input additive -> linear"
+
+
+def adapted(
+    own: Params, extra: Any, frozen: Any, x: Any, context: Any, **kw: Any
+) -> Any:
+    weights = frozen["a"] + extra["l"] @ extra["r"]
+    return PLAIN.apply(own, {**frozen, "a": weights}, x, **kw)
+
+
+def gated(own: Params, extra: Any, frozen: Any, x: Any, context: Any, **kw: Any) -> Any:
+    return PLAIN.apply(own, frozen, x, **kw) * extra["gate"].sum()
+
+
+PLAIN = reprogram(dense, {"output": linear(3)})
+WIDE, DEEP = DENSE_FROZEN["a"].shape
+
+
+@pytest.mark.parametrize(
+    ("more", "use"),
+    [
+        ({"l": jnp.ones((WIDE, 2)), "r": jnp.zeros((2, DEEP))}, adapted),
+        ({"gate": jnp.ones(7)}, gated),
+    ],
+    ids=["weights", "gate"],
+)
+def test_learned_numbers_of_no_site_have_a_row_of_their_own(more, use):
+    plain = describe(PLAIN, DENSE_FROZEN, ROWS)
+    found = describe(with_more(PLAIN, more, use), DENSE_FROZEN, ROWS)
+    assert found.coordinates == plain.coordinates == "no prompt -> linear"
+    *rows, last = found.rows
+    assert rows == list(plain.rows) and last.site == ""
+    assert last.learnable == last.acting == sum(a.size for a in more.values())
+
+
+def test_numbers_that_a_wrapper_throws_away_do_not_act():
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        own = jax.tree.map(lambda a: a.at[2:].set(0), params)
+        return CHOSEN.apply(own, frozen, x, **kw)
+
+    found = describe(CHOSEN._replace(apply=apply), DENSE_FROZEN, ROWS)
+    assert (found.learnable, found.acting) == (6, 2)
+
+
+def test_a_program_that_runs_none_of_its_manipulations():
+    def apply(
+        params: Params, frozen: Any, x: Any, context: Any = None, **kw: Any
+    ) -> Any:
+        return dense(frozen, x) * params.learnable["input"].sum()
+
+    found = describe(CHOSEN._replace(apply=apply), DENSE_FROZEN, ROWS)
+    assert found.coordinates == "no prompt -> identity"
+    assert (found.learnable, found.acting) == (6, 6)
 
 
 def test_masked_numbers_do_not_act_through_a_wrapper_either():
