@@ -135,8 +135,16 @@ def resnet() -> tuple[Any, Any, Any]:
     return program, frozen, Split(x[:160], labels[:160].astype(np.int32))
 
 
-def trained(frozen: Any, batch: int, mesh: Any, steps: int = 20) -> Any:
-    """The state after so many steps of SGD."""
+def trained(
+    frozen: Any, batch: int, mesh: Any, steps: int = 20, along: Any = None
+) -> Any:
+    """The state after so many steps of SGD.
+
+    Args:
+        along: a list, which is given the state before each step and after the last; one
+            that has them begins each step at its own, so that no step adds to what
+            another one rounds.
+    """
     import jax
     import optax
 
@@ -150,10 +158,15 @@ def trained(frozen: Any, batch: int, mesh: Any, steps: int = 20) -> Any:
     frozen = parallel.settle(frozen, mesh)
     state = begin(program, sgd, frozen, images, 0, 1)
     state = parallel.replicate(state, mesh)
-    how = parallel.reader(mesh)
-    for x, y, _ in order.batches(split, batch, 0, 0, steps, how):
+    how, found = parallel.reader(mesh), [state]
+    for i, (x, y, _) in enumerate(order.batches(split, batch, 0, 0, steps, how)):
+        if along:
+            state = parallel.replicate(along[i], mesh)
         state = train_step(program, sgd, loss, (), state, frozen, x, y, mesh=mesh)
-    return state
+        found.append(state)
+    if along == []:
+        along += found
+    return found if along else state
 
 
 def cross_entropy() -> Any:
@@ -169,6 +182,12 @@ def leaves(tree: Any) -> dict[str, np.ndarray]:
     named = jax.tree_util.tree_flatten_with_path(tree)[0]
     data = lambda a: jax.random.key_data(a) if "key" in str(a.dtype) else a
     return {jax.tree_util.keystr(p): np.asarray(data(a)) for p, a in named}
+
+
+def whole_of(states: list[Any]) -> dict[str, np.ndarray]:
+    """Their leaves, one state behind the other."""
+    found = [leaves(state) for state in states]
+    return {name: np.stack([each[name] for each in found]) for name in found[0]}
 
 
 def held_bytes(tree: Any) -> int:
@@ -264,7 +283,10 @@ def eight(folder: Path) -> None:
     rules = {"*/stem/kernel": P(), "*/kernel": P(*(None,) * 3, "model")}
     rules = {"*/head/kernel": P("model", None)} | rules
     laid = parallel.place(frozen, wide, rules)
-    found["sharded_13"] = leaves(trained(laid, 13, wide))
+    along: list = []
+    one = trained(frozen, 13, None, along=along)
+    found["along_13"] = whole_of(one)
+    found["sharded_13"] = whole_of(trained(laid, 13, wide, along=along))
     held, whole = held_bytes(laid), sum(a.nbytes for a in jax.tree.leaves(frozen))
     found["bytes"] = {"held": np.array(held), "whole": np.array(whole)}
     state = trained(frozen, 16, mesh, steps=1)
@@ -283,11 +305,12 @@ def eight(folder: Path) -> None:
         found["refused"]["no_mesh"] = np.array(str(error))
     found["parts"], found["parts_one"] = reduced(resnet_parts[0], mesh)
     found["words_one"], found["words_eight"] = words(None), words(mesh)
+    found["words_parts"] = words(None, accumulate=5)
     for name, values in found.items():
         np.savez(folder / f"{name}.npz", **values)
 
 
-def words(mesh: Any) -> dict[str, np.ndarray]:
+def words(mesh: Any, accumulate: int = 1) -> dict[str, np.ndarray]:
     """Words to be written, a batch of 5 of 6 texts as Tokens, a short one behind it."""
     import optax
     import test_text_tasks as texts
@@ -298,6 +321,7 @@ def words(mesh: Any) -> dict[str, np.ndarray]:
     task = texts.written(texts.WRITER, texts.QUESTIONS, "do {question}. {answer}")
     program = prompt_tuning(texts.WRITER, at_words(), length=8)
     how = {"optimizer": optax.sgd(0.02), "batch": 5, "epochs": 3, "mesh": mesh}
+    how["accumulate"] = accumulate
     fitted = texts.fit(program, texts.CARD.frozen, task, progress=False, **how)
     return leaves(fitted.last) | {"curves": fitted.curves}
 

@@ -247,8 +247,8 @@ MUTANTS = (
     Mutant(
         "controls: no prompt, and the image resized without smoothing",
         CONTROLS,
-        'model.forward, {"input": resize(model.input.size)}, align',
-        'model.forward, {"input": resize(model.input.size, "nearest")}, align',
+        "resize(model.input.size)",
+        'resize(model.input.size, "nearest")',
         "test_controls.py",
     ),
     Mutant(

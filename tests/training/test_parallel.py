@@ -84,14 +84,36 @@ def test_parts_are_summed_over_devices_once(eight):
 
 
 def test_sharded_frozen_weights_equal_one_device_and_are_held_in_parts(eight):
-    near(read(eight / "sharded_13.npz"), read(eight / "one_13.npz"))
+    """Step by step. A ReLU that rounding moves across 0 gives a few pixels another
+    gradient in that step: a wrong sum over devices would in all."""
+    one, found = read(eight / "along_13.npz"), read(eight / "sharded_13.npz")
+    assert set(found) == set(one)
+    far = []
+    for i in range(21):
+        pairs = {name: (found[name][i], value[i]) for name, value in one.items()}
+        for name, (a, b) in pairs.items():
+            if ".sums" in name or "key" in name or a.dtype.kind != "f":
+                np.testing.assert_array_equal(a, b, name)
+        floats = [(a, b) for a, b in pairs.values() if a.dtype.kind == "f"]
+        each = (np.abs(a - b) / (1e-6 * (1 + np.abs(b))) for a, b in floats)
+        far.append(max(float(e.max(initial=0)) for e in each))
+    assert sum(e > 1 for e in far) <= 2 and max(far) < 10, far
     held, whole = read(eight / "bytes.npz").values()
     assert held < 0.27 * whole  # a quarter, and what is replicated
 
 
 def test_texts_over_eight_devices_equal_one(eight):
-    one = read(eight / "words_one.npz")
-    near(read(eight / "words_eight.npz"), one)
+    """As near as one device is that takes its rows one by one: how far that is, the CPU
+    decides by how it rounds."""
+    one, parts, found = (
+        read(eight / f"words_{n}.npz") for n in ("one", "parts", "eight")
+    )
+    assert set(found) == set(one)
+    for name, value in one.items():
+        rounded = np.abs(parts[name] - value).max()
+        assert rounded < 1e-4 * np.abs(value).max()
+        bound = 1e-6 + 4 * rounded
+        np.testing.assert_allclose(found[name], value, 1e-6, bound, err_msg=name)
     assert one["curves"][0, 0] > 1.01 * one["curves"][-1, 0]
 
 
