@@ -1,7 +1,7 @@
 # make demo           the main job on embedded defaults, in a few minutes
 # make demo-language  three ways to ask the embedded language model
 # make test           the tests that need only Python and this repository
-# make verify         those too that need torch, transformers and the assets
+# make verify         those too that take long or need torch, transformers and the assets
 # make lint           ruff and pyright
 # make mutants        wrong variants of the code, each of which turns a test red
 

@@ -23,10 +23,10 @@ jaxtyping.install_import_hook("reprojax", "checker.check")
 gc.set_threshold(100_000, 50, 50)
 
 # Not our own: a torn entry of the cache is compiled anew; orbax leaves other reads open
-# when one of them finds a damaged checkpoint.
+# when one of them finds a damaged checkpoint, or a full disk.
 PASSING = (
     "ignore:Error (reading|writing) persistent compilation cache:UserWarning",
-    "ignore:Exception ignored in. <coroutine object _"
+    "ignore:Exception ignored in. <coroutine object (_|Store\\._)"
     ":pytest.PytestUnraisableExceptionWarning",
 )
 
