@@ -168,14 +168,15 @@ def check_sizes(who: str, least: int = 1, **sizes: int | None) -> None:
             )
 
 
-def find(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """What a table has under a name, or an error with the nearest names."""
+def find(kind: str, name: str, table: Mapping[str, T], do: str = "") -> T:
+    """What a table has under a name, or an error with the nearest names.
+
+    Args:
+        do: what the error says besides.
+    """
     if not isinstance(name, str) or name not in table:
-        raise ValueError(unknown(kind, name, table))
+        near = nearest(str(name), table)
+        raise ValueError(
+            f"no {kind} {name!r}{near}; expected one of {', '.join(table)}{do}"
+        )
     return table[name]
-
-
-def unknown(kind: str, name: Any, table: Mapping[str, Any]) -> str:
-    """Says that a table has no such name, and which it has."""
-    near = nearest(str(name), table)
-    return f"no {kind} {name!r}{near}; expected one of {', '.join(table)}"

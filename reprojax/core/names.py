@@ -1,6 +1,7 @@
 """What parts and functions are called, for errors and `repr`: nothing is declared."""
 
 import inspect
+from types import UnionType
 from typing import Any
 
 from reprojax.core.vocabulary import Format, Manipulation
@@ -62,3 +63,9 @@ def is_ours(came: Any) -> bool:
     return callable(came) and str(getattr(came, "__module__", "")).startswith(
         "reprojax."
     )
+
+
+def kinds_text(kind: type | UnionType) -> str:
+    """Of a class, or of one of several: Pixels, or Series."""
+    each = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+    return ", or ".join(one.__name__ for one in each)

@@ -30,11 +30,7 @@ def linear_probe(
     *,
     targets: int | None = None,
 ) -> Program:
-    """A linear head on the frozen features [D] (arXiv 2211.11635 reports it beside).
-
-    Args:
-        targets: classes, or numbers that are to be told.
-    """
+    """A linear head on the frozen features [D] (arXiv 2211.11635 reports it beside)."""
     features = until(model.forward, role(model, "features")[0])
     align = aligned(align, targets, lambda n: linear(n, standardised=True))
     return reprogram(features, _resized(model), align)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from reprojax.core import Manipulation, Program
+from reprojax.core.names import kinds_text
 from reprojax.models import Model, role
 from reprojax.searches import Search
 from reprojax.training.losses import Loss, cross_entropy
@@ -104,17 +105,11 @@ def _check_model(who: str, model: Any, own: Needs) -> None:
     if not isinstance(model.input, own.input):
         raise ValueError(
             f"{who} got {model.name}, whose input is {type(model.input).__name__}, "
-            f"expected a model of {_kinds(own.input)}; `recipes.methods(model)` lists "
-            "what fits a model"
+            f"expected a model of {kinds_text(own.input)}; `recipes.methods(model)` "
+            "lists what fits a model"
         )
     for name in own.roles:
         role(model, name, who)
-
-
-def _kinds(kind: type | UnionType) -> str:
-    """Pixels, or Series"""
-    each = kind.__args__ if isinstance(kind, UnionType) else (kind,)
-    return ", or ".join(one.__name__ for one in each)
 
 
 def _check_align(who: str, align: Any) -> None:

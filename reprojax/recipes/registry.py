@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from reprojax.alignments import label_words
 from reprojax.alignments.named import find_alignment
 from reprojax.core import Params, Program, PyTree
-from reprojax.core.guards import unknown
+from reprojax.core.guards import find
 from reprojax.core.trees import fingerprint
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
@@ -74,10 +74,8 @@ def methods(model: Model[Any] | type | None = None) -> dict[str, Method]:
 
 def find_method(name: str) -> Method:
     """The method of a name, or an error with the nearest names."""
-    if not isinstance(name, str) or name not in METHODS:
-        do = "register one of your own first (for a command: --methods FILE)"
-        raise ValueError(f"{unknown('method', name, METHODS)}; {do}")
-    return METHODS[name]
+    do = "; register one of your own first (for a command: --methods FILE)"
+    return find("method", name, METHODS, do)
 
 
 def build(
