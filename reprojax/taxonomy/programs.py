@@ -16,6 +16,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from reprojax.core import (
+    CONTEXT,
     Manipulation,
     Params,
     Program,
@@ -146,6 +147,7 @@ def describe(
         return _description(_watched_rows(found, place, seed))
     # A loop's one site is what enters all layers, whatever a card calls it.
     place |= {site: "hidden" for site in looped if place.get(site) == "embedding"}
+    context = specs.get(CONTEXT) if context is None else context
     x, context = draw_task(random, x), real(random, context)
     rows = []
     for sites, manipulation in program.at:
@@ -169,13 +171,15 @@ def _raw_specs(
     """{site: spec} of what each manipulation is given, the sites inside loops, and
     whether what acts are the program's own manipulations, all of them, on their own
     params and on the program's own arguments, and nothing else is learned."""
-    specs, plain = {}, True
+    specs, made, plain = {}, {}, True
 
     def spy(site: str, value: PyTree) -> PyTree:
         if site.endswith("/raw"):  # nested programs: the last is the outer one's
             site = site.removesuffix("/raw")
             specs[site] = spec_of(value)
             return jax.tree.map(partial(_marked, site), value)
+        if site == CONTEXT:
+            made[site] = value
         return value
 
     def apply(params: Params, frozen: PyTree, x: PyTree, context: PyTree) -> PyTree:
@@ -185,7 +189,9 @@ def _raw_specs(
             nonlocal plain
             given = scope.frozen, scope.x, scope.context
             plain &= is_own(program, params, m, own)
-            plain &= is_same((frozen, x, context), given)
+            # The context that `informed` makes is the program's own.
+            own_context = made.get(CONTEXT) if context is None else context
+            plain &= is_same((frozen, x, own_context), given)
             return m.apply(own, value, scope)
 
         with watching(act):
@@ -194,6 +200,7 @@ def _raw_specs(
     jaxpr = jax.make_jaxpr(apply)(*args)
     known = {site for sites, _ in program.at for site in sites} == {*specs}
     plain &= known and is_whole(program, args[0])
+    specs |= spec_of(made)
     return specs, _in_loops(jaxpr.jaxpr), plain
 
 
