@@ -115,8 +115,9 @@ def fit_population(
         *(program, optimizer, loss, record_sites, jax.device_put(frozen), outlines[0]),
         *(metric, metrics, evaluated, refresh),
     )
-    for rows_ in outlines:  # labels may be missing in some tasks alone
-        checks.check_run(run._replace(rows=rows_))
+    # Of alike tasks: labels may be missing in some alone. Each kind is looked at once.
+    for own in {(own.gaps, own.short): own for own in outlines}.values():
+        checks.check_run(run._replace(rows=own))
     together = order == "shared" or len(set(seeds)) == 1
     members = Members(run, tasks, seeds, together, settings, inits)
     first = partial(first_states, members, epochs)

@@ -48,7 +48,7 @@ def prefixed(
     deviation: float,
     drop: float = 0.0,
 ) -> dict:
-    """{site: manipulation} of a prefix at all layers, and of the room for it."""
+    """{site: manipulation}: a prefix at all layers, and its room (arXiv 2101.00190)."""
     check_length(model, length)
     plain = learnable(normal(deviation) if start is None else start)
     fmt = plain if hidden is None else reparametrised(hidden, start)
@@ -61,7 +61,7 @@ def prefixed(
 def without_mlp(model: Model[Words], params: Params) -> Params:
     """Trained params as those of `prefix_tuning(..., hidden=None)`: the same answers.
 
-    The MLP is run a last time, and what it made is all that is kept.
+    The MLP is run a last time, and what it made is all that is kept (arXiv 2101.00190).
     """
     site = role(model, "kv")[0]
     net = params.learnable.get(site)
