@@ -44,6 +44,20 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", line)
 
 
+LONG = {
+    line
+    for line in (Path(__file__).parent / "long.txt").read_text().splitlines()
+    if line[0] != "#"
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid in LONG:
+            item.add_marker(pytest.mark.verify)
+
+
 def pytest_collection_finish():
     gc.freeze()
 

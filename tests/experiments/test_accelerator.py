@@ -26,7 +26,6 @@ def found(tmp_path_factory):
     return report.rows, (out / "table.md").read_text(), written
 
 
-@pytest.mark.verify  # long
 def test_every_case_has_a_row_with_numbers(found):
     rows, table, written = found
     names = [(case.model, case.name) for case in all_cases(["float32"], torch=False)]
@@ -43,7 +42,6 @@ def test_every_case_has_a_row_with_numbers(found):
     assert len(over) == 6 and min(over) > 0 and over[0] == over[3] == 1
 
 
-@pytest.mark.verify  # long
 def test_the_numbers_of_a_row_agree(found):
     rows, _, _ = found
     limit = 2 * TINY.matrix**3 / rows[0].seconds

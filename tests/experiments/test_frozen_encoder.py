@@ -114,7 +114,6 @@ def test_an_untrained_program_is_the_control_that_its_head_came_from(
 QUICK = ("soft tokens", "added at each block")
 
 
-@pytest.mark.verify  # long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in PROMPTS],
@@ -196,7 +195,6 @@ def test_words_at_the_end_are_left_out():
     assert shortened(task, TOKENIZER, 9).train.x.tolist() == task.train.x.tolist()
 
 
-@pytest.mark.verify  # long
 def test_a_run_goes_on_where_it_stopped(bench, tmp_path, monkeypatch, capsys):
     names = ("linear probe", "added to the words", "more than four digits")
     config = Config("sms-spam", draws=2, methods=names, out=tmp_path)

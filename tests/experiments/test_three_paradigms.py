@@ -251,7 +251,6 @@ def a_problem(texts=TEXTS):
 FEW = ("zero-shot", "few-shot", "few-shot, calibrated", "prompt tuning", "linear probe")
 
 
-@pytest.mark.verify  # long
 @pytest.mark.parametrize("names", [FEW, pytest.param((), marks=pytest.mark.slow)])
 def test_methods_on_a_language_model(run, names):
     own = bench(a_model(), a_problem([*TEXTS, "abcabcabc"]), SETTINGS)

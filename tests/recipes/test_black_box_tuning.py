@@ -195,7 +195,6 @@ class Service:
         return Oracle(self, **(settings | changes))
 
 
-@pytest.mark.verify  # long
 @pytest.mark.parametrize("kind", [pytest.param("rotary", marks=SLOW), "encoder"])
 def test_a_service_answers_as_the_model_itself(kind):
     """The same params on the card and on the model, left padding and right."""
@@ -234,7 +233,6 @@ def test_a_service_answers_as_the_model_itself(kind):
         np.testing.assert_array_equal(ours.apply(params, answers, x), answers)
 
 
-@pytest.mark.verify  # long
 def test_the_default_settings_learn():
     """The loss of 32 rows falls below a half of what guessing has, in 100 steps of 20
     points."""

@@ -67,13 +67,7 @@ def images(method=""):
     return jnp.asarray(backbones.photos(4, SIDES.get(method, 16)))
 
 
-LONG = pytest.mark.verify  # the others; these two are of each kind, and short
-
-
-@pytest.mark.parametrize(
-    "backbone, method",
-    [pytest.param(*p, marks=() if p[1] == "padding" else LONG) for p in PIXELS],
-)
+@pytest.mark.parametrize("backbone, method", PIXELS)
 def test_prompts_in_pixels(backbone, method):
     model = getattr(backbones, backbone)()
     found = contract(
@@ -105,9 +99,7 @@ def test_prompts_in_pixels(backbone, method):
     )
 
 
-@pytest.mark.parametrize(
-    "method", ["vpt-shallow", pytest.param("vpt-deep", marks=LONG)]
-)
+@pytest.mark.parametrize("method", ["vpt-shallow", "vpt-deep"])
 def test_prompts_in_tokens(method):
     model = backbones.transformer()
     features = until(model.forward, model.roles["features"][0])
@@ -140,7 +132,6 @@ def test_every_alignment(alignment):
     assert found.fixed == (0 if alignment == "linear" else 12 * 3)
 
 
-@LONG
 def test_the_controls():
     model = backbones.convolutional()
     probe = contract(

@@ -158,7 +158,6 @@ def test_the_default_settings_without_an_mlp_learn():
     assert found[-1] < np.log(2) / 2, found[::10]
 
 
-@pytest.mark.verify  # long
 @pytest.mark.parametrize("hidden", [UNITS, pytest.param(None, marks=pytest.mark.slow)])
 def test_the_contract(hidden):
     language = card("rotary")

@@ -70,7 +70,6 @@ def test_answers_hang_on_prompt_and_seed_alone(local):
     assert local.complete([asked[0]._replace(seed=5)]) != together[:1]
 
 
-@pytest.mark.verify  # long
 def test_what_edits_the_last_words_answers_alike_alone_and_together():
     """A kept beginning would hold words that LoReFT is to edit."""
     edit = low_rank_edit(rank=4, first=2, last=5)
