@@ -13,7 +13,7 @@ MUTANTS = (
     Mutant(
         "taxonomy: a context is taken for the program's own",
         "taxonomy/programs.py",
-        "plain &= is_same((frozen, x, context), given)",
+        "plain &= is_same((frozen, x, own_context), given)",
         "plain &= is_same((frozen, x), given[:2])",
         "test_describe_wrapped.py::"
         "test_a_context_that_a_wrapper_looks_up_is_a_fixed_prompt",

@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant(
         "population: the loss is looked at on the first task",
         "training/population.py",
-        "checks.check_run(run._replace(rows=rows_))",
+        "checks.check_run(run._replace(rows=own))",
         "checks.check_run(run)",
         "test_population.py::test_a_loss_of_one_number_suits_each_task",
     ),
