@@ -15,11 +15,11 @@ export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
 
 .PHONY: demo demo-language test verify lint mutants
 
-demo: .venv/experiments
+demo: .venv/commands
 	$(BIN)/python -m experiments.visual_reprogramming --epochs 12 --batch 50 \
 		--learning-rate 0.05 --train 800 --validation 200 --out $(OUT)
 
-demo-language: .venv/experiments
+demo-language: .venv/commands
 	$(BIN)/python -m experiments.language_demo --out $(OUT)
 
 test: .venv/test
@@ -37,8 +37,8 @@ mutants: .venv/verify
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/experiments: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[experiments]"
+.venv/commands: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[commands]"
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python

@@ -36,10 +36,10 @@ import optax
 from jax.nn.initializers import zeros
 
 from experiments.shared.assets import load_backbone, load_task
-from experiments.shared.intervals import mean
-from experiments.shared.outputs import command
 from reprojax import recipes
 from reprojax.alignments import bayesian
+from reprojax.commands.intervals import mean_of
+from reprojax.commands.outputs import command
 from reprojax.core import Format, Key, Params, Program, PyTree, Scope, reprogram
 from reprojax.data import Task
 from reprojax.formats import learnable
@@ -184,12 +184,12 @@ def table(results: Mapping[str, list[dict]], controls: list[dict]) -> str:
     """Validation accuracy on the way, test accuracy at the end."""
     lines = []
     for method, runs in results.items():
-        lines.append(f"{method}: test {mean([run['test'] for run in runs])}")
+        lines.append(f"{method}: test {mean_of([run['test'] for run in runs])}")
         for points in zip(*(run["curve"] for run in runs), strict=True):
-            seen = mean([point[2] for point in points])
+            seen = mean_of([point[2] for point in points])
             lines.append(f"  {points[0][0]:>9,.0f} queries: validation {seen}")
     for name in controls[0]:
-        lines.append(f"{name}: test {mean([run[name] for run in controls])}")
+        lines.append(f"{name}: test {mean_of([run[name] for run in controls])}")
     return "\n".join(lines)
 
 

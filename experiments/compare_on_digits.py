@@ -14,11 +14,11 @@ Expected with a watermark: .849, .927, .946, .945, .952; intervals in docs/resul
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.shared.intervals import mean, paired
-from experiments.shared.outputs import command
-from experiments.shared.tables import summary
-from experiments.visual_reprogramming import __main__ as job
 from reprojax import models, recipes
+from reprojax.commands import train as job
+from reprojax.commands.intervals import mean_of, paired
+from reprojax.commands.outputs import command
+from reprojax.commands.tables import summary
 from reprojax.saving.files import write_json
 
 MAPS = ("rlm", "flm", "ilm", "blm", "blm+")
@@ -58,11 +58,11 @@ def scores(config: Config, method: str, map_name: str, rate: float) -> dict:
         resume=config.resume,
     )
     backbone = models.load(run.backbone)
-    targets = len(job.load_task(run, 0).classes)
+    targets = len(job.read_task(run, 0).classes)
     program = recipes.build(method, backbone, targets, map_name, **job.sizes(run))
     fits = []
     for seed in range(config.first_seed, config.first_seed + config.seeds):
-        task = job.load_task(replace(run, seeds=1), seed)
+        task = job.read_task(replace(run, seeds=1), seed)
         fits.append(job.train(run, program, backbone, task, seed, f"seed-{seed}"))
     return summary(fits)
 
@@ -77,9 +77,10 @@ def main(config: Config) -> dict:
             found = scores(config, method, name, rate)
             results[f"{method} {name} {rate:g}"] = found
             line = f"{method:10} {name:5} rate {rate:<5g} validation "
-            line += str(mean(found["validation"]))
+            line += str(mean_of(found["validation"]))
             if not config.rates:  # a choice does not look at the test split
-                line += f"   test {mean(found['test'])}   last {mean(found['last'])}"
+                test, last = mean_of(found["test"]), mean_of(found["last"])
+                line += f"   test {test}   last {last}"
             print(line, flush=True)
             write_json(config.out / "results.json", results)
     if not config.rates:

@@ -43,14 +43,14 @@ from typing import Any
 import numpy as np
 
 from experiments.shared import abacus as drawn
-from experiments.shared import figures
 from experiments.shared.abacus import Manner, Map, Problem
-from experiments.shared.intervals import mean
-from experiments.shared.outputs import command
-from experiments.shared.page import captioned, results, write_page
-from experiments.shared.tables import text_table
 from reprojax import text
 from reprojax.alignments import label_words
+from reprojax.commands import figures
+from reprojax.commands.intervals import mean_of
+from reprojax.commands.outputs import command
+from reprojax.commands.page import captioned, results, write_page
+from reprojax.commands.tables import text_table
 from reprojax.data import Split, Task
 from reprojax.models import Model
 from reprojax.models.language import Words, abacus
@@ -334,7 +334,7 @@ def steps(config: Config, asked: Language) -> dict[str, list[float]]:
 
 
 def short(values: Sequence[float]) -> str:
-    found = mean(values)
+    found = mean_of(values)
     return f"{found.value:.2f} ± {found.half:.2f}"
 
 
@@ -385,8 +385,8 @@ def page(
     dashed = ("ideal learner", "few-shot, random labels", "direct")
     line = lambda name, own: figures.Line(
         name,
-        np.array([mean(values).value for values in own]),
-        np.nan_to_num([mean(values).half for values in own]),
+        np.array([mean_of(values).value for values in own]),
+        np.nan_to_num([mean_of(values).half for values in own]),
         name in dashed,
     )
     shown = figures.lines(

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared.assets import load_language
-from experiments.shared.intervals import mean, paired
-from experiments.shared.outputs import command
 from experiments.shared.texts import load_text
+from reprojax.commands.intervals import mean_of, paired
+from reprojax.commands.outputs import command
 from reprojax.core import Scope, tokens
 from reprojax.data import in_order
 from reprojax.models import Model
@@ -129,7 +129,7 @@ def main(config: Config) -> dict:
         for name, values in results[shots].items():
             plain = results[shots].get(name.replace("centred", "raw"), values)
             over = f"   over raw {paired(values, plain).interval}"
-            print(f"  {name:24} {mean(values)}{over if plain != values else ''}")
+            print(f"  {name:24} {mean_of(values)}{over if plain != values else ''}")
     write_json(config.out / "results.json", results)
     return results
 

@@ -21,15 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared.assets import load_backbone, load_task
-from experiments.shared.controls import Outputs, outputs
-from experiments.shared.intervals import mean, paired
-from experiments.shared.outputs import command
 from reprojax.alignments import (
     bayesian_map,
     one_to_one_map,
     pair_counts,
     soft_pair_counts,
 )
+from reprojax.commands.controls import Outputs, frozen_outputs
+from reprojax.commands.intervals import mean_of, paired
+from reprojax.commands.outputs import command
 from reprojax.data import Split
 from reprojax.saving.files import write_json
 
@@ -134,7 +134,7 @@ def main(config: Config) -> dict:
     for name in config.targets:
         train, test, images = SIZES[name]
         split, classes = pool(name, images)
-        seen = outputs(backbone, split)
+        seen = frozen_outputs(backbone, split)
         runs = [
             accuracies(seen, classes, train, test, seed)
             for seed in range(config.resplits)
@@ -149,7 +149,7 @@ def main(config: Config) -> dict:
                 if n == "flm"
                 else f"   over flm {paired(values, by_map['flm']).interval}"
             )
-            print(f"  {n:26} {mean(values)}{over}", flush=True)
+            print(f"  {n:26} {mean_of(values)}{over}", flush=True)
     write_json(config.out / "results.json", results)
     return results
 

@@ -45,7 +45,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments import language_demo as demo
 from experiments.shared import abacus as drawn
-from experiments.shared.outputs import command, replaceable
+from reprojax.commands.outputs import command, replaceable
 from reprojax.core import PyTree, tokens
 from reprojax.models import Model
 from reprojax.models.language import Words

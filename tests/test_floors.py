@@ -17,6 +17,7 @@ FLOORS = (
     ("text",),
     ("recipes",),
     ("taxonomy", "testing"),
+    ("commands",),
 )
 HEAVY = {
     "PIL",

@@ -28,9 +28,9 @@ from jax.nn.initializers import zeros
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
 from experiments.shared.assets import load_backbone
-from experiments.shared.outputs import command
 from reprojax import reprogram
 from reprojax.alignments import columns
+from reprojax.commands.outputs import command
 from reprojax.data import Split, Task
 from reprojax.formats import learnable
 from reprojax.operators import add, resize

@@ -28,9 +28,9 @@ from jax.nn.initializers import normal
 
 from experiments.benchmarks.population import noise
 from experiments.benchmarks.timing import machine, paired, ratio
-from experiments.shared.outputs import command
 from reprojax import Program, reprogram
 from reprojax.alignments import linear
+from reprojax.commands.outputs import command
 from reprojax.data import Task, in_order
 from reprojax.formats import learnable
 from reprojax.models import images

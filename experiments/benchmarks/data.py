@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.benchmarks.timing import machine, paired
-from experiments.shared.outputs import command
+from reprojax.commands.outputs import command
 from reprojax.data import Split, batch, batches, load
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
-from experiments.shared.outputs import command
+from reprojax.commands.outputs import command
 from reprojax.models.vision.layers import Depthwise, Patches, Pointwise, Stem
 from reprojax.models.vision.resnet import max_pool
 from reprojax.models.vision.vit import MLP, Attention

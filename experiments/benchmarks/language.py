@@ -35,9 +35,9 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.timing import interval, machine, paired, ratio
-from experiments.shared.outputs import command
 from reprojax import Program, decoding, reprogram
 from reprojax.alignments import label_words
+from reprojax.commands.outputs import command
 from reprojax.core import tokens
 from reprojax.formats import learnable
 from reprojax.models import Model, language

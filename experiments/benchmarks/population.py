@@ -32,9 +32,9 @@ import optax
 from jax.nn.initializers import zeros
 
 from experiments.benchmarks.timing import machine, paired, ratio
-from experiments.shared.outputs import command
 from reprojax import reprogram
 from reprojax.alignments import bayesian, bayesian_plus, heads, linear, one_to_one
+from reprojax.commands.outputs import command
 from reprojax.core import Manipulation, Program
 from reprojax.data import Split, Task, in_order
 from reprojax.formats import learnable

@@ -43,8 +43,8 @@ import numpy as np
 from experiments.benchmarks.limits import known_limit, product
 from experiments.benchmarks.steppers import Stepper, floor, held
 from experiments.benchmarks.timing import interval, machine, paired, ratio
-from experiments.shared.outputs import command
 from reprojax import Program
+from reprojax.commands.outputs import command
 from reprojax.models import Model, Pixels, images
 from reprojax.models.vision import resnet, vit
 from reprojax.recipes import build, find_method

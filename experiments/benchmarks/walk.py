@@ -19,9 +19,9 @@ import numpy as np
 import optax
 
 import reprojax
-from experiments.shared.outputs import command
 from reprojax import reprogram
 from reprojax.alignments import bayesian, linear
+from reprojax.commands.outputs import command
 from reprojax.core import Edit, PyTree, passthrough
 from reprojax.data import Split, Task
 from reprojax.training import fit

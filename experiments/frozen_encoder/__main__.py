@@ -52,11 +52,11 @@ from experiments.frozen_encoder.controls import CONTROLS, Control, Measure, Seen
 from experiments.frozen_encoder.in_words import WORDS, in_words, remembering
 from experiments.frozen_encoder.prompts import HEAD, Training
 from experiments.shared import assets
-from experiments.shared.intervals import mean, paired
-from experiments.shared.outputs import command
-from experiments.shared.tables import text_table
 from experiments.shared.texts import load_text
 from reprojax import data
+from reprojax.commands.intervals import mean_of, paired
+from reprojax.commands.outputs import command
+from reprojax.commands.tables import text_table
 from reprojax.core import padded
 from reprojax.core.trees import below, differences
 from reprojax.data import Split, Task
@@ -313,7 +313,7 @@ def table(
             "" if name == n else paired(own[first], scores[n][first]).interval
             for n in beside
         ]
-        measured = [str(mean(own[measure])) for measure in problem.measures]
+        measured = [str(mean_of(own[measure])) for measure in problem.measures]
         lines.append((name, sizes[name], *measured, *over))
     return header, lines
 

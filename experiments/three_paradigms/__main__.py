@@ -46,8 +46,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.shared.outputs import command
-from experiments.shared.tables import text_table
 from experiments.three_paradigms import benches
 from experiments.three_paradigms.methods import (
     Bench,
@@ -58,6 +56,8 @@ from experiments.three_paradigms.methods import (
     path_of,
 )
 from experiments.three_paradigms.page import differences, header, notes, rows, write
+from reprojax.commands.outputs import command
+from reprojax.commands.tables import text_table
 from reprojax.saving.files import plain, write_json
 from reprojax.saving.folders import claim, only_writer
 

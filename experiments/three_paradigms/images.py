@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import optax
 
-from experiments.shared import controls
 from experiments.shared.assets import load_task
 from experiments.three_paradigms.methods import (
     Bench,
@@ -20,6 +19,7 @@ from experiments.three_paradigms.methods import (
     told,
 )
 from reprojax import recipes
+from reprojax.commands import controls
 from reprojax.core import Program, fingerprint
 from reprojax.data import Split, Task
 from reprojax.models import Model, Pixels
@@ -69,7 +69,7 @@ class Images:
     def __init__(self, backbone: Model[Pixels], settings: Settings):
         self.backbone, self.settings = backbone, settings
         self.classes = len(self.task(0).classes)
-        self.look = Remembered(partial(controls.outputs, backbone))
+        self.look = Remembered(partial(controls.frozen_outputs, backbone))
 
     def task(self, seed: int) -> Task:
         """Three splits, drawn anew by each seed."""

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 import optax
 
-from experiments.shared import controls
 from reprojax import Params, Program, reprogram
 from reprojax.alignments import centred
+from reprojax.commands import controls
 from reprojax.core import PyTree
 from reprojax.data import Split, Task
 from reprojax.data.task import taken
@@ -253,9 +253,9 @@ def linear_probe(look: Remembered, task: Task, seen: Description) -> Made:
     known = {"train": look(task.train), "validation": look(task.validation)}
 
     def score(split: Split) -> float:
-        return controls.linear_probe(known | {"test": look(split)})["test"]
+        return controls.logistic_probe(known | {"test": look(split)})["test"]
 
-    chosen = controls.linear_probe(known)["validation"]
+    chosen = controls.logistic_probe(known)["validation"]
     return Made(score, look.look, chosen, seen, "")
 
 
@@ -283,8 +283,8 @@ def best_map(
 
 @cache  # so that all draws share what was compiled
 def heads(targets: int, sources: int) -> dict[str, Program]:
-    """The maps of `controls.heads`, and those that are estimated centred too."""
-    alone = controls.heads(targets, sources)
+    """The maps of `controls.maps_alone`, and those that are estimated centred too."""
+    alone = controls.maps_alone(targets, sources)
     maps = {n: find_alignment(n).build(targets) for n in alone if n != "rlm"}
     cached = opaque(lambda frozen, logits: logits)
     return alone | {

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.shared import figures
-from experiments.shared.figures import Theme
-from experiments.shared.intervals import Mean, mean, paired
-from experiments.shared.page import captioned, write_page
 from experiments.three_paradigms.methods import Bench, Cell
+from reprojax.commands import figures
+from reprojax.commands.figures import Theme
+from reprojax.commands.intervals import Mean, mean_of, paired
+from reprojax.commands.page import captioned, write_page
 
 TITLES = {
     "instruction": "Prompt instruction",
@@ -57,7 +57,7 @@ def _row(cells: Sequence[Cell], ks: Sequence[int], seeds: int) -> tuple[str, ...
     def accuracy(k: int) -> str:
         tests = [cell.test for cell in cells if cell.k == k]
         few = f" ({len(tests)})" if tests and len(tests) < seeds else ""
-        return f"{mean(tests)}{few}" if tests else ""
+        return f"{mean_of(tests)}{few}" if tests else ""
 
     return (
         last.method,
@@ -215,7 +215,7 @@ def _curves(bench: Bench, cells: Sequence[Cell]) -> str:
             known = [j for j, tests in enumerate(found) if tests]
             if not known:
                 continue
-            means = [mean(found[j]) for j in known]
+            means = [mean_of(found[j]) for j in known]
             error = [0 if np.isnan(m.half) else m.half for m in means]
             at = np.array(known) + 0.035 * (i - len(bench.methods) / 2)
             axes.errorbar(

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.shared.controls import Outputs
 from experiments.three_paradigms.methods import (
     Bench,
     Made,
@@ -25,6 +24,7 @@ from experiments.three_paradigms.methods import (
 )
 from reprojax import data, reprogram
 from reprojax.alignments import label_words, last, linear
+from reprojax.commands.controls import Outputs
 from reprojax.core import (
     Forward,
     Params,

@@ -28,8 +28,8 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments.shared.outputs import command, replaceable
 from experiments.train_glyphs import drawing
+from reprojax.commands.outputs import command, replaceable
 from reprojax.models import Model, Pixels, random
 from reprojax.models.vision.glyphs import (
     SIZE,

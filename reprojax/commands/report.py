@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.shared import figures
-from experiments.shared.page import captioned, results, write_page
-from experiments.visual_reprogramming.pictures import Images
+from reprojax.commands import figures
+from reprojax.commands.page import captioned, results, write_page
+from reprojax.commands.pictures import Images
 
 
-class Report(NamedTuple):
+class RunReport(NamedTuple):
     """What the page shows. Texts are plain; the page escapes them."""
 
     title: str
@@ -40,12 +40,12 @@ class Report(NamedTuple):
     targets: tuple[str, ...]
 
 
-def write_report(path: Path, report: Report) -> None:
+def write_report(path: Path, report: RunReport) -> None:
     """The page of a program for images."""
     write_page(path, report.title, _sections(report))
 
 
-def _sections(report: Report) -> list[str]:
+def _sections(report: RunReport) -> list[str]:
     return [
         f"<h1>{escape(report.title)}</h1>",
         f'<pre class="command">{escape(report.command)}</pre>',
@@ -162,7 +162,7 @@ def _signed(prompt: np.ndarray) -> list[tuple[str, str]]:
     ]
 
 
-def _label_map(report: Report) -> str:
+def _label_map(report: RunReport) -> str:
     if report.label_map is None:
         return ""
     weights = np.asarray(report.label_map)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.visual_reprogramming.__main__ import Config, alignment_name, main
+from reprojax.commands.train import Config, alignment_name, main
 from reprojax.saving import programs
 
 SMALL = Config(train=20, validation=10, test=10, seeds=1, controls=False)

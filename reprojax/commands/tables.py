@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.shared.intervals import mean, paired
+from reprojax.commands.intervals import mean_of, paired
 from reprojax.taxonomy import Description
 from reprojax.training.loop import Fitted
 
@@ -28,15 +28,15 @@ def program_row(
         title,
         seen.coordinates,
         f"{seen.learnable:,}",
-        str(mean(scores["test"])),
-        str(mean(scores["last"])),
+        str(mean_of(scores["test"])),
+        str(mean_of(scores["last"])),
         f"{np.median(timed):.3f}" if timed else "",
     )
 
 
 def control_row(name: str, scores: Mapping[str, list[float]]) -> tuple[str, ...]:
     """A control's line."""
-    return (name, "", "", str(mean(scores["test"])), "", "")
+    return (name, "", "", str(mean_of(scores["test"])), "", "")
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

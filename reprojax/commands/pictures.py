@@ -25,7 +25,7 @@ def pictures(
     classes: Sequence[str],
     n: int = 8,
 ) -> tuple[Images, np.ndarray | None]:
-    """(images, prompt) for a `Report`: what the network really receives.
+    """(images, prompt) for a `RunReport`: what the network really receives.
 
     Of x uint8 [N h w C] with labels y, the first image of each class, then the rest,
     `n` in all. The prompt is what stands in the pixels whatever the image (a frame,

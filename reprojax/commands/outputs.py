@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,26 @@ import tyro
 from reprojax.saving.files import open_regular
 
 
-def command(main: Callable[[Any], Any], settings: type) -> None:
+def command(
+    main: Callable[[Any], Any],
+    settings: type,
+    prog: str | None = None,
+    args: Sequence[str] | None = None,
+) -> None:
     """main(settings of the command line). A fault is one line, and exit status 1.
 
     --help shows the docstring of the module in which the settings stand.
+
+    Args:
+        prog: what the usage line shows; by default `python -m` and that module.
+        args: words of the command line; by default all behind the script's name.
     """
     module = sys.modules[settings.__module__]
-    name = getattr(module.__spec__, "name", module.__name__)
-    prog = f"python -m {name.removesuffix('.__main__')}"
+    if prog is None:
+        name = getattr(module.__spec__, "name", module.__name__)
+        prog = f"python -m {name.removesuffix('.__main__')}"
     try:
-        main(tyro.cli(settings, prog=prog, description=module.__doc__))
+        main(tyro.cli(settings, prog=prog, args=args, description=module.__doc__))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -31,7 +31,7 @@ class Mean(NamedTuple):
         return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def mean(values: Sequence[float] | np.ndarray) -> Mean:
+def mean_of(values: Sequence[float] | np.ndarray) -> Mean:
     """The mean of runs that differ by their seeds."""
     from scipy import stats
 
@@ -48,4 +48,4 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Mean:
     """The mean of a - b over the same seeds."""
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values, expected a pair a seed")
-    return mean(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+    return mean_of(np.asarray(a, np.float64) - np.asarray(b, np.float64))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.visual_reprogramming.pictures import pictures
-from experiments.visual_reprogramming.report import Report, write_report
 from reprojax import recipes
+from reprojax.commands.pictures import pictures
+from reprojax.commands.report import RunReport, write_report
 
 VOID = {"meta", "img", "source", "br", "link"}
 
@@ -70,7 +70,7 @@ def a_report(**changes):
         for i in range(2)
     ]
     weights = random.uniform(size=(12, 3))
-    report = Report(
+    report = RunReport(
         title="watermark with blm: glyphs on digits",
         command="python -m experiments.visual_reprogramming --seeds 2",
         description="learnable input additive -> statistical\nsite  format",

@@ -1,29 +1,15 @@
 r"""Reprogram a frozen image classifier for a task that it was never trained on.
 
-    python -m experiments.visual_reprogramming
+    reprojax train
         the embedded net answers handwritten digits through a learned watermark
-    python -m experiments.visual_reprogramming --method padding --map ilm
-    python -m experiments.visual_reprogramming --backbone google/vit-base-patch16-224 \
-        --target my/photos --method vpt-deep --out runs/photos
-    python -m experiments.visual_reprogramming --method bar --budget 200000
+    reprojax train --method padding --map ilm
+    reprojax train --backbone google/vit-base-patch16-224 --target my/photos \
+        --method vpt-deep --out runs/photos
+    reprojax train --method bar --budget 200000
         without gradients: the model is only asked
 
-Expected, on two cores (docs/results.md has the controls and more):
-
-    make demo
-        test .938 ± .014 over 3 seeds; best map without prompt .793, random weights
-        .730; a minute
-    ... --backbone vit_tiny_patch16_224 --target mnist --train 600 --validation 200 \
-        --test 2000 --epochs 10 --batch 30 --learning-rate 0.03 --random-weights 1
-        test .872 ± .033 over 3 seeds; best map without prompt .524
-    ... --backbone vit_tiny_patch16_224 --target clothing --map blm+15 --resplit \
-        --seeds 10 --train 400 --validation 100 --test 149 --epochs 6 --batch 40 \
-        --learning-rate 0.01 --random-weights 1
-        test .645 ± .035 over 10 resplits; best map without prompt .559; five
-        of the resplits take 17 minutes
-
 Prints a table with the controls below, and leaves in the run's folder `report.html`,
-`results.json` and a program a seed, `seed-0.safetensors`, for `experiments.predict`. A
+`results.json` and a program a seed, `seed-0.safetensors`, for `reprojax predict`. A
 run that was stopped goes on with --resume.
 """
 
@@ -31,7 +17,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -42,10 +28,10 @@ import numpy as np
 import optax
 import tyro
 
-from experiments.shared import assets, controls
-from experiments.shared.methods import read_methods
-from experiments.shared.outputs import command
-from experiments.shared.tables import (
+from reprojax import data, models, recipes
+from reprojax.commands import controls
+from reprojax.commands.methods import read_methods
+from reprojax.commands.tables import (
     HEADER,
     comparisons,
     control_row,
@@ -53,7 +39,6 @@ from experiments.shared.tables import (
     summary,
     text_table,
 )
-from reprojax import data, models, recipes
 from reprojax.core import Program, fingerprint
 from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox
@@ -91,17 +76,11 @@ class Config:
         str,
         tyro.conf.arg(
             help=f"{', '.join(models.names())}, a .safetensors file, a folder, or a "
-            "Hugging Face name such as google/vit-base-patch16-224; where "
-            f"REPROJAX_ASSETS is set also {', '.join(assets.BACKBONES)}"
+            "Hugging Face name such as google/vit-base-patch16-224"
         ),
     ] = "glyphs"
-    target: Annotated[
-        str,
-        tyro.conf.arg(
-            help="digits, an .npz file, a folder of images, or tfds:NAME; where "
-            f"REPROJAX_ASSETS is set also {', '.join(assets.IMAGES)}"
-        ),
-    ] = "digits"
+    target: str = "digits"
+    """digits, an .npz file, a folder of images, or tfds:NAME"""
     seeds: int = 3
     """Runs: each draws its own training and validation images, on one test split."""
     train: int | None = None
@@ -155,8 +134,20 @@ class Config:
     """Go on with the run in that folder, to the same bits."""
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Train, print and write everything; returns what results.json holds."""
+def main(
+    config: Config,
+    *,
+    load_backbone: Callable[..., Model[Pixels]] = models.load,
+    load_task: Callable[..., data.Task] = data.load,
+    prog: str = "reprojax train",
+) -> dict[str, Any]:
+    """Train, print and write everything; returns what results.json holds.
+
+    Args:
+        load_backbone: (name, **given) -> frozen model.
+        load_task: (name, **given) -> task.
+        prog: the command's name, for the report.
+    """
     read_methods(config.methods)
     check_config(config)
     method = recipes.find_method(config.method)
@@ -164,8 +155,8 @@ def main(config: Config) -> dict[str, Any]:
     lead = jax.process_index() == 0
     if config.seeds < 1:
         raise ValueError(f"--seeds {config.seeds}, expected at least 1")
-    backbone = assets.load_backbone(config.backbone, dtype=config.dtype)
-    tasks = [load_task(config, seed) for seed in range(config.seeds)]
+    backbone = load_backbone(config.backbone, dtype=config.dtype)
+    tasks = [read_task(config, seed, load_task) for seed in range(config.seeds)]
     targets = len(tasks[0].classes)
     program = recipes.build(config.method, backbone, targets, name, **sizes(config))
     seen = describe(
@@ -198,6 +189,7 @@ def main(config: Config) -> dict[str, Any]:
     write_json(config.out / "results.json", results | {"notes": notes})
     page = {"title": f"{title}: {backbone.name} on {tasks[0].name}", "notes": notes}
     page |= {"description": str(seen), "header": HEADER, "rows": rows}
+    page["command"] = f"{prog} {shlex.join(sys.argv[1:])}"
     report(config, program, backbone, tasks[0], fits, page, table)
     print(f"\n{config.out / 'report.html'}")
     return results
@@ -251,14 +243,14 @@ def check_config(config: Config) -> None:
             raise ValueError(
                 f"--budget {config.budget} came with {config.method}, which trains by "
                 "gradients; expected a method whose model only answers: bar, blackvip; "
-                "leave --budget out, or see experiments.black_box"
+                "leave --budget out"
             )
         return
     if config.budget is None:
         raise ValueError(
             f"{config.method} searches for a model that only answers, and no --budget "
             "came; expected a number of queries, such as --budget 200000 (an image is "
-            "one); experiments.black_box compares searches"
+            "one)"
         )
     plain = Config()
     of_gradients = ("epochs", "accumulate", "cache", "profile", "distributed")
@@ -269,9 +261,11 @@ def check_config(config: Config) -> None:
         )
 
 
-def load_task(config: Config, seed: int) -> data.Task:
+def read_task(
+    config: Config, seed: int, load_task: Callable[..., data.Task] = data.load
+) -> data.Task:
     """The target with this seed's training and validation images."""
-    return assets.load_task(
+    return load_task(
         config.target,
         train=config.train,
         validation=config.validation,
@@ -300,7 +294,7 @@ def train(
     """One run, with the paper's settings where none were given."""
     preset = preset_of(config.method)
     if isinstance(preset, BlackBox):
-        return ask(config, preset, backbone, task, seed, folder)
+        return train_black_box(config, preset, backbone, task, seed, folder)
     refresh, identity = map_refresh(config), identity_of(config, backbone)
     epochs = config.epochs or preset.epochs
     batch, steps, rate = pace(config, task)
@@ -357,7 +351,7 @@ def identity_of(config: Config, backbone: Model[Pixels]) -> dict[str, Any]:
     }
 
 
-def ask(
+def train_black_box(
     config: Config,
     preset: BlackBox,
     backbone: Model[Pixels],
@@ -415,7 +409,7 @@ def _optimizer(
     method: str, rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
     preset = preset_of(method)
-    assert not isinstance(preset, BlackBox)  # `train` sends these to `ask`
+    assert not isinstance(preset, BlackBox)  # `train` sends these to `train_black_box`
     return preset.optimizer(rate, steps, epochs)
 
 
@@ -427,7 +421,7 @@ def run_controls(
 ) -> dict[str, dict[str, list[float]]]:
     """{name: accuracies by seed} of what the learned prompt has to beat."""
     print("controls", flush=True)
-    alone = controls.heads(len(tasks[0].classes), len(backbone.classes))
+    alone = controls.maps_alone(len(tasks[0].classes), len(backbone.classes))
     found: dict[str, dict[str, list[float]]] = {}
 
     def add(name: str, scores: Mapping[str, float]) -> None:
@@ -438,16 +432,16 @@ def run_controls(
     test = None
     for seed, task in enumerate(tasks):
         if test is None or config.resplit:  # else all seeds have the same test images
-            test = controls.outputs(backbone, task.test)
+            test = controls.frozen_outputs(backbone, task.test)
         seen = {
-            "train": controls.outputs(backbone, task.train),
-            "validation": controls.outputs(backbone, task.validation),
+            "train": controls.frozen_outputs(backbone, task.train),
+            "validation": controls.frozen_outputs(backbone, task.validation),
             "test": test,
         }
         best, scores = controls.best_map(alone, seen, seed)
         add("best map without prompt", scores[best])
         add("random map without prompt", scores["rlm"])
-        add("linear probe", controls.linear_probe(seen))
+        add("linear probe", controls.logistic_probe(seen))
         if not config.lazy:  # it compares with all images at once
             add("nearest pixels, no model", controls.nearest_pixels(task))
     count = config.seeds if config.random_weights is None else config.random_weights
@@ -466,7 +460,7 @@ def keep(
     fits: Sequence[Fitted],
     seen: Description,
 ) -> None:
-    """One file a seed, for `experiments.predict`."""
+    """One file a seed, for `reprojax predict`."""
     for seed, (task, fitted) in enumerate(zip(tasks, fits, strict=True)):
         card = programs.Card.of(
             backbone,
@@ -493,8 +487,8 @@ def report(
     table: Mapping[str, Mapping[str, list[float]]],
 ) -> None:
     """report.html: the table, the curves, the prompt, prompted images, the map."""
-    from experiments.visual_reprogramming.pictures import pictures
-    from experiments.visual_reprogramming.report import Report, write_report
+    from reprojax.commands.pictures import pictures
+    from reprojax.commands.report import RunReport, write_report
 
     params = fits[0].params
     x, y = task.test.x[:100], task.test.y[:100]
@@ -505,9 +499,7 @@ def report(
     }
     write_report(
         config.out / "report.html",
-        Report(
-            command="python -m experiments.visual_reprogramming "
-            + shlex.join(sys.argv[1:]),
+        RunReport(
             curves=np.stack([fitted.curves for fitted in fits]),
             baselines=baselines,
             images=images,
@@ -520,14 +512,10 @@ def report(
     )
 
 
-def run(config: Config) -> None:
-    """main, of one process or of several."""
+def run(config: Config, **given: Any) -> None:
+    """`main`, of one process or of several."""
     if config.distributed is not None:
         join(config.distributed)
     silent = open(os.devnull, "w") if jax.process_index() else None
     with contextlib.redirect_stdout(silent) if silent else contextlib.nullcontext():
-        main(config)
-
-
-if __name__ == "__main__":
-    command(run, Config)
+        main(config, **given)

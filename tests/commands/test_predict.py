@@ -4,6 +4,7 @@ import csv
 import io
 import subprocess
 import sys
+from functools import partial
 
 import backbones
 import jax
@@ -12,33 +13,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import predict
-from experiments.predict import Config, main
-from experiments.shared.outputs import command
-from reprojax import data, models, recipes
+from reprojax import data, recipes
+from reprojax.commands import predict
+from reprojax.commands.outputs import command
+from reprojax.commands.predict import Config
 from reprojax.recipes import registry
 from reprojax.saving import programs
 
 CLASSES = ("cat", 'a "dog", small', "größer")
+MODELS = {
+    "here": backbones.convolutional,
+    "elsewhere": backbones.convolutional,
+    "other": backbones.transformer,
+}
+
+
+def load(name, **given):
+    if name not in MODELS:
+        raise ValueError(f"no backbone {name!r}")
+    assert given == {"size": 16, "mean": backbones.MEAN, "std": backbones.STD}
+    return MODELS[name]()
+
+
+main = partial(predict.main, load_backbone=load, known=tuple(MODELS))
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A folder with seven images, and the place of a backbone that `load` finds."""
-    known = {
-        "here": backbones.convolutional(),
-        "elsewhere": backbones.convolutional(),
-        "other": backbones.transformer(),
-    }
-
-    def load(name, **given):
-        if name not in known:
-            raise ValueError(f"no backbone {name!r}")
-        assert given == {"size": 16, "mean": backbones.MEAN, "std": backbones.STD}
-        return known[name]
-
-    monkeypatch.setattr(models, "load", load)
-    monkeypatch.setattr(models, "names", lambda: tuple(known))
+def home(tmp_path):
+    """A folder with seven images."""
     x = backbones.photos(7, side=12)
     for i, image in enumerate(x):
         place = tmp_path / "photos" / ("deep/er" if i % 2 else "")
@@ -135,20 +137,19 @@ def test_a_moved_backbone_is_found_and_another_refused(home):
     assert not (home / "three.csv").exists()
 
 
-def test_a_missing_backbone_says_how_to_name_it(home, monkeypatch):
+def test_a_missing_backbone_says_how_to_name_it(home):
     _, _, path = kept(home)
 
     def load(name, **given):
         raise ValueError(f"no backbone {name!r}")
 
-    monkeypatch.setattr(models, "load", load)
     with pytest.raises(ValueError, match="no backbone 'here'; say where .*--backbone"):
-        main(Config(path, home / "photos"))
+        main(Config(path, home / "photos"), load_backbone=load)
     with pytest.raises(ValueError, match="^no backbone 'there'$"):
         main(Config(path, home / "photos", "there"))
 
 
-def test_unreadable_images_are_all_named_before_anything_else(home, monkeypatch):
+def test_unreadable_images_are_all_named_before_anything_else(home):
     _, _, path = kept(home)
     for name in ("broken.png", "deep/torn.jpg"):
         (home / "photos" / name).write_bytes(b"no image")
@@ -156,9 +157,9 @@ def test_unreadable_images_are_all_named_before_anything_else(home, monkeypatch)
     def never(*args, **given):
         raise AssertionError("the model was loaded for a folder with broken images")
 
-    monkeypatch.setattr(models, "load", never)
+    config = Config(path, home / "photos", out=home / "out.csv")
     with pytest.raises(ValueError, match="2 of 9 images cannot be read") as caught:
-        main(Config(path, home / "photos", out=home / "out.csv"))
+        main(config, load_backbone=never)
     assert "broken.png" in str(caught.value) and "torn.jpg" in str(caught.value)
     assert not (home / "out.csv").exists()
 
@@ -231,7 +232,7 @@ def test_what_is_not_its_own_is_not_overwritten(home):
 
 def test_cells_are_no_formulas_and_names_can_be_written():
     names = ["=1+1.png", "+a", "-a", "@a", "\ta", "\ra", "a=b", "caf\udce9.png"]
-    text = predict.table(names, ["=cat", "dog"], np.full((8, 2), 0.5))
+    text = predict.csv_text(names, ["=cat", "dog"], np.full((8, 2), 0.5))
     header, *lines = csv.reader(io.StringIO(text, newline=""))
     assert header == ["file", "label", "probability", "'=cat", "dog"]
     wanted = ["'=1+1.png", "'+a", "'-a", "'@a", r"\x09a", r"\x0da", "a=b"]
@@ -262,7 +263,7 @@ def test_a_fault_is_one_line(error, monkeypatch, capsys):
 
 
 def test_the_command_line_names_the_fault():
-    command = [sys.executable, "-m", "experiments.predict"]
+    command = [sys.executable, "-m", "reprojax", "predict"]
     run = subprocess.run(
         [*command, "--program", "absent.safetensors", "--images", "absent"],
         capture_output=True,

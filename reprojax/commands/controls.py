@@ -38,7 +38,7 @@ def _look(
     return y, seen[site].reshape(len(y), -1)
 
 
-def outputs(backbone: Model[Pixels], split: Split, batch: int = 50) -> Outputs:
+def frozen_outputs(backbone: Model[Pixels], split: Split, batch: int = 50) -> Outputs:
     """One pass over a split, resized as the no-prompt control does."""
     site = backbone.roles["features"][0]
     rows = [
@@ -55,13 +55,13 @@ def outputs(backbone: Model[Pixels], split: Split, batch: int = 50) -> Outputs:
 def map_alone(
     program: Program, seen: Mapping[str, Outputs], seed: int = 0
 ) -> dict[str, float]:
-    """Accuracies of a map, one of `heads`, estimated on the training outputs."""
+    """Accuracies of a map, one of `maps_alone`, estimated on the training outputs."""
     params = estimated(program, seen["train"], seed)
     return {name: accuracy(program, params, s) for name, s in seen.items()}
 
 
 def estimated(program: Program, train: Outputs, seed: int = 0) -> Params:
-    """The params of a map, one of `heads`."""
+    """The params of a map, one of `maps_alone`."""
     params = program.init(jax.random.key(seed), (), jnp.asarray(train.logits))
     if not estimation.estimated(program):
         return params
@@ -80,7 +80,7 @@ def _answer(program: Program, params: Params, logits: jax.Array) -> jax.Array:
     return program.apply(params, (), logits).argmax(-1)
 
 
-def heads(targets: int, sources: int) -> dict[str, Program]:
+def maps_alone(targets: int, sources: int) -> dict[str, Program]:
     """Alignments alone, as programs on cached logits [N S].
 
     The published maps, and BLM+ with more probabilities than its authors use, because
@@ -100,7 +100,7 @@ def best_map(
     return max(all_of, key=lambda name: all_of[name]["validation"]), all_of
 
 
-def linear_probe(seen: Mapping[str, Outputs]) -> dict[str, float]:
+def logistic_probe(seen: Mapping[str, Outputs]) -> dict[str, float]:
     """Logistic regression on standardised features; validation chooses its strength."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

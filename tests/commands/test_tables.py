@@ -6,11 +6,11 @@ import math
 import pytest
 
 from experiments import train_abacus
-from experiments.shared.intervals import mean, paired
-from experiments.shared.outputs import replaceable
-from experiments.shared.tables import control_row
 from experiments.three_paradigms.methods import Cell, kept
 from experiments.train_glyphs import __main__ as train_glyphs
+from reprojax.commands.intervals import mean_of, paired
+from reprojax.commands.outputs import replaceable
+from reprojax.commands.tables import control_row
 from reprojax.models.language import abacus
 from reprojax.models.vision import glyphs
 
@@ -19,10 +19,10 @@ CELL = Cell("prompt", 4, 0, 4, 0.5, 0.75, 10, 1.5, "(l)", "table", "words", 2.0)
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_mean_is_marked(wrong):
-    assert str(mean([0.5, wrong])) == str(mean([wrong])) == "not finite"
+    assert str(mean_of([0.5, wrong])) == str(mean_of([wrong])) == "not finite"
     assert paired([0.5, wrong], [0.5, 0.5]).interval == "not finite"
     assert control_row("x", {"test": [wrong, 0.5]})[3] == "not finite"
-    assert str(mean([0.5])) == "0.500"
+    assert str(mean_of([0.5])) == "0.500"
 
 
 def test_cells_are_read_back_and_wrong_ones_are_named(tmp_path):
