@@ -18,7 +18,8 @@ IMAGES = list(recipes.methods(Pixels))  # before a document registers its own
     "name",
     [
         "README.md",
-        "docs/extending.md",
+        "docs/authors.md",
+        "docs/tour.md",
         "docs/your_model.md",
         "docs/instruction.md",
         "docs/language.md",
