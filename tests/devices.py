@@ -199,11 +199,9 @@ def held_bytes(tree: Any) -> int:
 
 def documented() -> dict[str, Any]:
     """The names that docs/parallel.md defines."""
-    text = (ROOT / "docs/parallel.md").read_text()
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(block, names)
-    return names
+    from documents import run
+
+    return run(ROOT / "docs/parallel.md")
 
 
 def by_hand(how: str, batch: int, steps: int = 20) -> dict[str, np.ndarray]:

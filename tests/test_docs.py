@@ -1,46 +1,131 @@
 """What the documents show runs, and says what describe says."""
 
+import argparse
 import re
-from pathlib import Path
+import runpy
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
 
 import backbones
+import documents
 import pytest
+import tyro
+from documents import PAGES, ROOT, commands, docstrings, name, run
 
 from reprojax import recipes
 from reprojax.models import Pixels
 from reprojax.taxonomy import describe
 
-ROOT = Path(__file__).parents[1]
 IMAGES = list(recipes.methods(Pixels))  # before a document registers its own
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "docs/authors.md",
-        "docs/tour.md",
-        "docs/your_model.md",
-        "docs/instruction.md",
-        "docs/language.md",
-        "docs/prompts.md",
-    ],
-)
-def test_the_python_blocks_run_one_after_the_other(name):
-    assert run(name, r"```python\n") >= 3
+RUN_ELSEWHERE = ["docs/black_boxes.md"]  # tests/training/test_black_box.py: a service
+BLOCKS = [name(p) for p in PAGES if "\n```python" in p.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("page", [p for p in BLOCKS if p not in RUN_ELSEWHERE])
+def test_the_python_blocks_run_one_after_the_other(page):
+    run(ROOT / page)
 
 
 @pytest.mark.verify
 def test_the_blocks_with_other_libraries_run_too():
-    assert run("docs/your_model.md", r"```python(?: \w+)?\n") >= 14
+    names = run(ROOT / "docs/your_model.md", libraries=True)
+    assert {"eqx", "hk", "keras", "torch"} <= names.keys()
 
 
-def run(name, fence):
-    blocks = re.findall(fence + "(.*?)```", (ROOT / name).read_text(), re.S)
-    names = {}
-    for block in blocks:
-        exec(compile(block, name, "exec"), names)
-    return len(blocks)
+@pytest.mark.parametrize(
+    "wanted, printed",
+    [("1.0\n", "1.5\n"), ("0.9...\n", "0.8\n"), ("a\n", "a\nb\n"), ("a\n", "")],
+)
+def test_another_output_fails(tmp_path, monkeypatch, wanted, printed):
+    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        f"```python\nprint({printed!r}, end='')\n```\n\n```text\n{wanted}```\n"
+    )
+    with pytest.raises(pytest.fail.Exception, match="page.md:1 prints something else"):
+        run(page)
+    page.write_text(page.read_text().replace(wanted, printed))
+    run(page)
+
+
+class Read(Exception):
+    """A command has read its settings."""
+
+
+def parsed(module: str, lines: list[list[str]], patch: pytest.MonkeyPatch) -> None:
+    """Start a command, up to where it has read its settings, once for each line."""
+
+    def read(parse: Callable[[list[str]], Any]) -> None:
+        for words in lines:
+            try:
+                parse(words)
+            except SystemExit as ended:
+                assert ended.code == 0, words  # --help
+        raise Read
+
+    def by_tyro(settings, **options):
+        read(lambda words: cli(settings, **options | {"args": words}))
+
+    def by_argparse(parser, _=None):
+        read(lambda words: parse(parser, words))
+
+    cli, parse = tyro.cli, argparse.ArgumentParser.parse_args
+    patch.setattr(tyro, "cli", by_tyro)
+    patch.setattr(argparse.ArgumentParser, "parse_args", by_argparse)
+    patch.setattr(sys, "argv", module.split())
+    name = sys.argv[0]
+    for known in (name, f"{name}.__main__"):  # as if no other test had imported it
+        patch.delitem(sys.modules, known, raising=False)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def called() -> dict[str, list[list[str]]]:
+    """{module, and subcommand: the words behind it} of all commands of our own."""
+    found = defaultdict(list)
+    for words in chain.from_iterable(map(commands, TEXTS)):
+        if words[0] == "reprojax":
+            words = ["-m", *words]
+        module, *rest = words[words.index("-m") + 1 if "-m" in words else 0 :]
+        if module == "reprojax" and rest and rest[0][0] != "-":
+            module, rest = f"reprojax {rest[0]}", rest[1:]
+        if re.match(r"experiments\.|reprojax ", module) and rest not in found[module]:
+            found[module].append(rest)
+    return found
+
+
+PYTHON = sorted(
+    p for room in ("reprojax", "experiments") for p in (ROOT / room).rglob("*.py")
+)
+TEXTS = [p.read_text("utf-8") for p in PAGES] + [
+    text for path in PYTHON for text in docstrings(path)
+]
+CALLED = called()
+
+
+@pytest.mark.parametrize("module", CALLED)
+def test_commands_take_the_flags_that_the_documents_give_them(module, monkeypatch):
+    with pytest.raises(Read):
+        parsed(module, CALLED[module], monkeypatch)
+
+
+def test_what_else_the_documents_call_is_there():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for words in chain.from_iterable(map(commands, TEXTS)):
+        if words[0] == "make":
+            assert targets.issuperset(w for w in words[1:] if "=" not in w), words
+        if "pytest" in words:
+            paths = [w.partition("::")[0] for w in words if w.startswith("tests")]
+            assert all((ROOT / path).exists() for path in paths), words
+        for extras in re.findall(r"^(?:reprojax|\.)\[(.*)\]$", "\n".join(words), re.M):
+            known = project["optional-dependencies"].keys()
+            assert known >= set(extras.split(",")), words
 
 
 def rows(title: str) -> dict[str, list[str]]:
@@ -66,13 +151,11 @@ def test_the_table_is_what_describe_observes(name):
 
 
 def test_no_line_of_the_documents_speaks_of_a_file_that_is_not_there():
-    documents = (ROOT / "docs").glob("*.md")
-    for path in (ROOT / "README.md", ROOT / "BUILD.md", *documents):
-        name = path.relative_to(ROOT)
-        text = (ROOT / name).read_text()
+    for page in PAGES:
+        text = page.read_text("utf-8")
         found = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)
-        links = [(ROOT / name).parent / p for p in found]
+        links = [page.parent / p for p in found]
         inside = r"`((?:reprojax|docs|tests)/[\w/.]+)`"
         named = [ROOT / p for p in re.findall(inside, text)]
         for path in links + named:
-            assert path.exists(), (name, path)
+            assert path.exists(), (name(page), path)

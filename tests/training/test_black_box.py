@@ -6,16 +6,15 @@ whole set; a resumed run that asks again, or plans otherwise than the first.
 """
 
 import json
-import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from documents import ROOT, run
 from fitting import FORWARD, FROZEN, MEAN, SOURCES, STD, TARGETS, TASK, bits
 from jax.nn.initializers import zeros
 from jax.sharding import Mesh
@@ -396,7 +395,7 @@ def test_our_own_model_as_an_oracle():
         np.testing.assert_allclose(asked.answer(x[:3]), wanted[:3], atol=1e-5)
 
 
-PAGE = Path(__file__).parents[2] / "docs/black_boxes.md"
+PAGE = ROOT / "docs/black_boxes.md"
 
 
 def test_the_page_on_black_boxes_runs_against_a_service_of_our_own(tmp_path):
@@ -425,12 +424,8 @@ def test_the_page_on_black_boxes_runs_against_a_service_of_our_own(tmp_path):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        names = {"HOST": f"127.0.0.1:{server.server_port}", "task": TASK}
-        names["LOG"] = tmp_path / "queries.log"
-        blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-        assert len(blocks) == 2
-        for block in blocks:
-            exec(compile(block, PAGE.name, "exec"), names)
+        host = f"127.0.0.1:{server.server_port}"
+        names = run(PAGE, HOST=host, task=TASK, LOG=tmp_path / "queries.log")
     finally:
         server.shutdown()
         server.server_close()
