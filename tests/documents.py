@@ -88,9 +88,10 @@ def commands(text: str) -> Iterator[list[str]]:
     """
     fences = [f[3] for f in FENCE.finditer(text) if f[1] in SHELL]
     blocks = [*indented(FENCE.sub("", text)), *fences]
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines = re.sub(r"\\\n\s*", "", "\n".join(blocks)).splitlines()
     for line in (*lines, *re.findall(r"`([^`]+)`", FENCE.sub("", text))):
         line = re.sub(r"^\s*(\$ )?(\w+=\S+ )*", "", line)
+        line, *_ = line.split("  ")  # what it does, in a table
         if re.match(
             r"(\.venv/bin/)?(python3? -m|make|reprojax) |srun|pip install ", line
         ):

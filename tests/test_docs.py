@@ -94,6 +94,7 @@ def called() -> dict[str, list[list[str]]]:
         module, *rest = words[words.index("-m") + 1 if "-m" in words else 0 :]
         if module == "reprojax" and rest and rest[0][0] != "-":
             module, rest = f"reprojax {rest[0]}", rest[1:]
+        rest = rest or ["--help"]  # where it is only named
         if re.match(r"experiments\.|reprojax ", module) and rest not in found[module]:
             found[module].append(rest)
     return found
