@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from reprojax.data.folder import from_folder
+from reprojax.data.letters import letters_behind_glass
 from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, SPLITS, Answers, Task, listed
 from reprojax.data.tfds import from_tfds
@@ -110,7 +111,8 @@ def load(
 ) -> Task:
     """A task by name, or from an npz file, a folder of images, or "tfds:NAME".
 
-    The one name is "digits" (scikit-learn's). `seed` redraws training and validation
+    The names are "digits" (scikit-learn's) and "letters-behind-glass" (drawn, as
+    `reprojax/data/letters.py` says). `seed` redraws training and validation
     images and leaves the test images alone: load("digits", seed=s, train=600,
     validation=200, test=500) has one test split for all s. test_seed=s redraws all,
     those splits too that the set came with. `size` is the side of folder images;
@@ -232,4 +234,9 @@ def _digits() -> tuple[Parts, list[str]]:
     return {"train": (x, np.asarray(y))}, [str(i) for i in range(10)]
 
 
-NAMED = {"digits": _digits}
+def _letters() -> tuple[Parts, list[str]]:
+    x, y, classes = letters_behind_glass()
+    return {"train": (x, y)}, classes
+
+
+NAMED = {"digits": _digits, "letters-behind-glass": _letters}
