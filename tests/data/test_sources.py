@@ -2,11 +2,13 @@ import subprocess
 import sys
 import zipfile
 from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
 from reprojax.data import Shared, digest, from_arrays, from_npz, load
+from reprojax.data.letters import letters_behind_glass
 
 
 def pictures(n=30, shape=(4, 4, 3), seed=0):
@@ -52,6 +54,21 @@ def test_the_digits_test_split_is_the_same_for_all_seeds():
     assert (a.test.x == b.test.x).all() and digest(a) != digest(b)
     c = load("digits", seed=1, test_seed=1, train=100, validation=50, test=300)
     assert (c.test.x != b.test.x).any()
+
+
+def test_letters_behind_glass_are_the_same_bytes_everywhere():
+    x, y, classes = letters_behind_glass(each=20)
+    assert x.shape == (200, 32, 32, 3) and classes == [*"CEHJLTUVXY"]
+    assert sha256(x.tobytes()).hexdigest()[:16] == "26adf8b3b7cc179b"
+    task = load("letters-behind-glass", train=30, validation=10, test=50)
+    assert sizes(task) == (30, 10, 50) and task.classes == tuple(classes)
+
+
+def test_the_same_light_lies_over_all_letters():
+    x = letters_behind_glass(each=20)[0]
+    least = x.min(0).astype(int)  # no letter covers a pixel of every image
+    assert least.max() > 100 and (least < 5).any() and x.max() < 255
+    assert (letters_behind_glass(each=20, seed=1)[0] != x).any()
 
 
 def test_npz_of_one_pool_and_of_splits(tmp_path):
@@ -109,7 +126,7 @@ def test_bad_npz(tmp_path):
 
 def test_unknown_names_bring_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="'mnist'; expected 'digits', an .npz file"):
+    with pytest.raises(ValueError, match="'mnist'; expected 'digits' or 'letters-b"):
         load("mnist")
     (tmp_path / "table.csv").write_text("x,y")
     with pytest.raises(ValueError, match="'table.csv' is a file, but not .npz"):
