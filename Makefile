@@ -1,4 +1,4 @@
-# make demo           the main job on embedded defaults, in a few minutes
+# make demo           the main job on embedded data, in two to three minutes
 # make demo-language  three ways to ask the embedded language model
 # make test           the tests that need only Python and this repository
 # make verify         those too that take long or need torch, transformers and the assets
@@ -16,8 +16,9 @@ export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
 .PHONY: demo demo-language test verify lint mutants
 
 demo: .venv/commands
-	$(BIN)/python -m experiments.visual_reprogramming --epochs 12 --batch 50 \
-		--learning-rate 0.05 --train 800 --validation 200 --out $(OUT)
+	$(BIN)/python -m experiments.visual_reprogramming --target letters-behind-glass \
+		--train 200 --validation 100 --test 1000 --seeds 5 --epochs 40 --batch 50 \
+		--learning-rate 0.05 --out $(OUT)
 
 demo-language: .venv/commands
 	$(BIN)/python -m experiments.language_demo --out $(OUT)

@@ -80,7 +80,7 @@ class Config:
         ),
     ] = "glyphs"
     target: str = "digits"
-    """digits, an .npz file, a folder of images, or tfds:NAME"""
+    """digits, letters-behind-glass, an .npz file, a folder of images, or tfds:NAME"""
     seeds: int = 3
     """Runs: each draws its own training and validation images, on one test split."""
     train: int | None = None
