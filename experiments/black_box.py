@@ -157,7 +157,7 @@ def map_alone(backbone: Model[Pixels], task: Task) -> float:
     found = []
     for name in ("flm", "blm", "blm+", "blm+3", "blm+5"):
         align = recipes.find_alignment(name).build(len(task.classes))
-        program = recipes.no_prompt(backbone, align)
+        program = recipes.map_only(backbone, align)
         start = program.init(jax.random.key(0), backbone.frozen, task.train.x[:2])
         params = steps.estimate(program, start, backbone.frozen, task.train, 200)
         accuracy = lambda split, program=program, params=params: steps.evaluate(

@@ -65,4 +65,4 @@ ASSETS = {"load_backbone": assets.load_backbone, "load_task": assets.load_task}
 run = partial(train.run, **ASSETS, prog="python -m experiments.visual_reprogramming")
 
 if __name__ == "__main__":
-    command(run, Config)
+    command(run, Config, more=train.MORE)

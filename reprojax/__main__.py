@@ -1,7 +1,8 @@
 """Reprogram frozen networks from the command line.
 
-    reprojax train      a prompt, a label map and a report, for your images or digits
-    reprojax predict    labels for new images from a program that train kept
+    reprojax list       methods, label maps, models and data sets, and what to try first
+    reprojax train      learn a prompt or a probe for your images, and write a report
+    reprojax predict    label new images with a program that train kept
 
 `reprojax train --help` says what it takes. `python -m reprojax` is the same command.
 """
@@ -10,8 +11,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"train": "run", "predict": "main"}
-"""{module of `reprojax.commands`: its function of settings}"""
+COMMANDS = {"list": "listing.main", "train": "train.run", "predict": "predict.main"}
+"""{command: its function of settings, in `reprojax.commands`}"""
 HELP = ("-h", "--help")
 
 
@@ -28,14 +29,16 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     try:
         outputs = importlib.import_module("reprojax.commands.outputs")
-        module = importlib.import_module(f"reprojax.commands.{name}")
+        place, _, function = COMMANDS[name].partition(".")
+        module = importlib.import_module(f"reprojax.commands.{place}")
     except ModuleNotFoundError as error:
         sys.exit(
             f"error: reprojax {name} needs {error.name}, which is not installed; call "
             "pip install 'reprojax[commands]'"
         )
-    own = getattr(module, COMMANDS[name])
-    outputs.command(own, module.Config, f"reprojax {name}", rest)
+    own = getattr(module, function)
+    more = getattr(module, "MORE", "")
+    outputs.command(own, module.Config, f"reprojax {name}", rest, more)
 
 
 if __name__ == "__main__":

@@ -253,9 +253,9 @@ def linear_probe(look: Remembered, task: Task, seen: Description) -> Made:
     known = {"train": look(task.train), "validation": look(task.validation)}
 
     def score(split: Split) -> float:
-        return controls.logistic_probe(known | {"test": look(split)})["test"]
+        return controls.logistic_probe(known | {"test": look(split)})[0]["test"]
 
-    chosen = controls.logistic_probe(known)["validation"]
+    chosen = controls.logistic_probe(known)[0]["validation"]
     return Made(score, look.look, chosen, seen, "")
 
 

@@ -30,18 +30,52 @@ class Alignment(NamedTuple):
     refresh: Refresh
     probable: bool = True
     """Of log probabilities it makes log probabilities, or weighted means of them."""
+    summary: str = ""
+    """What a target class is given, and the paper."""
 
 
 ALIGNMENTS: dict[str, Alignment] = {
-    "first": Alignment(first, "once"),
-    "rlm": Alignment(random_map, "once"),
-    "flm": Alignment(one_to_one, "once"),
-    "ilm": Alignment(one_to_one, "epoch"),
-    "blm": Alignment(bayesian, "epoch"),
-    "blm+": Alignment(bayesian_plus, "epoch"),
-    "bar": Alignment(mean_probability, "once"),
+    "first": Alignment(
+        first,
+        "once",
+        summary="the source class of its own number (arXiv 1806.11146, 2203.17274)",
+    ),
+    "rlm": Alignment(
+        random_map, "once", summary="a source class at random (arXiv 2211.11635)"
+    ),
+    "flm": Alignment(
+        one_to_one,
+        "once",
+        summary="the source class that its images get most often, estimated before "
+        "training (arXiv 2211.11635)",
+    ),
+    "ilm": Alignment(
+        one_to_one,
+        "epoch",
+        summary="as flm, estimated again after each epoch (arXiv 2211.11635)",
+    ),
+    "blm": Alignment(
+        bayesian,
+        "epoch",
+        summary="all source classes, weighted by how often its images get them, "
+        "estimated after each epoch (arXiv 2410.24018)",
+    ),
+    "blm+": Alignment(
+        bayesian_plus,
+        "epoch",
+        summary="as blm, counting each answer's K largest probabilities: .15 of the "
+        "number of classes, or as in blm+15 (arXiv 2410.24018)",
+    ),
+    "bar": Alignment(
+        mean_probability,
+        "once",
+        summary="the mean probability of several source classes (arXiv 2007.08714)",
+    ),
     "linear": Alignment(
-        lambda targets: linear(targets, bias=False), "once", probable=False
+        lambda targets: linear(targets, bias=False),
+        "once",
+        probable=False,
+        summary="a learned weighted sum of the logits",
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from reprojax.training.steps import refresh_maps
 
 MAPS = ("rlm", "flm", "blm", "blm+")
 """Without a prompt nothing changes between epochs, so ILM is FLM."""
+UNSEEN = -1e9
+"""The logit of a class without training images; a probability of 0."""
 
 
 class Outputs(NamedTuple):
@@ -39,7 +41,7 @@ def _look(
 
 
 def frozen_outputs(backbone: Model[Pixels], split: Split, batch: int = 50) -> Outputs:
-    """One pass over a split, resized as the no-prompt control does."""
+    """One pass over a split, resized as the map-only control does."""
     site = backbone.roles["features"][0]
     rows = [
         _look(backbone.forward, site, backbone.input.size, backbone.frozen, x)
@@ -100,22 +102,46 @@ def best_map(
     return max(all_of, key=lambda name: all_of[name]["validation"]), all_of
 
 
-def logistic_probe(seen: Mapping[str, Outputs]) -> dict[str, float]:
-    """Logistic regression on standardised features; validation chooses its strength."""
+def logistic_probe(seen: Mapping[str, Outputs]) -> tuple[dict[str, float], Any]:
+    """Logistic regression on standardised features; validation chooses its strength.
+
+    Returns (accuracies, the fitted pipeline of scikit-learn: scaler and regression).
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    best = None
+    fits = []
     for strength in (0.001, 0.01, 0.1, 1.0):
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=strength, max_iter=300)
         ).fit(seen["train"].features, seen["train"].labels)
         scores = {n: float(model.score(s.features, s.labels)) for n, s in seen.items()}
-        if best is None or scores["validation"] > best["validation"]:
-            best = scores
-    assert best is not None
-    return best
+        fits.append((scores, model))
+    return max(fits, key=lambda fit: fit[0]["validation"])  # the first of equals
+
+
+def probe_params(pipeline: Any, targets: int) -> Params:
+    """A fitted `logistic_probe` as the params of `recipes.linear_probe`'s head.
+
+    Its logits are the regression's, up to a number that all classes of an image share.
+    A class that no training image had gets the weight 0 and a bias that no other class
+    falls below.
+    """
+    scaler, regression = (step for _, step in pipeline.steps)
+    weights, bias = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # one row: how far the second class is ahead
+        weights, bias = np.stack([0 * weights[0], weights[0]]), np.append(0, bias)
+    kernel = np.zeros((weights.shape[1], targets), np.float32)
+    kernel[:, regression.classes_] = weights.T
+    biases = np.full(targets, UNSEEN, np.float32)
+    biases[regression.classes_] = bias
+    middle = {"mean": scaler.mean_, "deviation": scaler.scale_}
+    fixed = {name: jnp.asarray(v, jnp.float32) for name, v in middle.items()}
+    return Params(
+        {"output": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(biases)}},
+        {"output": {**fixed, "known": jnp.ones((), bool)}},
+    )
 
 
 def nearest_pixels(task: Task) -> dict[str, float]:

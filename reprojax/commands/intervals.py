@@ -1,4 +1,4 @@
-"""Means over seeds with 95 % intervals (Student's t), and paired differences."""
+"""95 % intervals: of means over seeds (Student's t), paired differences, and shares."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -49,3 +49,23 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Mean:
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values, expected a pair a seed")
     return mean_of(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+
+
+class Share(NamedTuple):
+    """So many of so many images, such as those that are labelled right."""
+
+    part: int
+    whole: int
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.part / self.whole:.3f} [{low:.3f}, {high:.3f}]"
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's (1927): within [0, 1], and of some width at 0 and 1 too."""
+        z = 1.959964
+        share, n = self.part / self.whole, self.whole
+        middle = share + z**2 / (2 * n)
+        half = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+        return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)

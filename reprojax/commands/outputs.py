@@ -16,12 +16,14 @@ def command(
     settings: type,
     prog: str | None = None,
     args: Sequence[str] | None = None,
+    more: str = "",
 ) -> None:
     """main(settings of the command line). A fault is one line, and exit status 1.
 
     --help shows the docstring of the module in which the settings stand.
 
     Args:
+        more: what --help shows below that docstring.
         prog: what the usage line shows; by default `python -m` and that module.
         args: words of the command line; by default all behind the script's name.
     """
@@ -29,8 +31,9 @@ def command(
     if prog is None:
         name = getattr(module.__spec__, "name", module.__name__)
         prog = f"python -m {name.removesuffix('.__main__')}"
+    about = f"{module.__doc__}\n{more}"
     try:
-        main(tyro.cli(settings, prog=prog, args=args, description=module.__doc__))
+        main(tyro.cli(settings, prog=prog, args=args, description=about))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reprojax.core import Params, Program, record
 from reprojax.models import Model, Pixels
-from reprojax.recipes import no_prompt
+from reprojax.recipes import map_only
 
 Images = list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]
 """(caption, target image uint8 [h w C], what the network gets [H W 3] in [0, 1], its
@@ -35,7 +35,7 @@ def pictures(
     x, y = x[rows], y[rows]
     look = partial(_look, backbone=backbone)
     answers, network = look(program, params, x)
-    bare = no_prompt(backbone, targets=len(classes))
+    bare = map_only(backbone, targets=len(classes))
     start = bare.init(jax.random.key(0), backbone.frozen, x)
     _, without = look(bare, start, x)
     difference = network - without

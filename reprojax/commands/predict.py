@@ -1,20 +1,22 @@
-"""Use a kept program: labels and probabilities for a folder of images.
+"""Use a kept program: labels and probabilities for images.
 
     reprojax predict --program runs/a/seed-0.safetensors --images photos
+    reprojax predict --program runs/a/linear-probe-0.safetensors --images a.jpg new/
 
-Writes a line for each image below the folder: its path, the label, the probability of
-that, and the probability of every class. Images are cut and resized as in training.
+Writes a line for each image: its path, the label, the probability of that, and the
+probability of every class. Images are cut and resized as in training. A folder of
+images for each class is labelled: then the accuracy is printed too.
 """
 
 import csv
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +25,12 @@ import tyro
 from tqdm import tqdm
 
 from reprojax import data, models
+from reprojax.commands.intervals import Share
 from reprojax.commands.methods import read_methods
 from reprojax.commands.outputs import replaceable
 from reprojax.core import Params, Program, PyTree
+from reprojax.data.lazy import faults
+from reprojax.data.task import listed
 from reprojax.models import Model, Pixels
 from reprojax.recipes import registry
 from reprojax.saving import programs
@@ -38,12 +43,12 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601), a
 
 @dataclass(frozen=True)
 class Config:
-    """Label a folder of images with a kept program."""
+    """Label images with a kept program."""
 
     program: Path
-    """What a run left: seed-0.safetensors."""
-    images: Path
-    """A folder; image files are found at any depth, by their endings."""
+    """What a run left: seed-0.safetensors, linear-probe-0.safetensors, or another."""
+    images: tuple[Path, ...]
+    """Image files, and folders, in which images are found at any depth."""
     backbone: Annotated[
         str | None,
         tyro.conf.arg(
@@ -53,6 +58,8 @@ class Config:
     ] = None
     methods: tuple[Path, ...] = ()
     """Python files that register methods of your own, if the program is of one."""
+    skip_bad: bool = False
+    """Leave out files that cannot be read, and name them; else they are an error."""
     out: Path = Path("predictions.csv")
     batch: int = 32
 
@@ -74,38 +81,128 @@ def main(
     read_methods(config.methods)
     saved = programs.load(config.program)
     replaceable(config.out, ",".join(HEAD).encode())
-    files = data.image_files(config.images)
-    x = read(files, saved.card, config.images)
+    found = find_images(config.images)
+    x, found = read(found, saved.card, skip_bad=config.skip_bad)
     backbone = find_backbone(saved.card, config.backbone, load_backbone, known)
     program, params = registry.rebuild(saved, backbone)
-    found = probabilities(program, params, backbone.frozen, x, config.batch)
-    names = [file.relative_to(config.images).as_posix() for file in files]
-    if bad := [names[i] for i in np.flatnonzero(~np.isfinite(found).all(1))]:
+    answers = probabilities(program, params, backbone.frozen, x, config.batch)
+    names = [one.name for one in found]
+    if bad := [names[i] for i in np.flatnonzero(~np.isfinite(answers).all(1))]:
         raise ValueError(
             f"the program answers {len(bad)} of {len(names)} images with numbers that "
             f"are not finite ({printable(bad[0])}); it was damaged, or has diverged"
         )
-    write_file(config.out, csv_text(names, saved.card.classes, found).encode())
-    counts = Counter(saved.card.classes[i] for i in found.argmax(1))
+    classes = saved.card.classes
+    write_file(config.out, csv_text(names, classes, answers).encode())
+    counts = Counter(classes[i] for i in answers.argmax(1))
     shares = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-    print(f"{config.out}: {len(files)} images ({shares})")
+    print(f"{config.out}: {len(names)} images ({shares})")
+    for line in accuracies(found, classes, answers.argmax(1)):
+        print(line)
     return config.out
 
 
-def read(files: Sequence[Path], card: Card, folder: Path) -> np.ndarray:
-    """The images as the program's task had them: uint8 [N h w C]."""
+class Image(NamedTuple):
+    """A file that is to be labelled."""
+
+    path: Path
+    name: str
+    """In the table: below its folder, if only a folder was given."""
+    inside: tuple[str, ...] = ()
+    """(the folder that was given, that below it in which the file lies)"""
+
+
+def find_images(sources: Sequence[Path]) -> list[Image]:
+    """The files that were given, and those in the folders.
+
+    Raises:
+        ValueError: a path that is not there; a folder without images.
+    """
+    found = []
+    for source in sources:
+        if not source.is_dir():
+            if not source.exists():
+                raise ValueError(
+                    f"no file or folder {source}, expected an image, or a folder of "
+                    "images"
+                )
+            found.append(Image(source, source.as_posix()))
+            continue
+        files = data.image_files(source)
+        if not files:
+            raise ValueError(f"no image below {source}, expected PNG, JPEG or others")
+        for file in files:
+            below = file.relative_to(source)
+            name = below if len(sources) == 1 else file
+            first = below.parts[0] if len(below.parts) > 1 else ""
+            found.append(Image(file, name.as_posix(), (str(source), printable(first))))
+    return found
+
+
+def accuracies(
+    found: Sequence[Image], classes: Sequence[str], answers: np.ndarray
+) -> list[str]:
+    """Lines on how many images of labelled folders are right; none without such ones.
+
+    A folder is labelled if each of its images lies in a folder with a class's name.
+    """
+    inner = {one.inside for one in found if one.inside}
+    other = defaultdict(list)
+    for source, name in sorted(inner):
+        if name not in classes:
+            other[source].append(name or "no folder")
+    lines = [
+        f"no accuracy of {source}: {listed(names)} is no class of the program; it "
+        f"expected {listed(classes)}"
+        for source, names in other.items()
+        if any(name in classes for place, name in inner if place == source)
+    ]
+    right: dict[str, list[bool]] = {name: [] for name in classes}
+    for one, answer in zip(found, answers, strict=True):
+        if one.inside and one.inside[0] not in other:
+            right[one.inside[1]].append(classes[answer] == one.inside[1])
+    shares = {n: Share(sum(r), len(r)) for n, r in right.items() if r}
+    if shares:
+        every = Share(*(sum(column) for column in zip(*shares.values(), strict=True)))
+        lines.append(f"accuracy {every}, {every.part} of {every.whole} (95 % interval)")
+        width = max(map(len, shares))
+        lines += [
+            f"  {name:{width}}  {share}, {share.part} of {share.whole}"
+            for name, share in shares.items()
+        ]
+    return lines
+
+
+def read(
+    found: Sequence[Image], card: Card, *, skip_bad: bool = False
+) -> tuple[np.ndarray, list[Image]]:
+    """The images as the program's task had them, uint8 [N h w C], and which they are.
+
+    Raises:
+        ValueError: files that cannot be read, all by name, or with skip_bad if no file
+            can; a program whose images are not squares.
+    """
     height, width, channels = card.image
     if height != width:
         raise ValueError(
             f"the program takes images of {height} x {width} pixels, and files are "
             "read as squares; read them yourself and call registry.rebuild from Python"
         )
-    if not files:
-        raise ValueError(f"no image below {folder}, expected PNG, JPEG or others")
-    x = data.read_images(files, size=height)
-    if channels == 3:
-        return x
-    return np.round(x @ np.array(LUMA, np.float32)).astype(np.uint8)[..., None]
+    bad: set[str] = set()
+
+    def leave_out(wrong: Sequence[tuple[str, Exception]], count: int) -> None:
+        bad.update(name for name, _ in wrong)
+        print(f"left out {len(wrong)} of {count} files:\n  {printable(faults(wrong))}")
+
+    files = [one.path for one in found]
+    how = {"on_bad": leave_out} if skip_bad else {}
+    x = data.read_images(files, size=height, **how)
+    kept = [one for one in found if str(one.path) not in bad]
+    if not kept:
+        raise ValueError(f"none of {len(files)} files is an image that can be read")
+    if channels == 1:
+        x = np.round(x @ np.array(LUMA, np.float32)).astype(np.uint8)[..., None]
+    return x, kept
 
 
 def find_backbone(

@@ -9,12 +9,12 @@ from reprojax.taxonomy import Description
 from reprojax.training.loop import Fitted
 
 HEADER = (
-    "method",
-    "coordinates",
-    "learnable",
     "test, selected",
+    "method",
     "test, last",
+    "learnable",
     "seconds a step",
+    "coordinates",
 )
 
 
@@ -25,18 +25,18 @@ def program_row(
     scores = summary(fits)
     timed = [s for s in scores["seconds_per_step"] if s == s]  # a resume may time none
     return (
-        title,
-        seen.coordinates,
-        f"{seen.learnable:,}",
         str(mean_of(scores["test"])),
+        title,
         str(mean_of(scores["last"])),
+        f"{seen.learnable:,}",
         f"{np.median(timed):.3f}" if timed else "",
+        seen.coordinates,
     )
 
 
 def control_row(name: str, scores: Mapping[str, list[float]]) -> tuple[str, ...]:
     """A control's line."""
-    return (name, "", "", str(mean_of(scores["test"])), "", "")
+    return (str(mean_of(scores["test"])), name, "", "", "", "")
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,8 +9,9 @@ r"""Reprogram a frozen image classifier for a task that it was never trained on.
         without gradients: the model is only asked
 
 Prints a table with the controls below, and leaves in the run's folder `report.html`,
-`results.json` and a program a seed, `seed-0.safetensors`, for `reprojax predict`. A
-run that was stopped goes on with --resume.
+`results.json` and three programs a seed for `reprojax predict`: `seed-0.safetensors`,
+and its controls `linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that
+was stopped goes on with --resume. `reprojax list` says what each method is.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ import optax
 import tyro
 
 from reprojax import data, models, recipes
-from reprojax.commands import controls
+from reprojax.commands import controls, listing
 from reprojax.commands.methods import read_methods
 from reprojax.commands.tables import (
     HEADER,
@@ -39,12 +40,12 @@ from reprojax.commands.tables import (
     summary,
     text_table,
 )
-from reprojax.core import Program, fingerprint
+from reprojax.core import Params, Program, fingerprint
 from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs
 from reprojax.saving.files import write_json
-from reprojax.taxonomy import Description, describe
+from reprojax.taxonomy import describe
 from reprojax.training import parallel
 from reprojax.training.black_box import (
     evaluate,
@@ -55,8 +56,12 @@ from reprojax.training.black_box import (
 from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted, fit
 
-METHODS = ", ".join(n for n, m in recipes.methods(Pixels).items() if m.preset)
+METHODS = ", ".join(recipes.methods(Pixels))
 MAPS = ", ".join(recipes.ALIGNMENTS)
+MORE = f"Methods, for --method. {listing.for_images()}"
+"""What --help says below the docstring."""
+ESTIMATED = recipes.Preset(lambda *_: optax.sgd(0.0), 0.0, epochs=1, batch=50)
+"""Of a method that learns nothing: one pass over the training images, for its map."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,11 @@ def main(
         for seed, task in enumerate(tasks)
     ]
     if lead:
-        keep(config, program, backbone, tasks, fits, seen)
+        for seed, (task, fitted) in enumerate(zip(tasks, fits, strict=True)):
+            given = {"alignment": name, **sizes(config)}
+            card = card_of(config, backbone, task, seed, config.method, given)
+            card = card._replace(coordinates=(seen.coordinates,), metric=fitted.score)
+            programs.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)
     table: dict[str, dict[str, list[float]]] = {"program": summary(fits)}
     if config.controls:
         table |= run_controls(config, program, backbone, tasks)
@@ -221,14 +230,14 @@ def check_probable(method: str, name: str) -> None:
 
 
 def preset_of(method: str) -> recipes.Preset | BlackBox:
-    """The paper's settings of a method that is searched for."""
-    preset = recipes.find_method(method).preset
-    if preset is None:
+    """The paper's settings of a method."""
+    found = recipes.find_method(method)
+    if method not in (known := recipes.methods(Pixels)):
         raise ValueError(
-            f"--method {method} learns nothing, expected one of {METHODS}; it is among "
-            "the controls of each run"
+            f"got --method {method}, which is not for images, expected one of "
+            f"{', '.join(known)}"
         )
-    return preset
+    return found.preset or ESTIMATED
 
 
 def only_asks(config: Config) -> bool:
@@ -304,7 +313,7 @@ def train(
     )
     given = program, backbone.frozen, task
     fitted = fit(
-        *(cached(*given, batch=batch) if config.cache else given),
+        *(cached(*given, batch=batch) if caches(config) else given),
         optimizer=_optimizer(config.method, rate, steps, epochs),
         epochs=epochs,
         batch=batch,
@@ -330,6 +339,11 @@ def pace(config: Config, task: data.Task) -> tuple[int, int, float]:
     batch = config.batch or preset.batch
     steps = -(-len(task.train.y) // min(batch, len(task.train.y)))
     return batch, steps, preset.learning_rate if given is None else given
+
+
+def caches(config: Config) -> bool:
+    """Whether the model's values are computed once: for a head on features always."""
+    return config.cache or config.method == "linear-probe"
 
 
 def map_refresh(config: Config) -> Any:
@@ -441,7 +455,14 @@ def run_controls(
         best, scores = controls.best_map(alone, seen, seed)
         add("best map without prompt", scores[best])
         add("random map without prompt", scores["rlm"])
-        add("linear probe", controls.logistic_probe(seen))
+        probed, probe = controls.logistic_probe(seen)
+        add("linear probe", probed)
+        if jax.process_index() == 0:
+            keep = partial(keep_control, config, backbone, task, seed)
+            head = controls.probe_params(probe, len(task.classes))
+            keep("linear-probe", head, probed)
+            own = controls.estimated(alone[best], seen["train"], seed)
+            keep("map-only", own, scores[best], best)
         if not config.lazy:  # it compares with all images at once
             add("nearest pixels, no model", controls.nearest_pixels(task))
     count = config.seeds if config.random_weights is None else config.random_weights
@@ -452,29 +473,55 @@ def run_controls(
     return found
 
 
-def keep(
+def card_of(
     config: Config,
-    program: Program,
     backbone: Model[Pixels],
-    tasks: Sequence[data.Task],
-    fits: Sequence[Fitted],
-    seen: Description,
+    task: data.Task,
+    seed: int,
+    method: str,
+    arguments: Mapping[str, Any],
+) -> programs.Card:
+    """What a program's file says about itself."""
+    card = programs.Card.of(
+        backbone,
+        method=method,
+        arguments=arguments,
+        image=tuple(task.train.x.shape[1:]),
+        classes=task.classes,
+        split={"name": task.name, "digest": data.digest(task), "seed": seed},
+        seed=seed,
+    )
+    return card._replace(backbone=config.backbone)  # what `models.load` finds it by
+
+
+def keep_control(
+    config: Config,
+    backbone: Model[Pixels],
+    task: data.Task,
+    seed: int,
+    method: str,
+    head: Params,
+    scores: Mapping[str, float],
+    alignment: str | None = None,
 ) -> None:
-    """One file a seed, for `reprojax predict`."""
-    for seed, (task, fitted) in enumerate(zip(tasks, fits, strict=True)):
-        card = programs.Card.of(
-            backbone,
-            method=config.method,
-            arguments={"alignment": alignment_name(config), **sizes(config)},
-            image=tuple(task.train.x.shape[1:]),
-            classes=task.classes,
-            coordinates=(seen.coordinates,),
-            split={"name": task.name, "digest": data.digest(task), "seed": seed},
-            seed=seed,
-            metric=fitted.score,
-        )
-        card = card._replace(backbone=config.backbone)  # what `models.load` finds it by
-        programs.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)
+    """A control that is a program, as a file beside the learned one.
+
+    Args:
+        head: what its alignment holds, under "output"; nothing else in it has params.
+    """
+    program = recipes.build(method, backbone, len(task.classes), alignment)
+    x = task.train.x[:2]
+    drawn = jax.eval_shape(program.init, jax.random.key(seed), backbone.frozen, x)
+    params = Params(
+        {**drawn.learnable, **head.learnable}, {**drawn.fixed, **head.fixed}
+    )
+    seen = describe(program, backbone.frozen, x, roles=backbone.roles)
+    card = card_of(config, backbone, task, seed, method, {"alignment": alignment})
+    metric = {name: scores[name] for name in ("validation", "test")}
+    card = card._replace(coordinates=(seen.coordinates,), metric=metric)
+    path = config.out / f"{method}-{seed}.safetensors"
+    programs.save(path, params, card)
+    print(f"{path}: {alignment or 'logistic regression'}, test {metric['test']:.3f}")
 
 
 def report(

@@ -184,11 +184,15 @@ def _each(call: Callable, items: Any, name: Callable[[Any], str]) -> list[Any]:
 def refuse(bad: Sequence[tuple[str, Exception]], count: int) -> None:
     """A ValueError that names every image that could not be read, if there is one."""
     if bad:
-        every = "\n  ".join(f"{name} ({_why(error)})" for name, error in bad)
         raise ValueError(
             f"{len(bad)} of {count} images cannot be read; replace or remove them:\n"
-            f"  {every}"
+            f"  {faults(bad)}"
         )
+
+
+def faults(bad: Sequence[tuple[str, Exception]]) -> str:
+    """A line for each image that could not be read: its name, and why."""
+    return "\n  ".join(f"{name} ({_why(error)})" for name, error in bad)
 
 
 def _why(error: Exception) -> str:

@@ -27,7 +27,12 @@ FORMATS = (
 ANIMATED = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # the others have one main image
 
 
-def read_images(files: Sequence[str | PathLike], *, size: int = 256) -> np.ndarray:
+def read_images(
+    files: Sequence[str | PathLike],
+    *,
+    size: int = 256,
+    on_bad: Callable[[Sequence[tuple[str, Exception]], int], None] = refuse,
+) -> np.ndarray:
     """Image files as uint8 [N size size 3].
 
     Each is turned as its EXIF says, laid on white where transparent, and its centre
@@ -37,13 +42,17 @@ def read_images(files: Sequence[str | PathLike], *, size: int = 256) -> np.ndarr
     65535, floats from 0 to 1. The range is never guessed from an image, so that one
     rule holds for all; values outside it are an error.
 
+    Args:
+        on_bad: is given [(file, what is wrong)] and the number of all files, where some
+            cannot be read. If it returns, those are left out.
+
     Raises:
-        ValueError: files cannot be read; it names all of them.
+        ValueError: files cannot be read, and no `on_bad` came; it names all of them.
     """
     if size < 1:
         raise ValueError(f"got size={size}, expected a side of at least 1 pixel")
     return decode_image(
-        [str(f) for f in files], files, lambda image: square(image, size)
+        [str(f) for f in files], files, lambda image: square(image, size), on_bad
     )
 
 
@@ -75,8 +84,12 @@ def decode_image(
     names: Sequence[str],
     sources: Sequence[str | PathLike | bytes],
     convert: Callable[[Any], np.ndarray],
+    on_bad: Callable[[Sequence[tuple[str, Exception]], int], None] = refuse,
 ) -> np.ndarray:
-    """convert(PIL image) of every file or encoded bytes, read in threads, stacked."""
+    """convert(PIL image) of every file or encoded bytes, read in threads, stacked.
+
+    `on_bad` as in `read_images`.
+    """
     if not sources:
         raise ValueError(
             f"no images to read; expected files that end with {listed(endings())}"
@@ -88,7 +101,7 @@ def decode_image(
         except Exception as error:  # whatever a broken file may raise: collected below
             return error
 
-    stacked, bad, animated = np.empty(0), [], 0
+    stacked, bad, animated, rows = np.empty(0), [], 0, 0
     _formats()  # once, before there are threads
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for i, result in enumerate(pool.map(read, sources)):
@@ -98,18 +111,19 @@ def decode_image(
                 continue
             several, pixels = result
             animated += several
-            if not i:
+            if not rows:
                 stacked = np.empty((len(sources), *pixels.shape), np.uint8)
-            if not bad:
-                stacked[i] = pixels
-    refuse(bad, len(sources))
+            stacked[rows] = pixels
+            rows += 1
+    if bad:
+        on_bad(bad, len(sources))
     if animated:
         warnings.warn(
             f"{animated} of {len(sources)} images have several frames or pages: the "
             "first of each is taken",
             stacklevel=3,
         )
-    return stacked
+    return stacked[:rows]
 
 
 def opened(source: str | PathLike | bytes, convert: Callable[[Any], Any]) -> Any:

@@ -6,7 +6,7 @@ its own by `register`, as a user does.
 
 from reprojax.alignments.named import ALIGNMENTS, Alignment, find_alignment
 from reprojax.recipes import prompt_instruction
-from reprojax.recipes.controls import linear_probe, no_prompt
+from reprojax.recipes.controls import linear_probe, map_only
 from reprojax.recipes.method import BlackBox, Method, Needs, Preset, needs
 from reprojax.recipes.model_reprogramming import (
     adversarial_reprogramming,
@@ -43,7 +43,7 @@ __all__ = [
     "linear_probe",
     "methods",
     "needs",
-    "no_prompt",
+    "map_only",
     "padding",
     "prompt_instruction",
     "rebuild",

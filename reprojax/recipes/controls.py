@@ -11,26 +11,26 @@ from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adam
 
 
-@needs(Pixels | Series | Arrays)
-def no_prompt(
+@needs(Pixels | Series | Arrays, access="answers")
+def map_only(
     model: Model[Any],
     align: Manipulation | None = None,
     *,
     targets: int | None = None,
 ) -> Program:
-    """An alignment and no prompt (arXiv 2211.11635); images are resized."""
+    """A label map alone, without a prompt (arXiv 2211.11635)."""
     align = aligned(align, targets, bayesian)
     return reprogram(model.forward, _resized(model), align)
 
 
-@needs(Pixels | Series | Arrays, "features")
+@needs(Pixels | Series | Arrays, "features", access="activations")
 def linear_probe(
     model: Model[Any],
     align: Manipulation | None = None,
     *,
     targets: int | None = None,
 ) -> Program:
-    """A linear head on the frozen features [D] (arXiv 2211.11635 reports it beside)."""
+    """A linear head on frozen features [D], without a prompt (arXiv 2211.11635)."""
     features = until(model.forward, role(model, "features")[0])
     align = aligned(align, targets, lambda n: linear(n, standardised=True))
     return reprogram(features, _resized(model), align)
@@ -41,14 +41,14 @@ def _resized(model: Model[Any]) -> dict[str, Manipulation]:
     return {"input": resize(model.input.size)} if pixels else {}
 
 
-NO_PROMPT = Method(
-    "no-prompt",
-    no_prompt,
+MAP_ONLY = Method(
+    "map-only",
+    map_only,
     alignment="blm",
     enters="nowhere",
     source="arXiv 2211.11635. Nothing is learned: a map is estimated.",
 )
-register(NO_PROMPT)
+register(MAP_ONLY)
 PROBE = Method(
     "linear-probe",
     linear_probe,

@@ -13,7 +13,7 @@ import pytest
 from reprojax import Scope
 from reprojax.alignments import bayesian_plus
 from reprojax.data import Split
-from reprojax.recipes import ALIGNMENTS, find_alignment, no_prompt
+from reprojax.recipes import ALIGNMENTS, find_alignment, map_only
 from reprojax.training import steps
 
 TARGETS = 3
@@ -29,7 +29,7 @@ NORMAL = by_hand.normalised(by_hand.resized(X, 16))
 
 def estimated(name, batch=6):
     """The map [12 3] after one pass; 23 images in batches of 6 leave a short one."""
-    program = no_prompt(BACKBONE, find_alignment(name).build(TARGETS))
+    program = map_only(BACKBONE, find_alignment(name).build(TARGETS))
     params = program.init(jax.random.key(3), BACKBONE.frozen, X)
     params = steps.estimate(program, params, BACKBONE.frozen, SPLIT, batch)
     _, y = by_hand.run(program, params, BACKBONE.frozen, X)
@@ -109,7 +109,7 @@ def test_a_random_map_is_one_to_one_and_stays():
     found, y = estimated("rlm")
     assert sorted(found.ravel()) == [0.0] * (12 * 3 - 3) + [1.0] * 3
     assert (found.sum(0) == 1).all() and (found.sum(1) <= 1).all()
-    program = no_prompt(BACKBONE, find_alignment("rlm").build(TARGETS))
+    program = map_only(BACKBONE, find_alignment("rlm").build(TARGETS))
     keys = map(jax.random.key, range(6))
     maps = [program.init(k, BACKBONE.frozen, X).fixed["output"] for k in keys]
     assert any(not by_hand.close(a, maps[0]) for a in maps[1:])
@@ -117,7 +117,7 @@ def test_a_random_map_is_one_to_one_and_stays():
 
 
 def test_first_classes_and_a_linear_map():
-    program = no_prompt(BACKBONE, find_alignment("linear").build(TARGETS))
+    program = map_only(BACKBONE, find_alignment("linear").build(TARGETS))
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, X))
     kernel = params.learnable["output"]
     assert list(kernel) == ["kernel"]  # published without a bias
@@ -127,7 +127,7 @@ def test_first_classes_and_a_linear_map():
 
 
 def estimated_first():
-    program = no_prompt(BACKBONE, find_alignment("first").build(TARGETS))
+    program = map_only(BACKBONE, find_alignment("first").build(TARGETS))
     params = program.init(jax.random.key(0), BACKBONE.frozen, X)
     return by_hand.run(program, params, BACKBONE.frozen, X)[1]
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from reprojax import data, recipes
 from reprojax.commands import predict
+from reprojax.commands.intervals import Share
 from reprojax.commands.outputs import command
 from reprojax.commands.predict import Config
 from reprojax.recipes import registry
@@ -86,7 +87,7 @@ def read_csv(path):
 )
 def test_the_csv_is_what_the_program_says(home, how):
     program, params, path = kept(home, **how)
-    out = main(Config(path, home / "photos", out=home / "new" / "out.csv", batch=3))
+    out = main(Config(path, (home / "photos",), out=home / "new" / "out.csv", batch=3))
     header, *lines = read_csv(out)
     assert header == ["file", "label", "probability", *CLASSES]
     order = [0, 2, 4, 6, 1, 3, 5]
@@ -106,13 +107,13 @@ def test_the_csv_is_what_the_program_says(home, how):
 def test_one_compilation_whatever_the_last_batch(home):
     _, _, path = kept(home)
     before = predict._answer._cache_size()
-    main(Config(path, home / "photos", out=home / "out.csv", batch=4))
+    main(Config(path, (home / "photos",), out=home / "out.csv", batch=4))
     assert predict._answer._cache_size() == before + 1
 
 
 def test_grey_programs_get_grey_images(home):
     program, params, path = kept(home, image=(12, 12, 1))
-    rows = read_csv(main(Config(path, home / "photos", out=home / "out.csv")))[1:]
+    rows = read_csv(main(Config(path, (home / "photos",), out=home / "out.csv")))[1:]
     grey = np.stack(
         [np.asarray(Image.open(home / "photos" / r[0]).convert("L")) for r in rows]
     )
@@ -127,11 +128,11 @@ def test_grey_programs_get_grey_images(home):
 
 def test_a_moved_backbone_is_found_and_another_refused(home):
     _, _, path = kept(home)
-    config = Config(path, home / "photos", out=home / "out.csv")
+    config = Config(path, (home / "photos",), out=home / "out.csv")
     first = main(config).read_text()
-    moved = Config(path, home / "photos", "elsewhere", out=home / "two.csv")
+    moved = Config(path, (home / "photos",), "elsewhere", out=home / "two.csv")
     assert main(moved).read_text() == first
-    wrong = Config(path, home / "photos", "other", out=home / "three.csv")
+    wrong = Config(path, (home / "photos",), "other", out=home / "three.csv")
     with pytest.raises(ValueError, match="'tiny transformer' with fingerprint"):
         main(wrong)
     assert not (home / "three.csv").exists()
@@ -144,9 +145,9 @@ def test_a_missing_backbone_says_how_to_name_it(home):
         raise ValueError(f"no backbone {name!r}")
 
     with pytest.raises(ValueError, match="no backbone 'here'; say where .*--backbone"):
-        main(Config(path, home / "photos"), load_backbone=load)
+        main(Config(path, (home / "photos",)), load_backbone=load)
     with pytest.raises(ValueError, match="^no backbone 'there'$"):
-        main(Config(path, home / "photos", "there"))
+        main(Config(path, (home / "photos",), "there"))
 
 
 def test_unreadable_images_are_all_named_before_anything_else(home):
@@ -157,27 +158,78 @@ def test_unreadable_images_are_all_named_before_anything_else(home):
     def never(*args, **given):
         raise AssertionError("the model was loaded for a folder with broken images")
 
-    config = Config(path, home / "photos", out=home / "out.csv")
+    config = Config(path, (home / "photos",), out=home / "out.csv")
     with pytest.raises(ValueError, match="2 of 9 images cannot be read") as caught:
         main(config, load_backbone=never)
     assert "broken.png" in str(caught.value) and "torn.jpg" in str(caught.value)
     assert not (home / "out.csv").exists()
 
 
+def test_files_that_cannot_be_read_are_left_out_if_asked(home, capsys):
+    _, _, path = kept(home)
+    whole = read_csv(main(Config(path, (home / "photos",), out=home / "whole.csv")))
+    for name in ("broken.png", "deep/torn.jpg"):
+        (home / "photos" / name).write_bytes(b"no image")
+    given = Config(path, (home / "photos",), out=home / "out.csv", skip_bad=True)
+    assert read_csv(main(given)) == whole
+    said = capsys.readouterr().out
+    assert "left out 2 of 9 files" in said and "torn.jpg (it is empty or none" in said
+    with pytest.raises(ValueError, match="none of 1 files is an image"):
+        main(Config(path, (home / "photos/broken.png",), skip_bad=True))
+
+
+def test_single_files_have_the_lines_that_they_have_in_their_folder(home):
+    _, _, path = kept(home)
+    photos = home / "photos"
+    whole = read_csv(main(Config(path, (photos,), out=home / "whole.csv")))
+    given = photos / "2.png", photos / "deep"
+    header, *lines = read_csv(main(Config(path, given, out=home / "out.csv")))
+    names = [str(photos / "2.png")]
+    names += [str(photos / f"deep/er/{i}.png") for i in (1, 3, 5)]
+    assert [line[0] for line in lines] == names
+    own = {str(photos / line[0]): line[1:] for line in whole[1:]}
+    assert [line[1:] for line in lines] == [own[name] for name in names]
+
+
+def test_a_labelled_folder_says_its_accuracy(home, capsys):
+    _, _, path = kept(home)
+    out = home / "out.csv"
+    rows = read_csv(main(Config(path, (home / "photos",), out=out)))[1:]
+    answers = {row[0]: row[1] for row in rows}
+    labelled = home / "labelled"
+    for i, name in enumerate(answers):  # the first two under a label that is not theirs
+        own = CLASSES.index(answers[name])
+        place = labelled / CLASSES[(own + 1) % 3 if i < 2 else own]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i}.png").write_bytes((home / "photos" / name).read_bytes())
+    capsys.readouterr()
+    main(Config(path, (labelled,), out=out))
+    _, total, *each = capsys.readouterr().out.splitlines()
+    low, high = Share(5, 7).interval
+    assert total == f"accuracy 0.714 [{low:.3f}, {high:.3f}], 5 of 7 (95 % interval)"
+    counts = [line.rsplit(", ", 1)[1].split(" of ") for line in each]
+    assert sum(int(right) for right, _ in counts) == 5
+    assert sum(int(of) for _, of in counts) == 7
+    (labelled / "bird").mkdir()
+    (labelled / "bird/7.png").write_bytes((home / "photos" / name).read_bytes())
+    main(Config(path, (labelled,), out=out))
+    assert "no accuracy of" in (said := capsys.readouterr().out) and "bird" in said
+
+
 def test_bad_requests(home):
     _, _, path = kept(home)
     (home / "empty").mkdir()
     with pytest.raises(ValueError, match="no image below"):
-        main(Config(path, home / "empty"))
-    with pytest.raises(ValueError, match="no folder"):
-        main(Config(path, home / "absent"))
+        main(Config(path, (home / "empty",)))
+    with pytest.raises(ValueError, match="no file or folder"):
+        main(Config(path, (home / "absent",)))
     with pytest.raises(ValueError, match="could not be read as safetensors"):
-        main(Config(home / "absent.safetensors", home / "photos"))
+        main(Config(home / "absent.safetensors", (home / "photos",)))
     with pytest.raises(ValueError, match="--batch 0"):
-        main(Config(path, home / "photos", batch=0))
+        main(Config(path, (home / "photos",), batch=0))
     _, _, wide = kept(home, image=(12, 14, 3))
     with pytest.raises(ValueError, match="12 x 14 pixels"):
-        main(Config(wide, home / "photos"))
+        main(Config(wide, (home / "photos",)))
 
 
 def test_rebuild_refuses_other_preprocessing_and_names(home):
@@ -200,8 +252,10 @@ def test_read_images_as_training_did(home):
     """The same files, through a task from a folder and through predict."""
     _, _, path = kept(home)
     files = data.image_files(home / "photos")
-    x = predict.read(files, programs.load(path).card, home / "photos")
+    found = predict.find_images([home / "photos"])
+    x, kept_ones = predict.read(found, programs.load(path).card)
     np.testing.assert_array_equal(x, data.read_images(files, size=12))
+    assert kept_ones == found and [one.path for one in found] == files
     assert x.dtype == np.uint8 and x.shape == (7, 12, 12, 3)
 
 
@@ -210,24 +264,24 @@ def test_nothing_is_fetched_because_a_file_says_so(home, monkeypatch):
     for name in ("somebody/model", "https://example.com/x", str(home / "gone")):
         programs.save(path, params, programs.load(path).card._replace(backbone=name))
         with pytest.raises(ValueError, match=f"names '{name}' .* by --backbone"):
-            main(Config(path, home / "photos", out=home / "out.csv"))
-    main(Config(path, home / "photos", "elsewhere", out=home / "out.csv"))
+            main(Config(path, (home / "photos",), out=home / "out.csv"))
+    main(Config(path, (home / "photos",), "elsewhere", out=home / "out.csv"))
 
 
 def test_what_is_not_its_own_is_not_overwritten(home):
     _, _, path = kept(home)
     out = home / "out.csv"
-    main(Config(path, home / "photos", out=out))
-    main(Config(path, home / "photos", out=out))  # its own
+    main(Config(path, (home / "photos",), out=out))
+    main(Config(path, (home / "photos",), out=out))  # its own
     other = home / "marks.csv"
     other.write_text("name,mark\nAnn,1\n")
     with pytest.raises(ValueError, match="marks.csv is there and was not written by"):
-        main(Config(path, home / "photos", out=other))
+        main(Config(path, (home / "photos",), out=other))
     assert other.read_text() == "name,mark\nAnn,1\n"
     with pytest.raises(ValueError, match="photos is a folder, expected a regular file"):
-        main(Config(path, home / "photos", out=home / "photos"))
+        main(Config(path, (home / "photos",), out=home / "photos"))
     with pytest.raises(OSError, match="out.csv"):  # a file in a folder's place
-        main(Config(path, home / "photos", out=out / "new.csv"))
+        main(Config(path, (home / "photos",), out=out / "new.csv"))
 
 
 def test_cells_are_no_formulas_and_names_can_be_written():
@@ -247,7 +301,7 @@ def test_answers_that_are_not_finite_are_refused(home, monkeypatch):
     bad[2] = np.nan
     monkeypatch.setattr(predict, "probabilities", lambda *_: bad)
     with pytest.raises(ValueError, match=r"1 of 7 images .* not finite \(4.png\)"):
-        main(Config(path, home / "photos", out=home / "out.csv"))
+        main(Config(path, (home / "photos",), out=home / "out.csv"))
     assert not (home / "out.csv").exists()
 
 

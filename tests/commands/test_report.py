@@ -294,7 +294,7 @@ def test_a_vit_prompt_is_its_tokens():
 
 def test_no_prompt_shows_none():
     backbone = backbones.convolutional()
-    program = recipes.no_prompt(backbone, targets=3)
+    program = recipes.map_only(backbone, targets=3)
     x = backbones.photos(3, side=16)
     params = program.init(jax.random.key(0), backbone.frozen, x)
     images, prompt = pictures(program, params, backbone, x, np.arange(3), "abc")

@@ -4,11 +4,12 @@ import json
 import math
 
 import pytest
+from scipy.stats import binomtest
 
 from experiments import train_abacus
 from experiments.three_paradigms.methods import Cell, kept
 from experiments.train_glyphs import __main__ as train_glyphs
-from reprojax.commands.intervals import mean_of, paired
+from reprojax.commands.intervals import Share, mean_of, paired
 from reprojax.commands.outputs import replaceable
 from reprojax.commands.tables import control_row
 from reprojax.models.language import abacus
@@ -21,8 +22,15 @@ CELL = Cell("prompt", 4, 0, 4, 0.5, 0.75, 10, 1.5, "(l)", "table", "words", 2.0)
 def test_a_mean_is_marked(wrong):
     assert str(mean_of([0.5, wrong])) == str(mean_of([wrong])) == "not finite"
     assert paired([0.5, wrong], [0.5, 0.5]).interval == "not finite"
-    assert control_row("x", {"test": [wrong, 0.5]})[3] == "not finite"
+    assert control_row("x", {"test": [wrong, 0.5]})[0] == "not finite"
     assert str(mean_of([0.5])) == "0.500"
+
+
+def test_the_interval_of_a_share():
+    """Against scipy's; and it is never empty at 0 and 1."""
+    for part, whole in ((0, 5), (3, 7), (90, 100), (5, 5)):
+        wanted = binomtest(part, whole).proportion_ci(method="wilson")
+        assert Share(part, whole).interval == pytest.approx(tuple(wanted), abs=1e-7)
 
 
 def test_cells_are_read_back_and_wrong_ones_are_named(tmp_path):

@@ -14,7 +14,7 @@ from reprojax.recipes import (
     find_alignment,
     find_method,
     linear_probe,
-    no_prompt,
+    map_only,
 )
 from reprojax.testing import contract
 from reprojax.training.losses import cross_entropy
@@ -55,7 +55,7 @@ def own_loss(method):
 
 def bare(backbone, alignment):
     """The model with the same map and no prompt."""
-    plain = no_prompt(backbone, find_alignment(alignment).build(3))
+    plain = map_only(backbone, find_alignment(alignment).build(3))
 
     def answer(frozen, x):
         return plain.apply(plain.init(jax.random.key(0), frozen, x), frozen, x)
@@ -139,7 +139,7 @@ def test_the_controls():
     )
     assert probe.learnable == 16 * 3 + 3
     same = contract(
-        no_prompt(model, identity()),
+        map_only(model, identity()),
         model.frozen,
         images(),
         LABELS,

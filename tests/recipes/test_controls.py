@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from reprojax.recipes import linear_probe, no_prompt
+from reprojax.recipes import linear_probe, map_only
 
 BACKBONE = backbones.convolutional()
 
 
 @pytest.mark.parametrize("channels, side", [(1, 10), (3, 16), (3, 31)])
-def test_no_prompt_is_the_image_resized_and_a_map(channels, side):
-    program, x = no_prompt(BACKBONE, targets=3), backbones.photos(3, side, channels)
+def test_map_only_is_the_image_resized_and_a_map(channels, side):
+    program, x = map_only(BACKBONE, targets=3), backbones.photos(3, side, channels)
     params = by_hand.drawn(program.init(jax.random.key(0), BACKBONE.frozen, x))
     seen, y = by_hand.run(program, params, BACKBONE.frozen, x)
     wanted = by_hand.normalised(by_hand.resized(x, 16))

@@ -10,7 +10,7 @@ import by_hand
 import jax
 import numpy as np
 
-from reprojax.recipes import no_prompt, padding, watermark
+from reprojax.recipes import map_only, padding, watermark
 
 BACKBONE, X = backbones.convolutional(), backbones.photos(3)
 
@@ -75,7 +75,7 @@ def test_a_watermark_is_added_to_normalised_pixels():
 
 
 def test_a_watermark_starts_at_rest():
-    program, bare = watermark(BACKBONE, targets=3), no_prompt(BACKBONE, targets=3)
+    program, bare = watermark(BACKBONE, targets=3), map_only(BACKBONE, targets=3)
     params = begun(program)
     assert not np.any(params.learnable["normalized"])
     found = by_hand.run(program, params, BACKBONE.frozen, X)

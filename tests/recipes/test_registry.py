@@ -100,7 +100,7 @@ def test_a_probe_fits_whatever_is_no_words(holds):
         return edit("output", edit("hidden", hidden)[:, :1])
 
     model = card(forward, weights, name="own", input=holds, features="hidden")
-    assert set(methods(model)) == {"no-prompt", "linear-probe"}
+    assert set(methods(model)) == {"map-only", "linear-probe"}
     x = np.random.default_rng(1).normal(size=(60, *holds.example().shape[1:]))
     x = x.astype("float32")
     told = np.tanh(x.reshape(60, -1) @ np.asarray(weights))[:, 0] * 2 - 1

@@ -24,7 +24,7 @@ from reprojax.data import Split
 from reprojax.formats import fixed, learnable
 from reprojax.models import Model, Pixels
 from reprojax.operators import add, dropout
-from reprojax.recipes import no_prompt, sample_specific_masks
+from reprojax.recipes import map_only, sample_specific_masks
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.training import compilation, steps
 from reprojax.training.compilation import Compiled
@@ -214,7 +214,7 @@ def test_optimisers_that_keep_the_params_in_their_state():
 
 
 def test_a_program_without_learnable_params_is_only_estimated():
-    fitted = train(program=no_prompt(CARD, targets=3), refresh="once")
+    fitted = train(program=map_only(CARD, targets=3), refresh="once")
     near(fitted.last.fixed["output"], by_hand("once", fitting.SGD).maps[0])
     assert jax.tree.leaves(fitted.last.learnable) == []
 

@@ -26,7 +26,7 @@ def padding(
     targets: int | None = None,
     inner: int | None = None,
 ) -> Program:
-    """The image inside a sigmoid border, *before* normalisation (arXiv 2211.11635).
+    """The image, made smaller, inside a learned border (arXiv 2211.11635).
 
     The border starts at grey, sigmoid(0), not at zero.
 
@@ -49,7 +49,7 @@ def watermark(
     targets: int | None = None,
     augment: bool = False,
 ) -> Program:
-    """A prompt over the image, from zero, *after* normalisation (arXiv 2410.24018).
+    """A learned image, at first zero, added to the whole image (arXiv 2410.24018).
 
     Args:
         augment: a random crop of 224 in 228 and a mirror, in training, as published.

@@ -27,7 +27,7 @@ def sample_specific_masks(
     channels: int = 3,
     augment: bool = False,
 ) -> Program:
-    """x + mask(x) * prompt, *after* normalisation (arXiv 2406.03150).
+    """x + mask(x) * prompt; a small net makes each image's mask (arXiv 2406.03150).
 
     The prompt starts at zero, so at the first step no gradient reaches the masks.
 

@@ -21,7 +21,7 @@ def visual_prompting(
     targets: int | None = None,
     width: int | None = None,
 ) -> Program:
-    """Four learned strips on the edges, *after* normalisation (arXiv 2203.17274).
+    """Four learned strips over the edges of the image (arXiv 2203.17274).
 
     Args:
         width: of the strips in pixels; by default 30 in 224, which are 69,840 numbers.

@@ -25,7 +25,7 @@ def vpt_deep(
     length: int = 5,
     depth: int | None = None,
 ) -> Program:
-    """Learned tokens behind the class token, new ones at each block (arXiv 2203.12119).
+    """Learned tokens in a ViT, new ones at each block (arXiv 2203.12119).
 
     A later block's tokens *replace* what came out of the earlier ones. They get no
     position. The head is linear on the class token's feature [D] and starts as the
@@ -61,7 +61,7 @@ def vpt_shallow(
     targets: int | None = None,
     length: int = 5,
 ) -> Program:
-    """Learned tokens at the first block alone (arXiv 2203.12119)."""
+    """Learned tokens in a ViT, at its first block alone (arXiv 2203.12119)."""
     return vpt_deep(model, align, targets=targets, length=length, depth=1)
 
 
