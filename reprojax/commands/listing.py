@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reprojax import models, recipes
 from reprojax.commands.methods import read_methods
+from reprojax.data.sources import NAMED
 from reprojax.models import Pixels
 from reprojax.recipes import Method
 
@@ -97,8 +98,7 @@ def backbones() -> dict[str, str]:
 
 def targets() -> dict[str, str]:
     """Data sets: the ones with a name, and what `data.load` reads."""
-    return {
-        "digits": "1,797 handwritten digits of 8 x 8 pixels, from scikit-learn",
+    return {name: (read.__doc__ or "").strip() for name, read in NAMED.items()} | {
         "FOLDER": "a folder of images for each class, or train, validation and test "
         "with such folders inside",
         "FILE": "arrays in a file that ends with .npz",

@@ -222,6 +222,7 @@ def _parts(found: Mapping[str, np.ndarray], path: Path) -> Parts:
 
 
 def _digits() -> tuple[Parts, list[str]]:
+    """1,797 handwritten digits of 8 x 8 grey pixels, from scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -235,8 +236,10 @@ def _digits() -> tuple[Parts, list[str]]:
 
 
 def _letters() -> tuple[Parts, list[str]]:
+    """Ten drawn letters behind a window that reflects neon tubes, 2,000 images."""
     x, y, classes = letters_behind_glass()
     return {"train": (x, y)}, classes
 
 
+# by name; their docstrings are what `reprojax list` says of them
 NAMED = {"digits": _digits, "letters-behind-glass": _letters}
