@@ -10,10 +10,13 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 COMMANDS = {"list": "listing.main", "train": "train.run", "predict": "predict.main"}
 """{command: its function of settings, in `reprojax.commands`}"""
 HELP = ("-h", "--help")
+NEEDED = ("matplotlib", "sklearn", "tyro")
+"""Of the extra `commands`; jax and flax are always there."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -27,15 +30,14 @@ def main(args: Sequence[str] | None = None) -> None:
             f"error: got the command {name!r}, expected one of {', '.join(COMMANDS)}; "
             "reprojax --help says what they do"
         )
-    try:
-        outputs = importlib.import_module("reprojax.commands.outputs")
-        place, _, function = COMMANDS[name].partition(".")
-        module = importlib.import_module(f"reprojax.commands.{place}")
-    except ModuleNotFoundError as error:
+    if missing := [needed for needed in NEEDED if find_spec(needed) is None]:
         sys.exit(
-            f"error: reprojax {name} needs {error.name}, which is not installed; call "
-            "pip install 'reprojax[commands]'"
+            f"error: reprojax {name} needs {', '.join(missing)}, not installed here; "
+            "call pip install 'reprojax[commands]'"
         )
+    place, _, function = COMMANDS[name].partition(".")
+    outputs = importlib.import_module("reprojax.commands.outputs")
+    module = importlib.import_module(f"reprojax.commands.{place}")
     own = getattr(module, function)
     more = getattr(module, "MORE", "")
     outputs.command(own, module.Config, f"reprojax {name}", rest, more)
