@@ -1,4 +1,4 @@
-"""Use a kept program: labels and probabilities for a folder of images.
+"""Use a kept program: labels and probabilities for images.
 
     python -m experiments.predict --program runs/a/seed-0.safetensors --images photos
 

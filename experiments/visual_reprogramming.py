@@ -24,8 +24,9 @@ Expected, on two cores (docs/results.md has the controls and more):
         of the resplits take 17 minutes
 
 Prints a table with the controls below, and leaves in the run's folder `report.html`,
-`results.json` and a program a seed, `seed-0.safetensors`, for `experiments.predict`. A
-run that was stopped goes on with --resume.
+`results.json` and three programs a seed for `experiments.predict`: `seed-0.safetensors`,
+and its controls `linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that
+was stopped goes on with --resume. It is `reprojax train`, with the names of our assets.
 """
 
 from dataclasses import dataclass
