@@ -23,10 +23,11 @@ Expected, on two cores (docs/results.md has the controls and more):
         test .645 ± .035 over 10 resplits; best map without prompt .559; five
         of the resplits take 17 minutes
 
-Prints a table with the controls below, and leaves in the run's folder `report.html`,
-`results.json` and three programs a seed for `experiments.predict`: `seed-0.safetensors`,
-and its controls `linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that
-was stopped goes on with --resume. It is `reprojax train`, with the names of our assets.
+This is `reprojax train`, which knows the names of our assets too. It prints a table
+with the controls below, and leaves in the run's folder `report.html`, `results.json`
+and three programs a seed for `experiments.predict`: `seed-0.safetensors`, and its
+controls `linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that was
+stopped goes on with --resume.
 """
 
 from dataclasses import dataclass
