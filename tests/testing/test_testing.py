@@ -314,7 +314,7 @@ except AssertionError as error:
 
 def test_law_7_on_eight_devices():
     """In a Python of its own: a device count is fixed when jax starts."""
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     here = Path(__file__).parents[1]
     path = os.pathsep.join([str(here), str(here.parent)])
