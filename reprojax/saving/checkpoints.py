@@ -24,11 +24,12 @@ import errno
 import json
 import shutil
 import signal
+import tempfile
 import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ class Checkpoints:
                         _check_owned(self.folder)
                         claim(self.folder, self._identity, self._resume, self._grows)
                         _tidy(self.folder)
-                self._orbax = _manager(self.folder, self._keep)
+                self._orbax = self._opened()
             self._leave = stack.pop_all()
         return self
 
@@ -165,14 +166,13 @@ class Checkpoints:
                 damaged[step] = f"step {step}: {str(reason)[:300]}"
                 continue
             if damaged:
-                self._set_aside(damaged, step)
+                self._orbax.close()
+                self._orbax = self._set_aside(damaged, step)
             self._newest = step, _checksums(state)
             return state
         if damaged:
-            raise ValueError(
-                f"no checkpoint in {self.folder} is whole:{below(damaged.values())}\n"
-                "nothing was removed; restore one from a copy, or use another folder"
-            )
+            assert self.folder is not None
+            raise _none_whole(self.folder, damaged.values())
         return None
 
     def save(self, step: int, state: PyTree) -> None:
@@ -225,7 +225,7 @@ class Checkpoints:
         assert self.folder is not None
         if jax.process_index() == 0:
             _tidy(self.folder)
-        self._orbax, self._newest = _manager(self.folder, self._keep), None
+        self._orbax, self._newest = self._opened(), None
         newest = f"step {max(self.steps)}" if self.steps else "nothing else"
         where = f"{newest} is whole in {self.folder}"
         if any(words in str(error) for words in FULL):
@@ -258,21 +258,35 @@ class Checkpoints:
             raise _Damaged(f"other numbers than were saved in {', '.join(wrong[:8])}")
         return jax.tree.map(lambda a, b: _loose(a) if _free(b) else a, state, like)
 
-    def _set_aside(self, damaged: Mapping[int, str], used: int) -> None:
+    def _opened(self) -> Any:
+        """Orbax on the folder. It reads the metadata of every step before anything
+        else, and raises on one that is damaged, so such steps are set aside first."""
+        assert self.folder is not None
+        try:
+            return _manager(self.folder / "checkpoints", self._keep)
+        except Exception as error:  # damaged files raise anything
+            damaged = _unreadable(self.folder, self._keep)
+            if not damaged:
+                raise
+            if whole := sorted(set(self.steps) - set(damaged)):
+                return self._set_aside(damaged, whole[-1])
+            raise _none_whole(self.folder, damaged.values()) from error
+
+    def _set_aside(self, damaged: Mapping[int, str], used: int) -> Any:
+        """Orbax on the folder without these steps."""
         assert self.folder is not None
         aside = self.folder / "damaged"
-        self._orbax.close()
         with _first("setting damaged checkpoints aside in", self.folder) as here:
             aside.mkdir(exist_ok=True)
             for step in damaged if here else ():
                 place = aside / f"{step}-{time.time_ns()}"
                 (self.folder / "checkpoints" / f"{step}").rename(place)
-        self._orbax = _manager(self.folder, self._keep)
         warnings.warn(
-            f"going on from step {used}, since newer checkpoints are damaged; they are "
-            f"now in {aside}:{below(damaged.values())}",
+            f"going on from step {used}: other checkpoints are damaged, and are now in "
+            f"{aside}:{below(damaged.values())}",
             stacklevel=3,
         )
+        return _manager(self.folder / "checkpoints", self._keep)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -326,12 +340,32 @@ def _tidy(folder: Path) -> None:
         shutil.rmtree(torn)
 
 
-def _manager(folder: Path, keep: int) -> Any:
+def _none_whole(folder: Path, damaged: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"no checkpoint in {folder} is whole:{below(damaged)}\n"
+        "nothing was removed; restore one from a copy, or use another folder"
+    )
+
+
+def _manager(home: Any, keep: int) -> Any:
     from orbax.checkpoint import v1 as ocp
 
-    home: Any = folder / "checkpoints"
     policy: Any = ocp.training.preservation_policies.LatestN(keep)
     return ocp.training.Checkpointer(home, preservation_policy=policy)
+
+
+def _unreadable(folder: Path, keep: int) -> dict[int, str]:
+    """{step: why} of the steps that orbax cannot open. Its error names no step, so each
+    is opened alone, as a link in an empty folder."""
+    found = {}
+    for step in _steps(folder):
+        with tempfile.TemporaryDirectory(dir=folder) as alone:
+            (Path(alone) / f"{step}").symlink_to(folder / "checkpoints" / f"{step}")
+            try:
+                _manager(Path(alone), keep).close()
+            except Exception as error:
+                found[step] = f"step {step}: {repr(error)[:300]}"
+    return found
 
 
 def _steps(folder: Path) -> list[int]:

@@ -415,6 +415,23 @@ def test_damage_anywhere_is_noticed_and_the_state_before_is_used(tmp_path, kind)
     assert noticed >= 3
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_metadata_that_orbax_refuses_to_open_are_damage_too(tmp_path, step):
+    """A flipped bit in a key's name: orbax raises before it opens any step."""
+    with Checkpoints(tmp_path, RUN) as kept:
+        for s in (1, 2):
+            kept.save(s, begin()._replace(step=jnp.asarray(s)))
+    (path,) = (tmp_path / "checkpoints" / f"{step}").glob("_CHECKPOINT_METADATA")
+    path.write_text(path.read_text().replace('"metrics"', '"letrics"'))
+    with pytest.warns(UserWarning, match=f"step {3 - step}: other(?s:.)*step {step}"):
+        back = resumed(tmp_path)
+    assert int(back.step) == 3 - step and steps_in(tmp_path) == [3 - step]
+    (path,) = (tmp_path / "checkpoints" / f"{3 - step}").glob("_CHECKPOINT_METADATA")
+    path.write_text(path.read_text().replace('"metrics"', '"letrics"'))
+    with pytest.raises(ValueError, match="is whole:\n.*letrics.*\nnothing was removed"):
+        resumed(tmp_path)
+
+
 def warn_once() -> None:
     import warnings
 
