@@ -437,6 +437,7 @@ def run_controls(
     print("controls", flush=True)
     alone = controls.maps_alone(len(tasks[0].classes), len(backbone.classes))
     found: dict[str, dict[str, list[float]]] = {}
+    observed: dict[str, str] = {}
 
     def add(name: str, scores: Mapping[str, float]) -> None:
         slot = found.setdefault(name, {"test": [], "validation": []})
@@ -458,7 +459,7 @@ def run_controls(
         probed, probe = controls.logistic_probe(seen)
         add("linear probe", probed)
         if jax.process_index() == 0:
-            keep = partial(keep_control, config, backbone, task, seed)
+            keep = partial(keep_control, config, backbone, task, seed, observed)
             head = controls.probe_params(probe, len(task.classes))
             keep("linear-probe", head, probed)
             own = controls.estimated(alone[best], seen["train"], seed)
@@ -499,6 +500,7 @@ def keep_control(
     backbone: Model[Pixels],
     task: data.Task,
     seed: int,
+    observed: dict[str, str],
     method: str,
     head: Params,
     scores: Mapping[str, float],
@@ -507,6 +509,8 @@ def keep_control(
     """A control that is a program, as a file beside the learned one.
 
     Args:
+        observed: {alignment, or else method: coordinates}, to which it adds its own:
+            they are the same for every seed, and take seconds to observe.
         head: what its alignment holds, under "output"; nothing else in it has params.
     """
     program = recipes.build(method, backbone, len(task.classes), alignment)
@@ -515,10 +519,12 @@ def keep_control(
     params = Params(
         {**drawn.learnable, **head.learnable}, {**drawn.fixed, **head.fixed}
     )
-    seen = describe(program, backbone.frozen, x, roles=backbone.roles)
+    if (kind := alignment or method) not in observed:
+        seen = describe(program, backbone.frozen, x, roles=backbone.roles)
+        observed[kind] = seen.coordinates
     card = card_of(config, backbone, task, seed, method, {"alignment": alignment})
     metric = {name: scores[name] for name in ("validation", "test")}
-    card = card._replace(coordinates=(seen.coordinates,), metric=metric)
+    card = card._replace(coordinates=(observed[kind],), metric=metric)
     path = config.out / f"{method}-{seed}.safetensors"
     programs.save(path, params, card)
     print(f"{path}: {alignment or 'logistic regression'}, test {metric['test']:.3f}")
