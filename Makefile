@@ -3,6 +3,7 @@
 # make test           the tests that need only Python and this repository
 # make verify         those too that take long or need torch, transformers and the assets
 # make lint           ruff and pyright
+# make docs           the pages and the API reference, into site/
 # make mutants        wrong variants of the code, each of which turns a test red
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
 
-.PHONY: demo demo-language test verify lint mutants
+.PHONY: demo demo-language test verify lint docs mutants
 
 demo: .venv/commands
 	$(BIN)/python -m experiments.visual_reprogramming --target letters-behind-glass \
@@ -32,6 +33,9 @@ verify: test .venv/verify
 lint: .venv/verify
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
+docs: .venv/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -j auto -c docs . site
+
 mutants: .venv/verify
 	$(BIN)/python tests/mutation.py
 
@@ -44,6 +48,10 @@ mutants: .venv/verify
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[test]"
+	@touch $@
+
+.venv/docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[docs]"
 	@touch $@
 
 .venv/verify: pyproject.toml constraints.txt | .venv/bin/python

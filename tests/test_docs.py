@@ -1,20 +1,34 @@
 """What the documents show runs, and says what describe says."""
 
 import argparse
+import doctest
+import importlib
 import re
 import runpy
 import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable
+from inspect import isgenerator
 from itertools import chain
 from typing import Any
 
 import backbones
 import documents
+import examples
 import pytest
 import tyro
-from documents import PAGES, ROOT, commands, docstrings, name, run
+from documents import (
+    ELIDED,
+    PAGES,
+    ROOT,
+    commands,
+    docstrings,
+    indented,
+    is_python,
+    name,
+    run,
+)
 
 from reprojax import recipes
 from reprojax.models import Pixels
@@ -52,6 +66,40 @@ def test_another_output_fails(tmp_path, monkeypatch, wanted, printed):
         run(page)
     page.write_text(page.read_text().replace(wanted, printed))
     run(page)
+
+
+PYTHON = sorted(
+    p for room in ("reprojax", "experiments") for p in (ROOT / room).rglob("*.py")
+)
+TEXTS = [p.read_text("utf-8") for p in PAGES] + [
+    text for path in PYTHON for text in docstrings(path)
+]
+EXAMPLES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in PYTHON
+    if any(">>> " in text for text in docstrings(path))
+}
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_the_examples_of_docstrings_run(module, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = getattr(examples, module.partition(".")[2].replace(".", "_"), dict)()
+    given, rest = (next(given), given) if isgenerator(given) else (given, ())
+    names = vars(importlib.import_module(module)) | given
+    for text in docstrings(EXAMPLES[module]):
+        test = doctest.DocTestParser().get_doctest(text, names, module, None, None)
+        report: list[str] = []
+        doctest.DocTestRunner(optionflags=ELIDED).run(test, out=report.append)
+        assert not report, "".join(report)
+    for _ in rest:  # closes what it opened
+        pass
+
+
+def test_no_example_of_python_stands_in_a_docstring_unrun():
+    for path in PYTHON:
+        for text in docstrings(path):
+            assert not [block for block in indented(text) if is_python(block)], path
 
 
 class Read(Exception):
@@ -100,12 +148,6 @@ def called() -> dict[str, list[list[str]]]:
     return found
 
 
-PYTHON = sorted(
-    p for room in ("reprojax", "experiments") for p in (ROOT / room).rglob("*.py")
-)
-TEXTS = [p.read_text("utf-8") for p in PAGES] + [
-    text for path in PYTHON for text in docstrings(path)
-]
 CALLED = called()
 
 

@@ -15,7 +15,9 @@ to one manner. Tests take what training never drew: one question in eight, by a 
 of its text (of a map, of all its pairs); more keys, operations, digits and letters than
 above; and the function `swap`.
 
-    ids, weight = draw(random.Random(0), 32, 128, {"maps": 1.0})     # [32 128] each
+>>> ids, weight = draw(random.Random(0), 32, 128, {"maps": 1.0})
+>>> ids.shape, weight.shape
+((32, 128), (32, 128))
 """
 
 import random

@@ -5,7 +5,9 @@ hollow, or two small ones). All else varies freely: place, size, slant, warp, st
 colour, contrast, ground, blur and noise. No font and no data set is involved, and no
 figure is a digit, though strokes are strokes: two small moons may look like a 3.
 
-    images, labels = draw(np.random.default_rng(0), 128)    # uint8 [128 32 32 3], [128]
+>>> images, labels = draw(np.random.default_rng(0), 128)
+>>> images.shape, labels.shape
+((128, 32, 32, 3), (128,))
 """
 
 import numpy as np

@@ -1,8 +1,5 @@
 """The installed command's parts: `train`, `predict`, and what a run prints and shows.
 
-Needs `pip install 'reprojax[commands]'`. Scripts of one's own take what they like:
-
-    from reprojax.commands import train
-
-    train.main(train.Config(method="padding"), load_task=my_task)
+Needs `pip install 'reprojax[commands]'`. A script of your own calls `train.main` with a
+`train.Config`, and with its own function in place of `data.load` as `load_task`.
 """

@@ -1,9 +1,11 @@
 """The card of a frozen model: all that a method must know about it, whatever it reads.
 
-    model = card(network, frozen, name="net", input=Pixels(224, mean, std),
-                 features="head:in", blocks="block_*:in")
-    series = card(forward, frozen, name="wave", input=Series(1600), features="pooled")
-    plain = card(forward, frozen, name="mlp", input=Arrays(spec_of(x)))
+>>> images = card(network, frozen, name="net", input=Pixels(8, mean, std),
+...               features="head:in", blocks="conv:in")
+>>> series = card(wave, weights, name="wave", input=Series(6), features="hidden")
+>>> arrays = card(rows, weights, name="rows", input=Arrays(spec_of(x)))
+>>> images.input.size, series.width, arrays.classes
+(8, 7, ('0', '1', '2', '3', '4'))
 
 What a kind of input adds (pixels their normalisation, words their tokeniser) stands in
 `model.input`. A kind of one's own is a NamedTuple with the two functions of `Input`.

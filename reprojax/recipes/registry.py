@@ -3,9 +3,10 @@
 The command line, `rebuild`, the tables of the documents and the taxonomy read it. One
 of your own joins by one call, and is then used as ours are:
 
-    recipes.register(Method("mine", mine, source="...", enters="at the input",
-                            preset=Preset(lambda rate, steps, epochs: optax.adam(rate),
-                                          .01, epochs=10, batch=64)))
+>>> adam = lambda rate, steps, epochs: optax.adam(rate)
+>>> preset = Preset(adam, .01, epochs=10, batch=64)
+>>> own = recipes.register(Method("mine", mine, "our report", "at the input", preset))
+>>> program = recipes.build("mine", backbone, targets=3)
 """
 
 import inspect

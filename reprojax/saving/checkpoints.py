@@ -1,13 +1,14 @@
 """What a training loop needs around orbax: a run folder that resumes to the same bits.
 
-    with Checkpoints("runs/digits", {"method": "watermark", "seed": 0}, resume) as kept:
-        state = kept.latest(begin) or begin()
-        for step in range(int(state.step), steps):
-            state = train_step(state, step)
-            if kept.due(step + 1) or step + 1 == steps:
-                kept.save(step + 1, state)
-                if kept.stopping:  # SIGTERM came; asked here, the state is saved
-                    break
+>>> identity = {"method": "watermark", "seed": 0}
+>>> with Checkpoints("runs/digits", identity, resume=False) as kept:
+...     state = kept.latest(begin) or begin()
+...     for step in range(int(state.step), 3):
+...         state = train_step(state, step)
+...         if kept.due(step + 1) or step + 1 == 3:
+...             kept.save(step + 1, state)
+...             if kept.stopping:  # SIGTERM came; asked here, the state is saved
+...                 break
 
 The folder holds `identity.json` (what makes the run itself), `lock` (one writer at a
 time), `checkpoints/<step>` (the newest ones) and `damaged/` (what did not read back).

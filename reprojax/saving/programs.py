@@ -1,11 +1,12 @@
 """Keep a trained program as one safetensors file of kilobytes, and use it again.
 
-    card = Card.of(backbone, method="watermark", arguments={"mapping": "bayesian"}, ...)
-    save("digits.safetensors", params, card)
+>>> card = Card.of(backbone, method="watermark", arguments={"alignment": "blm"},
+...                classes=("a", "b", "c"))
+>>> save("digits.safetensors", params, card)
 
-    saved = load("digits.safetensors")  # with a backbone: refuses another one's
-    program, params = rebuild(saved, backbone)  # of recipes.registry
-    params = saved.params_for(own, backbone.frozen, images)  # of a program of one's own
+>>> saved = load("digits.safetensors", backbone)  # refuses another model's
+>>> program, params = rebuild(saved, backbone)  # of recipes.registry
+>>> params = saved.params_for(own, backbone.frozen, images)  # of your own program
 
 The tensors are the leaves of `Params`, named "learnable/<site>/..." and
 "fixed/<site>/..."; a "/" inside a key is written "~1" and a "~" "~0", as in a JSON

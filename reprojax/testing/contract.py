@@ -1,7 +1,9 @@
 """contract(program, ...): the thirteen laws of a method, the library's or your own.
 
-    from reprojax.testing import contract
-    contract(program, frozen, x, labels, forward=forward)
+>>> from reprojax.testing import contract
+>>> report = contract(program, frozen, x, labels, forward=forward)
+>>> report.learnable, report.output.shape
+(7, (4, 5))
 
 A broken law raises an AssertionError with its number, what was found and what usually
 causes it. Take a tiny frozen model: a program is compiled half a dozen times.

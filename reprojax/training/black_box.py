@@ -1,8 +1,11 @@
 """Reprogram a model that only answers: no gradients, no weights, a bill.
 
-    backbone = only_answers(oracle, size=224)       # a card for recipes, as any other
-    program = padding(backbone, targets=10)
-    fitted = fit_black_box(program, oracle, task, spsa(...), budget=20_000, batch=64)
+>>> backbone = only_answers(oracle, size=8)  # a card for recipes, as any other
+>>> program = padding(backbone, targets=3, inner=6)
+>>> search = spsa(a=20.0, c=0.2)
+>>> fitted = fit_black_box(program, oracle, task, search, budget=120, batch=4)
+>>> sum(fitted.queries.values()) <= 120
+True
 
 The program is split at the model's border. Its input side makes the images (or texts:
 see `black_box_texts`) that are sent, its output side makes the task's logits and the

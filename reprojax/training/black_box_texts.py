@@ -1,9 +1,9 @@
 """Reprogram a language model that only answers: texts and numbers go, scores come.
 
-    oracle = scores(language, label_words(words))   # or a service behind a function
-    served = only_scores(oracle, language)          # a card for recipes
-    program = black_box_tuning(served, deviation=.1)
-    fitted = fit_black_box(program, oracle, task, search(), budget=..., batch=...)
+>>> oracle = scores(language, label_words(words))  # or a service behind a function
+>>> served = only_scores(oracle, language)  # a card for recipes
+>>> program = black_box_tuning(served, deviation=.1, length=2, size=4)
+>>> fitted = fit_black_box(program, oracle, task, search(), budget=100, batch=4)
 
 What is sent is a text's ids, the prompt's placeholders among them, and numbers that the
 service adds to the vectors of its words, of an encoder behind their layer norm (Sun et

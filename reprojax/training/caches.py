@@ -1,6 +1,7 @@
 """Train on the values below the lowest edited site, computed once.
 
-    fitted = fit(*cached(program, frozen, task, folder="runs/values"), ...)
+>>> values = cached(program, frozen, task, folder="runs/values")
+>>> fitted = fit(*values, optimizer=optax.adam(.01), epochs=2, batch=4)
 
 The params fit the program without a cache too.
 

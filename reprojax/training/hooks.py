@@ -1,7 +1,8 @@
 """What `fit` tells while it trains, and what listens.
 
-    log, ends = hooks.json_lines("runs/log.jsonl"), hooks.patience(5)
-    fit(..., on_step=hooks.every(10, log), on_epoch=hooks.first_of(log, ends))
+>>> log, ends = hooks.json_lines("log.jsonl"), hooks.patience(5)
+>>> fitted = fit(program, frozen, task, optimizer=adam, epochs=2, batch=4,
+...              on_step=hooks.every(10, log), on_epoch=hooks.first_of(log, ends))
 
 A hook gets plain numbers. To tell a step is a trip to the host, which waits for it, so
 name by `every` how often. A run gives the same bits with hooks and without, until one

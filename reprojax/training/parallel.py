@@ -1,13 +1,14 @@
 """One device, many, or several processes: the same program, the same numbers.
 
-    parallel.start()                                # in several processes, first of all
-    mesh = parallel.mesh()                          # all devices, axis "data"
-    fit(program, frozen, task, ..., mesh=mesh)
+>>> mesh = parallel.mesh()  # all devices, axis "data"
+>>> fitted = fit(program, frozen, task, optimizer=adam, epochs=1, batch=4, mesh=mesh)
 
-    mesh = parallel.mesh(model=2)                   # axes "data" and "model"
-    rules = {"*/kernel": P(None, "model")}          # of those that fit, the first
-    frozen = parallel.place(frozen, mesh, rules)    # or straight from a file:
-    frozen = parallel.load("weights.safetensors", mesh, rules)
+>>> mesh = parallel.mesh(model=jax.device_count())  # axes "data" and "model"
+>>> rules = {"*/kernel": P(None, "model")}  # of those that fit, the first
+>>> frozen = parallel.place(frozen, mesh, rules)  # or straight from a file:
+>>> frozen = parallel.load_sharded("weights.safetensors", mesh, rules)
+
+In several processes `parallel.start()` comes first of all.
 
 A program's state is replicated and the rows of a batch lie over "data". Frozen weights
 are replicated, or lie as the rules say. All is compiled by `jax.jit`, and what devices

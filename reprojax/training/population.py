@@ -1,9 +1,11 @@
 """K programs on one frozen tree: seeds, rates, first params, tasks.
 
-    rates = [{"learning_rate": rate} for rate in (.001, .01, .1)]
-    adam = optax.inject_hyperparams(optax.adam)(learning_rate=.01)
-    fits = fit_population(program, frozen, task, optimizer=adam, settings=rates,
-                          seeds=[0] * 3, epochs=10, batch=64)
+>>> rates = [{"learning_rate": rate} for rate in (.001, .01, .1)]
+>>> adam = optax.inject_hyperparams(optax.adam)(learning_rate=.01)
+>>> fits = fit_population(program, frozen, task, optimizer=adam, settings=rates,
+...                       seeds=[0] * 3, epochs=2, batch=4)
+>>> len(fits)
+3
 
 Member k is what `fit` gives with the same seed, in one of two forms:
 

@@ -6,8 +6,10 @@ with written steps; it knows no word of any language. `python -m
 experiments.train_abacus` draws, trains and writes abacus.safetensors, which holds the
 measured abilities too: `card()`.
 
-    abacus = models.language.load("abacus")
-    text = language(abacus)          # of reprojax.text.in_process
+>>> from reprojax.models import language
+>>> from reprojax.text import in_process
+>>> abacus = language.load("abacus")
+>>> text = in_process.language(abacus)  # asked in words
 """
 
 import json

@@ -1,7 +1,10 @@
 """A language model behind an OpenAI-compatible server, with budget, log and retries.
 
-    with Endpoint("SmolLM2", "http://127.0.0.1:8000/v1", budget=5000, log="log") as far:
-        answers = program.apply(params, far.language, xs)
+>>> with Endpoint("SmolLM2", url, budget=5000, log="log") as far:
+...     params = program.init(None, far.language)
+...     answers = program.apply(params, far.language, [{"text": "2+2="}])
+>>> answers[0].completions[0].text
+' 4'
 
 A request is paid when it is answered, and on disk before its answer is used: a run that
 was stopped is started again with the same log, asks in any order, and pays only what is
