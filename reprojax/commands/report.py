@@ -165,7 +165,7 @@ def _signed(prompt: np.ndarray) -> list[tuple[str, str]]:
 def _label_map(report: RunReport) -> str:
     if report.label_map is None:
         return ""
-    weights = np.asarray(report.label_map)
+    weights = np.asarray(report.label_map, np.float64)
     chosen, which = _chosen(weights)
     most = max(float(np.abs(weights[chosen]).max()), 1e-12)
     annotate = len(chosen) * len(report.targets) <= 600
