@@ -128,17 +128,21 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, json.dumps(value, indent=2).encode())
 
 
-def plain(value: Any, name: str = "the run's identity") -> Any:
+def plain(value: Any, name: str = "the run's identity", finite: bool = True) -> Any:
     """As it comes back from JSON, where tuples are lists; NumPy's numbers are numbers.
 
+    Args:
+        finite: refuse NaN and infinite numbers, which only Python's json knows.
+
     Raises:
-        ValueError: it is not JSON, or a number in it is NaN or infinite.
+        ValueError: it is not JSON, or has a number that is refused.
     """
     try:
-        return json.loads(json.dumps(value, default=_number, allow_nan=False))
-    except (TypeError, ValueError) as error:
+        return json.loads(json.dumps(value, default=_number, allow_nan=not finite))
+    except (TypeError, ValueError, RecursionError) as error:
+        numbers = "finite numbers" if finite else "numbers"
         raise ValueError(
-            f"{name} is not JSON ({error}), expected text, finite numbers, lists and "
+            f"{name} is not JSON ({error}), expected text, {numbers}, lists and "
             "dicts; give a digest of anything else"
         ) from error
 

@@ -11,21 +11,40 @@ from reprojax.saving.files import read_json, write_json
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """ValueError if another process holds the folder.
-
-    The system frees the lock when the process ends, however it ends.
-    """
-    import fcntl
-
-    with open(folder / "lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    """ValueError if another process holds the folder."""
+    with locked(folder / "lock") as free:
+        if not free:
             raise ValueError(
                 f"another run is writing to {folder}, expected one at a time; wait for "
                 "it to end, or choose another folder"
-            ) from error
+            )
         yield
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock on a file. False if it is held already, in any process or thread.
+
+    The system frees the lock when the process ends, however it ends.
+
+    Args:
+        wait: until it is free.
+    """
+    import fcntl
+
+    free = True
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{path} cannot be locked ({error.strerror}), expected a file system "
+                "with flock; mount it with locks, or choose a folder on another one",
+            ) from error
+        yield free
 
 
 def claim(
