@@ -17,8 +17,8 @@ In Python, this module runs independent jobs and keeps each result as one file:
     >>> {name: outcome.value for name, outcome in table.items()}
     {'square/0': 0, 'square/1': 1, 'square/2': 4}
 
-A script ends with `sys.exit(sweep.failures(table))`. Training takes processes:
-`ProcessPoolExecutor(2, mp_context=get_context("spawn"))`, as JAX does not survive a fork.
+A script ends with `sys.exit(sweep.failures(table))`. For training, take processes:
+`ProcessPoolExecutor(2, mp_context=get_context("spawn"))`. JAX does not survive a fork.
 
 Start the same script again after a kill, or once more beside the first: both work on
 the jobs that have no file yet, and end with the same table.
