@@ -38,7 +38,14 @@ TYPES = {  # as the source has them: jaxtyping and optax take unions apart
     r"~?jaxlib\._jax\.Array": "Array",
     r"(\S+)\[Array, ('[^']*')\] \| \1\[\S*ndarray, \2\]": r"\1[Array | ndarray, \2]",
     r"Array \| [^\[\]]*\[\S*ArrayTree\] \| [^\[\]]*\[[^\[\]]*ArrayTree\]": "ArrayTree",
+    r"<function (\w+)[^>]*>": r"\1",
 }
+STRESSED = r"(?<!\S)((?:\\\*){1,2})(\w[^*\[\]]*[^*\[\]\s])\1"  # *so*, stars escaped
+
+
+def stress(match):
+    stars = match[1].replace("\\", "")
+    return f"{stars}{match[2]}{stars}"
 
 
 def write_room(name):
@@ -86,6 +93,7 @@ def read_docstring(app, what, name, obj, options, lines):
         elif not block.startswith(">>>"):
             parts = block.split("`")  # the odd ones are code
             parts[::2] = [re.sub(r"([*|\\]|_\b)", r"\\\1", part) for part in parts[::2]]
+            parts[::2] = [re.sub(STRESSED, stress, part) for part in parts[::2]]
             paper = r"`arXiv \1 <https://arxiv.org/abs/\1>`__"
             parts[::2] = [re.sub(r"arXiv ([\d.]+\d)", paper, p) for p in parts[::2]]
             parts[1::2] = [f"``{part}``" for part in parts[1::2]]
@@ -106,6 +114,12 @@ def read_signature(app, what, name, obj, options, signature, result):
         return signature, result
 
 
+def drop_contents(app, page, template, context, doctree):
+    """Pages of source go without the table of contents: it takes most of the time."""
+    if page.startswith("_modules"):
+        context.pop("toctree", None)
+
+
 def add_index(app, failure):
     page = '<meta http-equiv="refresh" content="0; url=README.html">\n'
     (Path(app.outdir) / "index.html").write_text(page)
@@ -115,4 +129,5 @@ def setup(app):
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", read_signature)
+    app.connect("html-page-context", drop_contents, priority=400)  # before the theme
     app.connect("build-finished", add_index)

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -43,9 +44,8 @@ def run(page: Path, libraries: bool = False, **names: Any) -> dict[str, Any]:
         code = compile("\n" * line + code, name(page), "exec")  # errors say the line
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, names)
-        follows = after and not text[fence.end() : after.start()].strip()
-        if follows and after[1] == "text":
-            compare(after[3], printed.getvalue(), f"{name(page)}:{line}")
+        wanted = after[3] if after and after[1] == "text" else ""
+        compare(wanted, printed.getvalue(), f"{name(page)}:{line}")
     return names
 
 
@@ -65,17 +65,19 @@ def docstrings(path: Path) -> Iterator[str]:
             yield text
 
 
-def indented(text: str) -> Iterator[str]:
-    """Paragraphs that are set in as a whole: code, tables, commands."""
-    for block in re.split(r"\n\s*\n", text):
-        if all(line.startswith("    ") for line in block.splitlines()):
-            yield block
+def paragraphs(text: str) -> list[str]:
+    return re.split(r"\n\s*\n", text)
+
+
+def is_indented(block: str) -> bool:
+    """Whether it is a command, or a table."""
+    return all(line.startswith("    ") for line in block.splitlines())
 
 
 def is_python(block: str) -> bool:
     """Whether it calls or assigns something, as Python reads it."""
     try:
-        tree = ast.parse(re.sub("^    ", "", block, flags=re.M))
+        tree = ast.parse(dedent(block))
     except SyntaxError:
         return False
     return any(isinstance(node, ast.Call | ast.Assign) for node in ast.walk(tree))
@@ -87,7 +89,7 @@ def commands(text: str) -> Iterator[list[str]]:
     Variables in front and comments behind are left out, and so are prose and output.
     """
     fences = [f[3] for f in FENCE.finditer(text) if f[1] in SHELL]
-    blocks = [*indented(FENCE.sub("", text)), *fences]
+    blocks = [*filter(is_indented, paragraphs(FENCE.sub("", text))), *fences]
     lines = re.sub(r"\\\n\s*", "", "\n".join(blocks)).splitlines()
     for line in (*lines, *re.findall(r"`([^`]+)`", FENCE.sub("", text))):
         line = re.sub(r"^\s*(\$ )?(\w+=\S+ )*", "", line)

@@ -29,6 +29,7 @@ from reprojax.models import Pixels, card
 from reprojax.operators import add
 from reprojax.recipes.prompt_tuning import black_box_tuning
 from reprojax.recipes.prompt_tuning.black_box_tuning import search
+from reprojax.saving import Card, load, save
 from reprojax.searches import Oracle, spsa
 from reprojax.text import ask, instruct
 from reprojax.training import fit
@@ -42,6 +43,16 @@ TRAINED = {"program": PROGRAM, "frozen": FROZEN, "task": TASK, "adam": ADAM, "fi
 def backbone() -> Any:
     reads = Pixels(8, **NORMAL)
     return card(linen(Net()), FROZEN, name="net", input=reads, features="head:in")
+
+
+def core_many() -> dict[str, Any]:
+    names, model = saving_programs(), backbone()
+    paths = "one.safetensors", "two.safetensors"
+    about = Card.of(model, method="watermark", arguments={}, classes=("a", "b", "c"))
+    for path in paths:
+        save(path, names["params"], about)
+    own = {"card": model, "program": names["own"], "x": TASK.train.x[:4]}
+    return own | {"load": load, "paths": paths}
 
 
 def models_card() -> dict[str, Any]:

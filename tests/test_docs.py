@@ -24,9 +24,9 @@ from documents import (
     ROOT,
     commands,
     docstrings,
-    indented,
     is_python,
     name,
+    paragraphs,
     run,
 )
 
@@ -99,7 +99,7 @@ def test_the_examples_of_docstrings_run(module, monkeypatch, tmp_path):
 def test_no_example_of_python_stands_in_a_docstring_unrun():
     for path in PYTHON:
         for text in docstrings(path):
-            assert not [block for block in indented(text) if is_python(block)], path
+            assert not list(filter(is_python, paragraphs(text))), path
 
 
 class Read(Exception):

@@ -1,8 +1,8 @@
 """Many programs in one call, and a path between two.
 
-a, b = (load(path, card).params_for(program, card.frozen, x) for path in paths)
-both = stacked(card.forward, program, 2)
-y = both.apply(stack_params([a, b]), card.frozen, x, jnp.array([0, 1, 1, 0]))
+>>> a, b = (load(path, card).params_for(program, card.frozen, x) for path in paths)
+>>> both = stacked(card.forward, program, 2)
+>>> y = both.apply(stack_params([a, b]), card.frozen, x, jnp.array([0, 1, 1, 0]))
 """
 
 from collections.abc import Sequence
