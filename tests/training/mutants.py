@@ -270,4 +270,11 @@ MUTANTS = (
         "    y[real:, ...] = y[real:]\n",
         "test_parallel.py",
     ),
+    Mutant(
+        "folders: a lock that another process holds counts as free",
+        "saving/folders.py",
+        "            free = False\n",
+        "            free = True\n",
+        "test_caches.py::test_two_writers_on_one_folder",
+    ),
 )
