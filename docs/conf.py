@@ -7,6 +7,7 @@ into docs/api, and each module of the room is a section of it.
 import importlib
 import pkgutil
 import re
+import shutil
 from pathlib import Path
 
 from sphinx.ext.napoleon import Config, GoogleDocstring
@@ -16,6 +17,7 @@ import reprojax
 project, root_doc, html_title = "reprojax", "README", "reprojax"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 include_patterns = ["*.md", "docs/*.md", "docs/api/*.rst"]
+exclude_patterns = [".*", "runs", "site"]  # not searched for pages
 myst_heading_anchors = 4  # a link to a heading is the same as on a forge
 html_theme, html_copy_source, html_show_copyright = "furo", False, False
 add_module_names = False
@@ -31,7 +33,7 @@ PAGES = """tour your_images your_model language instruction prompts black_boxes 
 authors taxonomy principles results reliability"""
 CONTENTS = {
     "Pages": [f"docs/{page}" for page in PAGES.split()],
-    "API reference": ["docs/api/*"],
+    "API reference": ["docs/api/reprojax", "docs/api/*"],
     "Project": ["BUILD", "CONTRIBUTING", "CHANGELOG"],
 }
 TYPES = {  # as the source has them: jaxtyping and optax take unions apart
@@ -59,7 +61,8 @@ def write_room(name):
     if homes:
         links = [f":py:obj:`{part} <{home}.{part}>`" for part, home in homes.items()]
         lines.append(f"``from {name} import`` {', '.join(links)}")
-    modules = pkgutil.walk_packages(room.__path__, f"{name}.")
+    paths = room.__path__ if room is not reprojax else []
+    modules = pkgutil.walk_packages(paths, f"{name}.")
     for module in sorted(modules, key=lambda m: m.name not in homes.values()):
         title = module.name.removeprefix("reprojax.")
         lines += ["", title, "-" * len(title), f"\n.. automodule:: {module.name}"]
@@ -68,7 +71,9 @@ def write_room(name):
     (API / f"{name.removeprefix('reprojax.')}.rst").write_text("\n".join(lines) + "\n")
 
 
-API.mkdir(exist_ok=True)
+shutil.rmtree(API, ignore_errors=True)
+API.mkdir()
+write_room("reprojax")
 for found in pkgutil.iter_modules(reprojax.__path__, "reprojax."):
     if found.ispkg:
         write_room(found.name)
