@@ -1,7 +1,7 @@
 """reprojax: y = O_omega . f . I_{lambda, tau, ell}(x, c), with f frozen.
 
-The vocabulary is here; the parts of the formula are in `formats` (lambda), `locations`
-(ell), `operators` (tau) and `alignments` (omega), the published methods in `recipes`.
+The vocabulary is here. The parts of the formula are in `formats` (lambda), `locations`
+(ell), `operators` (tau) and `alignments` (omega); the published methods in `recipes`.
 """
 
 import importlib
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: these need flax, and most programs that import us do not need them.
+    # Imported on first use: these need flax, and most programs do without them.
     if name in ("save", "load"):
         return getattr(importlib.import_module("reprojax.saving.programs"), name)
     if name == "describe":

@@ -1,4 +1,4 @@
-"""Omega, the alignment: how the model's answer becomes the task's."""
+"""Omega, the alignment: maps the model's output to the task's."""
 
 from reprojax.alignments.heads import heads
 from reprojax.alignments.linear import linear

@@ -1,4 +1,4 @@
-"""Many alignments of one answer, so that one forward serves them all."""
+"""Several alignments of one output, computed from one forward pass."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,7 +10,7 @@ from reprojax.core import part as part_of
 def heads(**maps: Manipulation) -> Manipulation:
     """K alignments side by side: y [B S] -> [B K T], in the order of their names.
 
-    `estimate` estimates all of them in one pass; `evaluate` then gives K accuracies:
+    `estimate` estimates all of them in one pass, and `evaluate` gives K accuracies:
     `heads(flm=one_to_one(10), blm=bayesian(10), plus=bayesian_plus(10, k=5))`.
     """
 
@@ -31,9 +31,9 @@ def heads(**maps: Manipulation) -> Manipulation:
         }
         if len({a.shape for a in each.values()}) > 1:
             raise ValueError(
-                f"several got alignments to { {n: a.shape for n, a in each.items()} }, "
-                "expected one number of target classes; give those of another task "
-                "their own program"
+                f"heads got alignments to { {n: a.shape for n, a in each.items()} }, "
+                "expected one number of target classes; put an alignment to another "
+                "number into a program of its own"
             )
         return jnp.stack(list(each.values()), axis=-2)
 

@@ -22,12 +22,12 @@ def linear(
     """y [B S] -> y @ kernel [S T] + bias [T]; on features it is a linear probe.
 
     Args:
-        standardised: y is first shifted and scaled to mean 0 and variance 1 a column,
-            by what the training images show before the first step. It is the same
-            family of maps; the scale of the features no longer decides which learning
+        standardised: first shift and scale each column of y to mean 0 and variance 1,
+            estimated on the training images before the first step. The family of maps
+            stays the same, but the features' scale no longer decides which learning
             rate diverges.
-        initial: of the kernel; by default `lecun_normal()`.
-        initial_bias: what each number of the bias starts at.
+        initial: initialiser of the kernel; by default `lecun_normal()`.
+        initial_bias: initial value of each entry of the bias.
     """
     check_sizes("linear", targets=targets)
     initial = lecun_normal() if initial is None else initial
@@ -68,8 +68,8 @@ def _standardise(params: Params, sums: dict[str, Any]) -> Params:
     deviation = jnp.sqrt(jnp.maximum(variance, 0))
     deviation = jnp.where(
         deviation > 1e-6, deviation, 1.0
-    )  # a feature that is constant
+    )  # a constant feature has deviation 0
     new = {"mean": mean, "deviation": deviation, "known": jnp.ones((), bool)}
-    # Once: moved later, they would change what the trained kernel means.
+    # Estimated once: a later change would change what the trained kernel computes.
     keep = lambda old, new: jnp.where(params.fixed["known"], old, new)
     return params._replace(fixed=jax.tree.map(keep, params.fixed, new))

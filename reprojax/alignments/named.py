@@ -1,4 +1,4 @@
-"""The published alignments by their names."""
+"""Published alignments by name."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,13 +23,13 @@ def first(targets: int) -> Manipulation:
 
 
 class Alignment(NamedTuple):
-    """An alignment, and when its map is estimated."""
+    """An alignment, and when to estimate its map."""
 
     build: Callable[[int], Manipulation]
     """number of target classes -> manipulation of "output" """
     refresh: Refresh
     probable: bool = True
-    """Of log probabilities it makes log probabilities, or weighted means of them."""
+    """Whether it maps log-probabilities to log-probabilities, or to weighted means."""
     summary: str = ""
     """What a target class is given, and the paper."""
 
@@ -81,9 +81,9 @@ ALIGNMENTS: dict[str, Alignment] = {
 
 
 def find_alignment(name: str) -> Alignment:
-    """The alignment of a name, or an error with the nearest names.
+    """The alignment of a name; an unknown one raises ValueError with the nearest names.
 
-    "blm+15" is BLM+ that counts the 15 largest probabilities of each answer.
+    "blm+15" is BLM+ with k = 15: it counts each answer's 15 largest probabilities.
     """
     if isinstance(name, str) and name.startswith("blm+") and name[4:].isdecimal():
         k = int(name[4:])

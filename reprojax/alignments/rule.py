@@ -1,4 +1,4 @@
-"""Alignments by rule: nothing learned, nothing estimated."""
+"""Alignments by a fixed rule: neither learned nor estimated."""
 
 from collections.abc import Sequence
 
@@ -22,19 +22,18 @@ from reprojax.core.slips import whole_ids
 
 
 def identity() -> Manipulation:
-    """The answer as it is: the task's classes are the model's."""
+    """The model's own output: the task's classes are the model's."""
     return stateless(lambda y: y)
 
 
 def last() -> Manipulation:
-    """Of Tokens [B L V] the answer at the last real token [B V]: the next word's."""
+    """Tokens [B L V] -> the logits at each row's last real token [B V]."""
     return stateless(last_value)
 
 
 def at_words() -> Manipulation:
-    """Of Tokens [B P+L V] the answers at the task's own L tokens [B L V], behind the P
-    that a prompt put in front: what a task whose words are to be written is learned by.
-    """
+    """Tokens [B P+L V] -> the logits at the task's own L tokens [B L V], without the P
+    that a prompt put in front. For tasks whose labels are words to be written."""
 
     def init(key: Key, value: Tokens, scope: Scope) -> Params:
         return Params()
@@ -46,11 +45,11 @@ def at_words() -> Manipulation:
 
 
 def of_probabilities(alignment: Manipulation) -> Manipulation:
-    """An alignment of log softmax(y) [*B S] in place of y.
+    """An alignment applied to log softmax(y) [*B S] instead of y.
 
-    One source class a target, or a mean of several, then gives log probabilities among
-    *all* source classes, as adversarial reprogramming's loss wants them. What the
-    alignment observes is y as it came; its own params stay what they were.
+    One source class a target, or a mean of several, then gives log-probabilities over
+    *all* source classes, as in adversarial reprogramming's loss. The alignment still
+    observes y itself, and its params are the same.
     """
 
     def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
@@ -63,8 +62,8 @@ def of_probabilities(alignment: Manipulation) -> Manipulation:
 def _check(ids: np.ndarray, y: Array, who: str) -> None:
     if ids.size and (ids.min() < 0 or ids.max() >= y.shape[-1]):
         raise ValueError(
-            f"{who} names the source classes {ids.min()}..{ids.max()}, expected 0.."
-            f"{y.shape[-1] - 1}, the model's; choose fewer, or another model"
+            f"{who} got the source classes {ids.min()}..{ids.max()}, expected 0.."
+            f"{y.shape[-1] - 1}, the model's; choose among these, or another model"
         )
 
 
@@ -72,7 +71,7 @@ def columns(ids: Sequence[int] | range | Int[np.ndarray, "T"]) -> Manipulation:
     """One source class for each target class: y [B S] -> y[:, ids] [B T].
 
     `columns(range(T))`, the first T classes, is the map of Elsayed et al. (arXiv
-    1806.11146) and of Bahng et al. (arXiv 2203.17274); over a vocabulary it is a
+    1806.11146) and of Bahng et al. (arXiv 2203.17274). Over a vocabulary it is a
     verbaliser.
     """
     chosen = np.asarray(ids, np.int32)
@@ -86,7 +85,7 @@ def columns(ids: Sequence[int] | range | Int[np.ndarray, "T"]) -> Manipulation:
 
 
 def groups(ids: Sequence[Sequence[int]], by: str = "mean") -> Manipulation:
-    """Several source classes for each target class, by their "mean" or "max" answer."""
+    """The "mean" or "max" over several source classes for each target class."""
     if by not in ("mean", "max"):
         raise ValueError(f"groups got by={by!r}, expected 'mean' or 'max'")
     check_sizes("groups", classes=len(ids))
@@ -106,30 +105,30 @@ def groups(ids: Sequence[Sequence[int]], by: str = "mean") -> Manipulation:
 
 
 def label_words(ids: Sequence[int]) -> Manipulation:
-    """The next word's logits at one word for each class [B T].
+    """The next token's logits at one label word for each class [B T].
 
-    With the card `models.language.maps.one_word(language)` in the model's place the
-    head judges that word alone, which saves much where the vocabulary is large.
+    With the card `models.language.maps.one_word(language)` in place of the model, the
+    head computes logits for the last token only, which matters for a large vocabulary.
 
     Args:
-        ids: such as `text.labels.one_token_each` gives, which refuses labels that a
-            single token does not tell apart.
+        ids: such as `text.labels.one_token_each` gives, which refuses labels that are
+            not distinct single tokens.
     """
     found = whole_ids("label_words", ids)
     if len(set(found)) < len(found):
         raise ValueError(
-            f"the label words {found} came, expected another one for each class, as "
-            "two that are one token are told apart by nothing; give other words"
+            f"got the label words {found}, expected another one for each class: "
+            "classes with the same token cannot be told apart; give other words"
         )
     return chain(last=last(), words=columns(found))
 
 
 def at_mask(mask: int) -> Manipulation:
-    """Of Tokens [B P+L ...] the one [B 1 ...] at the task's own word `mask`.
+    """Tokens [B P+L ...] -> the token [B 1 ...] at the task's own word `mask`.
 
-    The P in front are a prompt's. `last()` behind it gives a masked model's answer. At
-    the site of the features it leaves the head one word a row to judge. A row with no
-    such word, or with several, is NaN.
+    The P tokens in front are a prompt's. Followed by `last()` it gives a masked model's
+    output; at the site of the features it leaves the head one token a row. A row with
+    no mask word, or with several, gives NaN.
     """
 
     def init(key: Key, value: Tokens, scope: Scope) -> Params:
@@ -158,14 +157,13 @@ def at_mask(mask: int) -> Manipulation:
 
 
 def mean(start: int = 0) -> Manipulation:
-    """Tokens [B L D] -> the mean of the real ones [B D], each by its weight.
+    """Tokens [B L D] -> the mean of the real tokens [B D], weighted by their weights.
 
     Source: Reimers and Gurevych (arXiv 1908.10084). A row without a real token gives
-    zeros; of an array [B L D] all rows count alike.
+    zeros. For an array [B L D], all tokens have equal weight.
 
     Args:
-        start: what stands before this position counts for nothing, such as a prompt of
-            `start` tokens.
+        start: leave out tokens before this position, such as a prompt's.
     """
     if start < 0:
         raise ValueError(f"mean got start={start}, expected a position from 0")
@@ -182,15 +180,15 @@ def mean(start: int = 0) -> Manipulation:
 
 
 def normalised(length: float = 1.0) -> Manipulation:
-    """y [*B D] -> the same directions, all of one length; zeros stay zeros.
+    """y [*B D] scaled to one length, direction kept; zeros stay zeros.
 
-    Between vectors of length 1 a product is a cosine. A longer one makes a softmax of
-    cosines as sharp as an inverse temperature would.
+    For vectors of length 1 an inner product is a cosine. A greater length acts on a
+    softmax of cosines as an inverse temperature.
     """
 
     def scale(y: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         square = (y.astype(jnp.float32) ** 2).sum(-1, keepdims=True)
-        # not the norm, whose slope at 0 is infinite
+        # the square is clipped, not the norm, whose derivative at 0 is infinite
         factor = length / jnp.sqrt(jnp.maximum(square, 1e-24))
         return y * factor.astype(y.dtype)
 

@@ -1,10 +1,9 @@
-"""Label maps, means and biases, estimated from what the model answers.
+"""Label maps, means and biases, estimated from the model's outputs.
 
-A map is a matrix [S T] in `params.fixed`; the task's logits are the *logits* of the
-model times that matrix, as in the published code. Each map is two pure functions.
-`observe` sums what a batch shows in a matrix of counts [S T], so that sums of batches
-and of devices add up; `refresh` turns the counts into a map. A row with the label -1
-counts for nothing.
+A map is a matrix [S T] in `params.fixed`; the task's logits are the model's *logits*
+times that matrix, as in the published code. Each map is two pure functions: `observe`
+turns a batch into a matrix of counts [S T], which add up over batches and devices, and
+`refresh` turns the counts into a map. Rows with label -1 are not counted.
 """
 
 from collections.abc import Callable
@@ -23,9 +22,9 @@ Map = Float[Array, "S T"]
 def pair_counts(
     y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int
 ) -> Counts:
-    """How often each source class was the answer to images of each target class.
+    """How often each source class was predicted for inputs of each target class.
 
-    An answer with NaN makes the counts NaN, and is not counted as class 0.
+    A row of y with NaN makes the counts NaN; argmax alone would count it as class 0.
     """
     answers = jax.nn.one_hot(y.argmax(-1), y.shape[-1])
     broken = jnp.isnan(y).any(-1, keepdims=True)
@@ -36,7 +35,7 @@ def pair_counts(
 def soft_pair_counts(
     y: Float[Array, "B S"], labels: Int[Array, "B"], targets: int, k: int
 ) -> Counts:
-    """The sums of each row's k largest probabilities, instead of its one answer."""
+    """As `pair_counts`, with each row's k largest probabilities for its argmax."""
     top, at = jax.lax.top_k(jax.nn.softmax(y.astype(jnp.float32)), k)
     row = jnp.arange(len(y))[:, None]
     kept = jnp.zeros(y.shape, jnp.float32).at[row, at].set(top)
@@ -44,10 +43,10 @@ def soft_pair_counts(
 
 
 def one_to_one_map(counts: Counts, several: int = 1) -> Map:
-    """Greedy: the largest count first (the first of equals in [S T] order wins).
+    """Greedy matching by largest count; of equal counts the first in [S T] order wins.
 
-    A source class serves one target class; a target class has `several` source classes,
-    each with the weight 1 / several.
+    A source class serves one target class. A target class gets `several` source
+    classes, each with weight 1 / several.
     """
     sources, targets = counts.shape
 
@@ -67,8 +66,7 @@ def one_to_one_map(counts: Counts, several: int = 1) -> Map:
 def bayesian_map(counts: Counts, smoothing: float = 1.0) -> Map:
     """p(target | source) with additive smoothing, then *columns* that sum to one.
 
-    A target class that was never seen gets the mean of all source classes, so that no
-    absent class breaks anything.
+    A target class that was never seen gets the mean of all source classes.
     """
     seen = counts.sum(1, keepdims=True) + smoothing
     weight = jnp.where(counts > 0, counts / jnp.where(seen > 0, seen, 1), 0)
@@ -107,9 +105,9 @@ def _mapping(
 
 
 def random_map(targets: int) -> Manipulation:
-    """RLM: a source class drawn for each target class, without replacement, and kept.
+    """RLM: one random source class for each target class, without replacement, fixed.
 
-    Source: Elsayed et al. (arXiv 1806.11146); Chen et al. (arXiv 2211.11635) name it.
+    Source: Elsayed et al. (arXiv 1806.11146); the name is Chen et al.'s (2211.11635).
     """
 
     check_sizes("random_map", targets=targets)
@@ -126,7 +124,8 @@ def one_to_one(targets: int, several: int = 1) -> Manipulation:
     """The greedy frequency map: FLM when estimated once, ILM when refreshed each epoch.
 
     Source: Chen et al. (arXiv 2211.11635); several source classes a target as in BAR
-    (Tsai et al., arXiv 2007.08714). It starts as the first T source classes.
+    (Tsai et al., arXiv 2007.08714). Before it is estimated it picks the first T source
+    classes.
     """
 
     check_sizes("one_to_one", targets=targets, several=several)
@@ -142,9 +141,10 @@ def one_to_one(targets: int, several: int = 1) -> Manipulation:
 
 
 def bayesian(targets: int, smoothing: float = 1.0) -> Manipulation:
-    """BLM: weights from the joint counts of answer and label.
+    """BLM: weights from the joint counts of predicted source class and label.
 
-    Source: Cai et al. (arXiv 2410.24018). It starts as the first T source classes.
+    Source: Cai et al. (arXiv 2410.24018). Before it is estimated it picks the first T
+    source classes.
     """
     check_sizes("bayesian", targets=targets)
 
@@ -188,7 +188,7 @@ def bayesian_plus(
 def mean_probability(targets: int, several: int = 6) -> Manipulation:
     """log of the mean probability of each target's source classes (arXiv 2007.08714).
 
-    They are found by frequency, `several` a target or as many as there are.
+    The greedy frequency map chooses them: `several` a target, or as many as there are.
     """
 
     def init(key: Key, y: PyTree, scope: Scope) -> Params:
@@ -216,19 +216,18 @@ def mean_probability(targets: int, several: int = 6) -> Manipulation:
 def calibrated(
     targets: int, *, strength: float = 1.0, normalised: bool = True
 ) -> Manipulation:
-    """y [*B T], log p(label | input), less strength * log of its estimated mean.
+    """y [*B T], log p(label | input), minus strength * log of its estimated mean.
 
-    Until it is estimated it changes nothing. On inputs without content it is the
-    diagonal contextual calibration of Zhao et al. (arXiv 2102.09690), on a batch of the
-    task's inputs the batch calibration of Zhou et al. (arXiv 2309.17249), on random
+    Before it is estimated it changes nothing. Estimated on content-free inputs it is
+    the diagonal contextual calibration of Zhao et al. (arXiv 2102.09690), on a batch of
+    the task's inputs the batch calibration of Zhou et al. (arXiv 2309.17249), on random
     words of these the domain-context calibration of Fei et al. (arXiv 2305.19148).
 
     Args:
-        normalised: each row's probabilities are made to sum to one over the labels
-            before their mean is taken, so that logits will do. Otherwise y are
-            log-probabilities, and a row weighs as much as the labels have in it, as in
-            the code of Zhao et al.; with one input both are the same. (For texts
-            `contextual_calibration` sees to that.)
+        normalised: softmax each row over the labels before taking the mean, so y may be
+            logits. False: y are log-probabilities, and a row counts by the total
+            probability of the labels, as in the code of Zhao et al.; with one input the
+            two agree. (For texts `contextual_calibration` chooses.)
     """
 
     check_sizes("calibrated", targets=targets)
@@ -255,12 +254,12 @@ def calibrated(
 
 
 def centred(label_map: Manipulation) -> Manipulation:
-    """y [*B S] less its mean [S] over the examples, then a label map.
+    """y [*B S] minus its mean [S] over the examples, then a label map.
 
-    What the model says to every input speaks for no class. The columns of a map sum to
-    one, so a class whose source classes have a high logit throughout is ahead without
-    it; how much that costs is in docs/results.md. The map counts the answers as they
-    came, and until it is estimated nothing is taken off.
+    A logit that is high for every input says nothing about the class. But a map's
+    columns sum to one, so without centring a class whose source classes are high
+    throughout leads; docs/results.md measures what that costs. The map is estimated on
+    uncentred answers, and the mean is zero until it is estimated.
     """
     count, remap = label_map.observe, label_map.refresh
     if count is None or remap is None:

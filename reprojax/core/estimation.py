@@ -1,7 +1,7 @@
-"""What of a program is estimated from its own forward passes, over batches.
+"""Estimate label maps and running statistics from a program's own forward passes.
 
-Label maps come from sums of what `"<site>/raw"` showed; running averages (the batch
-statistics of a mask network) come by a tap named "fixed".
+A label map is computed from sums over batches of the values at `"<site>/raw"`. Running
+averages (the batch statistics of a mask network) arrive by a tap named "fixed".
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,22 +15,23 @@ from reprojax.core.program import part
 from reprojax.core.vocabulary import Manipulation, Params, Program, PyTree
 
 Refresh = Literal["epoch", "exact", "once"]
-"""When maps are estimated. Always before the first step; then after each epoch from its
-own steps' outputs, after each epoch by a second pass, or never again."""
+"""When label maps are estimated. All three estimate before the first step. Then "epoch"
+uses the outputs of the epoch's own training steps, "exact" makes a second pass over the
+training split after each epoch, and "once" keeps the first estimate."""
 
 
 def estimated(program: Program) -> dict[str, Manipulation]:
-    """{site: manipulation} of those that `observe`."""
+    """{site: manipulation} of the manipulations that have an `observe`."""
     return {s[0]: m for s, m in program.at if m.observe is not None}
 
 
 def raw_sites(program: Program) -> list[str]:
-    """What has to be recorded to `observe`."""
+    """The sites to record for `observe`."""
     return [f"{site}/raw" for site in estimated(program)]
 
 
 def real(labels: Any) -> Any:
-    """Which labels are examples: not -1, nor NaN, which are missing or only fill."""
+    """Mask of the labels of real examples: -1 and NaN mean missing, or batch filler."""
     floats = jnp.issubdtype(labels.dtype, jnp.floating)
     return ~jnp.isnan(labels) if floats else labels >= 0
 
@@ -38,10 +39,12 @@ def real(labels: Any) -> Any:
 def observe(
     program: Program, params: Params, seen: Mapping[str, Any], labels: jax.Array
 ) -> dict[str, PyTree]:
-    """{site: sums} of one batch, which add up over batches. A label of -1 is none.
+    """{site: sums} of one batch; sums of several batches add up.
 
-    Where labels are no classes and no words, manipulations get 0 for each row that has
-    one: `seen` tells several at once [B T] from words by the answer "output".
+    A label of -1 marks a row without an example. If labels are neither classes nor
+    words (floats, or several tags a row), `observe` gets label 0 for each row that has
+    a label. Tags and words are both [B T]; they differ in the rank of the answer
+    "output", which is 2 for tags.
     """
     sums, output = {}, seen.get("output")
     several = labels.ndim == 2 and getattr(output, "ndim", 0) == 2
@@ -56,7 +59,7 @@ def observe(
 
 
 def refresh(program: Program, params: Params, sums: Mapping[str, PyTree]) -> Params:
-    """The params with what the sums of an epoch say in `fixed`."""
+    """The params whose `fixed` is re-estimated from the sums of an epoch."""
     fixed = dict(params.fixed)
     for site, m in estimated(program).items():
         assert m.refresh is not None
@@ -68,12 +71,12 @@ def refresh(program: Program, params: Params, sums: Mapping[str, PyTree]) -> Par
 
 
 def is_news(site: str) -> bool:
-    """Whether a tap carries new values for a part of `params.fixed`."""
+    """Whether a tap's name means: a new value for a part of `params.fixed`."""
     return site.endswith("/fixed")
 
 
 def put_news(params: Params, seen: Mapping[str, Any]) -> Params:
-    """The params with every tap "<site>/<parts>/fixed" in its place in `fixed`."""
+    """The params with the value of each tap "<site>/<parts>/fixed" put in `fixed`."""
     fixed = params.fixed
     for name, value in seen.items():
         if is_news(name):
@@ -84,12 +87,12 @@ def put_news(params: Params, seen: Mapping[str, Any]) -> Params:
 
 
 def _site(name: str, sites: Iterable[str]) -> str:
-    """Where a tap came from; of sites that share params, only the first has a place."""
+    """The site of a tap; among sites that share params only the first keeps them."""
     found = max((s for s in sites if name.startswith(f"{s}/")), key=len, default="")
     if not found:
         raise ValueError(
-            f"new statistics came by {name!r}, expected a site with params of its own, "
-            f"one of {sorted(sites)}; give each site its own network"
+            f"got new statistics from the tap {name!r}, expected one below a site that "
+            f"keeps params, one of {sorted(sites)}; give each site its own network"
         )
     return found
 

@@ -1,9 +1,8 @@
-"""What a user's own part does wrong, raised with its site and its name.
+"""Errors in a user's own parts, raised again with the site and the part's name.
 
-A part is a plain function, and fails with Python's words or JAX's, deep inside a trace.
-Here they become a ValueError that says which part of which site it was, and are chained
-to it, so that nothing of theirs is lost. All of it happens while a program is traced:
-the compiled program has none of it.
+A part is a plain function, so its mistakes surface as Python or JAX errors deep inside
+a trace. Here each becomes a ValueError that names the part and its site, chained to the
+original error. All checks run at trace time; the compiled program contains none.
 """
 
 import traceback
@@ -21,7 +20,7 @@ from reprojax.core.slips import array_text, shown
 from reprojax.core.vocabulary import Format, Key, Params, PyTree, Scope
 
 MISTAKES = (AttributeError, LookupError, NameError, TypeError, ValueError)
-"""What is a mistake in a function; other errors (of memory, of a service) pass."""
+"""Errors that mean a mistake in a function. Others (memory, a service) pass through."""
 OURS = str(Path(__file__).parents[1])
 CALLS = {
     "init": "(key, spec, scope) -> Params",
@@ -33,7 +32,7 @@ CALLS = {
 
 
 class PartError(ValueError):
-    """What a part did wrong, and where it stands: the outermost first."""
+    """A part's mistake and where the part stands, outermost first."""
 
     def __init__(self, what: str, where: tuple[str, ...] = ()) -> None:
         super().__init__(", ".join(where) + ": " + what if where else what)
@@ -44,12 +43,12 @@ class PartError(ValueError):
 def part_at(
     where: str, part: Any, call: str, params: Any = None, value: Any = None
 ) -> Iterator[None]:
-    """Says which part it was, if one of its functions fails.
+    """Add the part's name to an error that one of its functions raises.
 
     Args:
         where: such as "the manipulation of 'hidden'".
         call: which of its functions runs: a key of `CALLS`.
-        params, value: what that function gets, where it gets them.
+        params, value: that function's arguments, if it takes them.
     """
     try:
         yield
@@ -62,7 +61,7 @@ def part_at(
 
 
 def at_sites(sites: tuple[str, ...]) -> str:
-    """How an error names what stands at a site, or at several."""
+    """What error messages call the manipulation of one or several sites."""
     return f"the manipulation of {' and '.join(map(repr, sites))}"
 
 
@@ -75,20 +74,20 @@ def _in_words(error: Exception, call: str, params: Any, value: Any) -> str:
 
 
 def told(error: Exception) -> str:
-    """The type of an error, what it says first, and the user's line that it is from."""
+    """An error's type, its first line, and the line of user code that raised it."""
     lines = str(error).strip().splitlines() or ["nothing"]
     return f"{type(error).__name__}: {lines[0].rstrip('.:')[:300]}{_place(error)}"
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether it says in the library's own words what is wrong."""
+    """Whether the library raised it, so that its message needs no explanation."""
     frames = list(traceback.walk_tb(error.__traceback__))
     raised = frames[-1][0].f_globals.get("__name__", "") if frames else ""
     return isinstance(error, ValueError) and raised.startswith("reprojax.")
 
 
 def _place(error: Exception) -> str:
-    """(file.py, line 12), of the last function that is no library's."""
+    """(file.py, line 12): the innermost frame outside the library and packages."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
         if file.startswith(OURS) or "site-packages" in file or "/lib/python" in file:
@@ -108,11 +107,11 @@ def _advice(error: Exception, call: str, params: Any) -> str:
         )
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
         return (
-            "its numbers are not known while a program is traced: take jnp.where or "
-            "jax.lax.cond for an if, and jnp for NumPy's functions"
+            "its numbers are not known while a program is traced: replace if by "
+            "jnp.where or jax.lax.cond, and NumPy's functions by jnp's"
         )
     given = CALLS[call].split(" ->")[0].replace("scope", "Scope()")
-    return f"call it alone to look at it: its own {call}{given}"
+    return f"to debug, call it alone: its own {call}{given}"
 
 
 def _keys(tree: PyTree) -> list[str]:
@@ -120,13 +119,13 @@ def _keys(tree: PyTree) -> list[str]:
 
 
 def init_prompt(fmt: Format, key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-    """A format's init; what it does wrong is named as the format's."""
+    """Call a format's init; an error in it names the format."""
     with part_at("its format", fmt, "init"):
         return given_params(fmt.init(key, shape, scope))
 
 
 def read_prompt(fmt: Format, params: Params, value: PyTree, scope: Scope) -> Any:
-    """A format's read: an array, or Tokens; what it does wrong is named as its own."""
+    """Call a format's read (an array or Tokens); an error in it names the format."""
     with part_at("its format", fmt, "read", params, value):
         prompt = fmt.read(params, value, scope)
         if hasattr(prompt, "shape") or hasattr(prompt, "position"):
@@ -139,7 +138,7 @@ def read_prompt(fmt: Format, params: Params, value: PyTree, scope: Scope) -> Any
 
 @contextmanager
 def one_array(sites: tuple[str, ...], spec: PyTree) -> Iterator[None]:
-    """Says what was wrong with a spec that is no array, if an init fails on it."""
+    """Explain a spec that is not one array, if an init fails with it."""
     try:
         yield
     except (AttributeError, PartError) as error:
@@ -148,7 +147,7 @@ def one_array(sites: tuple[str, ...], spec: PyTree) -> Iterator[None]:
         if not plain or not isinstance(first, AttributeError):
             raise
         found = f"a {type(spec).__name__} of {len(spec)} parts"
-        do = "take a site with one array, or an init and apply that know the parts"
+        do = "choose a site with one array, or an init and apply that take the parts"
         if len(sites) > 1:
             found, do = "{site: spec} of several sites", "call shared(manipulation)"
         raise PartError(
@@ -158,7 +157,7 @@ def one_array(sites: tuple[str, ...], spec: PyTree) -> Iterator[None]:
 
 @contextmanager
 def loops(inner: Collection[str]) -> Iterator[None]:
-    """Says which sites lie in a loop, if an edit changed what the loop carries."""
+    """Explain which sites lie in a loop, if an edit changed the loop's carry."""
     try:
         yield
     except (TypeError, PartError) as error:
@@ -166,10 +165,11 @@ def loops(inner: Collection[str]) -> Iterator[None]:
             raise
         first = error.__cause__ or error
         raise ValueError(
-            f"an edit changed what goes from layer to layer in a loop: {sorted(inner)} "
-            "lie inside scan, where one site serves all layers; expected edits that "
-            "keep its shape and type (add or replace, no insert); call the layers in a "
-            f"Python loop, so that each has a site. JAX says: {first}"
+            f"an edit changed the value that a loop carries from layer to layer: "
+            f"{sorted(inner)} lie inside scan, where one site serves all layers; "
+            "expected edits that keep its shape and type (add or replace, no insert); "
+            "call the layers in a Python loop, so that each has a site. JAX says: "
+            f"{first}"
         ) from first
 
 
@@ -186,7 +186,7 @@ def value_text(value: PyTree) -> str:
 
 
 def given_params(found: Any, call: str = "init") -> Params:
-    """What an init or a refresh gave, if it is Params."""
+    """Raise unless an init or a refresh gave Params."""
     if not isinstance(found, Params):
         raise PartError(
             f"{call} gave {shown(found)} for params, expected Params; return "
@@ -196,7 +196,7 @@ def given_params(found: Any, call: str = "init") -> Params:
 
 
 def check_arrays(params: Params) -> Params:
-    """Raise at what no compiled program takes among params."""
+    """Raise if params hold a leaf that a compiled program cannot take."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float):
             raise PartError(
@@ -207,7 +207,7 @@ def check_arrays(params: Params) -> Params:
 
 
 def given_value(found: PyTree) -> PyTree:
-    """What an apply gave, if it is anything."""
+    """Raise if an apply gave None."""
     if found is None:
         raise PartError(
             "apply returned None, expected the value with which the model goes on; "
@@ -217,11 +217,11 @@ def given_value(found: PyTree) -> PyTree:
 
 
 def check_kept(site: str, before: PyTree, after: PyTree) -> None:
-    """Raise at what the model cannot go on with, for a manipulation inside of it.
+    """Raise if the model cannot continue with what an inner manipulation returned.
 
-    Of other rows it would go on by broadcasting, and answer for the wrong ones.
+    A wrong number of rows would broadcast, and the model would answer other rows.
     """
-    if site in ("input", "output"):  # which may make anything of anything
+    if site in ("input", "output"):  # these two may change shape and type freely
         return
     came = f"it made {value_text(after)} out of {value_text(before)}"
     if hasattr(before, "dtype") != hasattr(after, "dtype"):
@@ -245,19 +245,19 @@ def _rows(value: PyTree) -> tuple[int, ...]:
 
 
 def check_fixed(before: PyTree, after: PyTree, who: str) -> PyTree:
-    """New statistics, if they are the tree that they replace, of its shapes."""
+    """Raise unless new statistics have the tree, shapes and types of the old ones."""
     old, new = (jax.tree.map(value_text, tree) for tree in (before, after))
     if jax.tree.structure(before) != jax.tree.structure(after) or old != new:
         raise PartError(
             f"{who} gave {_short(after)} for fixed, expected the tree, the shapes and "
-            f"the types that init gave, {_short(before)}; what training changes keeps "
-            "its form"
+            f"the types that init gave, {_short(before)}; keep them when training "
+            "updates the values"
         )
     return after
 
 
 def check_sums(sums: PyTree) -> PyTree:
-    """Raise unless an observe gave arrays, which add up."""
+    """Raise unless an observe gave arrays."""
     leaves = jax.tree.leaves(sums)
     if not leaves or not all(hasattr(a, "dtype") for a in leaves):
         raise PartError(
@@ -275,7 +275,7 @@ def _short(tree: PyTree) -> str:
 
 
 class Passage:
-    """How far a forward came: the last site, what it gave there, what it got."""
+    """How far a forward got: its last site, the edit's argument and result there."""
 
     def __init__(self) -> None:
         self.site, self.given, self.got = "", None, None
@@ -286,7 +286,7 @@ class Passage:
 
 @contextmanager
 def editing(site: str, edit: Any) -> Iterator[None]:
-    """Says which edit from outside it was, if one fails."""
+    """Name the outer edit that failed."""
     try:
         yield
     except MISTAKES as error:
@@ -302,7 +302,7 @@ def editing(site: str, edit: Any) -> Iterator[None]:
 def running(
     forward: Callable[..., Any], frozen: PyTree, passage: Passage
 ) -> Iterator[None]:
-    """Says where a forward was, if it fails."""
+    """Say how far a forward got before it failed."""
     try:
         yield
     except MISTAKES as error:
@@ -315,18 +315,18 @@ def running(
         if isinstance(error, KeyError) and _keys(frozen):
             do = f"the frozen tree holds {_keys(frozen)[:8]}; {do}"
         raise PartError(
-            f"raised {told(error)}, expected what stands before it to have the shapes "
-            f"and types that the model takes; {do}",
+            f"raised {told(error)}, expected values of the shapes and types that the "
+            f"model takes at this place; {do}",
             (f"the forward ({name_of(forward)}) {where}",),
         ) from error
-    finally:  # an adapter may keep the edit, and with it a traced value
+    finally:  # an adapter may keep the edit, which would keep a traced value alive
         passage.note("", None, None)
 
 
 def check_answer(
     forward: Callable[..., Any], y: PyTree, reached: Collection[str], passage: Passage
 ) -> None:
-    """Raise if a forward forgot an end, or its answer."""
+    """Raise if a forward skipped "input" or "output", or returned no edited answer."""
     who = (f"the forward ({name_of(forward)})",)
     if y is None:
         raise PartError(

@@ -1,6 +1,6 @@
-"""What the core refuses at its border, in words: a site, an edit, a row, a params tree.
+"""Checks of arguments at the border of the core: sites, edits, rows, params trees.
 
-Each guard raises `ValueError`, or hands on what it was given.
+Each raises `ValueError`, or returns its argument.
 """
 
 import difflib
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """How an error names alternatives: "; did you mean ..."."""
+    """The suggestion at the end of an error: "; did you mean ..."."""
     close = difflib.get_close_matches(name, sorted(names), 3, 0.5)
     return f"; did you mean {' or '.join(map(repr, close))}" if close else ""
 
@@ -28,7 +28,7 @@ def check_sites(
     reached: Iterable[str],
     how: str = "sites(forward, frozen, x) lists them",
 ) -> None:
-    """Raise if the model never came to one of the wanted sites."""
+    """Raise if the model did not reach one of the wanted sites."""
     reached = set(reached)
     if missing := sorted(set(wanted) - reached):
         near = nearest(missing[0], reached)
@@ -38,10 +38,10 @@ def check_sites(
 
 
 def check_frozen(frozen: PyTree) -> None:
-    """Raise at a leaf of the frozen tree that jit cannot take, by its path.
+    """Raise at a leaf of the frozen tree that jit cannot take; the error has its path.
 
-    Arrays of numbers, PRNG keys and floats are taken; None is no leaf. An int or a bool
-    among a module's leaves is a size or a flag, which a traced number cannot be.
+    Arrays of numbers, PRNG keys and floats pass; None is not a leaf. An int or a bool
+    among a module's leaves is a size or a flag, which must stay static.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
         array = (
@@ -59,15 +59,15 @@ def check_frozen(frozen: PyTree) -> None:
 
 
 def reach(reached: dict[str, Any], site: str) -> None:
-    """Note a site in {site: trace}; raise if the same trace came to it before.
+    """Note a site in {site: trace}; raise if the same trace reached it before.
 
-    Another trace of the same body is no second visit: scan may trace its body twice.
+    The same site in another trace is not a second visit: scan may trace a body twice.
     """
     now = get_opaque_trace_state()
     if reached.get(site) == now and not site.endswith("/raw"):
         raise ValueError(
             f"the model came to {site!r} twice, expected a name of its own for each "
-            f"place: one edit, or one recorded value, would serve both; call "
+            f"place, because one edit or recorded value would serve both; call "
             f'edit("{site}#2", value) at the second, and shared(...) at the tuple of '
             "both for one prompt"
         )
@@ -75,7 +75,7 @@ def reach(reached: dict[str, Any], site: str) -> None:
 
 
 def handed_on(site: str, before: PyTree, after: PyTree) -> PyTree:
-    """The value with which the model goes on; raise if an edit forgot to return it."""
+    """The edit's result, with which the model continues; raise if it is None."""
     if after is None and before is not None:
         raise ValueError(
             f"the edit of {site!r} returned None, expected the value with which the "
@@ -85,7 +85,7 @@ def handed_on(site: str, before: PyTree, after: PyTree) -> PyTree:
 
 
 def check_alignment(at: Mapping[Any, Any]) -> None:
-    """Raise if "output" has an alignment, and another one came."""
+    """Raise if `at` has an alignment while align= gives one, too."""
     if any("output" in ((key,) if isinstance(key, str) else key) for key in at):
         raise ValueError(
             'reprogram got an alignment twice, by align= and at "output", expected '
@@ -94,26 +94,26 @@ def check_alignment(at: Mapping[Any, Any]) -> None:
 
 
 def check_once(by_sites: Mapping[Sites, Any]) -> None:
-    """Raise if a site came twice."""
+    """Raise if a site has two manipulations."""
     every = [site for sites in by_sites for site in sites]
     if len(set(every)) < len(every):
         raise ValueError(
-            f"a site came twice in {sorted(every)}; expected one manipulation each; "
+            f"got a site twice in {sorted(every)}; expected one manipulation each; "
             "call chain(a=..., b=...)"
         )
 
 
 @contextmanager
 def longer(inner: Iterable[str]) -> Iterator[None]:
-    """Says why a batch of another size was traced, if the model takes none."""
+    """Explain the trace with twice as many rows, if the model fails on it."""
     try:
         yield
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{sorted(inner)} lie inside a transform of jax, where a batch twice as "
-            "long shows whether a value has a row for each of the batch, and the model "
-            f"failed on it ({error}); expected a model that takes any number of rows; "
-            "edit a site outside"
+            f"{sorted(inner)} lie inside a transform of jax. To see whether a value "
+            "there has a row for each of the batch, a batch twice as long was traced, "
+            f"and the model failed on it ({error}); expected a model that takes any "
+            "number of rows; edit a site outside the transform"
         ) from error
 
 
@@ -130,12 +130,12 @@ def twice(given: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
 
 
 def check_rows(once: Mapping[str, PyTree], twice: Mapping[str, PyTree]) -> None:
-    """Raise if a value inside a transform has no row for each of the batch.
+    """Raise if a value inside a transform does not have a row for each of the batch.
 
-    Operators take the first axis for the batch's. A module of one example under vmap,
-    lax.map or scan has none, and a prompt would lose an axis of its own. Sizes alone do
-    not tell (16 tokens of each of 16 images), so a batch twice as long is compared. One
-    row is a batch of one.
+    Operators take the first axis for the batch. A module under vmap, lax.map or scan
+    sees one example, without that axis, and a prompt would lose an axis of its own.
+    One size cannot show this (16 tokens of each of 16 images), so the sizes for a batch
+    and for one twice as long are compared. A first axis of 1 is a batch of one.
 
     Args:
         once, twice: {site: spec} of a batch, and of one with twice as many rows.
@@ -154,12 +154,12 @@ def check_rows(once: Mapping[str, PyTree], twice: Mapping[str, PyTree]) -> None:
 
 
 def _first_shape(spec: PyTree) -> tuple[int, ...]:
-    """Of the first array; a value without arrays (flags) counts as one row."""
+    """The first array's shape; a value without arrays (flags) counts as one row."""
     return next((a.shape for a in jax.tree.leaves(spec) if hasattr(a, "shape")), (1,))
 
 
 def check_sizes(who: str, least: int = 1, **sizes: int | None) -> None:
-    """Raise at a size below the least; None is no size."""
+    """Raise if a size is below the least allowed; None is allowed."""
     for name, size in sizes.items():
         if size is not None and size < least:
             raise ValueError(
@@ -169,10 +169,10 @@ def check_sizes(who: str, least: int = 1, **sizes: int | None) -> None:
 
 
 def find(kind: str, name: str, table: Mapping[str, T], do: str = "") -> T:
-    """What a table has under a name, or an error with the nearest names.
+    """The table's entry of that name; raise with the nearest names if it has none.
 
     Args:
-        do: what the error says besides.
+        do: text to append to the error.
     """
     if not isinstance(name, str) or name not in table:
         near = nearest(str(name), table)

@@ -1,4 +1,4 @@
-"""Where the weights of small nets start."""
+"""Initial weights of small networks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from reprojax.core.vocabulary import Key
 
 
 def uniform(fan: int) -> Any:
-    """U(-b, b) with b = fan^-.5: PyTorch's start of a layer that sums `fan` numbers."""
+    """U(-b, b), b = fan^-.5: PyTorch's initial weights of a layer with `fan` inputs."""
     bound = fan**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, -bound, bound
@@ -18,6 +18,6 @@ def uniform(fan: int) -> Any:
 
 
 def dense(key: Key, into: int, out: tuple[int, ...]) -> dict[str, Array]:
-    """The kernel [into *out] and the bias [*out] with which torch's Linear starts."""
+    """PyTorch's initial Linear layer: the kernel [into *out] and the bias [*out]."""
     k, start = jax.random.split(key), uniform(into)
     return {"kernel": start(k[0], (into, *out)), "bias": start(k[1], out)}

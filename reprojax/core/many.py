@@ -1,4 +1,4 @@
-"""Many programs in one call, and a path between two.
+"""Run K sets of params of one program in one call, and interpolate between two.
 
 >>> a, b = (load(path, card).params_for(program, card.frozen, x) for path in paths)
 >>> both = stacked(card.forward, program, 2)
@@ -28,11 +28,11 @@ from reprojax.core.vocabulary import (
 
 
 def stack(manipulation: Manipulation, size: int) -> Manipulation:
-    """One manipulation with K = `size` sets of params: the context, an index [B], says
-    which is each row's.
+    """One manipulation with K = `size` sets of params, chosen for each row.
 
-    Its params are those of the one, vmapped. Each row goes as a batch of one. A wrong
-    index is refused; in jit, where none knows it, it gives NaN.
+    The context is an index [B]: row b uses set number index[b]. The params are those of
+    the manipulation with a leading axis K. Each row is computed as a batch of one. A
+    wrong index raises ValueError; under jit, where its values are unknown, NaN.
     """
 
     def init(key: Key, spec: Any, scope: Scope) -> Params:
@@ -40,7 +40,7 @@ def stack(manipulation: Manipulation, size: int) -> Manipulation:
         return jax.vmap(each)(jax.random.split(key, size))
 
     def apply(params: Params, value: PyTree, scope: Scope) -> Any:
-        if not jax.tree.leaves(params):  # a rule is the same for all
+        if not jax.tree.leaves(params):  # without params, all K are the same
             return manipulation.apply(params, value, scope)
         _check_size(params, size)
         index = _checked(scope.context, jax.tree.leaves(value)[0].shape[0], size)
@@ -57,29 +57,29 @@ def stack(manipulation: Manipulation, size: int) -> Manipulation:
 
 
 def stacked(forward: Forward, program: Program, size: int) -> Program:
-    """K = `size` programs in one call: row b is answered by number index[b].
+    """K = `size` programs in one call: program number index[b] answers row b.
 
-    `apply(params, frozen, x, index)`, the params as `stack_params` makes them of
-    trained ones. A prefix behind an MLP goes faster `without_mlp`, as each row would
-    run it. What is estimated (label maps) stays as it is.
+    Call `apply(params, frozen, x, index)`, with params from `stack_params`. Convert a
+    prefix that an MLP makes by `without_mlp` first: otherwise the MLP runs once a row.
+    Label maps are not estimated anew.
 
     Args:
-        forward: the program's own, such as `card.forward`.
+        forward: the program's own forward, such as `card.forward`.
     """
     return reprogram(forward, {sites: stack(m, size) for sites, m in program.at})
 
 
 def stack_params(params: Sequence[Params]) -> Params:
-    """K params of one program as those of `stacked`, in this order."""
+    """The params of K programs, in this order, as the params of `stacked`."""
     if not params:
-        raise ValueError("no params came, expected those of one program at least")
+        raise ValueError("got no params, expected those of one program at least")
     for i, other in enumerate(params[1:], 1):
         _check_alike(other, params[0], f"params {i} and 0 are not of one program")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
 
 def _rows_of(a: Array, index: Int[Array, "B"]) -> Array:
-    """NaN for a number that there is not; of whole numbers the least."""
+    """Rows by index. An index out of range gives NaN, or an integer type's least."""
     return a.at[index].get(mode="fill", wrap_negative_indices=False)
 
 
@@ -87,8 +87,8 @@ def _check_size(params: Params, size: int) -> None:
     found = {a.shape[0] if a.ndim else None for a in jax.tree.leaves(params)}
     if found != {size}:
         raise ValueError(
-            f"params of {sorted(specs(params).values())} came, expected {size} of each "
-            "in front; call stack_params on the params of each program"
+            f"got params {sorted(specs(params).values())}, expected a first axis of "
+            f"{size} in each; call stack_params on the params of each program"
         )
 
 
@@ -99,7 +99,7 @@ def _checked(index: Any, rows: int, size: int) -> Int[Array, "B"]:
         if all(0 <= i < size for i in known):
             return jnp.asarray(index)
     raise ValueError(
-        f"the index {index} came, expected an array [{rows}] of numbers from 0 to "
+        f"got the index {index}, expected an array [{rows}] of numbers from 0 to "
         f"{size - 1}: which of the {size} programs answers each row; give it as the "
         "context: apply(params, frozen, x, index)"
     )
@@ -118,18 +118,22 @@ def _check_alike(came: Params, expected: Params, what: str) -> None:
 def interpolate(
     a: Params, b: Params, t: float | Float[Array | np.ndarray, "*K"]
 ) -> Params:
-    """(1 - t) a + t b of what is learned: at 0 and 1 exactly these.
+    """(1 - t) a + t b of the learnable params; exactly a at t = 0 and b at t = 1.
 
-    With t [K] it is a path, the params of `stacked(forward, program, K)`. Of prompts
-    that something else makes (an MLP) it is no straight line: take `without_mlp`.
+    With t [K] the result is the params of `stacked(forward, program, K)`. If an MLP
+    makes the prompt, interpolating its weights does not interpolate the prompt
+    linearly; convert both by `without_mlp` first.
+
+    Raises:
+        ValueError: two programs, or fixed params (projections, label maps) that differ.
     """
     _check_alike(b, a, "the two params are not of one program")
     pairs = zip(jax.tree.leaves(a.fixed), jax.tree.leaves(b.fixed), strict=True)
     if not all(np.array_equal(x, y) for x, y in pairs):
         raise ValueError(
-            "two params whose fixed parts differ came, expected one for both, as a "
-            "projection or a label map is nothing to go between; give both that of "
-            "one: b._replace(fixed=a.fixed)"
+            "got two params whose fixed parts differ, expected the same in both, "
+            "because projections and label maps are not interpolated; give both the "
+            "fixed part of one: b._replace(fixed=a.fixed)"
         )
     t = jnp.asarray(t, jnp.float32)
 

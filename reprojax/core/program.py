@@ -1,16 +1,16 @@
 """The whole library in one formula: y = O_omega . f . I_{lambda, tau, ell}(x, c).
 
-f is a frozen model, seen as a *forward*: `forward(frozen, x, edit) -> y`. At every
-named place it calls `edit(site, value) -> value`, at "input" first and at "output"
-last, so a location (ell) is a key. A `Manipulation` is an operator (tau) bound to a
-`Format` (lambda), and the alignment (omega) is the manipulation of "output".
-`reprogram` puts manipulations at sites and gives a `Program`; applied to its params, a
-program is a forward again, so programs nest.
+f is a frozen model as a *forward*: `forward(frozen, x, edit) -> y`. At every named
+place it calls `edit(site, value) -> value`, at "input" first and at "output" last, so a
+location (ell) is a key. A `Manipulation` is an operator (tau) bound to a `Format`
+(lambda); the alignment (omega) is the manipulation of "output". `reprogram` puts
+manipulations at sites and gives a `Program`; `partial(program.apply, params)` is a
+forward again, so programs nest.
 
-One rule of order: **a program edits first, then hands on.** `edit(site, v)` sees the
-value with which the model goes on. Where a manipulation stands, `edit("<site>/raw", v)`
-came before it and saw what the manipulation was given. Of nested programs the one
-nearest to the model acts first.
+**A program edits first, then hands on.** An outer `edit(site, v)` sees the value with
+which the model continues. At a manipulated site, `edit("<site>/raw", v)` is called
+before that, with the manipulation's input. Of nested programs, the innermost (nearest
+to the model) acts first.
 
 Source: Ye et al., Neural Network Reprogrammability, arXiv 2506.04650.
 """
@@ -54,7 +54,7 @@ def part(params: Params, name: str) -> Params:
 
 
 def fold(key: Any, name: str) -> Any:
-    """A key by name, so that adding a part leaves the numbers of the others alone."""
+    """A key derived from a name, so that adding a part does not change other parts'."""
     if isinstance(key, int | float):
         raise ValueError(
             f"got {key} for a key of randomness, expected one of JAX's; call "
@@ -72,7 +72,7 @@ def inside(scope: Scope, name: str) -> Scope:
 
 
 def spec_of(value: PyTree) -> PyTree:
-    """Shapes and types. What is no array (a flag among arguments) stays as it is."""
+    """Shapes and types of arrays; other leaves (a flag among arguments) are kept."""
 
     def spec(a: Any) -> Any:
         return jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "shape") else a
@@ -93,9 +93,9 @@ def stateless(function: Callable[[PyTree], Any]) -> Manipulation:
 
 
 def chain(**parts: Manipulation) -> Manipulation:
-    """One manipulation after the other, each by name.
+    """Apply manipulations one after the other, each under its name.
 
-    Of texts, whose length is known only when they come, each gets None for a spec.
+    Over texts, whose length is unknown at init, each part's init gets None as spec.
     """
     for name, m in parts.items():
         slips.check_manipulation(f"chain({name}=...)", m)
@@ -152,7 +152,7 @@ def chain(**parts: Manipulation) -> Manipulation:
 
 
 def _applied(m: Manipulation, params: Params, scope: Scope) -> Callable[..., Any]:
-    """A part as a function of what `init` knows the shape of alone."""
+    """A part as a function of the values of which `init` knows only the shapes."""
 
     def apply(value: PyTree, x: PyTree, context: PyTree) -> Any:
         own = scope._replace(x=x, context=context)
@@ -173,7 +173,7 @@ def shared(manipulation: Manipulation) -> Manipulation:
 def _grouped(
     at: At, align: Manipulation | None
 ) -> tuple[dict[Sites, Manipulation], dict[str, tuple[Sites, int]]]:
-    """{site or sites: Manipulation} -> that by tuples, and {site: (sites, index)}."""
+    """`at` as {tuple of sites: Manipulation}, and {site: (its tuple, its index)}."""
     slips.check_at(at)
     if align is not None:
         guards.check_alignment(at)
@@ -190,7 +190,7 @@ Act = Callable[[Sites, PyTree, Scope], PyTree]  # what is done at a manipulated 
 
 
 def _trace(run: Callable[[Scope, Act], PyTree], act: Act, *given: PyTree) -> set[str]:
-    """Trace a program's call, without numbers; the sites that lie inside a transform.
+    """Trace a program's call on specs; gives the sites that lie inside a transform.
 
     Args:
         given: frozen, x and context.
@@ -213,14 +213,18 @@ def _trace(run: Callable[[Scope, Act], PyTree], act: Act, *given: PyTree) -> set
 
 
 def reprogram(forward: Forward, at: At, align: Manipulation | None = None) -> Program:
-    """A frozen forward with manipulations `at` its sites: O . f . I.
+    """Put manipulations `at` the sites of a frozen forward: O . f . I.
 
     A key is a site, or a tuple of sites that share one manipulation and its params. The
-    params are kept under the site, or under the first of the tuple.
+    params are kept under the site, or under the first site of the tuple.
 
     Args:
-        align: the alignment O, the manipulation of "output"; None: the model's answer
-            as it is.
+        align: the alignment O, same as the manipulation of "output"; None leaves the
+            model's answer unchanged.
+
+    Raises:
+        ValueError: here or when traced, if a site does not exist, has two
+            manipulations, or a part breaks its signature.
     """
     slips.check_forward(forward)
     by_sites, place = _grouped(at, align)
@@ -273,8 +277,9 @@ def reprogram(forward: Forward, at: At, align: Manipulation | None = None) -> Pr
     def init(
         key: Key, frozen: PyTree, x: PyTree = MISSING, context: PyTree = None
     ) -> Params:
-        # Shapes come from tracing the model: nobody types a hidden size. Who serves
-        # several sites sees them all beforehand, as they are with the input edit alone.
+        # Shapes come from tracing the model, so nobody types a hidden size. The init of
+        # a group of sites gets all their specs at once, so a first trace (`early`), in
+        # which only the input is edited, collects the specs of later sites.
         slips.check_key(key)
         slips.check_given("init", frozen, x, context)
         guards.check_frozen(frozen)

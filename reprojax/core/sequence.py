@@ -1,4 +1,4 @@
-"""What the sites of a decoder hold. The core never looks at values, and needs none."""
+"""The values at a decoder's sites. The rest of the core does not look at values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,33 +16,33 @@ from reprojax.core.vocabulary import PyTree
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Span:
-    """Which part of the given sequence a value holds. Static: four traces at most."""
+    """Which ends of the given sequence a value holds. Static: at most four traces."""
 
     first: bool = True
-    """Its beginning: insertions at the front happen here."""
+    """Whether it holds the beginning, where insertions at the front happen."""
     last: bool = True
-    """Its end: insertions at the end happen here."""
+    """Whether it holds the end, where insertions at the end happen."""
 
 
 WHOLE = Span()
-HEAD = Span(True, False)  # what stands before every query
-TAIL = Span(False, True)  # a query behind a cached head
-STEP = Span(False, False)  # what is generated behind the end
+HEAD = Span(True, False)  # the text in front of every query
+TAIL = Span(False, True)  # a query after a cached head
+STEP = Span(False, False)  # generated tokens, after the end
 
 
 class Tokens(NamedTuple):
-    """A sequence whose order is `position`, not the index: padding may be anywhere.
+    """A sequence ordered by `position`, not by index: padding may be anywhere.
 
-    The span rides in the value as a static node, so it reaches nested programs and
-    needs no argument. Operators treat arrays by index and Tokens by position.
+    The span is a static node of the value, so it reaches nested programs without an
+    argument. Operators treat arrays by index and Tokens by position.
     """
 
     value: PyTree
     """Ids [B L], vectors [B L D], or keys and values."""
     position: Array
-    """[B L], place in the stream at this site."""
+    """[B L], the place in the stream at this site."""
     weight: Array
-    """[B L]: 0 is padding, 1 a token, between them a key that counts less."""
+    """[B L]: 0 is padding, 1 a token; a key between them counts less in attention."""
     span: Span = WHOLE
 
 
@@ -74,14 +74,17 @@ def padded(
     length: int | None = None,
     fill: int = 0,
 ) -> Tokens:
-    """Rows of ids as one Tokens, each with padding on a side up to `length`, which is
-    the longest row's where none is given."""
+    """Rows of ids as one Tokens, padded on a side to `length` (default: the longest).
+
+    Raises:
+        ValueError: a row longer than `length`.
+    """
     longest = max(map(len, rows), default=0)
     length = longest if length is None else length
     if longest > length:
         raise ValueError(
-            f"a row of {longest} ids came, expected at most {length}; shorten it, or "
-            "pad to more"
+            f"got a row of {longest} ids, expected at most {length}; shorten it, or "
+            "give a larger length"
         )
     ids = np.full((len(rows), length), fill, np.int32)
     weight = np.zeros((len(rows), length), np.float32)
@@ -93,12 +96,12 @@ def padded(
 
 
 def bare(value: PyTree) -> Any:
-    """What a Tokens holds; any other value is itself."""
+    """The array in a Tokens; any other value unchanged."""
     return value.value if isinstance(value, Tokens) else value
 
 
 def on_value(function: Callable[[Any], Any], value: PyTree) -> Any:
-    """One function for arrays and for what a Tokens holds."""
+    """Apply a function to an array, or to the array in a Tokens."""
     if isinstance(value, Tokens):
         return value._replace(value=function(value.value))
     return function(value)
@@ -111,19 +114,19 @@ def last_position(value: Tokens) -> Int[Array, "B 1"]:
 
 
 def last_value(value: Tokens | Shaped[Array, "B L ..."]) -> Shaped[Array, "B ..."]:
-    """What stands at the last real token of each row; of an array at its last index."""
+    """The value at each row's last real token; of an array, at its last index."""
     return last_token(value).value[:, 0] if isinstance(value, Tokens) else value[:, -1]
 
 
 def last_token(value: Tokens) -> Tokens:
-    """The last real token of each row alone."""
+    """The last real token of each row, as Tokens of length 1."""
     place = jnp.where(value.weight > 0, value.position, -1).argmax(1)
     pick = jax.vmap(lambda row, i: row[i][None])
     return jax.tree.map(lambda leaf: pick(leaf, place), value)
 
 
 def first_value(value: Tokens) -> Float[Array, "B D"]:
-    """What stands at the first real token of each row: an encoder's [CLS]."""
+    """The value at each row's first real token, such as an encoder's [CLS]."""
     far = jnp.iinfo(jnp.int32).max
     place = jnp.where(value.weight > 0, value.position, far).argmin(1)
     return jax.vmap(lambda row, i: row[i])(value.value, place)

@@ -1,6 +1,6 @@
-"""What stands in another's place: an array for a format, a card for its forward.
+"""Checks for an argument of another kind: an array for a format, a card for a forward.
 
-Each check runs where the thing is given, before anything is traced, and says what came,
+Each check runs where the argument is given, before tracing. The error says what it got,
 what was expected and what to write instead.
 """
 
@@ -23,9 +23,9 @@ ADAPTERS = {
     "haiku": "haiku",
     "keras": "keras",
 }
-"""{where a module's class is from: the adapter of `locations` that takes it}"""
+"""{package of a module's class: the adapter of `locations` that takes it}"""
 MISSING: Any = object()
-"""The default of an argument that a caller may not leave out."""
+"""Default of a required argument, so that leaving it out gives our own error."""
 
 
 def is_card(value: Any) -> bool:
@@ -34,7 +34,7 @@ def is_card(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Anything, in a few words."""
+    """Any value in a few words, for errors."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, Format | Manipulation):
@@ -60,7 +60,7 @@ def array_text(value: Any) -> str:
 
 
 def takes(function: Any, *args: Any, **kw: Any) -> bool:
-    """Whether it can be called so, as far as its signature tells."""
+    """Whether its signature, if it has one, accepts these arguments."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -73,7 +73,7 @@ def takes(function: Any, *args: Any, **kw: Any) -> bool:
 
 
 def arguments(function: Any) -> str:
-    """(frozen, x), as its signature has them."""
+    """(frozen, x), from its signature."""
     return f"({', '.join(inspect.signature(function).parameters)})"
 
 
@@ -85,12 +85,12 @@ def _check_takes(who: str, call: str, function: Any, names: str) -> None:
         got = f"one of {arguments(function)}"
     raise ValueError(
         f"{who}: its {call} is {got}, expected a function of ({names}); "
-        "write the arguments that it does not use, too"
+        "declare the arguments that it does not use, too"
     )
 
 
 def check_format(who: str, came: Any) -> None:
-    """Raise unless an operator got a Format."""
+    """Raise unless an operator got a Format whose functions take its arguments."""
     if isinstance(came, Format):
         name = f"{who} got the format {name_of(came)}"
         _check_takes(name, "init", came.init, "key, shape, scope")
@@ -114,7 +114,7 @@ def check_format(who: str, came: Any) -> None:
 
 
 def check_manipulation(where: str, came: Any) -> None:
-    """Raise unless what stands at a site, or in a chain, is a Manipulation."""
+    """Raise unless the value at a site, or in a chain, is a valid Manipulation."""
     if isinstance(came, Manipulation):
         name = f"{where} got the manipulation {name_of(came)}"
         _check_takes(name, "init", came.init, "key, spec, scope")
@@ -133,7 +133,7 @@ def _check_estimated(name: str, came: Manipulation) -> None:
             has, lacks = lacks, has
         raise ValueError(
             f"{name}, which has {has} and no {lacks}, expected both or none; give "
-            f"Manipulation(init, apply, observe, refresh), {lacks} too"
+            f"{lacks}, too: Manipulation(init, apply, observe, refresh)"
         )
     if came.observe is not None:
         _check_takes(name, "observe", came.observe, "params, value, labels")
@@ -141,13 +141,13 @@ def _check_estimated(name: str, came: Manipulation) -> None:
 
 
 def _instead(came: Any) -> str:
-    """What to write in the place of what is no Manipulation."""
+    """What to write instead of a value that is not a Manipulation."""
     if isinstance(came, Format):
         return "call an operator on it: add(format), or insert(format, length)"
     if isinstance(came, type):
         return f"make one first: {came.__name__}(...)"
     if came is None:
-        return "leave it out: what nothing is done to needs no entry"
+        return "leave the entry out: sites without an entry are not changed"
     if isinstance(came, Program):
         return (
             "a program stands around a forward: reprogram(partial(program.apply, "
@@ -163,12 +163,12 @@ def _instead(came: Any) -> str:
 
 
 def check_forward(came: Any) -> None:
-    """Raise unless it can be called as a forward is."""
+    """Raise unless it can be called as a forward."""
     what, do = shown(came), "call locations.opaque(function), if it is (frozen, x) -> y"
     if is_card(came) and not adapter(came):
         do = "give the card's forward: reprogram(card.forward, {...})"
     elif isinstance(came, Program):
-        do = "a program with its params is one: partial(program.apply, params)"
+        do = "a program with its params is a forward: partial(program.apply, params)"
     elif isinstance(came, Mapping):
         do = "the order is reprogram(forward, {site: manipulation})"
     elif isinstance(came, type):
@@ -182,12 +182,12 @@ def check_forward(came: Any) -> None:
         what += f" of {arguments(came)}"
     raise ValueError(
         f"reprogram got {what}, expected a forward (frozen, x, edit=passthrough) that "
-        f"calls edit at its places; {do}"
+        f"calls edit at its named places; {do}"
     )
 
 
 def adapter(came: Any) -> str | None:
-    """Which adapter takes a module, or its class."""
+    """The name of the adapter for a module or its class; None if there is none."""
     kind = came if isinstance(came, type) else type(came)
     homes = [base.__module__ for base in kind.__mro__]
     fits = (a for home, a in ADAPTERS.items() if any(h.startswith(home) for h in homes))
@@ -195,7 +195,7 @@ def adapter(came: Any) -> str | None:
 
 
 def whole_ids(who: str, ids: Any) -> list[int]:
-    """Ids of words as ints; texts, and several ids for one, raise ValueError."""
+    """Ids of words as ints; a text, or several ids for one word, raise ValueError."""
     each = [ids] if isinstance(ids, str) else list(ids)
     for one in each:
         if isinstance(one, str):
@@ -215,7 +215,7 @@ def whole_ids(who: str, ids: Any) -> list[int]:
 
 
 def check_key(key: Any) -> None:
-    """Raise at what is no key of randomness of JAX's."""
+    """Raise unless it is a PRNG key of JAX."""
     dtype = getattr(key, "dtype", None)
     if dtype is not None:
         old = dtype == np.uint32 and np.shape(key)[-1:] == (2,)
@@ -229,13 +229,13 @@ def check_key(key: Any) -> None:
 
 
 def check_given(who: str, frozen: Any, x: Any, context: Any) -> None:
-    """Raise at what stands in the place of the frozen tree, of x or of the context."""
+    """Raise at a wrong kind of frozen tree, x or context."""
     first = "key" if who == "init" else "params"
     order = f"the order is {who}({first}, frozen, x, context)"
     if x is MISSING:
         raise ValueError(
-            f"{who} got {shown(frozen)} and nothing behind it, expected the frozen "
-            f"tree and x; {order}, such as {who}({first}, card.frozen, x)"
+            f"{who} got {shown(frozen)} and no x, expected the frozen tree and x; "
+            f"{order}, such as {who}({first}, card.frozen, x)"
         )
     check_no_card(who, frozen)
     texts = [a for a in jax.tree.leaves((x, context)) if isinstance(a, str)]
@@ -264,7 +264,7 @@ def check_given(who: str, frozen: Any, x: Any, context: Any) -> None:
 
 
 def _is_shared(value: Any) -> bool:
-    """Whether it is the word of `data`, which is above this room, for all rows."""
+    """Whether it is a data.Shared, told by name: `data` is on a higher floor."""
     return type(value).__name__ == "Shared" and hasattr(value, "value")
 
 
@@ -273,7 +273,7 @@ def _holds_texts(value: Any) -> bool:
 
 
 def check_no_card(who: str, frozen: Any) -> None:
-    """Raise where a card, or a program, stands in the place of the frozen tree."""
+    """Raise if a card or a program is given for the frozen tree."""
     if is_card(frozen):
         raise ValueError(
             f"{who} got {shown(frozen)} for the frozen tree, expected its weights; "
@@ -288,7 +288,7 @@ def check_no_card(who: str, frozen: Any) -> None:
 
 
 def check_params(params: Any, names: list[str]) -> None:
-    """Raise at what is no Params, or at those of another program."""
+    """Raise unless they are Params of this program."""
     if not isinstance(params, Params):
         do = "call Params(learnable, fixed) on their two trees"
         if isinstance(getattr(params, "params", None), Params):
@@ -300,18 +300,18 @@ def check_params(params: Any, names: list[str]) -> None:
             f"gives; {do}"
         )
     for field, tree in params._asdict().items():
-        # A site without numbers (a rule) may be there or not: nothing would be lost.
+        # A site without arrays (a rule) may be missing or extra: no number is lost.
         tree = tree if isinstance(tree, Mapping) or tree == () else {"": tree}
         more = {site for site in set(tree) - set(names) if jax.tree.leaves(tree[site])}
         if more or not set(names) <= set(tree):
             raise ValueError(
                 f"apply got {field} params of the sites {sorted(tree)}, expected "
-                f"{sorted(names)}: they are another program's; call this one's init"
+                f"{sorted(names)}: they belong to another program; call this one's init"
             )
 
 
 def check_at(at: PyTree) -> None:
-    """Raise unless it maps sites, or tuples of sites."""
+    """Raise unless it is a mapping from sites, or tuples of sites."""
     if isinstance(at, Mapping) and all(
         key and isinstance(key, str | tuple) for key in at
     ):

@@ -1,4 +1,4 @@
-"""Around a forward or a program alike, since both take `edit=`: look, replace, cut."""
+"""Record, replace or cut at sites of a forward or a program: both take `edit=`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -24,11 +24,14 @@ def record(
     sites: Iterable[str],
     also: Callable[[str], bool] = lambda site: False,
 ) -> Recorded:
-    """The same call, giving (y, {site: value}): values with which the model went on.
+    """The same call, returning (y, {site: value}) with the values at these sites.
 
-    "<site>/raw" is the value before the outermost program's manipulation of it, so
-    "output/raw" are the source logits; "<site>/<name>" is a part's tap. `also` adds any
-    other site by its name, if it comes.
+    A value is the one with which the model continues. "<site>/raw" is the value before
+    the outermost program's manipulation of the site, so "output/raw" are the source
+    logits; "<site>/<name>" is a part's tap.
+
+    Args:
+        also: a predicate on names; other sites that fulfil it are recorded, too.
     """
     if isinstance(sites, str):
         raise ValueError(f"record got the text {sites!r}, expected a list; [{sites!r}]")
@@ -45,7 +48,7 @@ def record(
                 if get_opaque_trace_state() != here:
                     raise ValueError(
                         f"{site!r} lies inside remat, scan or vmap, or a jit within "
-                        "the model, and its value cannot leave; expected a site "
+                        "the model, and its value cannot leave it; expected a site "
                         "outside; record another one, or call the module without "
                         "remat (the same frozen tree fits)"
                     )
@@ -61,10 +64,11 @@ def record(
 
 
 def given(apply: Editable, values: Mapping[str, Any]) -> Editable:
-    """The same call with the values of some sites replaced.
+    """The same call with the values at some sites replaced.
 
-    XLA drops whatever only they needed. `given(apply, {"output/raw": logits})` fits a
-    head or a label map on cached source logits, without the model.
+    XLA removes what only the replaced values needed, so
+    `given(apply, {"output/raw": logits})` trains a head or a label map on cached source
+    logits without running the model.
     """
 
     def run(*args: Any, edit: Edit = passthrough, **kw: Any) -> Any:
@@ -79,21 +83,21 @@ def given(apply: Editable, values: Mapping[str, Any]) -> Editable:
             return values[site]
 
         y = apply(*args, edit=put, **kw)
-        check_sites(values, used)  # a misspelt cache would be recomputed in silence
+        check_sites(values, used)  # a misspelt site would replace nothing
         return y
 
     return run
 
 
 def _check_same(site: str, value: PyTree, new: PyTree) -> None:
-    """Raise if what is given is of another structure, shape or type than the value."""
+    """Raise unless the new value has the structure, shapes and types of the old."""
     (old, old_tree), (found, tree) = (jax.tree.flatten(v) for v in (value, new))
     old, found = ([_kind(a) for a in leaves] for leaves in (old, found))
     if old != found or old_tree != tree:
         raise ValueError(
             f"given got {found or tree} for {site!r}, expected what the model has "
-            f"there, {old or old_tree}: other rows or types would go on in silence; "
-            "give values of the same batch, cast to its type"
+            f"there, {old or old_tree}, so that no other rows or types go on in "
+            "silence; give values of the same batch, cast to its type"
         )
 
 
@@ -103,7 +107,7 @@ def _kind(a: Any) -> str:
 
 
 def until(forward: Forward, site: str) -> Forward:
-    """The model cut at `site`: the value there is its output; XLA drops the rest."""
+    """The model cut at `site`, whose value is its output; XLA removes the rest."""
 
     def cut(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         def inner(name: str, value: PyTree) -> PyTree:
@@ -117,12 +121,12 @@ def until(forward: Forward, site: str) -> Forward:
 
 
 def sites(forward: Forward, frozen: PyTree, x: PyTree) -> dict[str, Any]:
-    """{site: shapes} of a forward in the order of its calls, without running it."""
+    """{site: shapes} of a forward in the order of its calls; traced, not run."""
     check_frozen(frozen)
     seen = {}
 
     def spy(site: str, value: PyTree) -> PyTree:
-        if not site.endswith(":call"):  # a module's arguments: any Python objects
+        if not site.endswith(":call"):  # a module's arguments may be any Python objects
             seen[site] = jax.tree.map(_shape, value, is_leaf=_is_custom)
         return value
 
@@ -131,14 +135,14 @@ def sites(forward: Forward, frozen: PyTree, x: PyTree) -> dict[str, Any]:
 
 
 def _is_custom(node: Any) -> bool:
-    """A node that is built by code of its own, which expects arrays and no shapes."""
+    """Whether a node's class builds itself by own code, which fails on shapes."""
     plain = type(node) in (tuple, list, dict) or hasattr(node, "_fields")
     return node is not None and not plain
 
 
 def _shape(leaf: Any) -> Any:
-    """Of an array; of a node of another class {path: shape}; or the type of what is no
-    array, such as another framework's answer."""
+    """An array's shape; {path: shape} of a custom node; the type's name of a leaf that
+    is not an array, such as another framework's output."""
     paths = jax.tree_util.tree_leaves_with_path(leaf)
     if not paths:  # a static node
         return leaf
@@ -148,13 +152,14 @@ def _shape(leaf: Any) -> Any:
 
 
 CONTEXT = "scope/context"
-"""The site of the context that `informed` makes: `given` replaces it, too."""
+"""The site of the context that `informed` makes, so `given` can replace it."""
 
 
 def informed(program: Program, look: Callable[[PyTree, PyTree], PyTree]) -> Program:
-    """Where no context is given, it is look(frozen, x): the model's own features.
+    """The program with the context look(frozen, x), the model's own features, if its
+    caller gives none.
 
-    It is shown at the site "scope/context", before the program's own sites.
+    The context is the site "scope/context", reached before the program's own sites.
     """
 
     def init(key: jax.Array, frozen: PyTree, x: PyTree, context: Any = None) -> Params:

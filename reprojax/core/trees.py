@@ -12,9 +12,9 @@ from reprojax.core.vocabulary import PyTree
 
 
 def differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """A line for each key that differs: what came, what was expected."""
+    """A line for each key whose value differs: the value got, and the one expected."""
     return [
-        f"{key}: came {came.get(key, 'nothing')}, "
+        f"{key}: got {came.get(key, 'nothing')}, "
         f"expected {expected.get(key, 'nothing')}"
         for key in [*expected, *(key for key in came if key not in expected)]
         if key not in came or key not in expected or came[key] != expected[key]
@@ -22,7 +22,7 @@ def differences(came: Mapping[str, Any], expected: Mapping[str, Any]) -> list[st
 
 
 def below(lines: Iterable[str]) -> str:
-    """Lines of their own, below what an error says."""
+    """Lines in the form in which errors list them below their message."""
     return "".join(f"\n  {line}" for line in lines)
 
 
@@ -34,21 +34,21 @@ def named(tree: PyTree) -> dict[str, Any]:
         name = "/".join(key.replace("~", "~0").replace("/", "~1") for key in keys)
         if name in named:
             raise ValueError(
-                f"two leaves came with the name {name!r}, expected one; rename a key, "
-                "or make the number a text"
+                f"got two leaves named {name!r}, expected one; rename a key, or make "
+                "the number a text"
             )
         named[name] = leaf
     return named
 
 
 def plain_data(leaf: Any) -> jax.Array:
-    """An array; of typed keys, their numbers."""
+    """A leaf as an array; of a typed PRNG key its key data."""
     keys = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if keys else jnp.asarray(leaf)
 
 
 def specs(tree: PyTree) -> dict[str, str]:
-    """{"learnable/input/scale": "float32[3]"}: what a tree of arrays looks like."""
+    """{"learnable/input/scale": "float32[3]"}: the shape and type of each leaf."""
     return {name: spec_text(leaf) for name, leaf in named(tree).items()}
 
 

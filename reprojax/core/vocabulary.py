@@ -1,7 +1,7 @@
 """The nouns of the library: params, and the pairs of functions that use them.
 
-A user's own parts are plain functions. What they are called with, and what they give,
-is said here as protocols, so that a type checker sees a mistake before it is run.
+A user's own parts are plain functions. These protocols give their signatures, so that a
+type checker finds a wrong one.
 """
 
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ import jax.export
 import numpy as np
 
 PyTree = Any
-Given = jax.Array | np.ndarray  # a caller's NumPy arrays are taken as they come
+Given = jax.Array | np.ndarray  # arrays from a caller, who may use NumPy
 Key = jax.Array
 Sites = tuple[str, ...]
 
 
 @runtime_checkable
 class Edit(Protocol):
-    """What is done at a site: (site, value) -> the value with which the model goes on.
+    """The function called at a site: (site, value) -> the value that the model uses.
 
-    A tap has this form too: tap(name, value).
+    A tap has the same signature: tap(name, value).
     """
 
     def __call__(self, site: str, value: PyTree, /) -> PyTree: ...
@@ -36,8 +36,8 @@ def passthrough(site: str, value: PyTree) -> PyTree:
 class Forward(Protocol):
     """A frozen model: (frozen, x, edit=passthrough) -> y.
 
-    It calls edit at each named place, at "input" first and at "output" last, and goes
-    on with what the edit returns.
+    It calls edit at each named place, at "input" first and at "output" last, and
+    continues with the value that edit returns.
     """
 
     def __call__(
@@ -58,12 +58,12 @@ jax.export.register_namedtuple_serialization(Params, serialized_name="reprojax.P
 
 
 class Scope(NamedTuple):
-    """What a part may look at besides its own params and value. Most ignore it."""
+    """What a part may read besides its own params and value. Most parts ignore it."""
 
     site: str = ""
-    """Where it acts."""
+    """The site at which the part acts."""
     index: int = 0
-    """Which of the sites that share this manipulation."""
+    """The position of that site among the sites that share this manipulation."""
     frozen: PyTree = ()
     """The frozen tree. An embedding table is read here, not copied or closed over."""
     x: PyTree = None
@@ -71,9 +71,9 @@ class Scope(NamedTuple):
     context: PyTree = None
     """The survey's c: demonstrations, another tower's features."""
     key: Key | None = None
-    """Randomness. None is evaluation: no dropout, stored statistics."""
+    """Randomness. None means evaluation: no dropout, stored statistics."""
     tap: Edit = passthrough
-    """tap(name, value) shows something that `record` may want to see."""
+    """tap(name, value) makes a value of the part visible to `record`."""
 
 
 @runtime_checkable
@@ -85,14 +85,14 @@ class FormatInit(Protocol):
 
 @runtime_checkable
 class Read(Protocol):
-    """(params, value, scope) -> a prompt of that shape, or one for each row"""
+    """(params, value, scope) -> a prompt of init's shape, or one for each row"""
 
     def __call__(self, params: Params, value: PyTree, scope: Scope, /) -> Any: ...
 
 
 @runtime_checkable
 class ManipulationInit(Protocol):
-    """(key, spec of the value, or {site: spec} where it serves several, scope)"""
+    """(key, spec of the value, or {site: spec} of several sites, scope) -> params"""
 
     def __call__(self, key: Key, spec: Any, scope: Scope, /) -> Params: ...
 
@@ -106,7 +106,7 @@ class ManipulationApply(Protocol):
 
 @runtime_checkable
 class Observe(Protocol):
-    """(params, value, labels [B]) -> sums, which add up over batches"""
+    """(params, value, labels [B]) -> sums; sums of several batches add up"""
 
     def __call__(self, params: Params, value: PyTree, labels: Any, /) -> PyTree: ...
 
@@ -129,9 +129,9 @@ class Manipulation(NamedTuple):
     """Tau bound to a lambda; at the site "output" it is the alignment omega.
 
     `observe` and `refresh` are for manipulations that are estimated rather than
-    searched, such as label maps: the sums of two batches add up, and a refresh turns
-    the sums of an epoch into new `fixed` params. A label of -1 marks a row that only
-    fills a batch.
+    searched, such as label maps: `observe` gives sums that add up over batches, and
+    `refresh` turns the sums of an epoch into new `fixed` params. A label of -1 marks a
+    row that only fills a batch.
     """
 
     init: ManipulationInit
@@ -145,19 +145,20 @@ At = (
     | Mapping[Sites, Manipulation]
     | Mapping[str | Sites, Manipulation]
 )
-"""{site, or sites that share it: manipulation}. Keys of a mapping are invariant."""
+"""{site, or tuple of sites that share it: manipulation}. Three cases, because the key
+type of a Mapping is invariant: {str: ...} is not accepted as {str | Sites: ...}."""
 
 
 @runtime_checkable
 class Editable(Protocol):
-    """A forward, a program's apply, a partial of one: whatever takes `edit=`."""
+    """Anything that takes `edit=`: a forward, a program's apply, a partial of one."""
 
     def __call__(self, *args: Any, edit: Edit = passthrough, **kw: Any) -> Any: ...
 
 
 @runtime_checkable
 class Recorded(Protocol):
-    """What `record` makes of one: (y, {site: value}) in the place of y."""
+    """What `record` gives: the same call, which returns (y, {site: value})."""
 
     def __call__(
         self, *args: Any, edit: Edit = passthrough, **kw: Any
@@ -166,7 +167,7 @@ class Recorded(Protocol):
 
 @runtime_checkable
 class Init(Protocol):
-    """(key, frozen, x, context=None) -> params; x may be shapes and types alone."""
+    """(key, frozen, x, context=None) -> params; x may be ShapeDtypeStructs."""
 
     def __call__(
         self, key: Key, frozen: PyTree, x: PyTree, context: PyTree = None
@@ -195,7 +196,7 @@ class Program(NamedTuple):
     init: Init
     apply: Apply
     at: tuple[tuple[Sites, Manipulation], ...]
-    """What stands where. Hashable: a program can be a static argument of jit."""
+    """Sites and their manipulations. Hashable, so a program can be static under jit."""
 
     def __repr__(self) -> str:
         from reprojax.core.names import name_of

@@ -1,8 +1,8 @@
-"""Who looks on while a program is traced: each manipulation that acts is reported.
+"""Report each manipulation that acts while a program is traced.
 
-The watcher is a context of its thread, and jit's caches know of it: what was traced
-unwatched is traced again for a watcher, and what was traced for a watcher serves nobody
-else.
+The watcher is a thread-local user context of JAX, which is part of jit's cache key: a
+function traced without a watcher is traced again for one, and a trace made for a
+watcher is not reused by anyone else.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _WATCH = jax.make_user_context()
 
 @runtime_checkable
 class Watcher(Protocol):
-    """(manipulation, params, value, scope, inner) -> what `manipulation.apply` gives.
+    """(manipulation, params, value, scope, inner) -> `manipulation.apply`'s result.
 
     inner: whether the site lies inside a transform of the model, such as a scan.
     """
@@ -36,7 +36,7 @@ class Watcher(Protocol):
 
 
 class _Watch:
-    """Hashed by itself, so that no trace is shared between two watchers."""
+    """Hashed by identity, so that two watchers never share a trace."""
 
     def __init__(self, act: Watcher) -> None:
         self.act: Watcher | None = act
@@ -44,26 +44,26 @@ class _Watch:
 
 @contextmanager
 def watching(act: Watcher) -> Iterator[None]:
-    """Inside, `act` is called wherever a program applies a manipulation at a site.
+    """Call `act` in place of each manipulation's apply inside this context.
 
-    However deep: also in programs within programs, and under JAX's transformations,
-    where params and values are tracers.
+    This includes programs within programs and calls under JAX's transformations, where
+    params and values are tracers.
     """
     watch = _Watch(act)
     try:
         with _WATCH(watch):
             yield
     finally:
-        watch.act = None  # jit's caches keep the watch, and need not keep the rest
+        watch.act = None  # jit's caches keep the watch alive; free what act refers to
 
 
 def acted(
     m: Manipulation, params: Params, value: PyTree, scope: Scope, began: Any
 ) -> Any:
-    """manipulation.apply, by way of the watcher where there is one.
+    """manipulation.apply, through the watcher if there is one.
 
     Args:
-        began: the trace in which its program was called.
+        began: the trace state in which its program was called.
     """
     watch = _WATCH.value
     if watch is None or watch.act is None:

@@ -1,4 +1,4 @@
-"""Fixed prompts: demonstrations, templates, what comes with the call."""
+"""Fixed prompts: demonstrations, templates, prompts passed with the call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from reprojax.core import Format, Key, Params, PyTree, Scope
 
 
 def check_shape(value: Any, shape: tuple[int, ...], who: str) -> Any:
-    """The array itself, if it has the shape that the operator wants."""
+    """The array; raise unless it has the shape that the operator asks for."""
     if hasattr(value, "shape") and tuple(value.shape) != tuple(shape):
         raise ValueError(
             f"{who} got an array of shape {tuple(value.shape)}, expected "
@@ -23,7 +23,8 @@ def check_shape(value: Any, shape: tuple[int, ...], who: str) -> Any:
 def fixed(value: PyTree) -> Format:
     """An array [*prompt] (or Tokens) that is never trained.
 
-    It lives in `params.fixed`: in a closure it would become text in the program.
+    It is kept in `params.fixed`: closed over, it would become a constant in the text of
+    the compiled program.
     """
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
@@ -38,7 +39,7 @@ def fixed(value: PyTree) -> Format:
 
 
 def from_context(pick: Callable[[PyTree], Any] = lambda context: context) -> Format:
-    """The prompt comes with the call, in `pick(context)`: one for all, or one a row."""
+    """A prompt `pick(context)` of the call's context: one for all, or one a row."""
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         return Params()

@@ -1,4 +1,4 @@
-"""Learnable prompts: free, in a subspace, or seen through a manipulation."""
+"""Learnable prompts: free, in a subspace, or passed through a manipulation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
 
     Args:
         initial: any `jax.nn.initializers` initialiser, `(key, shape, dtype) -> array`,
-            or the first value itself (a text's embeddings, trained rows).
+            or the initial array itself (a text's embeddings, trained rows).
     """
 
     if callable(initial) and not takes(initial, None, None, None):
@@ -57,7 +57,7 @@ def learnable(initial: Callable[..., jax.Array] | jax.Array | Any) -> Format:
 
 
 def check_first(first: Any, shape: tuple[int, ...], initial: Any) -> Any:
-    """What an initialiser made, if it is an array of the prompt's shape."""
+    """An initialiser's array; raise unless it has the prompt's shape."""
     if tuple(getattr(first, "shape", (None,))) != tuple(shape):
         raise ValueError(
             f"{shown(initial)} made {shown(first)} for a prompt of {tuple(shape)}, "
@@ -71,7 +71,7 @@ def subspace(size: int, base: Format, scale: float = 1.0) -> Format:
     """base + z A: z [size] is learnable, A [size *prompt] is drawn once and fixed.
 
     A's entries are normal with standard deviation scale / sqrt(size). Black-box tuning
-    searches here (Sun et al., arXiv 2201.03514).
+    searches such a subspace (Sun et al., arXiv 2201.03514).
     """
     check_format("subspace", base)
     check_sizes("subspace", size=size)
@@ -91,7 +91,7 @@ def subspace(size: int, base: Format, scale: float = 1.0) -> Format:
 
 
 def through(fmt: Format, manipulation: Manipulation) -> Format:
-    """A prompt that is itself manipulated: a sigmoid border, dropout, a prefix MLP.
+    """A prompt passed through a manipulation: a sigmoid, dropout, a prefix's MLP.
 
     `through(learnable(zeros), stateless(jax.nn.sigmoid))` starts at grey, not at zero.
     """
@@ -112,9 +112,9 @@ def through(fmt: Format, manipulation: Manipulation) -> Format:
 
 
 def border(fmt: Format, width: int) -> Format:
-    """A prompt [H W C] that is learned only in its four edge strips, and zero inside.
+    """A prompt [H W C] whose four edge strips are learned; its inside is zero.
 
-    Nothing is kept for the inside: `width` 30 of 224 x 224 x 3 are 69,840 numbers.
+    Params hold the strips alone: `width` 30 of 224 x 224 x 3 has 69,840 numbers.
     """
     check_format("border", fmt)
 

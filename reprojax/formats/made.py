@@ -1,4 +1,4 @@
-"""Prompts that are made of fewer numbers, or of others, than they have."""
+"""Prompts computed from other parameters: an MLP's output, a low-rank product."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from reprojax.core.initial import dense, uniform
 
 
 def reparametrised(hidden: int, start: Array | None = None) -> Format:
-    """A prefix [n P H d] made by an MLP of P learned vectors, as wide as keys are.
+    """A prefix [n P H d] that an MLP makes from P learned vectors as wide as the keys.
 
-    Training a prefix itself is unstable (arXiv 2101.00190, section 4.3).
+    Training a prefix directly is unstable (arXiv 2101.00190, section 4.3).
 
     Args:
-        hidden: units of its one layer, whose activation is tanh.
-        start: the prefix that it makes at first. The paper has the MLP trained to that;
-            here its last layer is solved for it, exactly where P <= hidden.
+        hidden: units of the MLP's one hidden layer, with tanh.
+        start: the initial prefix. The paper trains the MLP to it; here the last layer
+            is its least-squares solution, exact where P <= hidden.
     """
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
@@ -50,7 +50,7 @@ def _units(net: PyTree) -> Float[Array, "P h"]:
 
 
 def made(net: PyTree) -> Float[Array, "n P H d"]:
-    """The prefix that the params of `reparametrised` stand for."""
+    """The prefix that the MLP with the params of `reparametrised` makes."""
     second = net["second"]
     rows = jnp.tensordot(_units(net), second["kernel"], 1) + second["bias"]
     return rows.swapaxes(0, 1)
@@ -59,16 +59,19 @@ def made(net: PyTree) -> Float[Array, "n P H d"]:
 def _check_start(start: Array, shape: tuple[int, ...]) -> None:
     if tuple(start.shape) != tuple(shape):
         raise ValueError(
-            f"a prefix of {tuple(start.shape)} came as the start, expected "
+            f"got a prefix of {tuple(start.shape)} as the start, expected "
             f"{tuple(shape)} (keys and values of each layer, length, heads, size); "
             "take a text of as many tokens as the prefix has, and this model's card"
         )
 
 
 def low_rank(rank: int) -> Format:
-    """A prompt [P D] as 8 / sqrt(rank) A B, of A [P rank] and B [rank D]; B starts at
-    zero (arXiv 2309.05173). The factor is the published code's: as Adam's steps have
-    the size of its rate, it is a part of what a rate means."""
+    """A prompt [P D] = 8 / sqrt(rank) A B, with A [P rank] and B [rank D] learnable.
+
+    B starts at zero (DePT, arXiv 2309.05173). The factor is the published code's. It
+    matters: Adam's step size does not depend on the gradient's scale, so the factor
+    sets how far the prompt moves at a given learning rate.
+    """
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         length, width = shape

@@ -1,4 +1,4 @@
-"""Ell, the location: frozen models as forwards whose places have names."""
+"""Ell, the location: adapters that make a frozen model a forward with named sites."""
 
 from reprojax.locations.equinox import equinox
 from reprojax.locations.function import opaque

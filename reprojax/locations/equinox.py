@@ -35,17 +35,17 @@ def equinox(
 ) -> tuple[Forward, PyTree]:
     """(forward, frozen) of a module in evaluation (`eqx.nn.inference_mode`).
 
-    `frozen` is a dictionary of its arrays by attribute names (the places of a list as
-    strings), and of the state's under "state". Sites are named as `linen` names them.
-    The module takes one example, as equinox has it; the forward maps it over the rows,
-    and edits see whole batches all the same, [B L D] also where the module itself maps
-    a layer over its tokens. Only within scan, jit or remat there is one example at a
-    time: an edit there is refused by name. The module itself is not touched.
+    `frozen` is a dictionary of the module's arrays by attribute names (list indices as
+    strings), and of the state's under "state". Sites are named as in `linen`. An
+    equinox module takes one example. The forward maps it over the rows, but edits get
+    whole batches [B L D], also where the module itself maps a layer over its tokens.
+    Inside scan, jit or remat only one example is visible, so an edit there is refused.
+    The module itself is not changed.
 
     Args:
-        call: how it is called with one example, such as
+        call: how to call the module on one example, such as
             lambda m, x: m(x.transpose(2, 0, 1))
-        state: of `eqx.nn.make_with_state`, which batch norm needs; m(x) is then
+        state: of `eqx.nn.make_with_state`, which batch norm needs; m(x) then means
             module(x, state)[0].
         each: False for a module that takes the whole batch; sites inside scan or remat
             then serve all layers, as in linen.
@@ -100,7 +100,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _name(path: tuple) -> str:
-    """Of a leaf of (module, state)."""
+    """The path of a leaf of (module, state)."""
     name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
     return f"state/{name}" if path[0].idx else name
 
@@ -108,16 +108,16 @@ def _name(path: tuple) -> str:
 class _Rows:
     """The edit of a whole batch, called for one example under the vmap over rows.
 
-    custom_vmap takes a value out of every vmap around it. `row` is the example's
-    number, which only the vmap over rows maps: it tells that one from the module's own.
+    custom_vmap takes a value out of every vmap around it. `row` is the example's index.
+    Only the vmap over rows maps it, which tells that vmap from the module's own.
     """
 
     def __init__(self, edit: Edit, here: Any, row: jax.Array) -> None:
         self.edit, self.here, self.row = edit, here, row
 
     def trace(self) -> Any:
-        """What lies around the vmaps: the forward's own trace, or else a scan's, a
-        jit's or a remat's within the module."""
+        """The trace outside the vmaps: the forward's own trace, unless the value lies
+        inside a scan, jit or remat of the module."""
         found = []
 
         def rule(size: int, mapped: list, row: jax.Array) -> tuple[list, list]:
@@ -147,7 +147,7 @@ class _Rows:
         def rule(size: int, mapped: list, row: Any, *given: Any) -> tuple[list, list]:
             of_rows, *flags = mapped
             shown = list(given)
-            if of_rows:  # a value that is the same for all examples gets its rows
+            if of_rows:  # broadcast values that are the same for all examples
                 shown = [_rows(size, *pair) for pair in zip(given, flags, strict=True)]
             edit = self.edit if of_rows else self._lift
             old = structure.unflatten(_put(leaves, places, shown))
@@ -191,15 +191,15 @@ def _put(leaves: list, places: list[int], arrays: Any) -> list:
 
 @dataclass(frozen=True, eq=False)
 class _Tap:
-    """Static in a module, and equal to no other pass's, so that jit and scan, which
-    keep what they traced by the static part, do not meet another pass's edits."""
+    """A static field equal to no other pass's tap: jit and scan key their traces by the
+    static part, so they never reuse a trace with another pass's edits."""
 
     path: str
     visits: Visits
 
 
 def _tap(module: Any, path: str, visits: Visits) -> Any:
-    """The module with taps on all that it holds, and on itself if it has a path."""
+    """The module with taps on all its submodules, and on itself if it has a path."""
     import equinox as eqx
 
     def inner(node: Any) -> bool:
@@ -218,7 +218,7 @@ def _tap(module: Any, path: str, visits: Visits) -> Any:
     return new
 
 
-@cache  # one a class: jax registers each for good
+@cache  # one class for each kind, because jax keeps a registered class forever
 def _tapped(kind: type) -> type:
     import equinox as eqx
 

@@ -1,4 +1,4 @@
-"""What hk.transform gives as a forward, by method interception."""
+"""The result of hk.transform as a forward, by method interception."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from reprojax.locations.visits import Visits, plain, refuse
 def haiku(
     transformed: Any, call: Callable[[Callable, PyTree], PyTree] = plain, **kw: Any
 ) -> Forward:
-    """`transformed.apply(frozen, None, x, **kw)` with a name for every module.
+    """`transformed.apply(frozen, None, x, **kw)` with sites at every module.
 
-    Sites have the names that haiku's params have ("net/~/linear:in"). The frozen tree
-    is what `init` gave: params, or {"params": params, "state": state} of
-    `hk.transform_with_state`. A module that is told `is_training=True` is refused.
+    Sites are named as haiku names params ("net/~/linear:in"). The frozen tree is what
+    `init` gave: params, or {"params": params, "state": state} for
+    `hk.transform_with_state`. A module called with `is_training=True` is refused.
     `hk.scan`, `hk.remat` and `hk.layer_stack` have one site for all layers and steps.
 
     Args:
-        call: how the function is called, such as
+        call: how to call the function, such as
             lambda f, x: f(x, is_training=False)["logits"]
     """
     import haiku as hk
@@ -32,7 +32,7 @@ def haiku(
         refuse("haiku", transformed, "what hk.transform(function) gives")
     apply, place = transformed.apply, 1 + stateful
     takes_key = list(inspect.signature(apply).parameters)[place : place + 1] == ["rng"]
-    key = (None,) if takes_key else ()  # without it dropout raises
+    key = (None,) if takes_key else ()  # without a key, dropout raises
 
     def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         trees = _params_and_state(frozen) if stateful else (frozen,)
@@ -45,7 +45,7 @@ def haiku(
             if ctx.orig_class is not own:  # super().__call__ is no second visit
                 return next_fun(*args, **kwargs)
             if own.__module__ == hk.lift.__module__:
-                # its call only hands the params to a scan, or a vmap
+                # this call only hands the params to a scan or a vmap
                 stacks.enter(ctx.module.module_name, hk.get_params())
                 return next_fun(*args, **kwargs)
             path = stacks.path(ctx.module.module_name, hk.get_params())
@@ -65,11 +65,11 @@ def haiku(
 
 
 class _Stacks:
-    """Full paths of modules within a transform of its own, as in `hk.layer_stack`.
+    """Full paths of modules inside a transform within the function (`hk.layer_stack`).
 
-    Such a transform knows its modules without the stack's name, so that "linear" may be
-    another module than the "linear" outside. Which transform it is its params tell:
-    those that the stack, called just before, took out of the params outside.
+    Such a transform names its modules without the stack's name, so its "linear" may be
+    another module than the "linear" outside. The params that a module sees tell which
+    transform it is in: the stack, called just before, selected them from those outside.
     """
 
     def __init__(self, params: Mapping[str, Any]) -> None:
@@ -96,8 +96,8 @@ class _Stacks:
         )
 
     def _outside(self, params: Mapping[str, Any]) -> bool:
-        """Whether these are the frozen params, as far as a scan or remat lets one see:
-        there they are other tracers of the same names."""
+        """Whether these are the frozen params. Inside scan or remat they are other
+        tracers, so there only the names can be compared."""
         pair = jax.tree.leaves(params), jax.tree.leaves(self.params)
         same = all(a is b for a, b in zip(*pair, strict=True))
         return same or get_opaque_trace_state() != self.here

@@ -17,15 +17,15 @@ def keras(
 ) -> tuple[Forward, PyTree]:
     """(forward, frozen) of a built keras model, called with training=False.
 
-    `frozen` holds its weights by the names of layers, as in `{"dense": {"kernel":
-    ...}}`, without random seeds. Sites are named as `linen` names them, by layers in
-    layers ("block_0/dense:in"). Give layers names of your own: keras counts the others
-    on from model to model. The model keeps its weights; a pass uses those of `frozen`.
+    `frozen` holds the model's weights by layer names, as in `{"dense": {"kernel":
+    ...}}`, without random seeds. Sites are named as in `linen`, nested layers by path
+    ("block_0/dense:in"). Name your layers: keras numbers unnamed ones on from model to
+    model. The model keeps its own weights; a pass uses those of `frozen`.
 
     Args:
-        call: how it is called, such as lambda m, x: m({"pixels": x})["logits"]
+        call: how to call the model, such as lambda m, x: m({"pixels": x})["logits"]
     """
-    library = sys.modules.get("keras")  # whoever has a model has imported it
+    library = sys.modules.get("keras")  # a caller who has a model has imported keras
     if library is None or not isinstance(model, library.Layer):
         refuse("keras", model, "a keras.Model")
     if (backend := library.config.backend()) != "jax":
@@ -42,7 +42,7 @@ def keras(
     calls = {path: layer.call for path, layer in layers.items()}
     variables = _variables({"": model, **layers})
     frozen = unflatten_dict({k: v.value for k, v in variables.items()}, sep="/")
-    lock = RLock()  # keras puts a pass's taps into the one model
+    lock = RLock()  # a pass puts its taps into the one model, so passes take turns
 
     def run(*args: Any, **kwargs: Any) -> Any:
         return model(*args, **{"training": False, **kwargs})
@@ -62,7 +62,7 @@ def keras(
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """(path, layer) of what a model holds, a shared one by its first path."""
+    """(path, layer) of all nested layers; a shared layer has its first path."""
     seen: dict[int, str] = {}
 
     def walk(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -84,7 +84,7 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
 def _variables(layers: Mapping[str, Any]) -> dict[str, Any]:
     """{path: variable} of all weights, each by the innermost layer that has it."""
     owners: dict[int, tuple[str, Any]] = {}
-    for path, layer in layers.items():  # a layer comes before those that it holds
+    for path, layer in layers.items():  # an outer layer precedes its inner layers
         owners.update({id(v): (path, v) for v in layer.weights})
     found: dict[str, Any] = {}
     for path, variable in owners.values():
@@ -109,7 +109,7 @@ def _tap(path: str, function: Callable, visits: Visits) -> Callable:
 def _replaced(
     layers: Mapping[str, Any], taps: Mapping[str, Callable]
 ) -> Iterator[None]:
-    """The layers with taps for their calls. One pass may stand within another."""
+    """The layers with taps in place of their calls. Passes may be nested."""
     before = {path: vars(layer).get("call") for path, layer in layers.items()}
     for path, layer in layers.items():
         object.__setattr__(layer, "call", taps[path])

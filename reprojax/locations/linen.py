@@ -16,15 +16,15 @@ def linen(
     call: Callable[[Callable, PyTree], PyTree] = plain,
     **kw: Any,
 ) -> Forward:
-    """`module.apply(frozen, x, **kw)` with a name for every submodule.
+    """`module.apply(frozen, x, **kw)` with sites at every submodule.
 
-    Its sites are those of `Visits`: "<path>:call", "<path>:in" and "<path>:out", the
-    second call's "<path>#2:in". `nn.scan` has one path, so an edit there serves all
-    layers. `nn.jit` is refused: its one compiled body serves all layers of a class, and
-    later programs too, with the first one's edits.
+    Its sites are those of `Visits`: "<path>:call", "<path>:in" and "<path>:out", and
+    "<path>#2:in" at the second call. The layers of `nn.scan` have one path, so an edit
+    there serves them all. `nn.jit` is refused: its one compiled body serves all layers
+    of a class, and later programs too, with the first program's edits.
 
     Args:
-        call: how the module is called, such as
+        call: how to call the module, such as
             lambda m, x: m(pixel_values=x.transpose(0, 3, 1, 2)).logits
     """
     if not isinstance(module, nn.Module):
@@ -68,8 +68,8 @@ def _refuse_jit(kind: type, path: str) -> None:
 def _is_jitted(kind: type) -> bool:
     """Whether nn.jit made a class or one of its methods.
 
-    Names do not tell (a decorated method changes none, and a Jitter is no jit), but
-    what nn.jit wraps has `lift.jit` in its closure.
+    Names cannot tell: a decorated method keeps its name, and a class may be called
+    Jitter. But what nn.jit wraps has `lift.jit` in its closure.
     """
     methods = (f for base in kind.__mro__ for f in vars(base).values())
     return any(_holds_jit(method) for method in methods)

@@ -19,22 +19,21 @@ def nnx(
 ) -> tuple[Forward, PyTree]:
     """(forward, frozen) of a module in evaluation: no dropout, stored statistics.
 
-    `frozen` is a dictionary by attribute names, as a linen module's "params" are (the
-    places of a list as strings), without random streams. The module itself is not
-    touched, now or later. Sites are named as `linen` names them, by a shared module's
-    first path; a module inside nnx.scan or nnx.vmap has one site for all its layers.
-    Graph mode and tree mode, nnx.jit and nnx.remat are all handled; what lies inside
-    them can be edited but not recorded.
+    `frozen` is a dictionary by attribute names, like a linen module's "params" (list
+    indices as strings), without random streams. The module itself is never changed.
+    Sites are named as in `linen`; a shared module has its first path, and a module
+    inside nnx.scan or nnx.vmap one site for all its layers. Graph mode, tree mode,
+    nnx.jit and nnx.remat are handled; values inside them can be edited, not recorded.
 
     Args:
-        call: how it is called, such as
+        call: how to call the module, such as
             lambda m, x: m(pixel_values=x.transpose(0, 3, 1, 2)).logits
     """
     from flax import nnx
 
     if not isinstance(module, nnx.Module):
         refuse("nnx", module, "a flax.nnx module")
-    # in graph mode whatever flax's setting: it knows shared modules, and takes both
+    # graph mode, whatever flax's setting: it handles shared modules and either state
     graphdef, streams, state = nnx.split(module, nnx.RngState, ..., graph=True)
     flat = nnx.to_flat_state(state)
     arrays = {tuple(map(str, path)): v[...] for path, v in flat}
@@ -43,7 +42,7 @@ def nnx(
             f"{type(module).__name__} has a key both as a number and as a string; "
             "expected names that differ as strings; rename one"
         )
-    variables = {  # without their numbers, which live as long as `frozen` does
+    variables = {  # specs alone, so that no second copy of the arrays stays alive
         tuple(map(str, path)): (path, v.replace(spec_of(v[...]))) for path, v in flat
     }
     frozen, kind = unflatten_dict(arrays), type(module).__name__
@@ -70,8 +69,8 @@ def nnx(
 
 @dataclass(frozen=True, eq=False)
 class _Tap:
-    """Static in a module, and equal to no other pass's: nnx.jit and nnx.remat keep what
-    they traced by the module's static part, and must not meet another pass's edits."""
+    """A static field equal to no other pass's tap: nnx.jit and nnx.remat key their
+    traces by the static part, so they never reuse one with another pass's edits."""
 
     path: str
     visits: Visits
@@ -82,4 +81,6 @@ def _tap(module: Any, tap: _Tap) -> None:
     module._reprojax_tap = tap
 
 
-_tapped = cache(tapped)  # one a class: flax and jax register each for good
+_tapped = cache(
+    tapped
+)  # one for each class: flax and jax keep registered classes forever

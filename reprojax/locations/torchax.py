@@ -1,4 +1,4 @@
-"""A torch module as a forward in JAX, through torchax: an optional extra."""
+"""A torch module as a forward in JAX, through torchax (an optional extra)."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,14 +21,14 @@ def torchax(
     """(forward, frozen) of a torch.nn.Module in evaluation mode, under any jax
     transform.
 
-    `frozen` holds copies of its parameters and buffers by module path, as in
-    `{"layer": {"0": {"weight": ...}}}`; the module itself is not touched. Sites are
-    named as `linen` names them ("layer/0:in"), and edits see jax arrays. A part that
-    torch uses without calling it (the projections of nn.MultiheadAttention) has no
-    site. TorchScript and torch.compile are refused: their inside cannot be reached.
+    `frozen` holds copies of the module's parameters and buffers by path, as in
+    `{"layer": {"0": {"weight": ...}}}`; the module itself is not changed. Sites are
+    named as in `linen` ("layer/0:in"), and edits get jax arrays. A submodule that torch
+    uses without calling it (the projections of nn.MultiheadAttention) has no site.
+    TorchScript and torch.compile are refused: their submodules cannot be reached.
 
     Args:
-        call: how it is called, in torch's terms, such as
+        call: how to call the module, in torch's terms, such as
             lambda m, x: m(pixel_values=x.permute(0, 3, 1, 2)).logits
     """
     torch, env = _environment()
@@ -40,14 +40,14 @@ def torchax(
     tensors = (*own.named_parameters(), *own.named_buffers())
     frozen = {name: env.t2j_copy(t.detach()) for name, t in tensors}
     names = set(frozen)
-    own.to("meta")  # torch's copy of the numbers is not needed any more
+    own.to("meta")  # frees torch's copy of the numbers
     del tensors
     frozen = unflatten_dict({tuple(k.split(".")): v for k, v in frozen.items()})
     passes: list[Visits] = []
     for path, part in own.named_modules():
         if path:
             part.forward = _tapped(part.forward, path.replace(".", "/"), passes, env)
-    lock = RLock()  # torch puts a pass's values into the one module
+    lock = RLock()  # a pass puts its values into the one module, so passes take turns
 
     def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         values = {".".join(k): v for k, v in flatten_dict(frozen).items()}
@@ -82,7 +82,7 @@ def _tapped(forward: Callable, path: str, passes: list[Visits], env: Any) -> Cal
 
 
 def _to_torch(env: Any, tree: Any) -> Any:
-    """Arrays as torchax's tensors, without a copy; torchax knows none of NumPy's."""
+    """Arrays as torchax's tensors, without a copy; torchax takes jax arrays only."""
     from torch.utils import _pytree
 
     return env.j2t_iso(_pytree.tree_map_only(np.ndarray, jnp.asarray, tree))
@@ -102,7 +102,7 @@ def _refuse_compiled(module: Any) -> None:
 
 
 def _register(module: Any, tensor: type) -> None:
-    """Tensors that are plain attributes become buffers: they belong to `frozen`."""
+    """Register tensors that are plain attributes as buffers, so `frozen` has them."""
     for part in module.modules():
         plain_ones = {k: v for k, v in vars(part).items() if isinstance(v, tensor)}
         for name, value in plain_ones.items():
@@ -133,7 +133,7 @@ def _environment() -> tuple[Any, Any]:
 
 @contextmanager
 def _named_overloads(torch: Any) -> Iterator[None]:
-    """torchax 0.0.13 lists operators of named tensors, which torch 2.13 dropped
+    """Let torchax 0.0.13 load with torch 2.13, which dropped operators of named tensors
     (google/torchax issue 101). While it loads, they are mere names: nothing calls them.
     """
     if hasattr(torch.ops.aten.prod, "dim_Dimname"):

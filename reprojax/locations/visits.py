@@ -1,4 +1,4 @@
-"""How the adapters name what passes through a submodule."""
+"""Site names of submodules, shared by the adapters."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -15,13 +15,13 @@ class Visits:
     """One pass through a model.
 
     A submodule has the sites "<path>:call" (its arguments, a tuple and a dict),
-    "<path>:in" (the first of the tuple) and "<path>:out". One that is called again has
-    "<path>#2:in" and so on. What it does by another method than its call (`attend` of
-    a tied nn.Embed) has no site.
+    "<path>:in" (the first argument of the tuple) and "<path>:out"; at its second call
+    "<path>#2:in" and so on. A method other than its call (`attend` of a tied nn.Embed)
+    has no site.
 
-    A body of scan may be traced more than once, and one trace serves all its layers. So
-    each trace numbers anew, and a site inside scan, vmap or remat has one name for all
-    layers and all calls from outside: an edit there serves them all.
+    scan may trace its body more than once, and one trace serves all its layers. So each
+    trace counts calls from one again, and a site inside scan, vmap or remat has one
+    name for all layers and all calls: an edit there serves them all.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class Visits:
     def __call__(
         self, path: str, function: Callable, args: tuple, kwargs: Mapping[str, Any]
     ) -> Any:
-        """function(*args, **kwargs) with its sites."""
+        """Call function(*args, **kwargs) with edits at its sites."""
         visits = self._count()
         visits[path] += 1
         if visits[path] > 1:
             path = f"{path}#{visits[path]}"
         args, kwargs = self.edit(f"{path}:call", (args, kwargs))
-        if args:  # a module may be called by keywords alone
+        if args:  # a module may get keyword arguments only
             args = (self.edit(f"{path}:in", args[0]), *args[1:])
         return self.edit(f"{path}:out", function(*args, **kwargs))
 
@@ -53,14 +53,14 @@ class Visits:
 
 
 def returned(edit: Edit) -> Edit:
-    """The edit, which raises where it forgot to return a value."""
+    """The edit, which raises if it returns None."""
     return lambda site, value: handed_on(site, value, edit(site, value))
 
 
 def check_tree(
     adapter: str, kind: str, expected: Iterable[str], found: Iterable[str]
 ) -> None:
-    """Raise unless the frozen tree has the paths that the adapter gave it."""
+    """Raise unless the frozen tree has the paths of the adapter's tree."""
     if differ := sorted(set(expected) ^ set(found)):
         raise ValueError(
             f"the frozen tree and {kind} differ in {differ[:3]}, expected the tree "
@@ -69,7 +69,7 @@ def check_tree(
 
 
 def refuse(who: str, module: Any, expected: str) -> NoReturn:
-    """Say what came instead of a module, and which adapter takes it."""
+    """Raise: the adapter got another kind of module; name the adapter that takes it."""
     kind = module if isinstance(module, type) else type(module)
     do = "write forward(frozen, x, edit), or take opaque(function) for its two ends"
     if (fits := adapter(module)) is not None:
@@ -84,15 +84,15 @@ def refuse(who: str, module: Any, expected: str) -> NoReturn:
 
 
 def plain(module: Callable, x: Any) -> Any:
-    """How a model is called if nothing else is said."""
+    """The default call of a model."""
     return module(x)
 
 
 def tapped(kind: type, **own: Any) -> type:
-    """A class of modules whose calls are visits of the tap that a module carries.
+    """A subclass whose calls go through the tap that the instance carries.
 
     Args:
-        own: what else the class has.
+        own: further attributes of the class.
     """
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tau, the operator: how a prompt meets the value that is there."""
+"""Tau, the operator: how a prompt is combined with the value at a site."""
 
 from reprojax.operators.additive import add, frame, to_answers
 from reprojax.operators.concatenative import insert, pad, prefix, replace, shift

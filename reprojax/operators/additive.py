@@ -1,6 +1,6 @@
-"""Additive operators: the prompt meets the value in its own place.
+"""Additive operators: the prompt is added to the value, which keeps its shape.
 
-The helpers here serve the other operators too. Arrays go by index, Tokens by position.
+Other operators use the helpers here. Arrays go by index, Tokens by position.
 """
 
 from collections.abc import Callable
@@ -31,12 +31,12 @@ Width = int | tuple[int, int]
 
 
 def cast_like(prompt: Any, value: Shaped[Given, "..."]) -> Shaped[Array, "..."]:
-    """The prompt in the value's type, so that float32 leaves bfloat16 as it is."""
+    """The prompt in the value's dtype, so that adding it keeps bfloat16 bfloat16."""
     prompt = jnp.asarray(prompt)
     floating = [jnp.issubdtype(a.dtype, jnp.floating) for a in (prompt, value)]
     if floating[0] and not floating[1]:
         raise ValueError(
-            f"a prompt of {prompt.dtype} came to a value of {value.dtype}, expected a "
+            f"got a prompt of {prompt.dtype} for a value of {value.dtype}, expected a "
             "float value; put resize(size), or stateless(lambda v: v / 255), before it "
             "in a chain"
         )
@@ -46,7 +46,7 @@ def cast_like(prompt: Any, value: Shaped[Given, "..."]) -> Shaped[Array, "..."]:
 def rows(
     prompt: Shaped[Array, "..."], value: Shaped[Given, "B *value"]
 ) -> Shaped[Array, "B ..."]:
-    """A prompt [P ...], or one for each row [B P ...], as one for each row."""
+    """A prompt [P ...], broadcast to each row [B P ...], or [B P ...] itself."""
     each = prompt.shape[prompt.ndim - (value.ndim - 1) :]
     check_prompt(prompt, (*each[:1], *value.shape[2:]), value)
     return jnp.broadcast_to(cast_like(prompt, value), (value.shape[0], *each))
@@ -55,12 +55,12 @@ def rows(
 def check_prompt(prompt: Any, each: tuple[int, ...], value: Any) -> None:
     """Raise unless a prompt is [*each], or one for each row of a value, [B *each].
 
-    Broadcasting would take others in silence: of width 1, or with rows of their own.
+    Other shapes (of width 1, or with more rows) would broadcast in silence.
     """
     shape, count = tuple(prompt.shape), value.shape[0]
     if shape not in (each, (count, *each)):
         raise ValueError(
-            f"a prompt of shape {shape} came to a value of shape {tuple(value.shape)}, "
+            f"got a prompt of shape {shape} for a value of shape {tuple(value.shape)}, "
             f"expected {each}, or one for each of its {count} rows; let the "
             "format read that, or make the params by the program's init for this model"
         )
@@ -69,7 +69,7 @@ def check_prompt(prompt: Any, each: tuple[int, ...], value: Any) -> None:
 def by_position(
     prompt: Any, value: Tokens, length: int, at: int = 0
 ) -> tuple[Shaped[Array, "B L ..."], Bool[Array, "B L ..."]]:
-    """Row i of the prompt for the token at position at + i, and where there is one."""
+    """(row i of the prompt for the token at position at + i, mask of those tokens)."""
     i = value.position - at
     hit = (i >= 0) & (i < length) & (value.weight > 0)
     pick = jax.vmap(lambda row, i: row[jnp.clip(i, 0, length - 1)])
@@ -78,7 +78,7 @@ def by_position(
 
 
 def check_rows(value: PyTree, needed: int, who: str) -> None:
-    """Raise if an array has fewer rows [B L ...] than an operator needs."""
+    """Raise if an array [B L ...] has fewer rows L than needed; Tokens always pass."""
     if isinstance(value, Tokens):
         return
     if len(value.shape) < 2 or (
@@ -104,14 +104,13 @@ def add(
 ) -> Manipulation:
     """value + mask(shape) * prompt.
 
-    A prompt has the size of one row of the batch: a watermark over an image [H W C].
-    Where the value is Tokens it has the size of one token [D] and is added to each
-    (steering). With `length`, it is [length D] and is added to as many tokens from the
-    position `at` on.
+    A prompt has the shape of one row of the batch: a watermark over an image [H W C].
+    For Tokens it has the shape of one token [D] and is added to each (steering). With
+    `length` it is [length D], added to that many tokens from the position `at` on.
 
     Args:
-        mask: shape of the value -> anything that broadcasts to it, such as `frame(30)`.
-            It is a function of the shape because an array in a closure becomes text in
+        mask: shape of the value -> an array that broadcasts to it, such as `frame(30)`.
+            It is a function, because an array in a closure would become a constant in
             the compiled program.
     """
     check_format("add", fmt)
@@ -161,7 +160,7 @@ def add_first(
 
 
 def both_sides(widths: tuple[Width, ...]) -> list[tuple[int, int]]:
-    """A width as (before, after)."""
+    """Each width as (before, after)."""
     sides = [(w, w) if isinstance(w, int) else (w[0], w[1]) for w in widths]
     for before, after in sides:
         check_sizes("a border", 0, before=before, after=after)
@@ -169,11 +168,11 @@ def both_sides(widths: tuple[Width, ...]) -> list[tuple[int, int]]:
 
 
 def frame(*widths: Width) -> Callable[[tuple[int, ...]], Bool[Array, "..."]]:
-    """A mask: true in a border, false inside it.
+    """A mask that is true in a border and false inside it.
 
     Args:
-        widths: pixels, one width or (before, after) for each axis behind the batch. One
-            width alone holds for the first two axes: `frame(30)` is a square border.
+        widths: pixels, one width or (before, after) for each axis after the batch. A
+            single width holds for the first two axes: `frame(30)` is a square border.
     """
     sides = both_sides(widths * 2 if len(widths) == 1 else widths)
 
@@ -188,14 +187,14 @@ def frame(*widths: Width) -> Callable[[tuple[int, ...]], Bool[Array, "..."]]:
 
 
 def to_answers(fmt: Format) -> Manipulation:
-    """A prompt [D] added to the given Tokens' last one, and to all that are written,
-    as contrastive activation addition steers answers (arXiv 2312.06681)."""
+    """Add a prompt [D] to the last token of the given text and to all generated ones,
+    but to no other token (contrastive activation addition, arXiv 2312.06681)."""
     everywhere = add(fmt)
 
     def apply(params: Params, value: Tokens, scope: Scope) -> Tokens:
         moved = everywhere.apply(params, value, scope)
         chosen = value.position >= last_position(value)
-        if not value.span.last:  # else all of it was written, or none
+        if not value.span.last:  # without the end: all is generated (STEP), or none is
             chosen = jnp.full(chosen.shape, not value.span.first)
         h = jnp.where(chosen[..., None], moved.value, value.value)
         return value._replace(value=h)

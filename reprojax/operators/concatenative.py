@@ -1,4 +1,4 @@
-"""Concatenative operators: the prompt stands beside the value, not on it."""
+"""Concatenative operators: the prompt gets its own rows, pixels or keys."""
 
 from typing import Any
 
@@ -36,11 +36,11 @@ from reprojax.operators.additive import (
 
 
 def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
-    """A prompt [length ...] before row `at` of a value [B L ...]; None: behind the end.
+    """A prompt [length ...] before row `at` of a value [B L ...]; None: at the end.
 
-    In Tokens, what comes behind moves on, and a part of the sequence without that place
-    only moves. A prompt that is itself Tokens brings its own weights (rows with fewer
-    demonstrations than others).
+    In Tokens, positions after it move on; a span of the sequence without that place
+    only moves. A prompt that is itself Tokens brings its own weights, for rows with
+    fewer demonstrations than others.
     """
     check_format("insert", fmt)
     check_sizes("insert", length=length)
@@ -62,7 +62,7 @@ def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
 def insert_rows(
     prompt: Shaped[Array, "B P *D"], value: Shaped[Given, "B L *D"], at: int | None
 ) -> Shaped[Array, "B P+L *D"]:
-    """One prompt for each row of a value, before its row `at`; None: behind the end."""
+    """Insert one prompt for each row before row `at` of the value; None: at the end."""
     value = jnp.asarray(value)
     i = value.shape[1] if at is None else at
     return jnp.concatenate([value[:, :i], prompt, value[:, i:]], axis=1)
@@ -95,9 +95,9 @@ def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> T
 
 
 def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
-    """A prompt [length ...] in place of rows, or of tokens at positions, from `at`.
+    """A prompt [length ...] in place of rows, or of the tokens at positions, from `at`.
 
-    VPT-deep drops the outputs of the previous layer's prompt in this way.
+    VPT-deep replaces the outputs of the previous layer's prompt in this way.
     """
     check_format("replace", fmt)
     check_sizes("replace", length=length)
@@ -120,16 +120,16 @@ def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
 def replace_rows(
     prompt: Shaped[Array, "B P *D"], value: Shaped[Given, "B L *D"], at: int
 ) -> Shaped[Array, "B L *D"]:
-    """One prompt for each row of a value, in place of its rows from `at`."""
+    """Replace rows of the value from `at` by one prompt for each row of the batch."""
     return jnp.asarray(value).at[:, at : at + prompt.shape[1]].set(prompt)
 
 
 def prefix(fmt: Format, length: int) -> Manipulation:
     """Keys and values [length H d] before all others (arXiv 2101.00190).
 
-    At a "kv" site of Tokens they stand at position -1, before all that is asked. At a
-    tuple of sites one prompt [n length H d] serves all, n = 2 for each kv site and 1
-    for each site of keys or of values alone.
+    In Tokens at a "kv" site they have position -1, before every query. At a tuple of
+    sites, one prompt [n length H d] serves all: n counts 2 for each kv site and 1 for
+    each site of keys or of values alone.
     """
     check_format("prefix", fmt)
     check_sizes("prefix", length=length)
@@ -142,10 +142,10 @@ def prefix(fmt: Format, length: int) -> Manipulation:
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         if isinstance(value, Tokens) and not value.span.first:
-            return value  # it lives in the cache by now
+            return value  # a later span: the cache holds the prefix already
         prompt = read_prompt(fmt, params, value, scope)
         pieces, tree = jax.tree.flatten(bare(value))
-        axis = prompt.ndim - pieces[0].ndim  # 1 where each row has its own
+        axis = prompt.ndim - pieces[0].ndim  # 1 if each row has its own prompt
         own = (
             jnp.take(prompt, scope.index * len(pieces) + i, axis=axis)
             for i in range(len(pieces))
@@ -167,10 +167,10 @@ def prefix(fmt: Format, length: int) -> Manipulation:
 
 
 def shift(length: int, positions: int | None = None) -> Manipulation:
-    """Positions move on by `length`: room for a prefix that stands at the kv sites.
+    """Move positions on by `length`, to make room for a prefix at the kv sites.
 
     Args:
-        positions: the model's; a text that then goes beyond them is refused.
+        positions: how many the model has; a longer text raises ValueError.
     """
     check_sizes("shift", 0, length=length)
 
@@ -178,7 +178,7 @@ def shift(length: int, positions: int | None = None) -> Manipulation:
         asked = x.weight.shape[1]
         if positions is not None and asked + length > positions:
             raise ValueError(
-                f"{asked} tokens came behind a prefix of {length}, expected at most "
+                f"got {asked} tokens behind a prefix of {length}, expected at most "
                 f"the model's {positions} positions together; shorten one of them, or "
                 "pad less"
             )
@@ -188,11 +188,11 @@ def shift(length: int, positions: int | None = None) -> Manipulation:
 
 
 def pad(fmt: Format, *widths: Width, overlap: bool = False) -> Manipulation:
-    """The image [B h w C] inside a border of prompt; the prompt has the canvas's size.
+    """The image [B h w C] with a border of prompt; the prompt has the canvas's shape.
 
     Args:
         widths: pixels of border, as in `frame`.
-        overlap: the prompt is added on the image too, and the canvas around it is zero.
+        overlap: add the prompt to the image, too, on a canvas that is zero around it.
     """
     check_format("pad", fmt)
     sides = both_sides(widths * 2 if len(widths) == 1 else widths)

@@ -1,4 +1,4 @@
-"""What is done to an image before a prompt meets it: no prompt, nothing learned."""
+"""Image operations before a prompt: sizes, crops, mirrors. Nothing is learned."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ from reprojax.core.guards import check_sizes
 
 
 def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """uint8 in 0..255 as float32 in [0, 1]; floats pass."""
+    """uint8 in 0..255 as float32 in [0, 1]; floats are returned unchanged."""
     if x.dtype == jnp.uint8:
         return x.astype(jnp.float32) / 255
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -34,8 +34,8 @@ def pixels(x: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 def resize(size: int, method: str = "bilinear") -> Manipulation:
     """Images [B h w C], uint8 or in [0, 1], as RGB floats [B size size 3] in [0, 1].
 
-    Grey images (C = 1) get three equal channels. On the device, inside the jitted step.
-    Shrinking is antialiased.
+    Grey images (C = 1) get three equal channels. Runs on the device, inside the jitted
+    step. Shrinking is antialiased.
     """
     check_sizes("resize", size=size)
 
@@ -55,7 +55,7 @@ def resize(size: int, method: str = "bilinear") -> Manipulation:
 
 
 def augmented(size: int, larger: int) -> Manipulation:
-    """`resize(size)`; in training a square of it from `larger` pixels, and a mirror."""
+    """`resize(size)`; in training, a random crop from `larger` pixels, and a mirror."""
     whole, cut = (
         resize(size),
         chain(resize=resize(larger), crop=crop(size), flip=flip()),
@@ -80,7 +80,7 @@ def _augmentation(function: Callable[[Key | None, Array], Array]) -> Manipulatio
 
 
 def crop(size: int) -> Manipulation:
-    """A square [B size size C] from a random place of each image; else the centre."""
+    """A square [B size size C] at a random place of each image; evaluation: centred."""
     check_sizes("crop", size=size)
 
     def cut(key: Key | None, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
@@ -104,7 +104,7 @@ def crop(size: int) -> Manipulation:
 
 
 def flip() -> Manipulation:
-    """Each image mirrored left to right with probability .5; never in evaluation."""
+    """Mirror each image left to right with probability .5; never in evaluation."""
 
     def mirror(key: Key | None, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         if key is None:

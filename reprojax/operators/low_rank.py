@@ -13,18 +13,17 @@ from reprojax.core.initial import dense
 def low_rank_edit(
     rank: int, first: int, last: int, *, tied: bool = True
 ) -> Manipulation:
-    """h + R^T (W h + b - R h) for some of a prompt's Tokens, R's rows orthonormal
-    (arXiv 2404.03592).
+    """h + R^T (W h + b - R h) at some of a prompt's Tokens, R's rows orthonormal
+    (LoReFT, arXiv 2404.03592).
 
-    As in the authors' code (pyreft), a prompt of L tokens has min(L // 2, first) and
-    min(L // 2, last) tokens edited. A token that is generated is not edited, as it is
-    no part of the prompt.
+    As in the authors' code (pyreft), min(L // 2, first) and min(L // 2, last) tokens of
+    a prompt of L tokens are edited. Generated tokens are not.
 
     Args:
         rank: rows of R and W.
         first: how many of the prompt's first tokens.
         last: how many of its last tokens.
-        tied: one R, W and b for both ends; otherwise one of each for either end.
+        tied: one R, W and b for both ends; otherwise each end has its own.
     """
     ends = ("both",) if tied else ("first", "last")
 
@@ -49,8 +48,8 @@ def low_rank_edit(
 
 
 def _begin(key: Key, width: int, rank: int) -> dict[str, Any]:
-    """R starts orthonormal. Adam's steps have the size of its rate whatever the size of
-    a number is: columns of norm sqrt(D) would hardly turn."""
+    """Params with an orthonormal R. Adam's step has the size of the learning rate, so
+    columns of a large norm, such as sqrt(D), would hardly turn."""
     k = jax.random.split(key)
     basis = orthonormal(jax.random.normal(k[0], (width, rank)))
     return {"basis": basis, "target": dense(k[1], width, (rank,))}
@@ -59,8 +58,8 @@ def _begin(key: Key, width: int, rank: int) -> dict[str, Any]:
 def orthonormal(basis: Float[Array, "D r"]) -> Float[Array, "D r"]:
     """Orthonormal columns that span the same space.
 
-    The QR factor whose R has a positive diagonal. That of LAPACK changes a column's
-    sign where an entry passes zero, and with it the edit, during training.
+    This is the QR factor whose R has a positive diagonal. LAPACK's factor flips a
+    column's sign when a diagonal entry crosses zero: the edit would jump in training.
     """
     columns, triangle = jnp.linalg.qr(basis)
     return columns * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)
@@ -77,9 +76,9 @@ def _edited(net: dict[str, Any], value: Tokens, chosen: Bool[Array, "B L"]) -> T
 def _chosen(
     value: Tokens, first: int, last: int
 ) -> tuple[Bool[Array, "B L"], Bool[Array, "B L"]]:
-    """Which tokens are edited as the prompt's first ones, and which as its last."""
+    """Masks of the tokens edited as the prompt's first ones, and as its last ones."""
     place, real = value.position, value.weight > 0
-    if not value.span.last:  # a beginning, whose length says nothing, or generated
+    if not value.span.last:  # a head, whose prompt's length is unknown, or generated
         return real & (place < first) & value.span.first, jnp.zeros(real.shape, bool)
     length = last_position(value) + 1
     half = length // 2
@@ -90,8 +89,8 @@ def _chosen(
 
 
 def _checked(value: Tokens, first: int, last: int) -> Tokens:
-    """NaN where a shared beginning was read, and edited, that the whole prompt is too
-    short for, or holds some of the last tokens."""
+    """The value, or NaN in rows whose shared head was edited wrongly: the whole prompt
+    is too short for all of `first`, or some of its last tokens lie in the head."""
     if value.span.first or not value.span.last:
         return value
     real, far = value.weight > 0, jnp.iinfo(jnp.int32).max

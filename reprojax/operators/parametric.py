@@ -1,4 +1,4 @@
-"""Parametric operators: the prompt says how a value, or another prompt, changes."""
+"""Parametric operators: learned parameters change a value, or another prompt."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ from reprojax.operators.additive import cast_like, check_prompt
 
 
 def scale_and_shift() -> Manipulation:
-    """scale * value + shift by channel [D] (SSF, Lian et al., arXiv 2210.08823)."""
+    """scale * value + shift for each channel [D] (SSF, arXiv 2210.08823)."""
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
         width = bare(value).shape[-1]
@@ -47,7 +47,7 @@ def scale_and_shift() -> Manipulation:
 
 
 def dropout(rate: float) -> Manipulation:
-    """Zeros at the given rate, the rest scaled up; nothing in evaluation (no key)."""
+    """Zero entries at the given rate and scale up the rest; only with a key."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout got a rate of {rate}, expected 0 <= rate < 1")
 
@@ -66,7 +66,7 @@ def dropout(rate: float) -> Manipulation:
 
 
 def mlp(width: int) -> Manipulation:
-    """tanh(v W) U, the reparametrisation of a prefix (Li & Liang, arXiv 2101.00190)."""
+    """tanh(v W) U, which reparametrises a prefix (Li & Liang, arXiv 2101.00190)."""
     check_sizes("mlp", width=width)
 
     def init(key: Key, value: Any, scope: Scope) -> Params:
@@ -87,7 +87,7 @@ def network(module: nn.Module) -> Manipulation:
     """A linen module as a part, called as module(value, train).
 
     Its "params" are learnable. Every other collection (batch statistics) is fixed; in
-    training its new values are shown by the tap "fixed", which `fit` puts into place.
+    training the tap "fixed" emits its new values, which `fit` stores.
     """
 
     def init(key: Key, value: Any, scope: Scope) -> Params:
@@ -107,9 +107,9 @@ def network(module: nn.Module) -> Manipulation:
 
 
 def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
-    """value [B ...] + net(value) * prompt: each row weighs the prompt by its own mask.
+    """value [B ...] + net(value) * prompt: each row has its own mask of the prompt.
 
-    Sample-specific masks (Cai et al., arXiv 2406.03150), with a `network` as `net`.
+    With a `network` as `net`: sample-specific masks (Cai et al., arXiv 2406.03150).
     """
     check_format("masked_add", fmt)
     check_manipulation("masked_add", net)
@@ -133,7 +133,7 @@ def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
 
 
 def dropped(fmt: Format, rate: float) -> Format:
-    """A prompt with dropout; its params are those of the prompt without."""
+    """A prompt with dropout; its params are those of the prompt without dropout."""
     drop = dropout(rate)
 
     def read(params: Params, value: PyTree, scope: Scope) -> Array:

@@ -80,7 +80,7 @@ def test_rows_of_ids_are_padded_on_a_side():
         jax.tree.map(np.testing.assert_array_equal, found, padded(side))
     found = sequence.padded(QUERIES, fill=7)
     np.testing.assert_array_equal(found.value[1], [2, 6, 5, 7, 7, 7])
-    with pytest.raises(ValueError, match="a row of 6 ids came, expected at most 4"):
+    with pytest.raises(ValueError, match="a row of 6 ids, expected at most 4"):
         sequence.padded(QUERIES, length=4)
 
 

@@ -209,7 +209,7 @@ def test_a_run_goes_on_where_it_stopped(bench, tmp_path, monkeypatch, capsys):
     other = dict.fromkeys((HEAD, *PROMPTS), HOW._replace(rate=1.0))
     problem: Problem = experiment.PROBLEMS["sms-spam"]._replace(training=other)
     monkeypatch.setitem(experiment.PROBLEMS, "sms-spam", problem)
-    with pytest.raises(ValueError, match="other settings:\n  how: came"):
+    with pytest.raises(ValueError, match="other settings:\n  how: got"):
         main(config)
 
 

@@ -346,7 +346,7 @@ def test_bfloat16_stays(m):
 
 
 def test_a_float_prompt_over_bytes_is_refused():
-    with pytest.raises(ValueError, match="prompt of float32 came to a value of uint8"):
+    with pytest.raises(ValueError, match="prompt of float32 for a value of uint8"):
         run(add(soft), jnp.zeros((2, 4, 4, 3), jnp.uint8))
     _, out = run(
         chain(size=resize(4), mark=add(soft)), jnp.zeros((2, 4, 4, 3), jnp.uint8)

@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
             p_tuning_v2(language, targets=T, length=length)
     long = p_tuning_v2(language, targets=T, length=POSITIONS - 5)
-    with pytest.raises(ValueError, match="6 tokens came behind a prefix of 27"):
+    with pytest.raises(ValueError, match="6 tokens behind a prefix of 27"):
         long.init(KEY, language.frozen, x)
     with pytest.raises(ValueError, match="rate of 1.0, expected 0 <= rate < 1"):
         p_tuning_v2(language, targets=T, drop=1.0)

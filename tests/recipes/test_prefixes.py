@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
             prefix_tuning(language, length=length)
     long = prefix_tuning(language, length=POSITIONS - 5)
-    with pytest.raises(ValueError, match="6 tokens came behind a prefix of 27"):
+    with pytest.raises(ValueError, match="6 tokens behind a prefix of 27"):
         long.init(KEY, language.frozen, x)
     with pytest.raises(ValueError, match=f"the ids {V}"):
         keys_and_values(language, [V])

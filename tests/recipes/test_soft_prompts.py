@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_refused():
     for ids, came in (([V], f"the ids {V}..{V}"), ([-1], "the ids -1"), ([], "no ids")):
         with pytest.raises(ValueError, match=f"{came}.*expected some of 0..{V - 1}"):
             from_text(language, ids)
-    with pytest.raises(ValueError, match=r"\[11, 6, 11\] came, expected another one"):
+    with pytest.raises(ValueError, match=r"\[11, 6, 11\], expected another one"):
         label_words([11, 6, 11])
     beyond = prompt_tuning(language, label_words([3, V]), length=P)
     with pytest.raises(ValueError, match=f"classes 3..{V}, expected 0..{V - 1}"):

@@ -310,8 +310,8 @@ def test_a_folder_holds_one_run(tmp_path):
     for resume in (True, False):
         with pytest.raises(ValueError, match="holds another run") as caught:
             Checkpoints(folder, other, resume=resume).__enter__()
-        assert "seed: came 4, expected 3" in str(caught.value)
-        assert "epochs: came 2, expected nothing" in str(caught.value)
+        assert "seed: got 4, expected 3" in str(caught.value)
+        assert "epochs: got 2, expected nothing" in str(caught.value)
         assert "method" not in str(caught.value)
     assert (folder / "identity.json").read_bytes() == before
     assert bits(resumed(folder)) == bits(advanced(begin(), 1))
@@ -354,10 +354,10 @@ def test_another_state_is_refused_leaf_by_leaf(tmp_path):
     with pytest.raises(ValueError, match="of another state") as caught:
         resumed(tmp_path, other)
     for line in (
-        ".step: came int32[], expected float32[]",
-        ".counts['seen']: came float32[2, 2], expected float32[2, 3]",
-        ".counts['heard']: came nothing, expected float32[1]",
-        ".best['better']: came bool[], expected nothing",
+        ".step: got int32[], expected float32[]",
+        ".counts['seen']: got float32[2, 2], expected float32[2, 3]",
+        ".counts['heard']: got nothing, expected float32[1]",
+        ".best['better']: got bool[], expected nothing",
     ):
         assert line in str(caught.value)
     assert steps_in(tmp_path) == [1]

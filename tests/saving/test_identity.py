@@ -211,7 +211,7 @@ def test_each_ingredient_changed_alone_is_refused_by_name(finished, what):
     changes, name = CHANGES[what]
     folder = finished[0]
     before = (folder / "identity.json").read_bytes()
-    with pytest.raises(ValueError, match=rf"another run:(.|\n)*\n  {name}: came"):
+    with pytest.raises(ValueError, match=rf"another run:(.|\n)*\n  {name}: got"):
         train(folder, **changes)
     assert (folder / "identity.json").read_bytes() == before
 
@@ -219,7 +219,7 @@ def test_each_ingredient_changed_alone_is_refused_by_name(finished, what):
 def test_a_change_of_one_thing_names_no_other(finished):
     for what in ("a weight", "an operator's setting", "a rate", "a loss's setting"):
         changes, name = CHANGES[what]
-        line = rf"another run:\n  {name}: came \w+, expected \w+\nchoose"
+        line = rf"another run:\n  {name}: got \w+, expected \w+\nchoose"
         with pytest.raises(ValueError, match=line):
             train(finished[0], **changes)
 
@@ -254,7 +254,7 @@ def test_another_loss_as_the_metric_is_refused(tmp_path):
     """Metrics of losses have one name, and scores on another scale would select."""
     thousandth = metrics.of_loss(weighted(1e-3))
     train(tmp_path, metric=thousandth)
-    with pytest.raises(ValueError, match=r"another run:\n.*\n  metric: came loss, low"):
+    with pytest.raises(ValueError, match=r"another run:\n.*\n  metric: got loss, low"):
         train(tmp_path, metric=metrics.of_loss(weighted(1.0)), epochs=4)
     longer = train(tmp_path, metric=thousandth, epochs=4)
     assert outcome(longer) == outcome(train(metric=thousandth, epochs=4))
@@ -269,11 +269,11 @@ def test_a_cache_is_an_ingredient(tmp_path):
         return outcome(train(tmp_path, **dict(zip(given, kept, strict=True))))
 
     whole = on_values()
-    with pytest.raises(ValueError, match=r"another run:(.|\n)*\n  data: came"):
+    with pytest.raises(ValueError, match=r"another run:(.|\n)*\n  data: got"):
         train(tmp_path, **given)
     assert on_values(folder=tmp_path / "values") == whole
     train(tmp_path / "images", **given)
-    with pytest.raises(ValueError, match=r"\n  data: came(.|\n)*\n  program: came"):
+    with pytest.raises(ValueError, match=r"\n  data: got(.|\n)*\n  program: got"):
         train(tmp_path / "images", **dict(zip(given, cached(*head), strict=True)))
 
 
@@ -287,7 +287,7 @@ def test_more_epochs_give_the_bits_of_a_longer_run(tmp_path):
     longer = train(tmp_path, epochs=4)
     assert len(longer.curves) == 4
     assert outcome(longer) == outcome(train(epochs=4))
-    with pytest.raises(ValueError, match="epochs: came 2, expected 4"):
+    with pytest.raises(ValueError, match="epochs: got 2, expected 4"):
         train(tmp_path)
 
 
@@ -324,7 +324,7 @@ def test_a_folder_of_an_earlier_version_is_refused_in_words(finished, tmp_path):
 
 def test_another_version_of_jax_is_named(finished, monkeypatch):
     monkeypatch.setattr(jax, "__version__", "0.0.1")
-    with pytest.raises(ValueError, match=r"jax: came 0\.0\.1, .*\n.*version of JAX"):
+    with pytest.raises(ValueError, match=r"jax: got 0\.0\.1, .*\n.*version of JAX"):
         train(finished[0])
 
 
@@ -357,7 +357,7 @@ def test_a_callback_needs_a_name(tmp_path):
     assert not list(tmp_path.iterdir())
     train(tmp_path, **given, identity={"callback": "2"})
     given["program"] = called_back(3.0)
-    with pytest.raises(ValueError, match=r"identity\.callback: came 3, expected 2"):
+    with pytest.raises(ValueError, match=r"identity\.callback: got 3, expected 2"):
         train(tmp_path, **given, identity={"callback": "3"})
 
 

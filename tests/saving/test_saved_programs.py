@@ -194,10 +194,10 @@ def test_leaves_that_do_not_fit_are_all_listed(tmp_path):
         fixed = {"input": (jax.ShapeDtypeStruct((2,), jnp.float32), ())}
         load(tmp_path / "p").restore(template._replace(fixed=fixed))
     for line in (
-        "learnable/input/r: came nothing, expected float32[4]",
-        "learnable/output/s: came nothing, expected float32[2]",
-        "learnable/block_0~1attn:in/q: came float32[4], expected nothing",
-        "fixed/input/0: came int32[3], expected float32[2]",
+        "learnable/input/r: got nothing, expected float32[4]",
+        "learnable/output/s: got nothing, expected float32[2]",
+        "learnable/block_0~1attn:in/q: got float32[4], expected nothing",
+        "fixed/input/0: got int32[3], expected float32[2]",
         "build it as the card says: shift with {'keys': ['p', 'q']",
     ):
         assert line in str(caught.value)
@@ -250,7 +250,7 @@ def test_what_cannot_be_kept_is_named_before_anything_is_written(tmp_path):
     assert "learnable/c" not in str(caught.value)
     with pytest.raises(ValueError, match="the card's arguments is not JSON"):
         save(path, Params(), card(arguments={"init": jnp.sin}))
-    with pytest.raises(ValueError, match="two leaves came with the name 'fixed/1'"):
+    with pytest.raises(ValueError, match="two leaves named 'fixed/1'"):
         save(path, Params((), Same()), card())
     assert not list(tmp_path.iterdir())
 
@@ -372,7 +372,7 @@ def test_a_prompt_for_another_model_recipe_or_length_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not those of the program") as caught:
         saved.params_for(other, weights, spec_of(ROWS))
     text = str(caught.value)
-    assert "block_0~1kv: came nothing, expected float32[4, 3, 2, 4]" in text
+    assert "block_0~1kv: got nothing, expected float32[4, 3, 2, 4]" in text
     assert "build it as the card says: prompt-tuning with {'length': 3}" in text
     own = saved._replace(card=saved.card._replace(method="prompt-tunning"))
     with pytest.raises(ValueError, match="did you mean 'prompt-tuning'"):

@@ -188,7 +188,7 @@ def test_a_run_from_given_params_goes_on_with_them():
 def test_params_of_another_program_are_refused(tmp_path):
     settings = {"program": head(3), "epochs": 1}
     start = train(**settings).last
-    with pytest.raises(ValueError, match=r"output/bias: came float32\[3\], .*\[2\]"):
+    with pytest.raises(ValueError, match=r"output/bias: got float32\[3\], .*\[2\]"):
         train(program=head(2), task=NUMBERS, params=start)
     with pytest.raises(ValueError, match="expected the Params"):
         checks.check_start(start.learnable, start)

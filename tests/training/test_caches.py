@@ -206,9 +206,9 @@ def other_preprocessing() -> dict[str, Any]:
 
 
 OTHERS = {
-    "backbone: came": other_backbone,
-    "data: came": other_images,
-    "site: came output/raw, expected conv:out/raw": other_site,
+    "backbone: got": other_backbone,
+    "data: got": other_images,
+    "site: got output/raw, expected conv:out/raw": other_site,
     "preprocessing below that site was another": other_preprocessing,
 }
 

@@ -417,7 +417,7 @@ def test_a_diverged_loss_says_what_to_lower_and_keeps_what_was_saved(tmp_path):
         train(optimizer=broken_from(4), out=tmp_path)
     saved = [p.name for p in (tmp_path / "checkpoints").iterdir()]
     assert saved == ["3"]
-    with pytest.raises(ValueError, match="another run:\n  optimizer: came"):
+    with pytest.raises(ValueError, match="another run:\n  optimizer: got"):
         train(optimizer=broken_from(10**6), out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="in epoch 2"):
         train(optimizer=broken_from(4), out=tmp_path, resume=True)

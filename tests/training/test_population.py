@@ -149,7 +149,7 @@ def test_a_context_for_all_rows_is_the_members_own(how, length):
     found = many(program, how, task=tasks, seeds=[1, 1], epochs=1)
     for task, fitted in zip(tasks, found, strict=True):
         near(fitted, alone(program, task=task, seed=1, epochs=1))
-    with pytest.raises(ValueError, match=r"train.context: came Shared\(.*float32\[4\]"):
+    with pytest.raises(ValueError, match=r"train.context: got Shared\(.*float32\[4\]"):
         many(
             program,
             how,
@@ -181,7 +181,7 @@ def test_tasks_are_of_one_type():
     bytes_ = TASK._replace(holds="pixels")
     parts = {n: getattr(TASK, n) for n in SPLITS}
     parts = {n: s._replace(x=s.x.astype(np.float32)) for n, s in parts.items()}
-    line = r"train.x: came float32\[10,8,8,3\], expected uint8\[10,8,8,3\]"
+    line = r"train.x: got float32\[10,8,8,3\], expected uint8\[10,8,8,3\]"
     with pytest.raises(ValueError, match=line):
         many(task=[bytes_, bytes_._replace(**parts)], seeds=[0, 1])
     wide = {n: s._replace(y=s.y.astype(np.int64)) for n, s in parts.items()}
@@ -295,10 +295,10 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, how):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(owner, name, until_some_have_come)
         many(how=how, settings=SETTINGS, out=tmp_path)
-    with pytest.raises(ValueError, match="settings: came"):
+    with pytest.raises(ValueError, match="settings: got"):
         many(how=how, settings=SETTINGS[::-1], out=tmp_path, resume=True)
     other = FORMS[how == "loop"]
-    with pytest.raises(ValueError, match=f"form: came {other}, expected {how}"):
+    with pytest.raises(ValueError, match=f"form: got {other}, expected {how}"):
         many(settings=SETTINGS, out=tmp_path, resume=True, how=other)
     found = many(how=how, settings=SETTINGS, out=tmp_path, resume=True)
     assert [outcome(a) for a in found] == [outcome(b) for b in expected]
@@ -310,7 +310,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, how):
     for changes, what in cases:
         given: dict[str, Any] = {"how": how, "settings": SETTINGS, "out": tmp_path}
         given["resume"] = True
-        with pytest.raises(ValueError, match=f"another run:(.|\n)*{what}: came"):
+        with pytest.raises(ValueError, match=f"another run:(.|\n)*{what}: got"):
             many(**given | changes)
 
 
@@ -325,7 +325,7 @@ SHORT = TASK._replace(test=split(6, 3))
         ({"task": [TASK] * 2}, r"got {'tasks': 2, 'seeds': 3}"),
         (
             {"task": [TASK, TASK, SHORT]},
-            r"tasks differ:\n  test.x: came uint8\[6,8,8,3\], ",
+            r"tasks differ:\n  test.x: got uint8\[6,8,8,3\], ",
         ),
         ({"epochs": 0}, "got epochs=0, expected a whole number of at least 1"),
         (

@@ -92,16 +92,16 @@ def test_without_a_folder_a_signal_stops_and_says_that_nothing_is_kept(monkeypat
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"seed": 5}, "seed: came 5, expected 4"),
-        ({"epochs": 2}, "epochs: came 2, expected 3"),
-        ({"refresh": "exact"}, "refresh: came exact, expected epoch"),
+        ({"seed": 5}, "seed: got 5, expected 4"),
+        ({"epochs": 2}, "epochs: got 2, expected 3"),
+        ({"refresh": "exact"}, "refresh: got exact, expected epoch"),
         (
             {"identity": {"learning_rate": 0.2}},
-            "identity.learning_rate: came 0.2, expected nothing",
+            "identity.learning_rate: got 0.2, expected nothing",
         ),
         (
             {"task": fitting.TASK._replace(test=fitting.split(5, 9))},
-            r"data: came [0-9a-f]{64}, expected [0-9a-f]{64}",
+            r"data: got [0-9a-f]{64}, expected [0-9a-f]{64}",
         ),
     ],
 )
