@@ -1,7 +1,7 @@
 """Published methods, one short function each, with their papers' own settings.
 
-`METHODS` and `ALIGNMENTS` are the register that the command line reads; each file adds
-its own by `register`, as a user does.
+`METHODS` and `ALIGNMENTS` are the registry that the command line reads. Each file here
+adds its method by `register`, as a user's own file does.
 """
 
 from reprojax.alignments.named import ALIGNMENTS, Alignment, find_alignment

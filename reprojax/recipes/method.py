@@ -1,4 +1,4 @@
-"""What a method is besides its program: what it needs, and how its paper trains it."""
+"""What a method is besides its program: its needs and its paper's training settings."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -17,7 +17,7 @@ from reprojax.training.losses import Loss, cross_entropy
 
 
 class Preset(NamedTuple):
-    """The paper's own training settings, as far as they could be read."""
+    """The paper's training settings, where the paper or its code states them."""
 
     optimizer: Callable[[float, int, int], optax.GradientTransformation]
     """(learning rate, steps an epoch, epochs) -> optimiser with its schedule."""
@@ -28,7 +28,7 @@ class Preset(NamedTuple):
 
 
 class BlackBox(NamedTuple):
-    """The paper's own search, where the model only answers and a budget ends it."""
+    """The paper's search for a model that only answers, under a budget of queries."""
 
     search: Callable[[float, int], Search]
     """(learning rate, steps an epoch) -> search"""
@@ -51,20 +51,21 @@ class Needs(NamedTuple):
     roles: tuple[str, ...] = ()
     """Sites that its card names."""
     access: Access = "gradients"
-    """Gradients through it; values inside it; its answers to inputs, or to texts."""
+    """Gradients through it, values inside it, its answers to inputs, or to texts."""
 
 
 def needs(
     input: type | UnionType, *roles: str, access: Access = "gradients"
 ) -> Callable[[Callable[P, Program]], Callable[P, Program]]:
-    """Marks a recipe `(model, align=None, **sizes) -> Program` by what it needs, and
-    has what it is called with checked before anything is built. A whole number in the
-    alignment's place is a number of classes: recipe(model, 10) is recipe(model,
+    """Mark a recipe `(model, align=None, **sizes) -> Program` with what it needs.
+
+    The marked recipe checks its arguments before it builds anything. An integer in
+    place of the alignment is a number of classes: recipe(model, 10) means recipe(model,
     targets=10).
 
     Raises:
-        ValueError: no model's card, one of another kind of input, one that does not
-            name the roles; what is no alignment in the place of one.
+        ValueError: when called, if the model is not a card, its kind of input is wrong,
+            it lacks one of the roles, or the alignment is not a Manipulation.
     """
     own = Needs(input, roles, access)
 
@@ -90,8 +91,8 @@ def needs(
 
 
 def on_texts(recipe: Callable[P, R]) -> Callable[P, R]:
-    """Marks a recipe whose frozen model is a `Language`, which is asked by texts: it is
-    built from a template, without the model."""
+    """Mark a recipe whose frozen model is a `Language`, which takes and gives texts.
+    It is built from a template, without the model."""
     recipe.needs = Needs(access="texts")  # pyright: ignore[reportFunctionMemberAccess]
     return recipe
 
@@ -100,7 +101,7 @@ def _check_model(who: str, model: Any, own: Needs) -> None:
     if not isinstance(model, Model):
         raise ValueError(
             f"{who} got {type(model).__name__} for the model, expected a card: "
-            "models.load(name), or models.card(network, frozen, ...) of one's own"
+            "models.load(name), or models.card(network, frozen, ...) of your own"
         )
     if not isinstance(model.input, own.input):
         raise ValueError(
@@ -125,34 +126,34 @@ def aligned(
     targets: int | None,
     own: Callable[[int], Manipulation],
 ) -> Manipulation:
-    """The alignment that was given, or the method's own for that many classes."""
+    """The given alignment, or else the method's own for that many classes."""
     if (align is None) == (targets is None):
         came = "neither" if align is None else "both"
         raise ValueError(
-            f"{came} of align and targets came, expected one: an alignment, or the "
+            f"got {came} of align and targets, expected one: an alignment, or the "
             "number of classes for the method's own: recipe(model, targets=10)"
         )
     return own(targets) if align is None else align  # pyright: ignore[reportArgumentType]
 
 
 class Method(NamedTuple):
-    """A recipe under its name, with its paper and its paper's settings."""
+    """A recipe with its name, its paper and the paper's settings."""
 
     name: str
     build: Callable[..., Program]
     """(model, align=None, **sizes) -> program"""
     source: str
-    """The paper, where the preset is from, and what differs from it."""
+    """The paper, the origin of the preset, and what differs from the paper."""
     enters: str
     """Where the prompt enters: "before normalisation", "in front of the words", ..."""
     preset: Preset | BlackBox | None = None
-    """None: nothing is searched for."""
+    """None: the method has nothing to train or search."""
     alignment: str | None = None
-    """The paper's own of `ALIGNMENTS`; None: the recipe brings one, or needs none."""
+    """The paper's own of `ALIGNMENTS`; None: the recipe has one, or needs none."""
     probable: bool = False
-    """Whether its loss is of log probabilities, which not every alignment gives."""
+    """Whether its loss takes log-probabilities, which not all alignments give."""
 
     @property
     def needs(self) -> Needs:
-        """What `needs` marked the recipe with; nothing in particular if it did not."""
+        """What `needs` marked the recipe with; without a mark, no requirements."""
         return getattr(self.build, "needs", Needs())

@@ -1,7 +1,7 @@
-"""The register: every method and alignment by name, and programs built again by it.
+"""The registry: methods and alignments by name, and programs rebuilt from their files.
 
 The command line, `rebuild`, the tables of the documents and the taxonomy read it. One
-of your own joins by one call, and is then used as ours are:
+call adds a method of your own, which is then used like ours:
 
 >>> adam = lambda rate, steps, epochs: optax.adam(rate)
 >>> preset = Preset(adam, .01, epochs=10, batch=64)
@@ -25,18 +25,18 @@ from reprojax.models import Model, Pixels
 from reprojax.recipes.method import BlackBox, Method, Preset
 from reprojax.saving.programs import Card, Saved, check_backbone
 
-_BLANK = learnable(jax.nn.initializers.zeros)  # no start is drawn, to be thrown away
+_BLANK = learnable(jax.nn.initializers.zeros)  # cheap: the saved params replace it
 
 METHODS: dict[str, Method] = {}
-"""By name; `register` adds to them."""
+"""{name: method}; `register` adds to it."""
 
 
 def register(method: Method) -> Method:
-    """Adds a method of your own under its name, and gives it back.
+    """Add a method of your own under its name, and return it.
 
     Raises:
-        ValueError: a name that is taken by another method; what is no `Method`, or
-            whose parts are not what they should be.
+        ValueError: another method has the name; it is not a `Method`; or its preset,
+            recipe or alignment is of a wrong kind.
     """
     if not isinstance(method, Method) or not callable(method.build):
         raise ValueError(
@@ -52,8 +52,8 @@ def register(method: Method) -> Method:
         find_alignment(method.alignment)
     if METHODS.setdefault(method.name, method) != method:
         raise ValueError(
-            f"a method {method.name!r} is there already, expected another name for "
-            f"{method.build.__name__}"
+            f"a method named {method.name!r} is registered already, expected another "
+            f"name for {method.build.__name__}"
         )
     return method
 
@@ -74,7 +74,7 @@ def methods(model: Model[Any] | type | None = None) -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """The method of a name, or an error with the nearest names."""
+    """The method of a name; raise with the nearest names if there is none."""
     do = "; register one of your own first (for a command: --methods FILE)"
     return find("method", name, METHODS, do)
 
@@ -86,12 +86,12 @@ def build(
     alignment: str | None = None,
     **arguments: Any,
 ) -> Program:
-    """The program of a method by its name, for so many classes.
+    """The program of a method, by its name, for that number of classes.
 
     Args:
         alignment: a name of `ALIGNMENTS`; by default the method's own.
-        arguments: of the recipe. "labels" are the ids of `label_words`, in the place of
-            an alignment; a recipe of language models without them writes.
+        arguments: of the recipe. "labels" are ids for `label_words` instead of an
+            alignment; without them a language model's recipe gives Tokens of logits.
     """
     method = find_method(name)
     labels = arguments.pop("labels", None)
@@ -108,15 +108,15 @@ def build(
 def rebuild(
     saved: Saved, model: Model[Any], x: PyTree = None, context: PyTree = None
 ) -> tuple[Program, Params]:
-    """The program of a registered method that a file names, with its params.
+    """The program of the registered method that a file names, with its params.
 
-    `card.method` and `card.arguments` say which, as `build` takes them. Refuses a model
-    of other weights, or one that treats pixels otherwise.
+    `card.method` and `card.arguments` are the arguments of `build`. A model with other
+    weights or another treatment of pixels raises ValueError.
 
     Args:
-        x: a row of the task's input, or its spec, where it is not what the model reads;
+        x: a row of the task's input, or its spec, if it differs from the model's input;
             by default the card's image, or the model's own example.
-        context: of that row, where the program's params hang on its shape.
+        context: of that row, if shapes of the program's params depend on it.
     """
     card = saved.card
     check_backbone(card, model.name, fingerprint(model.frozen))
@@ -136,9 +136,9 @@ def _check_pixels(card: Card, model: Model[Any]) -> None:
     expected = (card.size, tuple(card.mean), tuple(card.std))
     if came != expected:
         raise ValueError(
-            f"{model.name} came with (size, mean, std) = {came}, expected "
-            f"{expected}, with which the program was made; call models.load(..., "
-            "size=..., mean=..., std=...)"
+            f"got {model.name} with (size, mean, std) = {came}, expected {expected}, "
+            "with which the program was trained; call models.load(..., size=..., "
+            "mean=..., std=...)"
         )
 
 

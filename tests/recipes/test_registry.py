@@ -77,7 +77,7 @@ def test_it_is_trained_saved_rebuilt_and_described(mine, tmp_path):
 
 def test_a_name_is_given_once_and_to_a_method(mine, unchecked):
     assert register(mine) is mine
-    with pytest.raises(ValueError, match="'padding' is there already"):
+    with pytest.raises(ValueError, match="'padding' is registered already"):
         register(mine._replace(name="padding"))
     with pytest.raises(ValueError, match="expected a Method"):
         register(shift)
@@ -175,7 +175,7 @@ def test_widths_and_heads_are_known_to_the_card():
 
 
 def test_an_alignment_is_given_once():
-    with pytest.raises(ValueError, match="both of align and targets came"):
+    with pytest.raises(ValueError, match="got both of align and targets"):
         recipes.padding(BACKBONE, one_to_one(3), targets=3)
     with pytest.raises(ValueError, match="an alignment twice"):
         reprogram(BACKBONE.forward, {"output": one_to_one(3)}, label_words([1]))

@@ -1,10 +1,10 @@
-"""Learned vectors added to the words of a text: the additive cells of the embedding.
+"""Learned vectors added to the word embeddings of a text: additive at the embedding.
 
-They are rarely filled. WARP (arXiv 2101.00121), which reprograms a language model, puts
-its vectors beside the words; black-box tuning (arXiv 2201.03514) adds to placeholders
-in front of the text, which makes a soft prompt of them; DePT (arXiv 2309.05173) adds to
-each word by its position, beside a soft prompt. Adding alone is none of these papers':
-it is their operator, and what visual prompting does to pixels.
+Few published methods do this. WARP (arXiv 2101.00121), which reprograms a language
+model, puts its vectors beside the words. Black-box tuning (arXiv 2201.03514) adds to
+placeholders in front of the text, so it learns a soft prompt. DePT (arXiv 2309.05173)
+adds to each word by position, beside a soft prompt. No paper publishes addition alone,
+the analogue of what visual prompting does to pixels.
 """
 
 from jax.nn.initializers import zeros
@@ -29,9 +29,9 @@ def additive_prompt(
 ) -> Program:
     """A vector added to every word's embedding, or one to each of the first `length`.
 
-    From zero, at which it is the bare model. No token is added, and no position lost.
-    The operator of black-box tuning (arXiv 2201.03514) and of DePT (arXiv 2309.05173)
-    by itself, which no paper publishes as a method.
+    It starts at zero, where the program equals the bare model. No token is inserted, so
+    no position is lost. It is the operator of black-box tuning (arXiv 2201.03514) and
+    of DePT (arXiv 2309.05173) without their other parts.
 
     Args:
         align: `label_words(ids)`, `vocabulary_map(...)`; None: Tokens of logits.

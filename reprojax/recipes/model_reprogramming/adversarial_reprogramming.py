@@ -25,18 +25,18 @@ def adversarial_reprogramming(
     inner: int | None = None,
     deviation: float = 1.0,
 ) -> Program:
-    """The image in a learned frame, the first classes as answers (arXiv 1806.11146).
+    """The image in a learned frame, read as the first classes (arXiv 1806.11146).
 
     X = image + tanh(W) around it, in the paper's units: its networks take [-1, 1]. Here
-    it enters before normalisation, in [0, 1], as (1 + tanh(W)) / 2: W = 0 is grey. The
-    answers are log probabilities among all S source classes, of which the paper's loss
-    is minus the one of the label's: train it with `losses.likelihood`. A cross entropy
-    over the T answers would let the other S - T classes have any probability.
+    the frame enters before normalisation, in [0, 1], as (1 + tanh(W)) / 2, so W = 0 is
+    grey. The answers are log-probabilities over all S source classes; train them with
+    `losses.likelihood`, the paper's -log P(label). Cross entropy over the T answers
+    alone would not lower the probability of the other S - T classes.
 
     Args:
-        align: of the log probabilities [B S].
+        align: maps the log-probabilities [B S].
         inner: side of the image in pixels; by default 28 in 224, MNIST's own size.
-        deviation: W starts at N(0, deviation^2); 1 is the re-implementation's.
+        deviation: W starts at N(0, deviation^2); the re-implementation has 1.
     """
     inner = scaled(28, model) if inner is None else inner
     squash = stateless(lambda w: (1 + jnp.tanh(w)) / 2)

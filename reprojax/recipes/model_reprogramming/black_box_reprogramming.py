@@ -23,8 +23,9 @@ def black_box_reprogramming(
 ) -> Program:
     """The image in a learned frame, several classes a target (arXiv 2007.08714).
 
-    The frame is that of adversarial reprogramming, from near grey as in the published
-    code (a standard deviation of .0047 there, .01 here); the answer log probabilities.
+    The frame is that of adversarial reprogramming. It starts near grey as in the
+    published code (a standard deviation of .0047 there, .01 here). Answers are
+    log-probabilities.
 
     Args:
         inner: side of the image in pixels; by default 28 in 224.
@@ -36,11 +37,11 @@ def black_box_reprogramming(
 def one_sided(learning_rate: float = 0.05, steps: int = 100) -> Search:
     """BAR's estimator over 25 directions on the sphere, with Adam (arXiv 2007.08714).
 
-    b is the number of learnable numbers, which makes the mean the gradient. (The
-    published code estimates so, and then descends along the true gradient.)
+    The paper's factor b is the number of learnable numbers, for which the estimate's
+    mean is the gradient. (The published code estimates it, but descends the true one.)
 
     Args:
-        steps: an epoch's; after every two epochs the rate is multiplied by .96.
+        steps: of an epoch; after every two epochs the rate is multiplied by .96.
     """
     optimizer = adam_decayed()(learning_rate, steps, 1)
     return zeroth_order(optimizer, sphere(), count=25, radius=0.1, sides=1)

@@ -1,7 +1,7 @@
 """Padding and watermark prompts, for any label map.
 
-Padding as in the papers of the one-to-one maps (Chen et al., arXiv 2211.11635) and of
-the Bayesian maps (Cai et al., arXiv 2410.24018), watermark as in the second.
+Padding follows the papers of the one-to-one maps (Chen et al., arXiv 2211.11635) and of
+the Bayesian maps (Cai et al., arXiv 2410.24018); watermark follows the second.
 """
 
 import jax
@@ -52,8 +52,8 @@ def watermark(
     """A learned image, at first zero, added to the whole image (arXiv 2410.24018).
 
     Args:
-        augment: a random crop of 224 in 228 and a mirror, in training, as published.
-            It is off by default because a mirrored digit, or letter, is another.
+        augment: in training, a random crop of 224 in 228 and a mirror, as published.
+            Off by default, because a mirrored digit or letter may mean another class.
     """
     size = model.input.size
     whole = operators.resize(size)

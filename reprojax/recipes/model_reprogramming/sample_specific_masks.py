@@ -29,15 +29,15 @@ def sample_specific_masks(
 ) -> Program:
     """x + mask(x) * prompt; a small net makes each image's mask (arXiv 2406.03150).
 
-    The prompt starts at zero, so at the first step no gradient reaches the masks.
+    The prompt starts at zero, so the masks get no gradient at the first step.
 
     Args:
         layers: of the mask network; by default 6 for transformers and 5 for others, as
             published.
         pools: the masks are constant over patches of 2^pools pixels.
-        channels: 3, or 1 mask for all colours.
-        augment: a random crop of 224 in 256 and a mirror, in training, as published;
-            see `watermark` for why it is off.
+        channels: 3 masks, one for each colour, or 1 for all.
+        augment: in training, a random crop of 224 in 256 and a mirror, as published;
+            `watermark` says why it is off.
     """
     layers = (6 if is_transformer(model) else 5) if layers is None else layers
     _check(layers, pools, channels)
@@ -62,7 +62,7 @@ def _check(layers: int, pools: int, channels: int) -> None:
 def _optimizer(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adam in steps; a mask network of six layers has a tenth of the rate, constant."""
+    """Adam in steps; the mask network of a six-layer model has rate / 10, constant."""
     falling = adam_in_steps(learning_rate, steps, epochs)
     constant = optax.adam(learning_rate / 10)
 

@@ -1,4 +1,4 @@
-"""A task in letters of its own, read as a language model's words.
+"""Vocabulary remapping: a task's symbols, read as a language model's words.
 
 Source: Neekhara et al., Adversarial Reprogramming of Text Classification Neural
 Networks (arXiv 1809.01829), the white-box program as in its published code.
@@ -25,14 +25,14 @@ def vocabulary_remapping(
     words: Sequence[int] | None = None,
     steps: int = 500,
 ) -> Program:
-    """A learned map from a task's letters to a frozen model's words (1809.01829).
+    """A learned map from a task's symbols to a frozen model's words (arXiv 1809.01829).
 
     x are Tokens of the task's own ids, 0 to letters - 1: amino acids, digits, another
     vocabulary. Train it with a key, as `fit` does.
 
     Args:
-        align: from the model's answer to the task's classes: `label_words(ids)`, as in
-            the paper a class or more of the model for each, or any map.
+        align: from the model's answer to the task's classes: `label_words(ids)`, one or
+            more of the model's classes for each as in the paper, or any map.
         letters: how many ids the task has.
         width, words, steps: see `remap`.
     """

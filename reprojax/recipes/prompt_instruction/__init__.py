@@ -1,4 +1,4 @@
-"""Prompt instruction: prompts of words, fixed, in front of a frozen language model."""
+"""Prompt instruction: fixed prompts in words, in front of a frozen language model."""
 
 from reprojax.recipes.prompt_instruction.in_context import few_shot, kate, zero_shot
 from reprojax.recipes.prompt_instruction.reasoning import (

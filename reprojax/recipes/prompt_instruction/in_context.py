@@ -1,9 +1,9 @@
-"""Labels chosen by a frozen language model, told by words and by demonstrations.
+"""Classification by a frozen language model from instructions and demonstrations.
 
 A template such as "Review: {text}\\nSentiment: {label}" ends with the label's field.
-Demonstrations are rows of its fields, queries rows without the label. Every recipe
-scores the whole label words; with `one_token=True` it insists on labels of one token
-each, told apart by it, as a model needs that answers with one token's scores.
+Demonstrations are rows of its fields; queries are rows without the label. Recipes score
+whole label words. `one_token=True` requires every label to be a single, distinct token;
+use it for models that return scores for the next token only.
 """
 
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ def zero_shot(
     by: By = "sum",
     calibration: Manipulation | None = None,
 ) -> Procedure:
-    """The likeliest label word behind the query (Brown et al., arXiv 2005.14165).
+    """The most likely label word after the query (Brown et al., arXiv 2005.14165).
 
     Args:
-        instruction: a text in front of the query, with the blank behind it.
+        instruction: a text in front of the query, with the blank that follows it.
         by: "sum" of a label's log-probabilities, or their "mean".
         calibration: by default `calibrated(T)`, which changes nothing until a
-            calibration recipe has estimated it.
+            calibration recipe estimates it.
     """
     dialogue = choose_label(template, labels, by)
     align = label_of(
@@ -69,15 +69,15 @@ def few_shot(
 ) -> Procedure:
     """Demonstrations in front of the query (Brown et al., arXiv 2005.14165).
 
-    Controls are other rows: `random_labels` (Min et al., arXiv 2202.12837),
+    Controls replace the rows: `random_labels` (Min et al., arXiv 2202.12837),
     `flipped_labels` (Wei et al., arXiv 2303.03846), `shuffled` (Lu et al., arXiv
     2104.08786).
 
     Args:
-        rows: in the order in which they will stand; None takes each query's context.
-        instruction: a text in front of them, with the blank behind it.
-        budget, drop: the most tokens, instruction and label counted, and what is left
-            out for it, as in `demonstrations`.
+        rows: demonstrations in the prompt's order; None takes each query's context.
+        instruction: a text in front of them, with the blank that follows it.
+        budget, drop: the most tokens, with instruction and label, and which rows to
+            leave out to meet it, as in `demonstrations`.
     """
     dialogue = choose_label(template, labels, by)
     _, gap, _ = asked(template)
@@ -111,13 +111,11 @@ def kate(
     """Each query's k nearest rows as its demonstrations (Liu et al., arXiv 2101.06804).
 
     Args:
-        embed: texts -> vectors; of rows and queries what stands in the template's
-            question is embedded.
-        distance: "cosine" or "euclidean". The published scripts have the first for
-            encoders that were trained on pairs of sentences, and the second, which is
-            their default, for RoBERTa as it is.
-        last: our default, the nearest stands last, next to the query. In the published
-            code the nearest stands first. Over a budget the farthest are left out.
+        embed: texts -> vectors; the template's question of each row and query.
+        distance: "cosine" or "euclidean". The published scripts use cosine for encoders
+            trained on sentence pairs, and euclidean, their default, for plain RoBERTa.
+        last: whether the nearest row stands last, next to the query (our default; in
+            the published code it stands first). A budget leaves out the farthest rows.
         kw: of `few_shot`: instruction, between, budget, one_token, by, calibration.
     """
     drop = "first" if last else "last"

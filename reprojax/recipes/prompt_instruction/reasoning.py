@@ -1,8 +1,8 @@
-"""Answers that a frozen language model writes, with its reasons before them.
+"""Answers written by a frozen language model after its reasoning.
 
-A template such as "Q: {question}\\nA: {answer}" ends with the field that is written. A
-rule reads the answer off what was written (`number`, `choice`, `words`); what was cut,
-or says nothing by the rule, is counted and not guessed.
+A template such as "Q: {question}\\nA: {answer}" ends with the field to be written. A
+rule (`number`, `choice`, `words`) extracts the answer from the text. Texts that were
+cut, or that the rule finds no answer in, are counted, not guessed at.
 """
 
 from collections.abc import Sequence
@@ -43,16 +43,16 @@ def chain_of_thought(
 ) -> Procedure:
     """Demonstrations that write out their steps (Wei et al., arXiv 2201.11903).
 
-    Demonstrations whose answers are bare make it plain few-shot answering, the control;
-    no rows make it zero-shot.
+    Demonstrations with bare answers give plain few-shot answering, the control; no rows
+    give zero-shot answering.
 
     Args:
-        rows: the answer's field holds the steps and what the rule will look for, such
-            as "5 + 6 = 11. The answer is 11."
-        between: stands behind each demonstration, and ends the answer.
+        rows: the answer's field holds the steps and the phrase that the rule looks for,
+            such as "5 + 6 = 11. The answer is 11."
+        between: separates demonstrations; the model's answer ends where it writes it.
         length: the most tokens of the answer.
-        budget: the most tokens of the prompt; by default the language's context, where
-            it has one, less the answer.
+        budget: the most tokens of the prompt; by default the language's context, if it
+            has one, minus `length`.
     """
     dialogue = ask(
         template,
@@ -88,14 +88,14 @@ def self_consistency(
 ) -> Procedure:
     """The majority of sampled chains of thought (Wang et al., arXiv 2203.11171).
 
-    All samples of a query come from one request, so from one reading of its prompt.
+    All samples of a query are one request, so its prompt is read once.
 
     Args:
-        samples, temperature: the paper's for its largest models; others had .5 with
+        samples, temperature: the paper's for its largest models; others use .5 with
             top_k=40.
     """
     if samples < 2:
-        raise ValueError(f"samples={samples} came, expected at least 2 to agree")
+        raise ValueError(f"got samples={samples}, expected at least 2 for a majority")
     return chain_of_thought(
         template, rows, rule, samples=samples, temperature=temperature, **kw
     )
@@ -112,13 +112,14 @@ def zero_shot_chain_of_thought(
     answer_length: int = 32,
     stop: tuple[str, ...] = (),
 ) -> Procedure:
-    """Reasons by a trigger, then the answer in a second call (arXiv 2205.11916).
+    """Reasoning after a trigger, then the answer in a second call (arXiv 2205.11916).
 
     Source: Kojima et al. By default the answer is the first number, as there.
 
     Args:
-        trigger: stands behind the question; a search may change it.
-        stop: ends the reasons, such as ("\\nQ:",) for a model that asks itself more.
+        trigger: the text after the question; learnable, so a search may change it.
+        stop: texts that end the reasoning, such as "\\nQ:" for a model that goes on to
+            ask another question.
     """
     dialogue = reason_then_answer(
         template, length=length, answer_length=answer_length, stop=stop

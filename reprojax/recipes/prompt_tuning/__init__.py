@@ -1,5 +1,4 @@
-"""Prompts in a frozen transformer: learned tokens, keys and edits, steering vectors, or
-prompts drawn by a net."""
+"""Prompts in a frozen transformer: learned tokens, keys, hidden edits, steering."""
 
 from reprojax.recipes.prompt_tuning.activation_addition import activation_addition
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning

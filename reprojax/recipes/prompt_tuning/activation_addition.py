@@ -1,7 +1,7 @@
 """Steering: activation addition (Turner et al., arXiv 2308.10248) and contrastive
 activation addition (Rimsky et al., arXiv 2312.06681). Nothing is learned.
 
-How layers are numbered is said in `models.language.states`.
+`models.language.states` defines how layers are numbered.
 """
 
 import jax.numpy as jnp
@@ -31,15 +31,14 @@ def activation_addition(
     2308.10248, 2312.06681).
 
     Args:
-        vector: [P D], such as `steering` gives: added to what enters a block at the
-            first P words; where a text is shorter, to those that are written at these
-            places too. [D], such as `contrast` gives: added to what a block puts out,
-            at every word.
-        layer: the block, with the number that its vector was made with.
+        vector: [P D], such as `steering` gives, is added to a block's input at the
+            first P positions, also to generated tokens there if the text is shorter.
+            [D], such as `contrast` gives, is added to a block's output at every token.
+        layer: the block, numbered as for `contrast` and `steering`.
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
-        coefficient: below 0, away from what was wanted.
-        answer: a vector [D] is spared the text that is given, but for its last word,
-            from which the answer goes on, as in arXiv 2312.06681.
+        coefficient: a negative one steers away from the vector's meaning.
+        answer: add the vector [D] only to the last token of the given text and to the
+            generated tokens, not to the rest of the text, as in arXiv 2312.06681.
     """
     vector = jnp.asarray(vector, jnp.float32)
     if vector.ndim not in (1, 2) or vector.shape[-1] != model.width:

@@ -1,5 +1,5 @@
-"""Black-box tuning, BBT (Sun et al., arXiv 2201.03514): a soft prompt without
-gradients, found by evolution in a random subspace."""
+"""Black-box tuning, BBT (Sun et al., arXiv 2201.03514): a soft prompt found without
+gradients, by evolution in a random subspace."""
 
 from collections.abc import Sequence
 
@@ -32,30 +32,30 @@ def black_box_tuning(
 ) -> Program:
     """Words in front of a text, and A z added to their vectors (arXiv 2201.03514).
 
-    z [size] alone is searched for. A is normal, its deviation alpha * deviation /
-    (sigma sqrt(size)), as in the published code: points drawn at a step of sigma are as
-    far apart as words are. (In the paper A is uniform.) An encoder's prompt stands
-    behind its first token, and A z is added behind the layer norm of its embedding, as
-    in the published code: in front of it a step would move the first block's input by
-    several times as much. On a model that only answers (`black_box_texts.only_scores`)
-    and on the model itself the params are the same.
+    Only z [size] is searched. A is normal with deviation alpha * deviation / (sigma
+    sqrt(size)), as in the published code, so that points at a step of sigma are as far
+    apart as word vectors. (In the paper A is uniform.) In an encoder the prompt follows
+    the first token, and A z is added after the embedding's layer norm, as in the
+    published code: added before it, a step would move the first block's input several
+    times as far. The params are the same for the model itself and for one that only
+    answers (`black_box_texts.only_scores`).
 
     Args:
-        align: `label_words(ids)` for a task of classes; None: Tokens of logits, or the
-            answers as they are. (For RoBERTa the published code sets the bias of the
-            words' scores to zero; this does not.)
+        align: `label_words(ids)` for a task of classes; None: Tokens of logits, or
+            unchanged answers. (For RoBERTa the published code zeroes the bias of the
+            words' scores; this does not.)
         length: P, tokens of the prompt.
-        words: ids that the prompt is drawn from, once, by default the vocabulary's
-            first 5,000. (In the published code these tokens are 1000, 1001 and so on.)
-        deviation: of the numbers in the model's word vectors, its table of words even
-            where a norm follows; read from its weights where they are here.
-        alpha, sigma: sigma is the search's own first step.
+        words: ids from which the prompt is drawn, once; by default the vocabulary's
+            first 5,000. (In the published code they are 1000, 1001 and so on.)
+        deviation: standard deviation of the word vectors, before any norm; by default
+            read from the model's weights, where it has them.
+        alpha, sigma: sigma is the search's initial step size.
     """
     check_length(model, length)
     if size < 1 or min(alpha, sigma) <= 0:
         raise ValueError(
-            f"got size={size}, alpha={alpha} and sigma={sigma}, expected at least 1 "
-            "number to be searched for and scales above 0"
+            f"got size={size}, alpha={alpha} and sigma={sigma}, expected a size of at "
+            "least 1 and scales above 0"
         )
     at = 0 if model.input.kind == "causal" else 1  # behind [CLS]
     start = drawn_words(model, words)
@@ -69,13 +69,12 @@ def black_box_tuning(
 
 
 def search(sigma: float = 1.0) -> Search:
-    """The published one (arXiv 2201.03514): CMA-ES from z = 0, 20 points a step.
+    """The published search (arXiv 2201.03514): CMA-ES from z = 0, 20 points a step.
 
-    There each point is judged by all training texts (`batch=len(task.train.y)`), and
-    8,000 points are judged: a budget of 8,000 queries for each training text. At times
-    (every 100 points, or steps where a step is one call) one of the points is judged by
-    the validation texts too, and the best of these is the result. Here it is the best
-    of the last step's points, `checks` times in a run.
+    The paper judges 8,000 points by all training texts each (`batch=len(task.train.y)`
+    and a budget of 8,000 queries for each training text). Every 100 points (or steps)
+    it judges one by the validation texts, too, and returns the best of these. Here, at
+    each of `checks`, that one is the best point of the last step.
     """
     return cma_es(sigma, population=20, result="point")
 

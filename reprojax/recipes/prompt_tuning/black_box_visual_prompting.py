@@ -1,4 +1,4 @@
-"""BlackVIP (Oh et al., arXiv 2303.14773): a small network draws a prompt an image."""
+"""BlackVIP (Oh et al., arXiv 2303.14773): a small network makes a prompt an image."""
 
 from reprojax import models
 from reprojax.alignments import bayesian
@@ -22,12 +22,12 @@ def black_vip(
 ) -> Program:
     """A prompt for each image from an encoder and a decoder (arXiv 2303.14773).
 
-    It enters *after* normalisation, and what comes out is clipped to pixels. The search
-    is `searches.spsa_gc`.
+    It enters *after* normalisation, and the sum is clipped to valid pixels. Train it
+    with `searches.spsa_gc`.
 
     Args:
-        encoder: our own frozen model, whose features are seen; by default the embedded
-            net. The paper's is a masked autoencoder, ViT-B.
+        encoder: a frozen model of ours whose features the decoder reads; by default the
+            embedded net. The paper uses a masked autoencoder, ViT-B.
     """
     encoder = models.load("glyphs") if encoder is None else encoder
     at = {

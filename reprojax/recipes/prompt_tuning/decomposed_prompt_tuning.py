@@ -22,23 +22,23 @@ def decomposed_prompt_tuning(
     words: int = 256,
     initial: Format | None = None,
 ) -> Program:
-    """A short learned prompt, and A B added to the vectors of a text's words, by their
-    places (arXiv 2309.05173). In a model 768 wide the defaults are as many numbers as a
+    """A short learned prompt, and A B added to the text's word vectors by position
+    (arXiv 2309.05173). In a model 768 wide the defaults have as many parameters as a
     prompt of 100 tokens.
 
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
         length: tokens of the prompt.
         rank: of A B, see `low_rank`.
-        words: places of a text that have a row in A, from its beginning, those that are
-            written among them; as many as the model has room for, at most. What is
-            beyond stays as it is.
-        initial: where the prompt starts, as in `prompt_tuning`.
+        words: how many of a text's first positions have a row in A, generated tokens
+            included; at most the positions that the prompt leaves. Later tokens are not
+            changed.
+        initial: the prompt's initial value, as in `prompt_tuning`.
     """
     check_length(model, length)
     (site,) = role(model, "embedding")
     if words < 1:
-        raise ValueError(f"got words={words}, expected at least one place of a text")
+        raise ValueError(f"got words={words}, expected at least 1 position of a text")
     places = min(words, model.input.positions - length)
     start = from_vocabulary(model) if initial is None else initial
     both = chain(words=add(low_rank(rank), places), prompt=insert(start, length))

@@ -22,18 +22,18 @@ def loreft(
     tied: bool = True,
     layers: Sequence[int] | None = None,
 ) -> Program:
-    """Low-rank edits of what blocks put out, one for each block (arXiv 2404.03592).
+    """Low-rank edits of the outputs of blocks, one for each block (arXiv 2404.03592).
 
-    With a beginning that is shared (`decoding.share`), the query holds all of the last
-    tokens that are edited, and the whole prompt has at least 2 * first tokens, or the
+    If a head is shared (`decoding.share`), the query must hold all of the last tokens
+    that are edited, and the whole prompt at least 2 * first tokens; otherwise the
     answer is NaN.
 
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
         rank, first, last: see `low_rank_edit`.
-        tied: our default, one edit for a block's first and last tokens. In pyreft, by
-            default, there is one for each of both.
-        layers: the blocks whose outputs are edited, from 0; by default all, as there.
+        tied: one edit for a block's first and last tokens (our default); pyreft's
+            default is one for each end.
+        layers: the blocks to edit, from 0; by default all, as in pyreft.
     """
     places = outputs(model)
     chosen = range(len(places)) if layers is None else layers
@@ -44,8 +44,8 @@ def loreft(
         )
     if first < 0 or last < 0 or not first + last:
         raise ValueError(
-            f"got first={first} and last={last}, expected numbers of tokens, at least "
-            "one of both together"
+            f"got first={first} and last={last}, expected numbers of tokens from 0, "
+            "not both 0"
         )
     edit = low_rank_edit(rank, first, last, tied=tied)
     at: dict[str, Manipulation] = {places[i]: edit for i in chosen}

@@ -34,23 +34,22 @@ def p_tuning_v2(
 ) -> Program:
     """Learned keys and values at each layer, and a learned head (arXiv 2110.07602).
 
-    What differs from `prefix_tuning`: the prefix itself is learned, no MLP makes it; a
-    linear head tells the classes from the model's features, so that no words name them
-    and nothing is written; an encoder is prompted as a decoder is. The head reads an
-    encoder's first token and a causal model's last one. (In the published code the
-    first token goes through BERT's pooler first, a pretrained layer and tanh that stay
-    frozen. Cards here have none: a model of masked words is saved without it.)
+    What differs from `prefix_tuning`: the prefix itself is learned, without an MLP; a
+    linear head on the model's features predicts the classes, without label words; and
+    encoders are prompted like decoders. The head reads an encoder's first token or a
+    causal model's last one. (The published code first applies BERT's pooler, a frozen
+    pretrained layer with tanh, to the first token. Cards here have no pooler, because
+    masked language models are saved without it.)
 
     Args:
         align: of the features, Tokens [B L D], instead of that head.
         targets: T, the classes that the head tells apart.
-        length: P, keys of each layer. The paper takes it from a search, 8 for BoolQ and
-            128 for RTE.
-        hidden: units of an MLP as in prefix tuning, which the paper found to help some
-            tasks and to harm others.
-        start: the first prefix [2 layers, length, heads, size], such as
-            `keys_and_values`; small and random if not given.
-        drop: rate of the dropout on prefix and features, in training alone.
+        length: P, keys of each layer. The paper searches it: 8 for BoolQ, 128 for RTE.
+        hidden: units of an MLP as in prefix tuning, which by the paper helps some tasks
+            and harms others.
+        start: the initial prefix [2 layers, length, heads, size], such as
+            `keys_and_values`; by default small and random.
+        drop: dropout rate on prefix and features, in training only.
     """
     (features,) = role(model, "features")
     at = prefixed(model, length, hidden, start, 0.02, drop)

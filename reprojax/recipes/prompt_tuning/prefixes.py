@@ -26,15 +26,15 @@ def prefix_tuning(
 ) -> Program:
     """Learned keys and values before the text's own, at each layer (arXiv 2101.00190).
 
-    The text's positions begin behind them. All layers are one prompt [2 layers, length,
-    heads, size], kept under the first layer's site.
+    The text's positions begin after them. The layers share one prompt [2 layers,
+    length, heads, size], kept under the first layer's site.
 
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
-        hidden: units of the MLP that makes the prefix while it is trained; None: the
-            prefix itself is learned.
-        start: the first prefix, such as `keys_and_values(model, ids)` of a text of
-            `length` tokens; random if not given.
+        hidden: units of the MLP that makes the prefix during training; None: the prefix
+            itself is learned.
+        start: the initial prefix, such as `keys_and_values(model, ids)` of a text of
+            `length` tokens; by default random.
     """
     at = prefixed(model, length, hidden, start, deviation=1.0)
     return reprogram(model.forward, at, align)
@@ -48,7 +48,7 @@ def prefixed(
     deviation: float,
     drop: float = 0.0,
 ) -> dict:
-    """{site: manipulation}: a prefix at all layers, and its room (arXiv 2101.00190)."""
+    """{site: manipulation}: a prefix at all layers and the shift that makes room."""
     check_length(model, length)
     plain = learnable(normal(deviation) if start is None else start)
     fmt = plain if hidden is None else reparametrised(hidden, start)
@@ -59,21 +59,22 @@ def prefixed(
 
 
 def without_mlp(model: Model[Words], params: Params) -> Params:
-    """Trained params as those of `prefix_tuning(..., hidden=None)`: the same answers.
+    """Convert trained params to those of `prefix_tuning(..., hidden=None)`.
 
-    The MLP is run a last time, and what it made is all that is kept (arXiv 2101.00190).
+    The answers stay the same: the MLP is run once and only its output, the prefix, is
+    kept (arXiv 2101.00190).
     """
     site = role(model, "kv")[0]
     net = params.learnable.get(site)
     if not isinstance(net, dict) or "vectors" not in net:
         raise ValueError(
             f"the params at {site!r} hold no MLP, expected those of prefix_tuning with "
-            "hidden units; a prefix that was learned itself needs none of this"
+            "hidden units; a prefix learned without an MLP needs no conversion"
         )
     return params._replace(learnable={**params.learnable, site: made(net)})
 
 
-# Of a prefix without the MLP, which moves by the rate alone.
+# Without the MLP a prefix's entries move by about the rate a step: a larger one.
 PLAIN = Preset(adamw_linear, 1e-2, epochs=5, batch=10)
 METHOD = Method(
     "prefix-tuning",

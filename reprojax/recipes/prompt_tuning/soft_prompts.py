@@ -21,14 +21,14 @@ def prompt_tuning(
 ) -> Program:
     """Learned tokens in front of a text's embeddings (arXiv 2104.08691).
 
-    They take the first positions, and the text moves on; padding may be on either side.
+    They take the first positions and shift the text; padding may be on either side.
 
     Args:
-        align: `label_words(ids)` for a task of classes; None: Tokens of logits, to be
-            written from by the engine.
+        align: `label_words(ids)` for a task of classes; None: Tokens of logits, from
+            which `decoding` writes.
         length: P, tokens of the prompt. The paper takes 100 and finds little gain
             above 20.
-        initial: where it starts, `from_vocabulary(model)` if not given;
+        initial: the initial value, by default `from_vocabulary(model)`;
             `from_labels`, `from_text`, or any format, such as `learnable(rows)`.
     """
     check_length(model, length)

@@ -27,14 +27,14 @@ def vpt_deep(
 ) -> Program:
     """Learned tokens in a ViT, new ones at each block (arXiv 2203.12119).
 
-    A later block's tokens *replace* what came out of the earlier ones. They get no
+    A later block's tokens *replace* the outputs of the earlier ones. They get no
     position. The head is linear on the class token's feature [D] and starts as the
-    published one, N(0, 2 / T) and -log 99. Its input is standardised here, so that one
-    learning rate serves backbones whose features differ in scale; theirs is not.
+    published one, N(0, 2 / T) and bias -log 99. Its input is standardised (the paper's
+    is not), so that one learning rate serves backbones whose features differ in scale.
 
     Args:
         length: P, tokens a block.
-        depth: how many blocks have their own; by default all of them.
+        depth: how many blocks have their own; by default all.
     """
     blocks = transformer_blocks(model)[:depth]
     prompt = learnable(as_patches(model))
@@ -48,7 +48,7 @@ def vpt_deep(
 
 
 def _head(targets: int) -> Manipulation:
-    """Each of T answers starts near probability .01, if they were sigmoids."""
+    """A head whose T answers, read as sigmoids, start near probability .01."""
     start = normal((2 / targets) ** 0.5)
     return linear(targets, standardised=True, initial=start, initial_bias=-math.log(99))
 
