@@ -1,4 +1,4 @@
-"""Training loops, and what they are made of (floor 3)."""
+"""Training loops and their parts (floor 3)."""
 
 from reprojax.training.loop import Fitted, fit
 

@@ -1,4 +1,4 @@
-"""Reprogram a model that only answers: no gradients, no weights, a bill.
+"""Reprogram a model that only answers: no gradients, no weights, a budget of queries.
 
 >>> backbone = only_answers(oracle, size=8)  # a card for recipes, as any other
 >>> program = padding(backbone, targets=3, inner=6)
@@ -8,11 +8,10 @@
 True
 
 The program is split at the model's border. Its input side makes the images (or texts:
-see `black_box_texts`) that are sent, its output side makes the task's logits and the
-loss from the answers; both are jitted and run here. *The frozen tree of such a program
-is what the model answered*, so `program.apply(params, answers, x)` is the output side,
-and every label map, loss and recipe works as it is. Sites inside the model do not
-exist.
+see `black_box_texts`) to send. Its output side turns the answers into the task's logits
+and the loss. Both run here, jitted. *The frozen tree of such a program is the model's
+answers*, so `program.apply(params, answers, x)` is the output side, and label maps,
+losses and recipes work unchanged. Sites inside the model do not exist.
 """
 
 import hashlib
@@ -58,7 +57,7 @@ from reprojax.training.losses import Loss, Seen, cross_entropy, judge, mean_loss
 from reprojax.training.metrics import chosen
 from reprojax.training.steps import bar, refresh_maps
 
-SENT = "sent"  # the site of what goes to the model
+SENT = "sent"  # the site of the value that is sent to the model
 
 
 def only_answers(
@@ -70,9 +69,9 @@ def only_answers(
 ) -> Model[Pixels]:
     """A card for an oracle that takes images of size x size pixels.
 
-    A program on it edits "input", "normalized" and "output". With `mean` and `std`, a
-    prompt that enters after normalisation means what it does elsewhere. What is sent is
-    an image: clipped to [0, 1], whatever a prompt made of it.
+    A program on it edits "input", "normalized" and "output". With the `mean` and `std`
+    of a model, a prompt after normalisation has the scale that it has on that model.
+    Pixels are clipped to [0, 1] before they are sent.
     """
     center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
@@ -80,8 +79,8 @@ def only_answers(
         pixels = edit("input", x)
         if pixels.shape[1:] != (size, size, 3):
             raise ValueError(
-                f"images of shape {list(pixels.shape)} are to be sent to {oracle.name},"
-                f" expected [batch, {size}, {size}, 3]; put resize({size}) into a "
+                f"got images of shape {list(pixels.shape)} to send to {oracle.name}, "
+                f"expected [batch, {size}, {size}, 3]; put resize({size}) into a "
                 'chain at "input"'
             )
         if pixels.dtype == jnp.uint8:
@@ -99,10 +98,10 @@ def only_answers(
 def in_process(
     backbone: Model[Pixels], *, chunk: int = 256, mesh: Mesh | None = None
 ) -> Oracle:
-    """A model of our own as an oracle, for studies: one compiled call a chunk.
+    """A local model as an oracle, for studies: one compiled call a chunk.
 
     Args:
-        mesh: the rows of a call are spread over its devices, the weights on each.
+        mesh: devices to divide a call's rows among; each gets a copy of the weights.
     """
     parts = 1 if mesh is None else mesh.size
     spec = lambda *axes: None if mesh is None else NamedSharding(mesh, Spec(*axes))
@@ -112,7 +111,7 @@ def in_process(
 
     def answer(images: Any) -> Any:
         n = len(images)
-        if short := -n % parts:  # each device needs as many rows
+        if short := -n % parts:  # the rows must divide evenly among the devices
             images = jnp.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)])
         return forward(frozen, jax.device_put(images, by_row))[:n]
 
@@ -124,15 +123,15 @@ def in_process(
 
 
 def zero_one(seen: Seen) -> jax.Array:
-    """1 for each error: of no use to a gradient, a loss like any other here."""
+    """1 for each error. It has no useful gradient, but searches here need none."""
     return (chosen(seen.output) != seen.labels).astype(jnp.float32)
 
 
 class Searched(NamedTuple):
-    """A program that was searched for, and what it cost."""
+    """A program found by a search, and the queries it cost."""
 
     params: Params
-    """Selected by validation; without validation, the last."""
+    """The best by validation; without validation, the last."""
     last: Params
     accuracy: dict[str, float]
     """"validation", of the selected params; empty without validation."""
@@ -140,7 +139,7 @@ class Searched(NamedTuple):
     """[checks 3]: queries so far, mean loss of the steps since the last check,
     validation accuracy."""
     queries: dict[str, int]
-    """How many were for "maps", "search" and "validation"."""
+    """The numbers of queries for "maps", "search" and "validation"."""
 
 
 def fit_black_box(
@@ -159,27 +158,27 @@ def fit_black_box(
     identity: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Searched:
-    """Search for a program's learnable params by asking, within a budget of queries.
+    """Search for a program's learnable params by queries, within a budget.
 
-    A query is one image, or text, sent to the model. All of these count: the training
-    images for the first label map; each step's points, each on the step's images; the
-    validation images at each check. The last step has fewer images, so that what stays
-    unspent is less than one image a point. Answers of no use are paid too: where they
-    leave too little, a run that is begun again ends one step, or one check, earlier.
-    The test split is not read: see `evaluate`.
+    A query is one image, or text, sent to the model. The budget covers the training
+    images for the first label map, each step's points on each of the step's images, and
+    the validation images at each check. The last step uses fewer images, so that less
+    than one image a point is left over. Unusable answers also count against the budget.
+    If they used up too much of it, the restarted run stops one step or one validation
+    check early. The test split is not read: see `evaluate`.
 
     Args:
         program: on the card of `only_answers`, or of `black_box_texts.only_scores`.
         search: for `params.learnable`, such as `spsa(...)`.
         batch: images a step.
-        refresh: when label maps are estimated: once, or again after each epoch from the
-            answers that the search paid for anyway.
-        checks: how often the validation images are asked, evenly over the budget; 0:
+        refresh: when label maps are estimated: "once", or again after each epoch from
+            the answers that the search paid for.
+        checks: how often to ask for the validation images, evenly over the budget; 0:
             never, and the last params are the result.
-        log: a file of the answers. The same call goes on with it, after whatever end.
-            A run that differs in anything that its numbers depend on is refused by the
-            name of what differs: see `identity`.
-        identity: what else makes this run itself, as JSON.
+        log: a file of the answers. After any interruption the same call continues from
+            it. A run that differs in anything that affects its numbers raises
+            ValueError, which names what differs: see `identity`.
+        identity: further settings that define this run, as JSON.
     """
     _check_arguments(program, oracle, task, search)
     budget, batch, checks = _settings(budget, batch, checks, refresh)
@@ -220,7 +219,7 @@ def fit_black_box(
                     found = ask.judge(
                         loss, points, params, x, y, unshared(context), here, step
                     )
-            except BudgetSpent:  # answers of no use were paid as well
+            except BudgetSpent:  # unusable answers used up the budget
                 last = True
             if not last:
                 values, seen, params = found
@@ -255,14 +254,14 @@ def fit_black_box(
 def evaluate(
     program: Program, params: Params, oracle: Oracle, split: Split, batch: int = 256
 ) -> float:
-    """The accuracy on a split; it asks for len(split.y) answers, on no budget."""
+    """The accuracy on a split; it costs len(split.y) queries, on no budget."""
     with Account(oracle, len(split.y)) as account:
         ask = _Asking(program, account, bar(0, 0, False))
         return ask.accuracy(params, split, min(batch, len(split.y)))
 
 
 class _Asking(NamedTuple):
-    """A program and whom it asks."""
+    """A program and the account through which it asks."""
 
     program: Program
     account: Account
@@ -280,8 +279,8 @@ class _Asking(NamedTuple):
         context: PyTree,
         key: Key | None,
     ) -> tuple[np.ndarray, PyTree]:
-        """[n B w] of n programs, zero in the rows that are not real and not sent; and
-        what the points showed to running averages, by their mean."""
+        """[n B w], the answers to n programs. Rows that are not real are not sent and
+        get zeros. And the points' new running averages, averaged over the points."""
         n, rows = len(jax.tree.leaves(points.learnable)[0]), int((y >= 0).sum())
         some = max(1, 2 * self.account.oracle.chunk // rows)  # bounds the memory
         found, news = [], []
@@ -317,7 +316,7 @@ class _Asking(NamedTuple):
         return values, sums, estimation.put_news(params, news)
 
     def maps(self, params: Params, split: Split, size: int) -> Params:
-        """The params with label maps from one pass over a split."""
+        """The params with label maps estimated by one pass over a split."""
         total: Any = None
         for x, y, context in in_order(split, size):
             given = x, y, unshared(context), None
@@ -329,7 +328,7 @@ class _Asking(NamedTuple):
         return refresh_maps(self.program, params, total)
 
     def accuracy(self, params: Params, split: Split, size: int) -> float:
-        """The share of right answers on a split."""
+        """The share of correct answers on a split."""
         errors = 0.0
         for x, y, context in in_order(split, min(size, len(split.y))):
             given = x, y, unshared(context), None
@@ -353,7 +352,7 @@ def _sent(
     context: PyTree,
     key: Key | None,
 ) -> tuple[PyTree, PyTree]:
-    """The images of n programs [n B H W C], or what they send else, and their news."""
+    """The images of n programs [n B H W C], or what else they send, and their news."""
     nothing = jnp.zeros((count_rows(x), classes))
 
     def one(learnable: PyTree) -> tuple[PyTree, PyTree]:
@@ -397,11 +396,11 @@ def _judge(
 def _begin(
     program: Program, oracle: Oracle, task: Task, seed: int, loss: Loss
 ) -> Params:
-    """The first params, once it is sure that the program can be asked."""
+    """The initial params; raise first if the program cannot be searched in this way."""
     if task.answers != "class":
         raise ValueError(
-            f"the answers to {task.name} are {task.answers}, expected one class a row; "
-            "a model that only answers is asked for one of them"
+            f"the answers to {task.name} are {task.answers}, expected one class a row, "
+            "because the model only answers with classes; choose another task"
         )
     x, labels, context = taken(task.train, slice(2))
     context = unshared(context)
@@ -430,10 +429,10 @@ def _fingerprint(*trees: PyTree) -> str:
 
 
 def _searched(search: Search, key: Key, learnable: PyTree) -> str:
-    """The points of three steps whose values are made up.
+    """A fingerprint of a search: its points in three steps with made-up values.
 
-    Some searches live on the host and have no jaxpr. What differs later, such as a
-    schedule's end, the log notices by the queries themselves.
+    Some searches run on the host and have no jaxpr. Differences that show later, such
+    as in a schedule's end, appear as queries that differ from the log's.
     """
     state, asked = search.init(key, learnable), []
     for step in range(3):
@@ -450,8 +449,8 @@ def _check_arguments(program: Any, oracle: Any, task: Any, search: Any) -> None:
     check_program(who, program, order)
     if not isinstance(oracle, Oracle):
         raise ValueError(
-            f"{who} got {shown(oracle)} for the oracle, expected an Oracle, which is a "
-            f"model behind a function; in_process(card) gives one; {order}"
+            f"{who} got {shown(oracle)} for the oracle, expected an Oracle, a model "
+            f"behind a function; in_process(card) gives one; {order}"
         )
     check_task(who, task, order)
     if not isinstance(search, Search):
@@ -464,13 +463,13 @@ def _check_arguments(program: Any, oracle: Any, task: Any, search: Any) -> None:
 def _settings(
     budget: Any, batch: Any, checks: Any, refresh: str
 ) -> tuple[int, int, int]:
-    """The first three as whole numbers."""
+    """budget, batch and checks as ints."""
     counts = whole("budget", budget, 1), whole("batch", batch, 1)
     found = *counts, whole("checks", checks)
     if refresh not in ("epoch", "once"):
         raise ValueError(
             f"fit_black_box got refresh={refresh!r}, expected 'epoch' or 'once'; an "
-            "exact map would pay for all training images again"
+            "exact map would query all training images again"
         )
     return found
 
@@ -482,15 +481,15 @@ def _check_budget(
     maps = len(task.train.y) if estimation.estimated(program) else 0
     if budget < maps + checks + n:
         raise ValueError(
-            f"a budget of {budget} queries leaves no step: {maps} are for the label "
-            f"map, {checks} for validation, and a step asks for {n} points on each "
-            "image; give a larger budget, fewer checks or fewer images"
+            f"got a budget of {budget} queries, which leaves no step: {maps} are for "
+            f"the label map, {checks} for validation, and a step needs {n} points on "
+            "each image; give a larger budget, fewer checks or fewer images"
         )
 
 
 def _check_values(values: jax.Array, step: int) -> None:
     if not bool(jnp.isfinite(values).all()):
         raise ValueError(
-            f"the loss of step {step + 1} is not finite: {values.tolist()}; what was "
-            "answered stays in the log; take a smaller radius or smaller steps"
+            f"the loss of step {step + 1} is not finite: {values.tolist()}; the log "
+            "keeps the answers; take a smaller radius or smaller steps"
         )

@@ -1,14 +1,14 @@
-"""Reprogram a language model that only answers: texts and numbers go, scores come.
+"""Reprogram a language model that only returns scores for a text and added vectors.
 
 >>> oracle = scores(language, label_words(words))  # or a service behind a function
 >>> served = only_scores(oracle, language)  # a card for recipes
 >>> program = black_box_tuning(served, deviation=.1, length=2, size=4)
 >>> fitted = fit_black_box(program, oracle, task, search(), budget=100, batch=4)
 
-What is sent is a text's ids, the prompt's placeholders among them, and numbers that the
-service adds to the vectors of its words, of an encoder behind their layer norm (Sun et
-al., arXiv 2201.03514). So the weights, the embedding among them, are never here; what a
-program does there has to be an addition.
+A query is a text's ids, with the prompt's placeholders, and vectors that the service
+adds to the word embeddings (in an encoder after their layer norm; Sun et al., arXiv
+2201.03514). So no weights are needed here, not even the embedding, but a program's edit
+of the embedding must be an addition.
 """
 
 from typing import Any, NamedTuple
@@ -37,20 +37,20 @@ from reprojax.training.black_box import SENT
 
 
 class Asked(NamedTuple):
-    """What is sent, one text a row."""
+    """A query: what is sent, one text a row."""
 
     text: Tokens
-    """Of ids [n L]."""
+    """Ids [n L]."""
     added: Float[Array, "n L D"]
-    """To the vectors of its words, as the first block gets them."""
+    """Added to the word vectors where they enter the first block."""
 
 
 def scores(language: Model[Words], align: Manipulation, *, chunk: int = 64) -> Oracle:
-    """A model of our own as an oracle, for studies: one compiled call a chunk.
+    """A local model as an oracle, for studies: one compiled call a chunk.
 
     Args:
-        align: from Tokens of logits to what is answered [n S], such as
-            `label_words(ids)`, or `last()` for the whole vocabulary.
+        align: from Tokens of logits to the answers [n S], such as `label_words(ids)`,
+            or `last()` for the whole vocabulary.
     """
     place = embedded(language)
     program = reprogram(language.forward, {"output": align})
@@ -79,11 +79,11 @@ def scores(language: Model[Words], align: Manipulation, *, chunk: int = 64) -> O
 def only_scores(oracle: Oracle, language: Model[Words]) -> Model[Words]:
     """A card for an oracle that takes `Asked`.
 
-    A program on it edits "input" (ids), the site of the embedded words, where it finds
-    zeros and leaves what is to be added, and "output", the oracle's answers.
+    A program on it edits "input" (ids), the site of the embedded words, whose value is
+    zeros to which the program adds, and "output", the oracle's answers.
 
     Args:
-        language: gives vocabulary, positions, width and tokeniser; not its weights.
+        language: gives vocabulary, positions, width and tokeniser, but no weights.
     """
     place = embedded(language)
 
@@ -94,8 +94,8 @@ def only_scores(oracle: Oracle, language: Model[Words]) -> Model[Words]:
         added: Any = edit(place, text._replace(value=jnp.zeros(shape)))
         if added.value.shape != shape:
             raise ValueError(
-                f"vectors {added.value.shape[1:]} of a text of {shape[1]} words are "
-                f"to be sent to {oracle.name}, expected one a word, {shape[1:]}; "
+                f"got vectors {added.value.shape[1:]} for a text of {shape[1]} words "
+                f"to send to {oracle.name}, expected one a word, {shape[1:]}; "
                 'insert words at "input", and add to their vectors, as '
                 "black_box_tuning does"
             )
@@ -110,7 +110,7 @@ def only_scores(oracle: Oracle, language: Model[Words]) -> Model[Words]:
 def _check_length(length: int, language: Model[Words]) -> None:
     if length > language.input.positions:
         raise ValueError(
-            f"texts of {length} tokens are to be sent, padding and prompt among them, "
-            f"expected at most {language.input.positions}, the positions of "
-            f"{language.name}; shorten the prompt, or pad less"
+            f"got texts of {length} tokens to send, with padding and prompt, expected "
+            f"at most {language.input.positions}, the positions of {language.name}; "
+            "shorten the prompt, or pad less"
         )

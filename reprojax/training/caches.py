@@ -3,15 +3,15 @@
 >>> values = cached(program, frozen, task, folder="runs/values")
 >>> fitted = fit(*values, optimizer=optax.adam(.01), epochs=2, batch=4)
 
-The params fit the program without a cache too.
+The params fit the program without a cache, too.
 
-A program that learns above the input computes the same values below it in every epoch.
-Recorded once, they take the place of x, and XLA drops what lies below from the compiled
-step, weights included; a head, or a label map, then trains without the model. What is
-fixed down there (a resize at "input") is computed into the values.
+If a program learns only above the input, the values below its lowest edit are the same
+in every epoch. Here they are computed once and take the place of x. XLA removes the
+layers below from the compiled step, with their weights; a head or a label map trains
+without the model. Fixed edits below (a resize at "input") are part of the values.
 
-Refused, by the name of the site: augmented images, a manipulation that reads the task's
-own input, a site inside remat, and a program whose lowest edit is at the input.
+The following raise ValueError with the site's name: augmented images, a manipulation
+that reads the task's own input, a site inside remat, and a lowest edit at the input.
 """
 
 import os
@@ -49,24 +49,24 @@ def cached(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Program, PyTree, Task]:
-    """What `fit` takes, with values of `cache_site` in the place of images.
+    """The arguments of `fit`, with the values at `cache_site` in place of the images.
 
     Args:
         batch: images at once, while the values are computed.
-        folder: where the values are kept, one memory-mapped file a split, and used
-            again; without it they are kept in memory. A folder of another model, other
-            images, another site, or other preprocessing is refused. Of several
-            processes one fills it, before the others are started.
+        folder: where to keep the values, one memory-mapped file a split, and to find
+            them again; by default they are kept in memory. A folder of another model,
+            other images, another site, or other preprocessing raises ValueError. With
+            several processes, one process has to fill the folder beforehand.
 
-    The new program's outer edits (`record`, an auxiliary loss) see that site and those
-    after it; the others raise as unknown, since their values would be no one's.
+    Outer edits of the new program (`record`, an auxiliary loss) see that site and those
+    after it. Recording a site below raises, because those layers are not run.
     """
     check_arguments("cached", program, frozen, task, "folder=...")
     _check_filled(folder)
     size = min(batch, len(task.train.y))
     if len(jax.tree.leaves(task.train.x)) > 1:
         raise ValueError(
-            f"a cache of {task.name} was asked for, whose rows are several arrays "
+            f"got {task.name} to cache, whose rows are several arrays "
             f"({type(task.train.x).__name__}), expected images, or one array; train "
             "without a cache"
         )
@@ -96,8 +96,8 @@ def _check_filled(folder: str | Path | None) -> None:
     if count > 1 and (folder is None or not (Path(folder) / "cache.json").exists()):
         raise ValueError(
             f"cached got folder={folder!r} in {count} processes, expected a folder "
-            "that one process has filled alone; call cached(program, frozen, task, "
-            "folder=...) there first"
+            "that one process has filled alone; first call cached(program, frozen, "
+            "task, folder=...) in one process"
         )
 
 
@@ -106,7 +106,7 @@ def _check_filled(folder: str | Path | None) -> None:
 
 @lru_cache(maxsize=64)  # one program for all seeds, so that they share what is compiled
 def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> Program:
-    """The program with the value at a site in the place of x."""
+    """The program with x in place of the value at a site."""
 
     def init(key: Any, frozen: PyTree, x: Any, context: PyTree = None) -> Params:
         images = jax.ShapeDtypeStruct((x.shape[0], *image), dtype)
@@ -123,13 +123,13 @@ def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> P
     ) -> PyTree:
         shown = False
 
-        # As `given` does, but outer edits see the value, and nothing before it.
+        # Like `given`, but outer edits see the cached value, and no site below it.
         def put(name: str, value: PyTree) -> PyTree:
             nonlocal shown
             shown = shown or name == site
             return edit(name, x if name == site else value) if shown else value
 
-        blank = jnp.zeros((x.shape[0], *image), dtype)  # only its shape matters
+        blank = jnp.zeros((x.shape[0], *image), dtype)  # XLA removes all but its shape
         y = program.apply(params, frozen, blank, context, key=key, edit=put)
         check_sites([site], [site] if shown else [])
         return y
@@ -141,7 +141,7 @@ def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> P
 
 
 class _Plan(NamedTuple):
-    """What is computed for every image."""
+    """What to compute for every image."""
 
     site: str
     shape: tuple[int, ...]
@@ -185,12 +185,12 @@ def _check_finite(site: str, split: str, values: np.ndarray) -> None:
     if floats and not np.isfinite(values.astype(np.float32)).all():
         raise ValueError(
             f"the model gives NaN or infinity at {site!r} for {split} rows, expected "
-            "finite values to be kept; look at the weights and at these rows"
+            "finite values to cache; check the weights and these rows"
         )
 
 
 def _check_room(plan: _Plan, task: Task, folder: Path | None) -> None:
-    """Before anything is computed: whether the values fit."""
+    """Raise, before anything is computed, if the values do not fit."""
     needed = plan.bytes(task)
     free = _memory() if folder is None else shutil.disk_usage(folder).free
     if needed > free:
@@ -204,12 +204,12 @@ def _check_room(plan: _Plan, task: Task, folder: Path | None) -> None:
 
 
 def _memory() -> int:
-    """Bytes that can still be had."""
+    """Bytes of memory available."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(line for line in lines if line.startswith("MemAvailable"))
         return int(free.split()[1]) * 1024
-    except (OSError, StopIteration):  # not Linux: all that there is
+    except (OSError, StopIteration):  # not Linux: take the machine's total
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -236,7 +236,7 @@ def _kept(
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "cache.json").exists():
         with only_writer(folder):
-            if not (folder / "cache.json").exists():  # nor came while we waited
+            if not (folder / "cache.json").exists():  # another may have filled it
                 _write(plan, task, folder, identity)
     arrays = _read(plan, task, folder, identity)
     for name, split in _splits(task).items():
@@ -245,7 +245,7 @@ def _kept(
 
 
 def _write(plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]) -> None:
-    """Each file is renamed when whole, cache.json last: a kill leaves no cache."""
+    """Rename each file when complete, cache.json last, so a kill leaves no cache."""
     for torn in folder.glob("*.npy*"):
         torn.unlink()
     _check_room(plan, task, folder)
@@ -265,7 +265,7 @@ def _write(plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]) -
 
 
 def _stored(dtype: np.dtype) -> np.dtype:
-    """NumPy's files know no bfloat16; they hold its bits."""
+    """The dtype on disk: NumPy has no bfloat16, so its bits are stored as integers."""
     own = dtype.type.__module__ == "numpy"
     return dtype if own else np.dtype(f"u{dtype.itemsize}")
 
@@ -275,11 +275,11 @@ def _read(
 ) -> dict[str, np.ndarray]:
     try:
         there = read_json(folder / "cache.json", dict[str, Any])
-        there.pop("versions")  # for a reader: what they change, the rows show
+        there.pop("versions")  # informative; `_check_rows` finds what they change
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{folder}/cache.json came damaged ({error}), expected what is cached; "
-            "remove the folder to compute the values again"
+            f"{folder}/cache.json is damaged ({error}), expected what describes the "
+            "cache; remove the folder to compute the values again"
         ) from error
     if lines := differences(identity, there):
         raise ValueError(
@@ -300,14 +300,14 @@ def _open(path: Path, plan: _Plan, split: Split) -> np.ndarray:
             raise ValueError(f"{array.dtype}{list(array.shape)}")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} came damaged ({error}), expected {plan.dtype}{list(shape)}; "
+            f"{path} is damaged ({error}), expected {plan.dtype}{list(shape)}; "
             "remove the folder to compute the values again"
         ) from error
     return array.view(plan.dtype)
 
 
 def _check_rows(plan: _Plan, split: Split, array: np.ndarray, folder: Path) -> None:
-    """Compute a few rows again: preprocessing has no name that could be compared."""
+    """Compute a few rows again: a change of preprocessing shows in values only."""
     rows = np.linspace(0, len(split.y) - 1, min(8, len(split.y))).astype(int)
     given = split.x[rows], unshared(taken(split.context, rows))
     new = np.asarray(plan.values(*given)).astype(np.float64)
@@ -317,6 +317,6 @@ def _check_rows(plan: _Plan, split: Split, array: np.ndarray, folder: Path) -> N
         raise ValueError(
             f"{folder} holds other values at {plan.site!r} than the program computes "
             f"now (they differ by {np.abs(new - old).max():.2g}, expected at most "
-            f"{near:.2g}): the preprocessing below that site was another, or the file "
-            "was changed; choose another folder, or remove this one"
+            f"{near:.2g}): the preprocessing below that site changed, or the file did; "
+            "choose another folder, or remove this one"
         )

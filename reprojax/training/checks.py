@@ -1,6 +1,6 @@
-"""What is looked at before a run, and while it runs, so that none is wrong in silence.
+"""Checks before and during a run, so that no run is wrong in silence.
 
-All of it raises ValueError: shapes and settings before anything is compiled, numbers
+All raise ValueError: for shapes and settings before anything is compiled, for numbers
 where they enter.
 """
 
@@ -30,7 +30,7 @@ from reprojax.training.runs import Evaluated, Run
 def check_arguments(
     who: str, program: Any, frozen: Any, task: Any, more: str = "optimizer=..."
 ) -> None:
-    """Raise, before anything else, at what stands in another argument's place."""
+    """Raise at an argument of the wrong kind, such as a task for the frozen tree."""
     order = f"the order is {who}(program, card.frozen, task, {more})"
     check_program(who, program, order)
     if isinstance(frozen, Task):
@@ -40,7 +40,7 @@ def check_arguments(
 
 
 def check_program(who: str, program: Any, order: str) -> None:
-    """Raise at what is no program; `order` says that of the arguments."""
+    """Raise unless it is a program; `order` is the order of the caller's arguments."""
     if not isinstance(program, Program):
         raise ValueError(
             f"{who} got {shown(program)} for the program, expected what reprogram, or "
@@ -49,7 +49,7 @@ def check_program(who: str, program: Any, order: str) -> None:
 
 
 def check_task(who: str, task: Any, order: str) -> None:
-    """Raise at what is no task, or one of texts; `order` says that of the arguments."""
+    """Raise unless it is a task of numbers; `order` as in `check_program`."""
     if not isinstance(task, Task):
         raise ValueError(
             f"{who} got {shown(task)} for the task, expected a Task of three splits; "
@@ -63,7 +63,7 @@ def check_task(who: str, task: Any, order: str) -> None:
 
 
 def check_is_optimizer(optimizer: Any) -> None:
-    """Raise at what is no optimiser of optax, such as a rate, or one not called."""
+    """Raise unless it is an optimiser of optax: not a rate, nor one not yet called."""
     if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
         return
     do = "call optax.adam(.05)"
@@ -71,13 +71,13 @@ def check_is_optimizer(optimizer: Any) -> None:
         do = f"call optax.adam({optimizer})"
     elif callable(optimizer):
         do = f"call it with a learning rate: {name_of(optimizer)}(.05)"
-    raise ValueError(f"optimizer={shown(optimizer)} came, expected one of optax; {do}")
+    raise ValueError(f"got optimizer={shown(optimizer)}, expected one of optax; {do}")
 
 
 def check_settings(
     epochs: Any, batch: Any, refresh: str, accumulate: Any = 1
 ) -> tuple[int, int, int]:
-    """(epochs, batch, accumulate) as whole numbers."""
+    """(epochs, batch, accumulate) as ints; raise unless all are integers from 1."""
     if refresh not in get_args(Refresh):
         raise ValueError(f"fit got refresh={refresh!r}, expected {get_args(Refresh)}")
     counts = {"epochs": epochs, "batch": batch, "accumulate": accumulate}
@@ -89,7 +89,7 @@ def check_settings(
 
 
 def check_run(run: Run) -> None:
-    """Raise, before anything is compiled, where the parts of a run do not fit."""
+    """Raise, before anything is compiled, if the parts of a run do not fit together."""
     x, y, context = run.rows.x, run.rows.y, run.rows.context
     learnable, seen = check_answer(run.program, run.frozen, run.rows, run.sites)
     if run.mesh is not None:
@@ -105,7 +105,7 @@ def check_answer(
 ) -> tuple[PyTree, dict[str, Any]]:
     """The shapes of the learnable params and of what training records.
 
-    Raises where the program does not answer the task.
+    Raises ValueError unless the program's answers have the shape of the task's.
     """
     wanted = ("output", *estimation.raw_sites(program), *sites)
 
@@ -142,10 +142,10 @@ def check_answer(
 def _check_no_counts(
     program: Program, params: Params, seen: Mapping[str, Any], task: Outline
 ) -> None:
-    """Raise at a label map, whose sums hang on each row's class, where rows have none.
+    """Raise at a label map, which needs each row's class, if rows have no class.
 
-    It is found by its sums of the same values under two labels. (A standardisation,
-    whose sums are the same, is estimated without classes.)
+    A label map is told by its sums of the same values under two labels, which differ.
+    (A standardisation's sums are equal: it is estimated without classes.)
     """
     zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
     for site, m in estimation.estimated(program).items():
@@ -166,7 +166,7 @@ def _check_no_counts(
 
 
 def check_learnable(learnable: PyTree) -> None:
-    """Raise at learnable numbers without a gradient: whole numbers, truth values."""
+    """Raise at learnable params without a gradient: integers and bools."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(learnable):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -191,10 +191,10 @@ def check_rows(
     context: PyTree,
     fills: str = "",
 ) -> Any:
-    """Raise unless a loss gives a value for each label, or one number where none fills.
+    """Raise unless a loss gives a value for each label, or a number if none is filler.
 
     Args:
-        fills: why some labels may be no example, or why the batch is cut; see `filled`.
+        fills: why some rows may be filler, or why the batch is cut; see `filled`.
 
     Returns:
         The spec of the value.
@@ -203,15 +203,15 @@ def check_rows(
     given = seen, labels, learnable, x, context, key, step
     if not takes(loss, None):
         raise ValueError(
-            f"the loss ({name_of(loss)}) is one of {arguments(loss)}, expected "
-            "a function of (seen); read seen.output, seen.labels and seen.learnable"
+            f"the loss ({name_of(loss)}) takes {arguments(loss)}, expected a function "
+            "of (seen); read seen.output, seen.labels and seen.learnable"
         )
     try:
         found = jax.eval_shape(partial(judge, loss), *given)
     except KeyError as error:
         raise ValueError(
-            f"the loss asks for {error}, expected what is recorded and learned: "
-            f"{sorted(seen)} are recorded; record a site by record_sites=({error},)"
+            f"the loss asks for {error}, expected what is recorded: {sorted(seen)}; "
+            f"record a site by record_sites=({error},)"
         ) from error
     except MISTAKES as error:
         raise ValueError(
@@ -237,7 +237,7 @@ def check_rows(
 
 
 def check_metrics(metrics: tuple[Metric, ...], *given: Any) -> None:
-    """Raise where a metric cannot read what a program answers.
+    """Raise if a metric cannot read the program's answers.
 
     Args:
         given: specs of what is recorded, labels, learnable, x and the context.
@@ -255,7 +255,7 @@ def check_metrics(metrics: tuple[Metric, ...], *given: Any) -> None:
 
 
 def check_slope(value: Any) -> None:
-    """Raise for a loss without a gradient: whole numbers, truth values, complex."""
+    """Raise at a loss without a gradient: of integers, bools or complex numbers."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"the loss gave numbers of type {value.dtype}, which have no gradient, "
@@ -264,7 +264,7 @@ def check_slope(value: Any) -> None:
 
 
 def filled(task: Outline, mesh: Mesh | None = None, accumulate: int = 1) -> str:
-    """Why labels of a batch may be -1, or are seen in parts; empty where neither."""
+    """Why a batch has labels -1 or is cut into parts; empty if neither holds."""
     size = task.size
     if accumulate > 1:
         return f"accumulate={accumulate} cuts a batch into parts"
@@ -301,15 +301,15 @@ def check_optimizer(
     except (AttributeError, TypeError) as error:
         raise ValueError(
             f"the optimiser cannot update the learnable params ({error}), expected one "
-            "whose params are that very tree and that asks for value, grad and "
+            "whose params are exactly that tree and that asks for value, grad and "
             "value_fn at most; instead of optax.lookahead, whose params are a pair, "
-            "take an average of params, such as optax.contrib.schedule_free, and name "
-            "it by evaluated="
+            "take an average of params, such as optax.contrib.schedule_free, with "
+            "evaluated="
         ) from error
     if searches and accumulate > 1:
         raise ValueError(
-            f"the optimiser searches along a line and got accumulate={accumulate}, "
-            "expected 1, since each trial needs the loss of the whole batch"
+            f"the optimiser does a line search and got accumulate={accumulate}, "
+            "expected 1, because each trial needs the loss of the whole batch"
         )
     _check_same(moved, learnable, "the optimiser's update")
     if evaluated is not None:
@@ -329,10 +329,10 @@ def _check_same(found: PyTree, expected: PyTree, name: str) -> None:
 
 
 def check_start(came: Any, expected: Params) -> None:
-    """Raise unless params to start from are like those that a program draws."""
+    """Raise unless the params to start from are of the program's tree and shapes."""
     if not isinstance(came, Params):
         raise ValueError(
-            f"params={value_text(came)} came, expected the Params that init gives; "
+            f"got params={value_text(came)}, expected the Params that init gives; "
             "call Params(learnable, fixed) on their two trees"
         )
     lines = differences(specs(came), specs(expected))
@@ -353,7 +353,7 @@ def _is_finite(leaf: jax.Array) -> jax.Array:
 
 
 def not_finite(tree: PyTree) -> list[str]:
-    """The paths of leaves that hold NaN or infinity: a reduction of each, once."""
+    """The paths of leaves with NaN or infinity; one transfer to the host for all."""
     floats = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -367,38 +367,36 @@ def _refuse(names: Iterable[str], what: str, advice: str) -> None:
     if names := [*names]:
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         raise ValueError(
-            f"{what} are not finite in {', '.join(map(repr, names[:4]))}{more} (NaN or "
-            f"infinity came), expected finite numbers; {advice}"
+            f"{what} are not finite in {', '.join(map(repr, names[:4]))}{more}: got "
+            f"NaN or infinity, expected finite numbers; {advice}"
         )
 
 
 def check_frozen(frozen: PyTree) -> None:
-    """Raise for weights that are not finite, by name."""
-    advice = "no training mends them: load or convert the weights again"
+    """Raise at weights that are not finite, with their names."""
+    advice = "training cannot repair them: load or convert the weights again"
     _refuse(not_finite(frozen), "the frozen weights", advice)
 
 
 def check_params(params: Params, who: str = "the program") -> None:
-    """Raise for first params that are not finite, by name."""
-    advice = "look at what its init makes of the arrays that it got"
+    """Raise at initial params that are not finite, with their names."""
+    advice = "look at what its init computes from the arrays that it got"
     _refuse(not_finite(params._asdict()), f"the first params of {who}", advice)
 
 
 def check_statistics(sums: PyTree, rows: str) -> None:
-    """Raise for sums of a label map, or running averages, that are not finite."""
-    advice = (
-        "the model's answers to them overflow, or the values that go in are not finite"
-    )
+    """Raise at sums of a label map, or running averages, that are not finite."""
+    advice = "the model's answers to them overflow, or the inputs are not finite"
     _refuse(not_finite(sums), f"the statistics of {rows}", advice)
 
 
 def check_first(losses: Iterable[jax.Array]) -> None:
-    """Raise where no loss was finite at a first step, which no learning rate caused."""
+    """Raise if all losses of a first step are not finite; no learning rate did that."""
     values = [float(loss) for loss in losses]
     if not any(map(jnp.isfinite, values)):
         raise ValueError(
             f"the loss of the first step is not finite ({values[0]}), before anything "
-            "was learned, so that the learning rate is not the cause: either the "
+            "was learned, so the learning rate is not the cause: either the "
             "model's answers to these rows overflow, or the loss of a right row is not "
             "finite, or a weight of its Rows is negative; look at "
             'record(program.apply, ["output"]), or set JAX_DEBUG_NANS=1'
@@ -406,7 +404,7 @@ def check_first(losses: Iterable[jax.Array]) -> None:
 
 
 class Diverged(ValueError):
-    """A run whose loss or params are not finite any more, and the state that it had."""
+    """A run whose loss or params stopped being finite, with its state."""
 
     def __init__(self, said: str, state: Any) -> None:
         super().__init__(said)
@@ -415,7 +413,7 @@ class Diverged(ValueError):
 
 def check_loss(state: Any, epoch: int, step: int) -> None:
     """Raise if a run diverged (its `TrainState`), or if its statistics did."""
-    # The params too: what the last step of all broke, no later loss would show.
+    # Check the params too: no later loss shows what the very last step broke.
     if not_finite((state.loss, state.params.learnable)):
         raise Diverged(
             f"the loss diverged in epoch {epoch + 1} (by step {step}); "

@@ -1,15 +1,14 @@
-"""What was compiled once serves every program that computes the same.
+"""Share a compiled function between programs that compute the same.
 
-`jax.jit` knows a function by its identity, and so compiles anew for a program that the
-same call of a recipe made, or for another `optax.adam(.05)`. Here a function is traced
-first, which costs little, and known by its jaxpr: every operation with its settings,
-the types of what goes in, and the bytes of each array that it closes over. What runs is
-that jaxpr, and not the function that happened to come first, so nothing that jax would
-trace in another way is mistaken: other settings of jax, and other values of a global,
-give another jaxpr.
+`jax.jit` knows a function by identity, so it compiles anew for the program of a second
+equal recipe call, or for another `optax.adam(.05)`. Here a function is traced first,
+which is cheap, and known by its jaxpr: every operation with its settings, the types of
+the inputs, and the bytes of each array that it closes over. That jaxpr is what runs,
+not one of the functions, so programs that jax would trace differently are never
+confused: another setting of jax, or another value of a global, gives another jaxpr.
 
-Settings are compared by their own equality. Where that is identity, as for a callback
-into Python, there is no sharing. The least recently used executables are dropped.
+Settings are compared by ==. Where that means identity, as for a callback into Python,
+nothing is shared. The least recently used executables are dropped.
 """
 
 import hashlib
@@ -26,8 +25,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from reprojax.core import PyTree
 
 KEPT = 64
-"""Executables, a few of each run: its step, its evaluation, its label maps."""
-# Of a jaxpr that is run and not differentiated, these decide nothing.
+"""How many executables to keep; a run has a few: step, evaluation, label maps."""
+# Settings that do not matter for a jaxpr that is run and never differentiated.
 IDLE = {
     "custom_jvp_call": {"jvp_jaxpr_fun"},
     "custom_vjp_call": {"fwd_jaxpr_thunk", "bwd", "out_trees"},
@@ -40,12 +39,12 @@ _executables: OrderedDict[tuple, Callable[..., Any]] = OrderedDict()
 
 
 class Compiled:
-    """function(*static, *args, **options), compiled for args like the first ones.
+    """function(*static, *args, **options), compiled for the shapes of the first args.
 
     Args:
-        function: plain, or what `jax.jit` made of it.
+        function: plain, or the result of `jax.jit`.
         static: what it closes over, such as a program: hashable, as are the options.
-        donate: which of the args are given away.
+        donate: indices of the args whose buffers are donated.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Compiled:
         donate: tuple[int, ...] = (),
         **options: Any,
     ) -> None:
-        plain = getattr(function, "__wrapped__", function)  # of what jit made
+        plain = getattr(function, "__wrapped__", function)  # undo jit
         self._jitted = _jitted(plain, static, tuple(options.items()))
         self._name, self._donate = function.__name__, donate
         self._run: Callable[..., Any] | None = None
@@ -65,13 +64,13 @@ class Compiled:
         return run(*args)
 
     def bound(self, *args: PyTree) -> Any:
-        """The jitted function of args like these."""
+        """The jitted function for args of these shapes."""
         traced = self._jitted.trace(*args)
         trees = jax.tree.structure(args), jax.tree.structure(traced.out_info)
         return _shared(traced.jaxpr, trees, self._donate, self._name)
 
 
-@lru_cache(maxsize=KEPT)  # traces of the very objects are jax's own to remember
+@lru_cache(maxsize=KEPT)  # so that jax finds its trace of the same objects again
 def _jitted(function: Callable, static: tuple, options: tuple) -> Any:
     return jax.jit(partial(function, *static, **dict(options)))
 
@@ -93,7 +92,7 @@ def _runner(closed: ClosedJaxpr, trees: tuple, donate: tuple, name: str) -> Any:
         made = [(a.shape, a.dtype) for a in closed.in_avals]
         if tree != trees[0] or found != made:
             raise ValueError(
-                f"{name} came with {found}, expected what it was compiled for: {made}; "
+                f"{name} got {found}, expected what it was compiled for: {made}; "
                 "make another Compiled for other shapes"
             )
         return jax.tree.unflatten(trees[1], jaxpr_as_fun(closed)(*leaves))
@@ -102,7 +101,7 @@ def _runner(closed: ClosedJaxpr, trees: tuple, donate: tuple, name: str) -> Any:
     return jax.jit(run, donate_argnums=donate)
 
 
-# -- a jaxpr as something that is hashed and compared
+# -- a jaxpr as a hashable value
 
 
 def _closed(closed: ClosedJaxpr, known: dict[int, tuple]) -> tuple:
@@ -136,7 +135,7 @@ def _jaxpr(jaxpr: Jaxpr, known: dict[int, tuple]) -> tuple:
 
 
 def _value(value: Any, known: dict[int, tuple]) -> Any:
-    """A setting; equal ones are the same to the bit: 1 is not True, and -0. not 0."""
+    """A setting as a value that is equal for equal bits: 1 is not True, nor -0. 0."""
     if isinstance(value, ClosedJaxpr):
         return _closed(value, known)
     if isinstance(value, Jaxpr):
@@ -158,7 +157,7 @@ def _value(value: Any, known: dict[int, tuple]) -> Any:
 
 
 def _array(value: Any) -> tuple:
-    """Type, shape and the digest of the bytes; of typed keys those of their numbers."""
+    """Type, shape and digest of the bytes; of typed keys, those of their key data."""
     kind = str(value.dtype)
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)

@@ -1,9 +1,9 @@
-"""What the values at a program's sites hang on, and which of them can be cached.
+"""Which inputs the values at a program's sites depend on, and which can be cached.
 
-It is read off the program's jaxpr, where dead code does not count. A cache keeps the
-last value before the lowest edit that alone decides the answer: of a prompt on a
-block's keys that is what enters the block, since the residual stream passes the keys
-by.
+This is read off the program's jaxpr after dead-code elimination. The cache stores the
+latest activation below the lowest edit from which the output can be computed without x.
+For a prompt on a block's keys that is the block's input: the residual connection
+bypasses the keys, so the keys alone are not enough.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from reprojax.core import Program, PyTree, estimation, spec_of
 
 
 def cache_site(program: Program, frozen: PyTree, x: Any, context: Any = None) -> str:
-    """The site whose value can take the place of x, or a ValueError that says why none.
+    """The site whose value can replace x; raise ValueError with the reason if none can.
 
     Args:
         x: a batch of images, or its shape and type; likewise the context.
@@ -28,8 +28,8 @@ def cache_site(program: Program, frozen: PyTree, x: Any, context: Any = None) ->
     lowest = _lowest(program, seen)
     if lowest not in seen.top:
         raise ValueError(
-            f"{lowest!r} lies inside remat or scan, and the value there cannot be kept;"
-            " expected a site outside; call the module without remat (the same frozen "
+            f"{lowest!r} lies inside remat or scan, where a value cannot be cached; "
+            "expected a site outside; call the module without remat (the same frozen "
             "tree fits), or train without a cache"
         )
     below = seen.order[: seen.order.index(f"{lowest}/raw") + 1]
@@ -49,12 +49,12 @@ class _Trace(NamedTuple):
     """A program's call in training, with a key."""
 
     order: list[str]
-    """The sites as they come."""
+    """The sites in the order of the model's calls."""
     top: dict[str, Any]
-    """{site: spec} of those outside of remat and scan."""
+    """{site: spec} of those outside remat and scan."""
     reads: Callable[..., set[str]]
-    """(site, given="") -> what the value there hangs on: "first" (the key of init),
-    "learnable", "key", "frozen", "x". Not by way of the value at `given`."""
+    """(site, given="") -> what the value there depends on, other than through the value
+    at `given`: "first" (the key of init), "learnable", "key", "frozen", "x"."""
 
 
 def _trace(program: Program, frozen: PyTree, x: Any, context: Any) -> _Trace:
@@ -70,7 +70,8 @@ def _trace(program: Program, frozen: PyTree, x: Any, context: Any) -> _Trace:
             order.append(name)
             if get_opaque_trace_state() == here:
                 top[name] = spec_of(value)
-                # Apart from the same value where it was not handed on from here.
+                # A barrier gives the site's value a variable of its own, apart from
+                # other uses of the same array, which do not go through this site.
                 value = jax.tree.map(_apart, value)
                 seen[name] = [a for a in jax.tree.leaves(value) if hasattr(a, "dtype")]
             return value
@@ -102,7 +103,7 @@ def _apart(a: Any) -> Any:
 
 
 def _lowest(program: Program, seen: _Trace) -> str:
-    """The first site where something is learned, estimated or random."""
+    """The first site at which something is learned, estimated or random."""
     news = [name for name in seen.order if estimation.is_news(name)]
     manipulations = {site: m for sites, m in program.at for site in sites}
 
@@ -117,7 +118,7 @@ def _lowest(program: Program, seen: _Trace) -> str:
     if (lowest := next(filter(acts, places), None)) is None:
         raise ValueError(
             "nothing in the program is learned, estimated or random; expected a "
-            "program to train; call steps.evaluate to use it as it is"
+            "program to train; call steps.evaluate to measure it"
         )
     return lowest
 
@@ -132,7 +133,7 @@ def _is_rows(spec: Any, x: Any) -> bool:
 
 
 def _wanted(program: Program, seen: _Trace) -> list[str]:
-    """What training looks at, as far as it can be seen."""
+    """The names that training records, as far as the program tells."""
     news = [name for name in seen.order if estimation.is_news(name)]
     return ["output", *estimation.raw_sites(program), *news]
 
@@ -150,8 +151,8 @@ def _why_not(program: Program, x: Any, lowest: str, seen: _Trace) -> str:
         )
     elif "key" in seen.reads(lowest):
         found = (
-            f"the images are augmented: the value at {lowest!r} is random, hence new "
-            "in each epoch; expected values that stay; augment them once, before"
+            f"the images are augmented: the value at {lowest!r} is random, so it "
+            "differs in each epoch; expected constant values; augment once, beforehand"
         )
     elif not _is_rows(spec, x) and "frozen" in seen.reads(f"{lowest}/raw"):
         found = (
@@ -160,8 +161,8 @@ def _why_not(program: Program, x: Any, lowest: str, seen: _Trace) -> str:
         )
     else:
         found = (
-            f"the lowest edit is at {lowest!r}, and no layer of the model whose value "
-            "alone decides the answer lies below: there is nothing to cache; expected "
+            f"the lowest edit is at {lowest!r}, and no layer below it has a value that "
+            "alone determines the answer, so there is nothing to cache; expected "
             'the edits at hidden sites or at "output" alone'
         )
     return f"{found}; or train without a cache"

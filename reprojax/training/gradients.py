@@ -1,8 +1,8 @@
 """The gradient of a batch, whole or in parts, on one device or a mesh.
 
-Parts and devices give sums, of the loss, its weights and their gradient, and who asks
-divides once: a mean of means would be another number where a batch is filled, or where
-rows do not weigh the same.
+Parts and devices give sums of the loss, of its weights and of the gradient, and the
+caller divides once. A mean of means would differ if rows are filler or have different
+weights.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def forward(
     labels: jax.Array,
     context: PyTree = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-    """The sums of the loss and of its weights over some rows, and what was recorded."""
+    """Sums of the loss and of its weights over some rows, and the recorded values."""
     wanted = ("output", *estimation.raw_sites(program), *sites)
     call = record(program.apply, wanted, also=estimation.is_news)
     context = unshared(context)
@@ -43,7 +43,7 @@ def forward(
 
 
 class Part(NamedTuple):
-    """What some rows of a batch give; all but the params adds up."""
+    """What some rows of a batch contribute; all fields but the params add up."""
 
     loss: jax.Array
     weight: jax.Array
@@ -59,8 +59,8 @@ def gradient(
     mesh: Mesh | None,
     *rows: Any,
 ) -> Part:
-    """Of what `call`, a `forward`, takes: params, frozen, step, key, x,
-    labels and context."""
+    """The sums over a batch; `rows` are the arguments of `call`, a `forward`: params,
+    frozen, step, key, x, labels and context."""
     part = partial(_part, program, call)
     if accumulate == 1:
         return part(*rows)
@@ -116,8 +116,8 @@ def _accumulated(
 
 
 def _each_device(part: Callable[..., Part], count: int, mesh: Mesh, *rows: Any) -> Part:
-    """The same where no row depends on others: each device adds up its own, and all of
-    them are summed once, behind the loop instead of in each part."""
+    """`_accumulated` on each device over its own rows, if no row depends on others. The
+    devices' sums are added once, after the loop, instead of in each part."""
 
     def own(*rows: Any) -> Part:
         found = _accumulated(part, count, None, *rows)
@@ -134,13 +134,13 @@ def _each_device(part: Callable[..., Part], count: int, mesh: Mesh, *rows: Any) 
         in_specs=(everywhere, everywhere, everywhere, everywhere, lies, lies, context),
         out_specs=everywhere,
         axis_names={parallel.DATA},
-        check_vma=False,  # else each part's gradient is summed over the devices
+        check_vma=False,  # otherwise jax sums each part's gradient over the devices
     )(*rows)
 
 
 def _by_rows(call: Callable[..., tuple], *rows: Any) -> bool:
-    """Whether a program draws no random number and has no batch statistics: those are
-    of all rows of a part, and would be others if each device had its own."""
+    """Whether a program draws no random numbers and has no batch statistics. Both are
+    computed over all rows of a part, so each device alone would get other ones."""
     args = jax.eval_shape(lambda *args: args, *rows)
     closed, out = jax.make_jaxpr(call, return_shape=True)(*args)
     used = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[1]

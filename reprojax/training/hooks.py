@@ -1,19 +1,19 @@
-"""What `fit` tells while it trains, and what listens.
+"""Hooks of `fit`: functions that get numbers during training, and may end a run.
 
 >>> log, ends = hooks.json_lines("log.jsonl"), hooks.patience(5)
 >>> fitted = fit(program, frozen, task, optimizer=adam, epochs=2, batch=4,
 ...              on_step=hooks.every(10, log), on_epoch=hooks.first_of(log, ends))
 
-A hook gets plain numbers. To tell a step is a trip to the host, which waits for it, so
-name by `every` how often. A run gives the same bits with hooks and without, until one
-ends it: `on_epoch` does by giving True. The checkpoint keeps that, and the run stays
-ended when it is resumed. A rule for it should look at the curves, which a resumed run
-has too, and not at what it remembers. Hooks are no part of what makes a run itself: a
-folder whose run one rule has ended stays that run under another, so that a rule which
-waits longer wants a folder of its own.
+A hook gets plain numbers. Each call copies them to the host and waits for the step, so
+limit the calls by `every`. A run gives the same bits with and without hooks, until
+`on_epoch` ends it by returning True. The checkpoint stores that, so a resumed run stays
+ended. A stopping rule should therefore read the curves, which a resumed run has, too,
+and not its own memory. Hooks do not define a run: in a folder whose run one rule has
+ended, another rule finds it ended. For a rule that waits longer use another folder.
 
-It does not learn? A gradient of 0: the prompt does not reach the loss. Hardly moved:
-the rate is too small. Moved far while the loss stays: too large, or the map is wrong.
+If it does not learn: a gradient of 0 means that the prompt does not reach the loss; a
+small `moved`, that the rate is too small; a large `moved` at a constant loss, that the
+rate is too large or the map is wrong.
 """
 
 import json
@@ -28,21 +28,21 @@ from reprojax.saving.files import write_file
 
 
 class Step(NamedTuple):
-    """After a training step."""
+    """The numbers after a training step."""
 
     step: int
-    """Counted from 1 through all epochs."""
+    """From 1, counted through all epochs."""
     loss: float
     gradient: float
     """The norm of the gradient of all learnable params."""
     update: float
-    """The norm of what the optimiser added."""
+    """The norm of the optimiser's update."""
     moved: float
-    """The norm of what the params are away from the first ones."""
+    """The norm of the params' difference from the initial ones."""
 
 
 class Epoch(NamedTuple):
-    """After an epoch; the norms are those of its last step."""
+    """The numbers after an epoch; norms are those of its last step."""
 
     epoch: int
     step: int
@@ -55,10 +55,10 @@ class Epoch(NamedTuple):
     curves: np.ndarray
     """[epochs so far, 5]: loss, validation, gradient, update, moved."""
     sign: int = 1
-    """-1 where less of the validation score is better."""
+    """-1 if a lower validation score is better."""
 
     def shown(self) -> dict[str, str]:
-        """For a progress line."""
+        """The texts of the progress line."""
         norms = {n: f"{getattr(self, n):.2g}" for n in ("gradient", "update", "moved")}
         return {"validation": f"{self.validation:.3f}", **norms}
 
@@ -66,42 +66,42 @@ class Epoch(NamedTuple):
 OnStep = Callable[[Step], Any]
 OnEpoch = Callable[[Epoch], "bool | None"]
 Told = Step | Epoch
-WHOLE = ("curves", "sign")  # of what is told, no numbers of that moment
+WHOLE = ("curves", "sign")  # fields that are not numbers of this moment
 
 
 class Every(NamedTuple):
-    """A hook that is told of each `steps`-th step."""
+    """A hook that is called at each `steps`-th step."""
 
     steps: int
     hook: OnStep
 
 
 def every(steps: int, hook: OnStep) -> Every:
-    """Tell a hook of each such step, and wait for no other."""
+    """Call a hook at each `steps`-th step only; the other steps are not waited for."""
     return Every(steps, hook)
 
 
 def checked_hooks(on_step: Any, on_epoch: Any) -> tuple[int, OnStep | None]:
-    """How often a step is told, and to whom."""
+    """(how often to call the step's hook, the hook or None)."""
     often, tell = on_step if isinstance(on_step, Every) else (1, on_step)
     for name, hook in (("on_step", tell), ("on_epoch", on_epoch)):
         if hook is not None and not callable(hook):
             raise ValueError(
-                f"{name}={hook!r} came, expected a function of what is told, such as "
-                "print; several are one by hooks.first_of(...)"
+                f"got {name}={hook!r}, expected a function of a Step or Epoch, such as "
+                "print; combine several by hooks.first_of(...)"
             )
     if not isinstance(often, int) or often < 1:
-        raise ValueError(f"every({often!r}, ...) came, expected a whole number from 1")
+        raise ValueError(f"got every({often!r}, ...), expected a whole number from 1")
     return often, tell
 
 
 def first_of(*hooks: Callable[[Any], Any]) -> Callable[[Any], bool]:
-    """All of them are told, in their order; True if one of them gives it."""
+    """A hook that calls all of these in order, and returns True if any of them does."""
     return lambda told: any([bool(hook(told)) for hook in hooks])
 
 
 def patience(epochs: int) -> OnEpoch:
-    """Ends a run after so many epochs without a better validation score."""
+    """End a run after that many epochs without a better validation score."""
 
     def ends(told: Epoch) -> bool:
         best = int((told.sign * told.curves[:, 1]).argmax())
@@ -114,11 +114,11 @@ def patience(epochs: int) -> OnEpoch:
 
 
 def json_lines(path: str | Path) -> Callable[[Told], None]:
-    """Appends {"kind": "step" or "epoch", "step": ..., ...} as a line to a file.
+    """Append {"kind": "step" or "epoch", "step": ..., ...} as a line to a file.
 
-    Lines from the first step on that is told are removed before, so that a resumed run
-    leaves none twice, and a run that starts again begins anew. Where a number is not
-    finite there is null.
+    At its first call it removes the file's lines from that step on, so a resumed run
+    has no line twice, and a restarted run an empty file. A number that is not finite is
+    written as null.
     """
     path, begun = Path(path), False
 
@@ -131,22 +131,22 @@ def json_lines(path: str | Path) -> Callable[[Told], None]:
             begun = True
         line = json.dumps({"kind": _kind(told), **_numbers(told)}) + "\n"
         with open(path, "ab", buffering=0) as file:
-            file.write(line.encode())  # by one call, so that a kill leaves no half
+            file.write(line.encode())  # one unbuffered call, so a kill cuts no line
 
     return log
 
 
 def tensorboard(folder: str | Path) -> Callable[[Told], None]:
-    """Scalars "step/loss", "epoch/validation" and so on, by tensorboardX.
+    """Write scalars "step/loss", "epoch/validation" and so on, by tensorboardX.
 
-    What a killed run wrote behind the step at which the next one goes on is purged.
+    What a killed run wrote after the step at which this run continues is purged.
     """
     try:
         from tensorboardX import SummaryWriter  # pyright: ignore
     except ImportError as error:
         raise ValueError(
-            "hooks.tensorboard came without tensorboardX, expected it to be installed; "
-            "pip install tensorboardX"
+            "hooks.tensorboard needs tensorboardX, which is not installed; pip install "
+            "tensorboardX"
         ) from error
     writer: Any = None
 
@@ -163,7 +163,7 @@ def tensorboard(folder: str | Path) -> Callable[[Told], None]:
 
 
 def weights_and_biases(run: Any) -> Callable[[Told], None]:
-    """Logs to what `wandb.init(id=..., resume="allow")` gave; so that run goes on."""
+    """Log to a run of `wandb.init(id=..., resume="allow")`, so that it can continue."""
 
     def log(told: Told) -> None:
         if jax.process_index() == 0:
@@ -183,7 +183,7 @@ def _numbers(told: Told) -> dict[str, Any]:
 
 
 def _forget(path: Path, first: int) -> None:
-    """Remove the lines from that step on, and one that a kill has torn."""
+    """Remove the lines from that step on, and a last line that a kill has cut."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return
@@ -198,6 +198,6 @@ def _step(line: bytes, path: Path) -> int:
         return int(found["step"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} holds {line[:60]!r}, expected lines that json_lines has written; "
+            f"{path} holds {line[:60]!r}, expected lines written by json_lines; "
             "choose another file"
         ) from error

@@ -1,9 +1,9 @@
-"""One loop, made to be read and forked: train a program's learnable params on a task.
+"""Train a program's learnable params on a task: one loop, meant to be read and forked.
 
-The gradient is taken with respect to `params.learnable` alone, so the frozen weights
-get none. Label maps are refreshed from the outputs of the epoch's own steps, or exactly
-by a second pass. Images go to the device as uint8. Validation selects; the test split
-is read once, at the end, for the selected and for the last params.
+Gradients are taken with respect to `params.learnable` only, so the frozen weights get
+none. Label maps are refreshed from the outputs of the epoch's own steps, or exactly by
+a second pass. Images go to the device as uint8. Validation selects the params; the test
+split is read once, at the end, for the selected and for the last params.
 """
 
 from collections.abc import Mapping
@@ -48,26 +48,26 @@ from reprojax.training.steps import (
 
 
 class Fitted(NamedTuple):
-    """A trained program, and what it reached."""
+    """A trained program and its scores."""
 
     params: Params
     """Selected by validation."""
     last: Params
     """After the last epoch."""
     score: dict[str, float]
-    """Of the metric that selects: "validation"; "test", of the selected params; "last",
-    the same of the last."""
+    """Of the selecting metric: "validation"; "test", for the selected params; "last",
+    on the test split, for the last params."""
     curves: np.ndarray
-    """[epochs 5]: mean training loss, validation score; and after its last step the
-    norms of the gradient, of the update, and of how far the params have moved."""
+    """[epochs 5]: mean training loss and validation score; then, after the epoch's last
+    step, the norms of the gradient, of the update, and of the params' move so far."""
     seconds_per_step: float
     metrics: dict[str, float] = {}
-    """{name: number} on the test split, of the selected params: the metric that
-    selects, and those that were asked for besides."""
+    """{name: number} on the test split, of the selected params: the selecting metric
+    first, then the further `metrics`."""
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """The score of a run that accuracy selected; of another one ValueError."""
+        """The score, if accuracy selected the run; otherwise raise ValueError."""
         if next(iter(self.metrics), "accuracy") != "accuracy":
             raise ValueError(
                 f"the run was selected by another metric than accuracy, the first of "
@@ -106,34 +106,35 @@ def fit(
 
     Args:
         program: what `reprogram` gives; `frozen` is the model's tree.
-        batch: rows a step; what fills a short last batch counts for nothing.
+        batch: rows a step; rows that fill a short last batch do not count.
         seed: decides the initial params, the order of images and all randomness.
-        optimizer: it gets the loss too, as `value`, `grad` and `value_fn`.
-        params: to start from, in the place of those that the seed draws. Label maps
-            are estimated for them anew.
-        loss: a value for each row, from what is seen of a batch (see `losses.Seen`);
-            `record_sites` names more sites. By default what suits the task's answers:
-            cross entropy, of several labels at once binary; the squared error.
-        metric: by which validation selects. By default what suits the answers:
-            accuracy, ROC-AUC, the mean squared error; without labels the loss.
-        metrics: more of them, for `Fitted.metrics`.
-        evaluated: (the optimiser's state, learnable) -> the learnable params that are
-            evaluated, selected and returned, where training has others:
+        optimizer: it also gets the loss, as `value`, `grad` and `value_fn`.
+        params: initial params instead of those drawn from the seed. Their label maps
+            are estimated anew.
+        loss: a value for each row from a batch's `losses.Seen`; `record_sites` names
+            further sites to record. The default follows the task's answers: cross
+            entropy, binary for several labels a row, or squared error.
+        metric: selects by validation. The default follows the answers: accuracy,
+            ROC-AUC, mean squared error; without labels the loss.
+        metrics: further metrics for `Fitted.metrics`.
+        evaluated: (optimiser state, learnable) -> the learnable params to evaluate,
+            select and return, if they are not the trained ones:
             `optax.contrib.schedule_free_eval_params`, an average of params.
-        refresh: when label maps are estimated, beyond once before the first step: from
-            each epoch's own steps, by an exact second pass, or not again.
-        mesh: the devices, from `parallel.mesh`; what is to be equal on all of them is
-            copied there, and weights that lie on it already stay as they are.
-        accumulate: into how many parts a batch is cut, one after the other, to fit the
-            memory; the gradient is that of the whole batch.
-        out: a folder for checkpoints; `resume` continues the run there to the same
-            bits, with as many epochs or more. A run that differs in anything that the
-            numbers depend on, such as another loss or metric of the same name, is
-            refused, by the name of what differs: see `identity`.
-        identity: what else makes this run itself, as JSON.
+        refresh: when label maps are estimated again, after the estimate before the
+            first step: from each epoch's own steps, by an exact second pass, or never.
+        mesh: devices from `parallel.mesh`. Params and weights are copied to all of
+            them; weights already on the mesh keep their placement.
+        accumulate: number of parts into which a batch is cut to save memory; they are
+            computed one after the other, and the gradient is that of the whole batch.
+        out: a folder for checkpoints; `resume` continues the run there, with as many
+            epochs or more, to the same bits. A run that differs in anything that
+            affects the numbers, such as another loss or metric of the same name, raises
+            ValueError, which names what differs: see `identity`.
+        identity: further settings that define this run, as JSON.
         profile: a folder for a profile of a few steps, for TensorBoard.
-        on_step, on_epoch: what is told numbers (see `hooks`); training ends after an
-            epoch for which `on_epoch` gives True. They change no bit before that.
+        on_step, on_epoch: functions of the run's numbers (see `hooks`); training ends
+            after an epoch for which `on_epoch` returns True. Until then they do not
+            change a bit.
     """
     checks.check_arguments("fit", program, frozen, task)
     checks.check_is_optimizer(optimizer)
@@ -188,7 +189,8 @@ def fit(
                 ends = (step + 1) % steps == 0
                 trace.before(step)
                 clock.start()
-                # Without the curves, so that more epochs are no other compilation.
+                # Without curves: their length is `epochs`, and the compiled step
+                # should not depend on it.
                 new = update(state._replace(curves=()), frozen, *next(batches))
                 state = new._replace(curves=state.curves)
                 clock.tick(state.step, stop=ends or profile is not None)
@@ -239,7 +241,7 @@ def _measured(
 
 
 def _plain(numbers: Numbers) -> list[float]:
-    """The one trip to the host of a step, where a hook asks."""
+    """The numbers on the host; only hooks cost this transfer."""
     return [float(number) for number in jax.device_get(numbers)]
 
 
@@ -250,11 +252,11 @@ def _epoch(run: Run, state: TrainState) -> hooks.Epoch:
     return hooks.Epoch(*told, curves=curves, sign=sign)
 
 
-# -- what it gives
+# -- the result
 
 
 def _curves(run: Run, state: TrainState) -> np.ndarray:
-    """Of the epochs so far, the scores as their metric gives them."""
+    """The curves of the epochs so far, with scores in their metric's own sign."""
     signs = np.array([1, run.metric.sign, 1, 1, 1], np.float32)
     return np.asarray(state.curves)[: int(state.step) // run.rows.steps] * signs
 
@@ -264,7 +266,7 @@ def _selected(run: Run, curves: np.ndarray) -> int:
 
 
 def earlier(run: Run, state: TrainState) -> bool:
-    """Whether another epoch was selected than the last."""
+    """Whether the selected epoch is not the last."""
     curves = _curves(run, state)
     return _selected(run, curves) < len(curves) - 1
 
@@ -277,8 +279,8 @@ def fitted(
     found: dict[str, float],
     seconds: float,
 ) -> Fitted:
-    """What a run gives, whose last params reached that on the test split, and whose
-    selected ones were found to."""
+    """The result of a run: `reached` are the last params' numbers on the test split,
+    `found` the selected params'."""
     curves, name = _curves(run, state), run.metric.name
     score = {"validation": float(curves[_selected(run, curves), 1])}
     score |= {"last": reached[name], "test": found[name]}

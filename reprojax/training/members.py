@@ -1,6 +1,6 @@
-"""The members of a population, and their training at once by vmap.
+"""The members of a population, and their simultaneous training by vmap.
 
-`population` says which form suits what.
+`population` says when to use which form.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,11 +37,11 @@ from reprojax.training.steps import (
     train_step,
 )
 
-DIVERGED = -np.inf  # a score that there is not
+DIVERGED = -np.inf  # marks a score as missing; no metric reaches it
 
 
 class Members(NamedTuple):
-    """K programs of one run, each with its own rows, seed and beginning."""
+    """K programs of one run, each with its own rows, seed and initial state."""
 
     run: Run
     tasks: list[Task]
@@ -52,7 +52,7 @@ class Members(NamedTuple):
     inits: Sequence[Callable] | None = None
 
     def own(self, k: int) -> tuple[Program, optax.GradientTransformation]:
-        """The program and the optimiser of a member, which begin in their own way."""
+        """A member's program and optimiser, with its own init functions."""
         program, optimizer = self.run.program, self.run.optimizer
         if self.inits is not None:
             program = program._replace(init=self.inits[k])
@@ -63,12 +63,12 @@ class Members(NamedTuple):
         return program, optimizer
 
     def splits(self, name: str) -> list[Split]:
-        """One for each member."""
+        """The split of that name of each member's task."""
         return [getattr(task, name) for task in self.tasks]
 
 
 def first_states(members: Members, epochs: int) -> list[TrainState]:
-    """The members' first states."""
+    """The members' initial states."""
     frozen, rows = members.run.frozen, members.run.rows
     contexts = [spec(own.context, rows.size) for own in members.splits("train")]
     return [
@@ -84,7 +84,7 @@ def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.Opt
     def put(node: Any) -> Any:
         if not hasattr(node, "hyperparams"):
             return node
-        names = set(node.hyperparams) - set(node.hyperparams_states)  # no schedules
+        names = set(node.hyperparams) - set(node.hyperparams_states)  # not schedules
         known.update(names)
         new = {
             n: jnp.full_like(node.hyperparams[n], values[n]) for n in names & {*values}
@@ -94,7 +94,7 @@ def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.Opt
     out = jax.tree.map(put, opt, is_leaf=lambda node: hasattr(node, "hyperparams"))
     if missing := sorted(set(values) - known):
         raise ValueError(
-            f"settings came for {missing}, expected hyperparameters of the optimiser "
+            f"got settings for {missing}, expected hyperparameters of the optimiser "
             f"that are numbers in its state ({sorted(known) or 'it has none'}); make "
             "it by optax.inject_hyperparams(optax.adam)(learning_rate=.01)"
         )
@@ -102,14 +102,14 @@ def with_settings(opt: optax.OptState, values: Mapping[str, float]) -> optax.Opt
 
 
 def diverged(state: TrainState, closed: int) -> Fitted:
-    """Of a member that had so many epochs before."""
+    """The result of a member that diverged after that many complete epochs."""
     score = {name: float("nan") for name in ("validation", "last", "test")}
     curves = np.array(state.curves)
     curves[closed:] = np.nan
     return Fitted(state.best, state.params, score, curves, float("nan"))
 
 
-# -- all at once
+# -- all members at once
 
 
 def at_once(
@@ -191,7 +191,7 @@ def _results(
 
 
 def grouped(members: Sequence[PyTree]) -> PyTree:
-    """K trees as one, with an axis of members in front."""
+    """K trees as one, with a leading axis of members."""
 
     def one(*leaves: Any) -> Any:
         host = all(isinstance(a, np.ndarray) for a in leaves)
@@ -215,7 +215,7 @@ def _each(function: Callable, static: tuple, axes: tuple, *args: PyTree) -> PyTr
 
 
 def rows(members: Members, step: int) -> tuple[PyTree, np.ndarray, PyTree, int | None]:
-    """x, y and context of a step for all members, and the axis of x and context."""
+    """All members' x, y and context of a step, and the vmap axis of x and context."""
     seeds, splits = members.seeds, members.splits("train")
     seeds = [seeds[0]] * len(seeds) if members.together else seeds
     keys = [*zip(map(id, splits), seeds, strict=True)]
@@ -229,7 +229,7 @@ def rows(members: Members, step: int) -> tuple[PyTree, np.ndarray, PyTree, int |
 def _joined(
     splits: Sequence[Split], batches: Sequence[tuple], together: bool
 ) -> tuple[PyTree, np.ndarray, PyTree, int | None]:
-    """Images that all share are there once, without an axis of members."""
+    """As `rows`. Images that all share appear once, without a member axis."""
     first = splits[0]
     shared = together and all(
         own.x is first.x and own.context is first.context for own in splits
@@ -241,7 +241,7 @@ def _joined(
 
 
 def stepper(run: Run, axis: int | None) -> Compiled:
-    """(all states, frozen, x, y, context) -> all states, given away."""
+    """(all states, frozen, x, y, context) -> all states; the old states are donated."""
     static = run.program, run.optimizer, run.loss, run.sites
     return _vmapped(train_step, static, (0, None, axis, 0, axis), donate=(0,))
 
@@ -249,7 +249,7 @@ def stepper(run: Run, axis: int | None) -> Compiled:
 def _summed(
     run: Run, function: Callable, static: tuple, params: list, splits: list[Split]
 ) -> list[PyTree]:
-    """function(program, params, frozen, x, y, context) of each member, added up."""
+    """function(program, params, frozen, x, y, context), summed over each split."""
     distinct, group, total = {id(own): own for own in splits}, grouped(params), None
     call, every = None, (in_order(s, run.rows.size) for s in distinct.values())
     for found in zip(*every, strict=True):
@@ -262,7 +262,7 @@ def _summed(
 
 
 def _estimated(members: Members, params: list) -> list:
-    """With label maps from one exact pass, as `steps.estimate` has them."""
+    """The params with label maps from one exact pass, as by `steps.estimate`."""
     run, splits = members.run, members.splits("train")
     if not estimation.estimated(run.program):
         return params
@@ -274,7 +274,7 @@ def _estimated(members: Members, params: list) -> list:
 
 
 def _refreshed(run: Run, params: list, sums: list) -> list:
-    """With label maps from sums, where there are some."""
+    """The params with label maps from sums, if the program has label maps."""
     if not estimation.estimated(run.program):
         return params
     call = _vmapped(refresh_maps, (run.program,), (0, 0))
@@ -284,8 +284,8 @@ def _refreshed(run: Run, params: list, sums: list) -> list:
 def _scores(
     members: Members, params: list, name: str, metrics: tuple[Metric, ...]
 ) -> list[dict[str, Any]]:
-    """{metric: score} of each on the split of that name; of a member that diverged
-    nothing, since NaN ends a run that looks for it (`JAX_DEBUG_NANS`)."""
+    """{metric: score} of each member on the split of that name; {} for a member that
+    diverged, because its NaN would end a run under `JAX_DEBUG_NANS`."""
     run, splits = members.run, members.splits(name)
     static = run.program, metrics, run.sites
     totals = jax.device_get(_summed(run, observe_scores, static, params, splits))

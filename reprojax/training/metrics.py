@@ -1,11 +1,11 @@
-"""Metrics: what a batch adds to sums, and the number that all sums together say.
+"""Metrics: sums over batches, and a number computed from the total.
 
 Sums add up over batches, members and devices, so a metric is that of the whole split,
-never a mean of means. A label that is no example (-1, NaN) is in none of them.
+not a mean of means. Labels without an example (-1, NaN) are left out.
 
-Written here since metrax (on clu) knows no missing labels, takes ROC-AUC at 200
-thresholds of probabilities and brings six more packages, and since `flax.nnx.metrics`
-has averages alone.
+Other libraries do not fit: metrax (on clu) has no missing labels, computes ROC-AUC from
+probabilities at 200 thresholds and needs six more packages; `flax.nnx.metrics` has
+averages only.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,18 +31,18 @@ from reprojax.training.losses import (
 
 
 class Metric(NamedTuple):
-    """Two pure functions, and which way is better. Hashable: a static argument."""
+    """Two pure functions and a direction. Hashable, so it can be a static argument."""
 
     name: str
     observe: Callable[[Seen], PyTree]
-    """What is seen of a batch -> sums; in evaluation, so without a key."""
+    """(a batch's Seen) -> sums; called in evaluation, without a key."""
     score: Callable[[PyTree], Any]
-    """All sums together, as NumPy arrays -> a number."""
+    """The total of all sums, as NumPy arrays -> a number."""
     better: Literal["higher", "lower"] = "higher"
 
     @property
     def sign(self) -> int:
-        """By which a score is multiplied so that more of it is better."""
+        """1 or -1; a score times this is better when higher."""
         return 1 if self.better == "higher" else -1
 
 
@@ -54,12 +54,12 @@ def observed(
     x: PyTree,
     context: PyTree,
 ) -> PyTree:
-    """What one batch adds to a metric's sums, from what evaluation has of it."""
+    """A batch's sums for a metric, from what evaluation records."""
     return metric.observe(look(recorded, labels, learnable, x, context, None, 0))
 
 
 def chosen(y: jax.Array) -> jax.Array:
-    """The best class of each row [... T] -> [...]; -2, no class, of NaN or overflow."""
+    """The best class of each row [... T] -> [...]; -2, no class, at NaN or overflow."""
     return jnp.where((y < jnp.inf).all(-1), y.argmax(-1), -2)
 
 
@@ -69,7 +69,7 @@ def _of_several(seen: Seen) -> bool:
 
 
 def fitting_metric(task: Outline, loss: Loss) -> Metric:
-    """The metric of a task whose user names none; without labels the loss itself."""
+    """The default metric of a task; without labels, the loss."""
     metrics = {"labels": roc_auc, "numbers": mean_squared_error}
     metrics["none"] = of_loss(loss)
     return metrics.get(task.answers, accuracy)
@@ -79,10 +79,10 @@ def fitting_metric(task: Outline, loss: Loss) -> Metric:
 
 
 def _right(seen: Seen) -> tuple[jax.Array, jax.Array]:
-    """(right rows, rows); of several labels at once, labels in the place of rows.
+    """(correct rows, rows); with several labels a row, labels are counted, not rows.
 
-    Where words [B L] are the labels, a row is right if all are that count, each behind
-    the right ones. A program of K answers [B K T] has K counts of right rows.
+    If the labels are words [B L], a row is correct if all its words are, each predicted
+    after the correct words before it. K answers [B K T] give K counts.
     """
     y, labels = seen.output, seen.labels
     real = labels >= 0
@@ -98,12 +98,12 @@ def _right(seen: Seen) -> tuple[jax.Array, jax.Array]:
 
 
 def _above(y: jax.Array) -> Int[Array, "B T"]:
-    """1 where a logit says yes, 0 where no; -2, neither, of NaN or overflow."""
+    """1 where a logit says yes, 0 where no; -2, neither, for NaN or overflow."""
     return jnp.where(jnp.isfinite(y), y > 0, -2)
 
 
 def _tables(seen: Seen) -> tuple[Bool[Array, "B T"], ...]:
-    """Of each class: whether it is right, whether it is said, whether that counts."""
+    """For each class: the truth, the prediction, and whether the label is known."""
     y, labels = seen.output, seen.labels
     if _of_several(seen):
         return labels == 1, _above(y) == 1, labels >= 0
@@ -113,7 +113,7 @@ def _tables(seen: Seen) -> tuple[Bool[Array, "B T"], ...]:
 
 
 def _recalled(seen: Seen) -> tuple[jax.Array, jax.Array]:
-    """(found, there were) of each class [T]; of several labels of yes and no [2 T]."""
+    """(found, existing) rows of each class [T]; of several labels, yes and no [2 T]."""
     right, said, known = _tables(seen)
     yes = (right & said & known).sum(0), (right & known).sum(0)
     if not _of_several(seen):
@@ -130,7 +130,7 @@ def _balanced(sums: Any) -> float:
 
 
 def _mean(each: np.ndarray) -> float:
-    """Of those that there are; NaN where there is none."""
+    """The mean of the entries that are not NaN; NaN if there are none."""
     real = each[~np.isnan(each)]
     return float(real.mean()) if real.size else float("nan")
 
@@ -142,27 +142,28 @@ def _agreed(seen: Seen) -> tuple[jax.Array, jax.Array]:
 
 
 def _f1(sums: Any) -> float:
-    """The mean over the classes that are right or said somewhere."""
+    """The mean over the classes that occur as label or prediction."""
     both, either = map(np.asarray, sums)
     return _mean(np.where(either > 0, 2 * both / np.maximum(either, 1), np.nan))
 
 
 BINS = 1 << 14
-"""Of `roc_auc`: logits that share a bin count as equal. Near zero they differ by less
-than 1.3e-4."""
+"""Of `roc_auc`. Logits in one bin count as equal; near zero they differ by less than
+1.3e-4."""
 
 
 def _ranked(seen: Seen) -> Int[Array, "2 T bins"]:
-    """How often each label is wrong, and right, by how its logit compares."""
+    """Histograms of each class's logit, for rows not of the class, and of it."""
     y = seen.output.astype(jnp.float32)
     right, _, known = _tables(seen)
-    if not _of_several(seen):  # each class against the others; of two, one says all
+    if not _of_several(seen):  # each class against the rest; for two, one is enough
         y = jax.nn.log_softmax(y)
+        # log p - log(1 - p), the logit of one class against the rest.
         y = y - jnp.log1p(-jnp.minimum(jnp.exp(y), 1 - 1e-7))
         if y.shape[1] == 2:
             y, right, known = y[:, 1:], right[:, 1:], known[:, 1:]
     place = (0.5 + 0.5 * y / (1 + jnp.abs(y))) * BINS
-    # An answer of NaN is wrong whatever the label.
+    # NaN counts as the worst logit for either label.
     worst = jnp.where(right, 0.0, BINS - 1.0)
     place = jnp.where(jnp.isnan(place), worst, jnp.clip(place, 0, BINS - 1))
     shape = 2, right.shape[1], BINS
@@ -171,7 +172,7 @@ def _ranked(seen: Seen) -> Int[Array, "2 T bins"]:
 
 
 def _area(sums: Any) -> float:
-    """The share of pairs, one right and one wrong, that are in order; ties half."""
+    """The share of (positive, negative) pairs in the right order; ties count half."""
     wrong, right = np.asarray(sums, np.float64)
     below = wrong.cumsum(1) - wrong / 2
     pairs = wrong.sum(1) * right.sum(1)
@@ -180,7 +181,7 @@ def _area(sums: Any) -> float:
 
 
 def _confident(seen: Seen) -> Float[Array, "3 bins"]:
-    """In 15 bins of confidence: how many, how confident, how many right."""
+    """For 15 bins of confidence: rows, total confidence, correct rows."""
     y, labels = seen.output.astype(jnp.float32), seen.labels
     if _of_several(seen):
         p = jax.nn.sigmoid(y)
@@ -188,7 +189,7 @@ def _confident(seen: Seen) -> Float[Array, "3 bins"]:
     else:
         sure, hit = jax.nn.softmax(y).max(-1), chosen(y) == labels
         real = labels >= 0
-    place = jnp.clip((sure * 15).astype(int), 0, 14)  # of NaN 0, and never right
+    place = jnp.clip((sure * 15).astype(int), 0, 14)  # NaN becomes 0, never correct
     rows = jnp.stack([real, real * sure, real & hit]).astype(jnp.float32)
     total = jnp.zeros((3, 15), jnp.float32)
     return total.at[:, place.ravel()].add(rows.reshape(3, -1))
@@ -205,18 +206,18 @@ f1 = Metric("F1", _agreed, _f1)
 roc_auc = Metric("ROC-AUC", _ranked, _area)
 calibration_error = Metric("calibration error", _confident, _gap, "lower")
 
-# -- numbers, and whatever a loss says
+# -- numbers, and any loss as a metric
 
 
-@lru_cache  # equal ones are one metric, and compiled once
+@lru_cache  # equal losses give the same metric, which is compiled once
 def of_loss(loss: Loss, name: str = "loss") -> Metric:
-    """The mean of a loss over a split, its rows as they weigh; lower is better."""
+    """The mean of a loss over a split, weighted by its weights; lower is better."""
     observe = lambda seen: summed(loss(seen), _counted(seen))
     return Metric(name, observe, lambda sums: float(sums[0] / sums[1]), "lower")
 
 
 def _counted(seen: Seen) -> jax.Array:
-    """0 for a label that is an example, -1 for one that is none."""
+    """0 where a label is an example, -1 elsewhere."""
     real: Any = seen.real
     return jnp.where(real, 0, -1)
 
@@ -229,7 +230,7 @@ perplexity = of_loss(cross_entropy)._replace(
 
 
 def _moments(seen: Seen) -> Float[Array, "4 R"]:
-    """Of each number: how many, their sum, that of squares, and of squared errors."""
+    """For each number: count, sum, sum of squares, and sum of squared errors."""
     real: Any = seen.real
     y = seen.labels.astype(jnp.float32)
     error = seen.output.astype(jnp.float32) - y

@@ -1,4 +1,4 @@
-"""The papers' optimisers: (learning rate, steps an epoch, epochs) -> optax's."""
+"""The papers' optimisers: (learning rate, steps an epoch, epochs) -> one of optax."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ import optax
 def adam_in_steps(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adam, its rate times .1 after 50 % and again after 72 % of the epochs.
+    """Adam; the rate is multiplied by .1 after 50 % and again after 72 % of the epochs.
 
     The schedule of iterative label mapping (arXiv 2211.11635).
     """
@@ -20,7 +20,7 @@ def adam_in_steps(
 
 
 def adam_decayed(b1: float = 0.9) -> Callable[..., optax.GradientTransformation]:
-    """Adam, its rate times .96 every two epochs.
+    """Adam; the rate is multiplied by .96 every two epochs.
 
     The schedule of adversarial reprogramming (arXiv 1806.11146).
     """
@@ -37,14 +37,15 @@ def adam_decayed(b1: float = 0.9) -> Callable[..., optax.GradientTransformation]
 def sgd_cosine(
     warmup: int | float, clip: float | None = None
 ) -> Callable[..., optax.GradientTransformation]:
-    """SGD, momentum .9, a warm-up and a cosine to zero.
+    """SGD with momentum .9, warm-up and a cosine to zero.
 
-    The schedule of visual prompting (arXiv 2203.17274), of VPT (arXiv 2203.12119) with
-    another warm-up and a clip. Step k of a warm-up of n has (k + 1) / n of the rate.
+    The schedule of visual prompting (arXiv 2203.17274), and with another warm-up and a
+    clip of VPT (arXiv 2203.12119). Step k of n warm-up steps has (k + 1) / n of the
+    rate.
 
     Args:
-        warmup: its steps, but a tenth of the run at most (1000, as published, would be
-            all of a short run, which never came to its rate); or, below 1, its share.
+        warmup: steps, at most a tenth of the run (a short run with the published 1000
+            would never reach its rate); below 1, the share of the run.
         clip: the largest norm of a gradient.
     """
 
@@ -74,7 +75,7 @@ def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransfo
 def adamw_linear(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """AdamW, its rate falling to zero along a line, as prefixes are trained (arXiv
+    """AdamW without decay; the rate falls linearly to zero, as in prefix tuning (arXiv
     2101.00190)."""
     falling = optax.linear_schedule(learning_rate, 0.0, steps * epochs)
     return optax.adamw(falling, weight_decay=0.0)
@@ -83,8 +84,8 @@ def adamw_linear(
 def adafactor(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adafactor of a constant rate that is not scaled by the size of the params, with
-    the decays of prompt tuning (arXiv 2104.08691)."""
+    """Adafactor at a constant rate, not scaled by the size of the params, with the
+    decays of prompt tuning (arXiv 2104.08691)."""
     return optax.adafactor(
         learning_rate,
         decay_rate=0.8,
@@ -96,9 +97,9 @@ def adafactor(
 def two_rates(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """AdamW, its rate falling to zero along a line; A and B learn at a sixtieth of the
-    prompt's rate: .005 of .3, which is in the grid of the published script
-    (arXiv 2309.05173)."""
+    """AdamW with rates that fall linearly to zero. A and B have a sixtieth of the
+    prompt's rate: .005 for .3, which is in the published script's grid (arXiv
+    2309.05173)."""
 
     def adamw(rate: float) -> optax.GradientTransformation:
         falling = optax.linear_schedule(rate, 0.0, steps * epochs)

@@ -1,23 +1,23 @@
-"""One device, many, or several processes: the same program, the same numbers.
+"""One device, many, or several processes: the same program gives the same numbers.
 
 >>> mesh = parallel.mesh()  # all devices, axis "data"
 >>> fitted = fit(program, frozen, task, optimizer=adam, epochs=1, batch=4, mesh=mesh)
 
 >>> mesh = parallel.mesh(model=jax.device_count())  # axes "data" and "model"
->>> rules = {"*/kernel": P(None, "model")}  # of those that fit, the first
+>>> rules = {"*/kernel": P(None, "model")}  # the first that matches counts
 >>> frozen = parallel.place(frozen, mesh, rules)  # or straight from a file:
 >>> frozen = parallel.load_sharded("weights.safetensors", mesh, rules)
 
-In several processes `parallel.start()` comes first of all.
+In several processes, call `parallel.start()` before anything else.
 
-A program's state is replicated and the rows of a batch lie over "data". Frozen weights
-are replicated, or lie as the rules say. All is compiled by `jax.jit`, and what devices
-must say to each other XLA finds out: a loss is a sum over rows divided by a number of
-rows, whoever has them, so a program needs no word for this. Axes are `AxisType.Auto`,
-because with Explicit ones an ordinary model does not concatenate or pad.
+A program's state is replicated and the rows of a batch are sharded over "data". Frozen
+weights are replicated, or sharded by the rules. Everything is compiled by `jax.jit`,
+and XLA inserts the collectives. A loss is (sum over rows) / (number of rows), and both
+are global sums, so programs contain no device-specific code. Axes are `AxisType.Auto`,
+because with Explicit ones an ordinary model cannot concatenate or pad.
 
-A batch that the devices do not divide is filled with images that it has, under the
-label -1, which weighs nothing in a loss or a count.
+If the devices do not divide a batch, it is filled with rows that it has, under the
+label -1, which losses and counts ignore.
 """
 
 import socket
@@ -40,7 +40,7 @@ from reprojax.data.task import by_rows, filler
 from reprojax.models import stored
 
 Rules = Mapping[str, PartitionSpec]
-"""{pattern of an array's path, such as "*/kernel": how it lies on the mesh}."""
+"""{pattern of an array's path, such as "*/kernel": its sharding}."""
 
 DATA = "data"  # the axis of the rows
 
@@ -56,15 +56,15 @@ def start(
 ) -> None:
     """Join this process to the others of a run, before JAX is used for anything else.
 
-    Slurm, TPU pods, Kubernetes and Open MPI say themselves who is who, and
-    `cluster="mpi4py"` asks mpi4py. Elsewhere each process names the same address.
+    Slurm, TPU pods, Kubernetes and Open MPI tell JAX the processes by themselves;
+    `cluster="mpi4py"` asks mpi4py. Elsewhere each process passes the same address.
 
     Args:
-        address: "host:port" of process 0, on a port that is free there.
-        processes, index: how many there are, and which one this is.
-        timeout: seconds to wait for the others to come.
-        heartbeat: seconds of silence after which a process counts as dead. That ends
-            the others by SIGABRT, so that none waits for ever; start them all again
+        address: "host:port" of process 0, with a port that is free there.
+        processes, index: the number of processes, and which one this is.
+        timeout: seconds to wait for the others.
+        heartbeat: seconds of silence after which a process counts as dead. Its death
+            ends the others by SIGABRT, so that none waits forever; start them all again
             with `resume=True`.
     """
     given = {"address": address, "processes": processes, "index": index}
@@ -81,7 +81,7 @@ def start(
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"this process could not join a run of several ({error}); start came with "
+            f"this process could not join a run of several ({error}); start got "
             f"{given}, expected a cluster that JAX knows, or all three, the same "
             'address everywhere: call parallel.start("host:port", processes, index) '
             "once, before anything that uses a device (jax.devices(), an array)"
@@ -92,23 +92,23 @@ def _check_address(address: str, processes: int | None, index: int | None) -> No
     _, _, port = address.rpartition(":")
     if not port.isdecimal() or processes is None or index is None:
         raise ValueError(
-            f"start came with address={address!r}, processes={processes} and "
+            f"start got address={address!r}, processes={processes} and "
             f'index={index}, expected "host:port" and two numbers'
         )
     if not 0 <= index < processes:
         raise ValueError(
-            f"start came with index={index} of {processes} processes, expected 0 to "
+            f"start got index={index} of {processes} processes, expected 0 to "
             f"{processes - 1}"
         )
     if index == 0:
-        with socket.socket() as probe:  # JAX would end the process without a word
+        with socket.socket() as probe:  # JAX would end the process without a message
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", int(port)))
             except OSError as error:
                 raise ValueError(
-                    f"address {address!r} came for process 0, but port {port} cannot "
-                    f"be had here ({error.strerror}); expected a free one; give all "
+                    f"got address {address!r} for process 0, but port {port} is not "
+                    f"available here ({error.strerror}); expected a free one; give all "
                     "processes another"
                 ) from error
 
@@ -116,13 +116,13 @@ def _check_address(address: str, processes: int | None, index: int | None) -> No
 def mesh(model: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
     """All devices, of all processes, along "data".
 
-    With `model`, along "data" and "model", so many to share each sharded array; 1 lets
-    the same rules serve a machine that has one device.
+    With `model`, along "data" and "model"; `model` devices share each sharded array. On
+    one device model=1 lets the same rules work.
     """
     devices = jax.devices() if devices is None else list(devices)
     if model is not None and (model < 1 or len(devices) % model):
         raise ValueError(
-            f"mesh came with model={model} for {len(devices)} devices, expected a "
+            f"mesh got model={model} for {len(devices)} devices, expected a "
             f"divisor of {len(devices)}"
         )
     shape = (len(devices),) if model is None else (len(devices) // model, model)
@@ -131,11 +131,11 @@ def mesh(model: int | None = None, devices: Sequence[Any] | None = None) -> Mesh
 
 
 def check_mesh(mesh: Mesh) -> None:
-    """ValueError unless batches can lie along its "data" and its axes are Auto."""
+    """Raise ValueError unless the mesh has an axis "data" and all its axes are Auto."""
     if DATA not in mesh.shape or set(mesh.axis_types) != {AxisType.Auto}:
         kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
         raise ValueError(
-            f"a mesh with the axes {kinds} came, expected Auto axes and one named "
+            f"got a mesh with the axes {kinds}, expected Auto axes and one named "
             f'"{DATA}"; call parallel.mesh(), or give jax.make_mesh axis_types'
         )
 
@@ -144,11 +144,11 @@ def check_mesh(mesh: Mesh) -> None:
 
 
 def place(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
-    """A tree on a mesh: each array as the first rule that fits its path says.
+    """Put a tree on a mesh, each array by the first rule that matches its path.
 
-    A path is "params/block_0/kernel", and a star stands for anything in it. What no
-    rule fits is replicated. A rule that decides no array is an error, as is an axis of
-    an array that the mesh does not divide. Every process gives the same tree.
+    A path is "params/block_0/kernel"; a star in a rule matches anything. Arrays that no
+    rule matches are replicated. A rule that matches no array, or an axis that the mesh
+    does not divide, raises ValueError. Every process must give the same tree.
     """
     leaves, form = jax.tree_util.tree_flatten_with_path(tree)
     named = [(_path(path), leaf) for path, leaf in leaves]
@@ -158,7 +158,7 @@ def place(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
 
 
 def on_mesh(frozen: PyTree, mesh: Mesh) -> PyTree:
-    """Frozen weights that lie on the mesh as they lie there, all others replicated."""
+    """Frozen weights: those on the mesh keep their sharding, others are replicated."""
 
     def put(path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
@@ -168,7 +168,7 @@ def on_mesh(frozen: PyTree, mesh: Mesh) -> PyTree:
         if same and getattr(there, "mesh", mesh) == mesh:
             return leaf
         raise ValueError(
-            f"the frozen array {_path(path)!r} lies on "
+            f"the frozen array {_path(path)!r} is on "
             f"{getattr(there, 'mesh', there)}, and the program runs on {mesh}; "
             "expected one mesh; call parallel.place(frozen, mesh, rules) on arrays of "
             "the host, or give fit the mesh of the weights"
@@ -180,14 +180,14 @@ def on_mesh(frozen: PyTree, mesh: Mesh) -> PyTree:
 def load_sharded(
     path: str | Path, mesh: Mesh, rules: Rules | None = None, dtype: Any = None
 ) -> PyTree:
-    """A safetensors file, or a folder of shards, straight onto a mesh.
+    """Load a safetensors file, or a folder of shards, directly onto a mesh.
 
-    Each process reads the bytes of its own devices alone, and no array is whole on the
-    host. Rules are as in `place`. Names with slashes make nested dicts, as
-    `flax.traverse_util.flatten_dict(frozen, sep="/")` wrote them; others stay.
+    Each process reads only the bytes of its own devices, so no array is whole on the
+    host. Rules are as in `place`. Names with slashes become nested dicts, the inverse
+    of `flax.traverse_util.flatten_dict(frozen, sep="/")`; other names are kept.
 
     Args:
-        dtype: of the floats, such as jnp.bfloat16; by default as they are stored.
+        dtype: of the floats, such as jnp.bfloat16; by default that of the file.
     """
     from flax.traverse_util import unflatten_dict
     from safetensors import SafetensorError, safe_open
@@ -220,8 +220,8 @@ def load_sharded(
 
 
 def cast(tree: PyTree, dtype: Any = jnp.bfloat16) -> PyTree:
-    """The floats of a frozen tree in another type; a model computes in that of its
-    weights, while learnable params, the optimiser's state and the loss stay float32."""
+    """Cast the floats of a frozen tree. A model computes in its weights' type, but
+    learnable params, optimiser state and loss stay float32."""
 
     def one(leaf: Any) -> Any:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
@@ -236,15 +236,15 @@ def _path(path: Any) -> str:
 def _shardings(
     shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, rules: Rules
 ) -> dict[str, NamedSharding]:
-    """How each array lies, by its path."""
+    """{path: sharding} of the arrays."""
     chosen = {
         name: next((rule for rule in rules if fnmatchcase(name, rule)), None)
         for name in shapes
     }
     if idle := [rule for rule in rules if rule not in chosen.values()]:
         raise ValueError(
-            f"the rule {idle[0]!r} decides no array, expected a pattern of a path that "
-            f"no earlier rule fits; the paths begin "
+            f"the rule {idle[0]!r} matches no array that an earlier rule does not, "
+            "expected a pattern of a path; the paths begin with "
             f"{sorted(shapes)[:4]}"
         )
     for name, rule in chosen.items():
@@ -263,7 +263,7 @@ def _check_divides(
     known = f"the mesh has {dict(mesh.shape)}"
     if len(spec) > len(shape):
         raise ValueError(
-            f"the rule {rule!r} is of {len(spec)} axes ({spec}), but {name!r} has the "
+            f"the rule {rule!r} has {len(spec)} axes ({spec}), but {name!r} has the "
             f"shape {shape}; expected at most {len(shape)}"
         )
     for axis, wanted in enumerate(spec):
@@ -290,28 +290,28 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = _put(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        if not leaf.is_fully_addressable:  # it lies on other processes' devices too
+        if not leaf.is_fully_addressable:  # parts are on other processes' devices
             return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 
 
-# -- what a training loop asks for
+# -- for training loops
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole of an array on every device."""
+    """The sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def settle(frozen: PyTree, mesh: Mesh | None) -> PyTree:
-    """Frozen weights where the program runs: on the mesh, or on the one device."""
+    """Frozen weights on the mesh, or on the one device, where the program runs."""
     if mesh is None:
         leaves = [a for a in jax.tree.leaves(frozen) if isinstance(a, jax.Array)]
         if any(len(leaf.sharding.device_set) > 1 for leaf in leaves):
             raise ValueError(
-                "the frozen weights lie on several devices, and the program came "
-                "without a mesh, expected the one that they lie on; give it as mesh="
+                "the frozen weights are on several devices, and the program got no "
+                "mesh, expected the one that they are on; give it as mesh="
             )
         return jax.device_put(frozen)
     check_mesh(mesh)
@@ -319,31 +319,31 @@ def settle(frozen: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The whole tree on every device, as every process gives it; as it is on one."""
+    """The whole tree on every device; every process gives it. No mesh: unchanged."""
     if mesh is None:
         return tree
     return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), tree)
 
 
-# -- rows on a mesh
+# -- rows of a batch
 
 
 def padded_size(size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
-    """The rows of a batch, filled so that devices and micro-batches divide them."""
+    """A batch's number of rows, filled so that devices and parts divide it."""
     times = accumulate * (1 if mesh is None else mesh.shape[DATA])
     return -(-size // times) * times
 
 
 def reader(mesh: Mesh | None = None, accumulate: int = 1) -> Reader:
-    """How `order` reads batches: filled and over the mesh; as they are without one.
+    """How `order` reads batches: filled and sharded; without a mesh neither.
 
-    Each process reads the rows of its own devices alone. What is `Shared` goes to the
-    devices once, and is not sent again each step.
+    Each process reads only the rows of its own devices. `Shared` values go to the
+    devices once, not with each step.
     """
 
     def read(split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:
         size = padded_size(len(y), mesh, accumulate)
-        rows = np.resize(rows, size)  # real images again: some statistics see them
+        rows = np.resize(rows, size)  # repeats real images: batch statistics see them
         more = [(0, size - len(y)), *((0, 0) for _ in y.shape[1:])]
         y = np.pad(y, more, constant_values=filler(y))
         if mesh is None:
@@ -369,7 +369,7 @@ def _over(mesh: Mesh, split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:
 
         def own(index: Any) -> np.ndarray:
             span = index[0].indices(len(rows))
-            if span not in read:  # once for all devices along "model"
+            if span not in read:  # devices along "model" share rows: read them once
                 read[span] = np.asarray(leaf[rows[index[0]]])
             return read[span]
 
@@ -384,14 +384,14 @@ def _over(mesh: Mesh, split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:
 
 
 def keep_replicated(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Replicated, lest XLA spreads a result as it likes."""
+    """Constrain to replicated; otherwise XLA may shard a result in any way."""
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def micro_batches(tree: PyTree, count: int, mesh: Mesh | None = None) -> PyTree:
-    """[B ...] -> [count B/count ...]: row i goes to part i % count, so that each device
+    """[B ...] -> [count B/count ...]; row i goes to part i % count, so that each device
     keeps its own rows."""
 
     def cut(a: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""K programs on one frozen tree: seeds, rates, first params, tasks.
+"""K programs on one frozen tree, with different seeds, rates, initial params or tasks.
 
 >>> rates = [{"learning_rate": rate} for rate in (.001, .01, .1)]
 >>> adam = optax.inject_hyperparams(optax.adam)(learning_rate=.01)
@@ -7,14 +7,14 @@
 >>> len(fits)
 3
 
-Member k is what `fit` gives with the same seed, in one of two forms:
+Member k is the result of `fit` with the same seed, in one of two forms:
 
-    loop   `fit`, one member after the other, to its very bits; the memory of one
+    loop   `fit` for one member after the other, the same bits; the memory of one
     vmap   one step with an axis of programs: tiny steps, accelerators; most memory
 
-Nothing is measured in training: `costs` does, and `fastest` says what follows. Under
-vmap, members that see the same rows (one seed, or order="shared") and differ above a
-site alone (heads, prompts in late blocks) share one forward below it. For K *different*
+Training does not measure which is faster: `costs` does, and `fastest` chooses. Under
+vmap, members that see the same rows (one seed, or order="shared") and differ only above
+a site (heads, prompts in late blocks) share one forward below it. For K *different*
 label maps on one forward, put `alignments.heads` at "output".
 """
 
@@ -86,20 +86,20 @@ def fit_population(
     """Train K programs; each is selected on validation, as in `fit`.
 
     Args:
-        task: one for all, or one each, of equal shapes and types; what is
-            `data.Shared` may have other values.
-        seeds: one each, so there are as many members.
-        settings: hyperparameters each, such as {"learning_rate": .01}, in the place of
-            those of an optimiser that `optax.inject_hyperparams` made.
-        inits: another `program.init` each, for other first params of the same shapes.
-        how: "loop" or "vmap"; the bits of one are not those of the other.
-        order: which rows a step sees: each member its own, as in `fit`, or all of them
-            those of the first seed (vmap).
+        task: one for all, or one for each member, of equal shapes and types;
+            `data.Shared` values may differ.
+        seeds: one for each member, which sets their number.
+        settings: hyperparameters of each member, such as {"learning_rate": .01}, that
+            replace those of an optimiser made by `optax.inject_hyperparams`.
+        inits: another `program.init` for each member, for other initial params of the
+            same shapes.
+        how: "loop" or "vmap"; their results differ in bits.
+        order: "own": each member sees its own rows, as in `fit`; "shared" (vmap): all
+            see the rows of the first seed.
         loss, metric, metrics, evaluated: as in `fit`.
-        out, resume, identity: as in `fit`; in the loop each member has its own folder
-            there.
+        out, resume, identity: as in `fit`; in a loop each member has a folder inside.
 
-    A member whose loss diverges has the score NaN, and the others go on.
+    A member whose loss diverges gets the score NaN, and the others continue.
     """
     tasks = [task] * len(seeds) if isinstance(task, Task) else [*task]
     seeds = [whole_seed(seed) for seed in seeds]
@@ -117,13 +117,13 @@ def fit_population(
         *(program, optimizer, loss, record_sites, jax.device_put(frozen), outlines[0]),
         *(metric, metrics, evaluated, refresh),
     )
-    # Of alike tasks: labels may be missing in some alone. Each kind is looked at once.
+    # Alike tasks may still differ in missing labels: check each kind once.
     for own in {(own.gaps, own.short): own for own in outlines}.values():
         checks.check_run(run._replace(rows=own))
     together = order == "shared" or len(set(seeds)) == 1
     members = Members(run, tasks, seeds, together, settings, inits)
     first = partial(first_states, members, epochs)
-    jax.eval_shape(first)  # so that no member's settings are found wrong hours later
+    jax.eval_shape(first)  # finds wrong settings of any member now, not hours later
     which: dict[str, Any] = {}
     if out is not None:
         which = {"seeds": seeds, "epochs": epochs, "batch": batch}
@@ -159,12 +159,12 @@ def _alone(members: Members, k: int, out: Path | None, **given: Any) -> Fitted:
 
 
 class Cost(NamedTuple):
-    """Of a training step in one form."""
+    """The cost of a training step in one form."""
 
     seconds: float
-    """A program; NaN where the form took too much memory to be tried."""
+    """For each program; NaN if the form was not tried for its memory."""
     bytes: int
-    """Arguments, results and what is in between, of all programs."""
+    """Arguments, results and temporaries, of all programs."""
 
 
 def costs(
@@ -180,15 +180,15 @@ def costs(
     memory: float = float("inf"),
     rounds: int = 5,
 ) -> dict[str, Cost]:
-    """What a step takes in each form: medians of rounds in turn.
+    """The cost of a step in each form: medians of alternating rounds.
 
     Args:
-        memory: over that of the loop: vmap is not tried where it takes more.
+        memory: vmap is not tried if it takes more than this many times the loop's.
     """
     rows_, together = outline(task, batch), order == "shared"
     run = Run(program, optimizer, loss, (), jax.device_put(frozen), rows_)
     members = Members(run, [task] * len(seeds), [*seeds], together)
-    # Without the curves, as the forms have it.
+    # Without the curves, as in both forms.
     group = grouped(first_states(members, 1))._replace(curves=())
     x, y, context, axis = rows(members, 0)
     first = lambda tree: jax.tree.map(lambda a: jnp.array(a[0]), tree)
@@ -206,7 +206,7 @@ def costs(
     if held["vmap"] > memory * held["loop"]:
         del calls["vmap"]
     seconds: dict[str, list[float]] = {"loop": [], "vmap": []}
-    for turn in range(rounds + 1):  # the first is no measure
+    for turn in range(rounds + 1):  # the first round warms up and is not counted
         for name in [*calls][:: -1 if turn % 2 else 1]:
             state, *rest = given[name]
             start = time.perf_counter()
@@ -218,7 +218,7 @@ def costs(
 
 
 def _bytes(compiled: Any) -> int:
-    """What it holds at once."""
+    """The bytes that a compiled call holds at once."""
     found = compiled.memory_analysis()
     return (
         found.argument_size_in_bytes
@@ -229,7 +229,8 @@ def _bytes(compiled: Any) -> int:
 
 
 def fastest(measured: Mapping[str, Cost], memory: float = 1.5) -> How:
-    """The loop, unless vmap is faster beyond noise, in so many times the memory."""
+    """vmap if it is faster beyond noise (3 %) at no more than `memory` times the
+    loop's memory; otherwise the loop."""
     loop, vmap = measured["loop"], measured["vmap"]
     fits = vmap.bytes <= memory * loop.bytes
     return "vmap" if fits and vmap.seconds < 0.97 * loop.seconds else "loop"
@@ -241,12 +242,12 @@ def fastest(measured: Mapping[str, Cost], memory: float = 1.5) -> How:
 def _ingredients(
     members: Members, identity: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What else the numbers of a population depend on; see `identity`."""
+    """Everything that a population's numbers depend on; see `identity`."""
     run = members.run
     given = jax.eval_shape(jax.random.key, 0), run.frozen, run.rows.x, run.rows.context
     found = ingredients(run, identity)
     found["inits"] = [traced(init, *given).digest for init in members.inits or ()]
-    # As texts, since JSON has no word for an infinite rate.
+    # As texts, because JSON has no infinity.
     found["settings"] = [
         {name: str(np.asarray(value).tolist()) for name, value in each.items()}
         for each in members.settings or ()
@@ -276,8 +277,8 @@ def _check(
     if how not in get_args(How) or order not in get_args(Order):
         raise ValueError(
             f"a population got how={how!r} and order={order!r}, expected one of "
-            f"{get_args(How)} and one of {get_args(Order)}; costs() measures which of "
-            "them is the faster"
+            f"{get_args(How)} and one of {get_args(Order)}; costs() measures which is "
+            "faster"
         )
     if (how, order) == ("loop", "shared") and len(set(seeds)) > 1:
         raise ValueError(
@@ -287,7 +288,7 @@ def _check(
 
 
 def _check_alike(tasks: Sequence[Task]) -> None:
-    """Raise unless one compiled step serves all tasks."""
+    """Raise unless one compiled step fits all tasks."""
     first, *others = map(_alike, tasks)
     for other in others:
         if lines := differences(other, first):
@@ -298,7 +299,7 @@ def _check_alike(tasks: Sequence[Task]) -> None:
 
 
 def _alike(task: Task) -> dict[str, Any]:
-    """{what the tasks of a population have in common: what this one has}"""
+    """{property that the tasks of a population must share: this task's}"""
     found = {"classes": len(task.classes), "answers": task.answers, "holds": task.holds}
     for name in SPLITS:
         x, y, context = getattr(task, name)
@@ -309,6 +310,6 @@ def _alike(task: Task) -> dict[str, Any]:
 
 
 def _kinds(tree: PyTree) -> PyTree:
-    """Types and shapes; images in files, and numbers in `Shared`, have theirs too."""
+    """Types and shapes, also of images in files and of numbers in `Shared`."""
     known = lambda a: a if hasattr(a, "shape") else np.asarray(a)
     return jax.tree.map(lambda a: array_text(known(a)), tree)

@@ -1,4 +1,4 @@
-"""A run: what stays the same from its first step to its last, and which one it is."""
+"""A run: what stays fixed from its first step to its last, and its identity."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,23 +15,23 @@ from reprojax.training.losses import Loss, judge
 from reprojax.training.metrics import Metric, accuracy, observed
 
 Evaluated = Callable[[optax.OptState, PyTree], PyTree]
-"""(the optimiser's state, learnable) -> the learnable params that are evaluated."""
+"""(optimiser state, learnable) -> the learnable params to evaluate."""
 
 
 class Run(NamedTuple):
-    """All of a run but its rows and its seed."""
+    """All of a run except its rows and its seed."""
 
     program: Program
     optimizer: optax.GradientTransformation
     loss: Loss
     sites: tuple[str, ...]
-    """Which are recorded besides."""
+    """Further sites to record."""
     frozen: PyTree
     rows: Outline
     metric: Metric = accuracy
-    """By which validation selects."""
+    """Selects by validation."""
     metrics: tuple[Metric, ...] = ()
-    """Of the test split, besides."""
+    """Further metrics on the test split."""
     evaluated: Evaluated | None = None
     refresh: Refresh = "epoch"
     mesh: Mesh | None = None
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 
 def ingredients(run: Run, own: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What its numbers depend on; `own` is what its caller adds (see `identity`)."""
+    """What a run's numbers depend on; `own` is the caller's part (see `identity`)."""
     metric, rows, judged = run.metric, run.rows, partial(judge, run.loss)
     what = run.program, run.optimizer, run.evaluated, judged
     measured = partial(observed, metric), metric.score

@@ -1,8 +1,8 @@
-"""The pieces of a training loop; `fit` is the loop, and yours may be another.
+"""The pieces of a training loop; `fit` is one loop, yours may be another.
 
 `begin` makes a state and `train_step` the next one. Each piece takes the program as a
-static argument of `jax.jit`. None gives its arguments away, so that an old state may be
-kept; `fit` gives them away, and shares what was compiled among equal programs: see
+static argument of `jax.jit`. None donates its arguments, so old states stay usable;
+`fit` donates them, and shares compiled functions among equal programs: see
 `compilation`.
 """
 
@@ -32,30 +32,30 @@ from reprojax.training.runs import Evaluated
 
 
 class Numbers(NamedTuple):
-    """What a step was like."""
+    """Numbers of a step."""
 
     loss: jax.Array
     gradient: jax.Array
     """The norm of the gradient of all learnable params."""
     update: jax.Array
-    """The norm of what the optimiser added."""
+    """The norm of the optimiser's update."""
     moved: jax.Array
-    """The norm of what the params are away from the first ones."""
+    """The norm of the params' difference from the initial ones."""
 
 
 class TrainState(NamedTuple):
-    """All that a run is: a checkpoint holds it, and a step depends on no more."""
+    """A run's whole state: a checkpoint holds it, and a step depends on no more."""
 
     params: Params
     opt: optax.OptState
     key: Key
     step: jax.Array
     loss: jax.Array  # sum over the epoch's steps
-    sums: PyTree  # what the epoch's steps showed to label maps
-    curves: jax.Array  # [epochs 5], as `Fitted` has them, but that more of the score
-    # is always better; 0: to come
-    best: Params  # selected by validation, the earliest of equals
-    start: PyTree  # the first learnable params
+    sums: PyTree  # for label maps, over the epoch's steps
+    curves: jax.Array  # [epochs 5], as in `Fitted`, but scores are signed so that
+    # higher is better; rows of later epochs are 0
+    best: Params  # selected by validation; of equals the earliest
+    start: PyTree  # the initial learnable params
     numbers: Numbers  # of the last step
     stopped: jax.Array  # whether a hook has ended the run
 
@@ -70,12 +70,12 @@ def begin(
     context: PyTree = None,
     params: Params | None = None,
 ) -> TrainState:
-    """A first state; label maps are not estimated yet (`estimate` does).
+    """The initial state; label maps are not estimated yet (`estimate` does).
 
     Args:
         images: a batch, or its shape and type; likewise its context.
-        epochs: as many rows as the curves have, which `close_epoch` fills.
-        params: to start from, in the place of those that the seed draws.
+        epochs: the number of rows of the curves, which `close_epoch` fills.
+        params: initial params instead of those drawn from the seed.
     """
     key = jax.random.key(seed)
     if params is None:
@@ -93,9 +93,9 @@ def begin(
         numbers=Numbers(*[jnp.zeros(())] * 4),
         stopped=jnp.zeros((), bool),
     )
-    # Copies, because the step gives its state away: the caller's own arrays may be
-    # among the params, and some optimisers keep the params in their state. Of a
-    # plain type, because a weak one (jnp.full(n, .1)) has the second step compiled.
+    # Copies, because `fit` donates the state: the caller's own arrays may be among the
+    # params, and some optimisers keep the params in their state. And strongly typed,
+    # because a weak type (jnp.full(n, .1)) would compile the second step again.
     return jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a)), state)
 
 
@@ -134,21 +134,21 @@ def train_step(
 ) -> TrainState:
     """One update of the learnable params, and the sums for the label maps.
 
-    The state that comes stays whole. A loop that keeps none saves its memory by
+    The old state stays usable. A loop that does not keep it can save its memory by
     `jax.jit(train_step, static_argnums=(0, 1, 2, 3), donate_argnums=4)`.
 
     Args:
-        accumulate: into how many parts the batch is cut, one after the other: memory
-            falls, the gradient stays that of the whole batch. On a CPU, convolutions
-            are slow in the loop that this compiles to.
-        mesh: over which the rows lie, and where the state is replicated.
+        accumulate: number of parts into which the batch is cut. They are computed one
+            after the other: less memory, the same gradient. On a CPU, convolutions are
+            slow in the compiled loop.
+        mesh: has the rows sharded and the state replicated.
     """
     key = jax.random.fold_in(state.key, state.step)
     learnable = state.params.learnable
     call = partial(forward, program, loss, sites)
     rows = frozen, state.step, key, x, labels, context
     whole = gradient(program, call, accumulate, mesh, state.params, *rows)
-    # Divided once, so that parts, fillers and class weights make no other gradient.
+    # Divided once, so that parts, fillers and class weights give the batch's gradient.
     value = divided(whole.loss, whole.weight)
     grads = jax.tree.map(lambda total: divided(total, whole.weight), whole.grads)
 
@@ -184,7 +184,7 @@ def observe_scores(
     labels: jax.Array,
     context: PyTree = None,
 ) -> list[PyTree]:
-    """What one batch adds to the sums of each metric."""
+    """The sums of each metric over one batch."""
     context = unshared(context)
     y, recorded = record(program.apply, sites)(params, frozen, x, context)
     recorded = {**recorded, "output": y}
@@ -203,7 +203,7 @@ def observe_batch(
     *,
     mesh: Mesh | None = None,
 ) -> PyTree:
-    """What one batch shows to the label maps, in evaluation."""
+    """The sums for the label maps over one batch, in evaluation."""
     call = record(program.apply, ["output", *estimation.raw_sites(program)])
     seen = call(params, frozen, x, unshared(context))[1]
     return keep_replicated(estimation.observe(program, params, seen, labels), mesh)
@@ -222,10 +222,7 @@ def evaluate(
     metric: Metric = accuracy,
     sites: tuple[str, ...] = (),
 ) -> Any:
-    """A metric of a split: a float, or [K] where there are K answers.
-
-    K answers come from `alignments.heads`.
-    """
+    """A metric on a split: a float, or [K] for K answers (`alignments.heads`)."""
     given = program, params, frozen, split, batch, mesh
     return measure(*given, (metric,), sites)[metric.name]
 
@@ -240,7 +237,7 @@ def measure(
     metrics: tuple[Metric, ...],
     sites: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """{name: score} of several metrics on a split, in its order, in one pass."""
+    """{name: score} of several metrics on a split, in one pass in the split's order."""
     observe = Compiled(observe_scores, program, metrics, sites)
     batches = in_order(split, batch, reader(mesh))
     sums = jax.device_get([observe(params, frozen, *rows) for rows in batches])
@@ -249,13 +246,13 @@ def measure(
 
 
 def scored(metric: Metric, total: PyTree) -> Any:
-    """The score that sums give; ValueError where they give none."""
+    """The score of a metric's sums; raise ValueError if it is NaN."""
     score = np.asarray(metric.score(total))
     if np.isnan(score).all():
         raise ValueError(
             f"the metric {metric.name!r} of a split is not a number, expected one: the "
-            "answers are not finite, or the split has no row, or no two labels, that "
-            "it could compare; draw a larger split, or take another metric"
+            "answers are not finite, or the split has no row, or no two labels to "
+            "compare; draw a larger split, or take another metric"
         )
     return score if score.ndim else float(score)
 
@@ -268,7 +265,7 @@ def estimate(
     batch: int,
     mesh: Mesh | None = None,
 ) -> Params:
-    """The params with label maps from one exact pass over a split."""
+    """The params with label maps estimated by one exact pass over a split."""
     if not estimation.estimated(program):
         return params
     total, observe = None, Compiled(observe_batch, program, mesh=mesh)
@@ -281,7 +278,7 @@ def estimate(
 
 
 def shown(evaluated: Evaluated | None, state: TrainState) -> Params:
-    """The params that are evaluated: those of training, unless others are named."""
+    """The params to evaluate: those of training, unless `evaluated` gives others."""
     if evaluated is None:
         return state.params
     own = evaluated(state.opt, state.params.learnable)
@@ -291,18 +288,18 @@ def shown(evaluated: Evaluated | None, state: TrainState) -> Params:
 def close_epoch(
     state: TrainState, params: Params, score: float, steps: int
 ) -> TrainState:
-    """The state after an epoch of so many steps, with which training goes on.
+    """The state after an epoch of that many steps.
 
     Args:
-        params: those that reached the score, with the label maps of now.
-        score: by which more is better.
+        params: those that reached the score, with the new label maps.
+        score: signed so that higher is better.
     """
     epoch = int(state.step) // steps - 1
     better = not bool((state.curves[:epoch, 1] >= score).any())
     row = [state.loss / steps, score, *state.numbers[1:]]
     return state._replace(
         params=state.params._replace(fixed=params.fixed),
-        # a copy: the step gives its own params away
+        # a copy, because the step donates its own params
         best=jax.tree.map(jnp.copy, params) if better else state.best,
         curves=state.curves.at[epoch].set(jnp.array(row)),
         loss=jnp.zeros(()),
@@ -311,30 +308,30 @@ def close_epoch(
 
 
 def lengthened(state: TrainState, epochs: int) -> TrainState:
-    """A state of fewer epochs as one of so many, the curves of the rest still empty."""
+    """A state with curves for that many epochs; the further rows are empty."""
     missing = epochs - len(state.curves)
     curves = jnp.pad(state.curves, ((0, missing), (0, 0)))
     return state._replace(curves=curves) if missing else state
 
 
 def bar(first: int, total: int, progress: bool, unit: str = "step") -> tqdm:
-    """Units done and the time left; in a log file a line every half minute."""
+    """A progress bar with the time left; in a log file one line every half minute."""
     how = {"mininterval": 0.1 if sys.stderr.isatty() else 30.0, "unit": unit}
     return tqdm(total=total, initial=first, disable=not progress, **how)
 
 
 class Clock:
-    """Seconds a step, without the first (it compiles) and without evaluation."""
+    """Seconds a step, without the first step (it compiles) and without evaluation."""
 
     def __init__(self) -> None:
         self.steps, self.total, self.since = -1, 0.0, 0.0
 
     def start(self) -> None:
-        """Before a step; it may run already."""
+        """Call before a step; ignored if the clock runs already."""
         self.since = self.since or time.perf_counter()
 
     def tick(self, step: jax.Array, stop: bool) -> None:
-        """After a step; with `stop`, what follows is not counted."""
+        """Call after a step; with `stop`, the time until the next start is left out."""
         self.steps += 1
         first = self.steps == 0
         if first or stop:
@@ -343,14 +340,14 @@ class Clock:
             self.since = 0.0
 
     def seconds_per_step(self) -> float:
-        """NaN where there was the first step alone."""
+        """NaN if only the first step was made."""
         return self.total / self.steps if self.steps > 0 else float("nan")
 
 
 class Trace:
-    """A profile of five steps, by process 0, for TensorBoard; the first two compile.
+    """A profile of five steps by process 0, for TensorBoard, after two that compile.
 
-    Without a folder, nothing; of a run with one step left, that one.
+    Without a folder it does nothing; a run with one step left profiles that one.
     """
 
     def __init__(self, folder: str | Path | None, first: int, total: int) -> None:

@@ -343,7 +343,7 @@ SLIPS: tuple[Case, ...] = (
     Case(
         "fit with a rate for its optimiser",
         lambda: train(*given, optimizer=0.1),
-        ("optimizer=0.1 came", "optax.adam(0.1)"),
+        ("got optimizer=0.1", "optax.adam(0.1)"),
     ),
     Case(
         "fit with an optimiser that was not called",

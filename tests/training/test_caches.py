@@ -209,7 +209,7 @@ OTHERS = {
     "backbone: got": other_backbone,
     "data: got": other_images,
     "site: got output/raw, expected conv:out/raw": other_site,
-    "preprocessing below that site was another": other_preprocessing,
+    "preprocessing below that site changed": other_preprocessing,
 }
 
 
@@ -227,7 +227,7 @@ def test_a_torn_file_is_told(tmp_path, name):
     small(folder=tmp_path)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) - 30])
-    with pytest.raises(ValueError, match=rf"{name} came damaged .*remove the folder"):
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*remove the folder"):
         small(folder=tmp_path)
 
 
@@ -235,7 +235,7 @@ def test_a_cache_of_another_kind_of_json_is_told(tmp_path):
     small(folder=tmp_path)
     for text in ("", "[]", "null", "3", "{}", '{"versions": {}, "site": NaN}'):
         (tmp_path / "cache.json").write_text(text)
-        with pytest.raises(ValueError, match="cache.json came damaged"):
+        with pytest.raises(ValueError, match="cache.json is damaged"):
             small(folder=tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_optimisers_that_want_the_loss_get_it(optimizer):
 def test_what_an_optimiser_cannot_have_is_refused():
     with pytest.raises(ValueError, match=r"pair, take an average of params.*evaluated"):
         train(optimizer=optax.lookahead(optax.sgd(0.1), 2, 0.5))
-    with pytest.raises(ValueError, match="along a line and got accumulate=2"):
+    with pytest.raises(ValueError, match="line search and got accumulate=2"):
         train(optimizer=optax.lbfgs(), accumulate=2)
 
 

@@ -152,9 +152,9 @@ def test_all_are_told_and_one_ends():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"on_step": 3}, "on_step=3 came, expected a function"),
-        ({"on_epoch": [print]}, r"on_epoch=\[.*several are one by hooks.first_of"),
-        ({"on_step": hooks.every(0, print)}, r"every\(0, ...\) came"),
+        ({"on_step": 3}, "on_step=3, expected a function"),
+        ({"on_epoch": [print]}, r"on_epoch=\[.*combine several by hooks.first_of"),
+        ({"on_step": hooks.every(0, print)}, r"got every\(0, ...\)"),
     ],
 )
 def test_what_is_no_hook_is_refused(changes, message):
@@ -211,7 +211,7 @@ def test_json_lines_hold_null_for_what_is_not_finite_and_spare_other_files(tmp_p
         "moved": 0.0,
     }
     (tmp_path / "notes.txt").write_text("mine\n")
-    with pytest.raises(ValueError, match="expected lines that json_lines has written"):
+    with pytest.raises(ValueError, match="expected lines written by json_lines"):
         hooks.json_lines(tmp_path / "notes.txt")(hooks.Step(1, 1.0, 1.0, 1.0, 1.0))
     assert (tmp_path / "notes.txt").read_text() == "mine\n"
 

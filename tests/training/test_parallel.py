@@ -404,8 +404,8 @@ def shaped(**axes: int) -> Any:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"*/kernl": P()}, r"'\*/kernl' decides no array"),
-        ({"*": P(), "*/kernel": P()}, r"'\*/kernel' decides no array"),
+        ({"*/kernl": P()}, r"'\*/kernl' matches no array"),
+        ({"*": P(), "*/kernel": P()}, r"'\*/kernel' matches no array"),
         (
             {"*/kernel": P(None, None, None, "model")},
             r"axis 3 of 'params/conv/kernel' \(shape \(3, 3, 3, 6\)\) does not divide "
@@ -438,7 +438,7 @@ def test_frozen_weights_on_another_mesh_are_refused(eight):
     assert "'params/conv/bias' lies on Mesh('data': 4, 'model': 2," in error
     assert "the program runs on Mesh('data': 8," in error
     error = str(read(eight / "refused.npz")["no_mesh"])
-    assert "came without a mesh, expected the one that they lie on" in error
+    assert "got no mesh, expected the one that they are on" in error
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ SHORT = TASK._replace(test=split(6, 3))
         ({"epochs": 0}, "got epochs=0, expected a whole number of at least 1"),
         (
             {"settings": [{"momentum": 0.9}] * 3},
-            r"settings came for \['momentum'\].*\(\['learning_rate'\]\)",
+            r"got settings for \['momentum'\].*\(\['learning_rate'\]\)",
         ),
         (
             {"settings": SETTINGS, "optimizer": optax.sgd(1.0)},
@@ -343,7 +343,7 @@ SHORT = TASK._replace(test=split(6, 3))
                     learning_rate=optax.linear_schedule(1.0, 0.0, 9)
                 ),
             },
-            r"settings came for \['learning_rate'\], expected .*it has none",
+            r"got settings for \['learning_rate'\], expected .*it has none",
         ),
         ({"program": reprogram(fitting.FORWARD, {"output": bayesian(4)})}, "answers"),
     ],
