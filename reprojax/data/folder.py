@@ -15,7 +15,7 @@ from reprojax.data.splits import assemble
 from reprojax.data.task import SPELLINGS, Task, listed
 from reprojax.saving.files import printable
 
-JUNK = ("thumbs.db", "desktop.ini")  # what file managers leave
+JUNK = ("thumbs.db", "desktop.ini")  # files that file managers leave behind
 
 
 def from_folder(
@@ -30,17 +30,17 @@ def from_folder(
     lazy: bool = False,
     duplicates: str = "warn",
 ) -> Task:
-    """A task from class/…, or from train/class/… with validation (val) and test beside.
+    """A task from class/…, or from train/class/… beside validation (val) and test.
 
-    Every image becomes RGB [size size 3] as in `read_images`; all are held in memory,
-    3·size² bytes each, or with `lazy` each is read when its batch is. Class folders may
-    be nested; files are found as by `image_files`. Sizes, seeds and `duplicates` as for
-    `from_arrays`; images that stay in their files are equal where their bytes are.
-    Split folders are kept unless `test_seed` is given.
+    Every image becomes RGB [size size 3] as in `read_images`. All are held in memory,
+    3·size² bytes each; with `lazy` each is read when its batch is. Class folders may be
+    nested; files are found by `image_files`. Sizes, seeds and `duplicates` are as for
+    `from_arrays`, but with `lazy` equal means equal bytes of files. Split folders are
+    kept unless `test_seed` is given.
 
     Raises:
-        ValueError: images lie beside class folders; a class has none; images cannot be
-            read, of the folder, or of a lazy batch: it names all.
+        ValueError: images lie beside class folders; a class has none; images of the
+            folder, or later of a lazy batch, cannot be read (it names all of them).
     """
     path = Path(path)
     files = image_files(path)
@@ -69,8 +69,8 @@ def from_folder(
 def image_files(folder: str | PathLike) -> list[Path]:
     """The image files below a folder, sorted by name, without hidden ones.
 
-    Linked folders are followed, except for a link to a folder that holds the link. What
-    is no image by its ending is left out, and one warning counts it.
+    Links to folders are followed, except to a folder above the link. Files whose ending
+    is not an image's are left out, and one warning counts them.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -84,10 +84,10 @@ def image_files(folder: str | PathLike) -> list[Path]:
 
 
 def _files(folder: Path, above: tuple[os.stat_result, ...] = ()) -> Iterator[Path]:
-    """All that is no folder, links followed. `above`: the folders on the way here."""
+    """All files, links followed. `above`: the folders on the way here."""
     here = folder.stat()
     if any(os.path.samestat(here, other) for other in above):
-        return  # a circle: these files are found already
+        return  # a cycle of links: these files are found already
     for entry in os.scandir(folder):
         if _hidden(entry.name):
             continue
@@ -128,7 +128,7 @@ def _no_loose(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _split_folders(path: Path, files: Sequence[Path]) -> dict[str, Path]:
-    """{split: folder of class folders}; {"train": path} where there are no splits."""
+    """{split: folder of class folders}; {"train": path} if there are no splits."""
     _no_loose(path, files)
     inner = _inner(path)
     splits = [name for name in inner if name.lower() in SPELLINGS]
@@ -167,7 +167,7 @@ def _names(folder: Path) -> list[str]:
 def _labelled(
     folder: Path, classes: list[str], files: Sequence[Path]
 ) -> list[tuple[int, Path]]:
-    """(label, file) of each of the files that lies below the folder."""
+    """(label, file) of each file below the folder."""
     _no_loose(folder, files)
     found: dict[str, list[Path]] = {name: [] for name in _inner(folder)}
     if new := [name for name in found if name not in classes]:

@@ -1,4 +1,4 @@
-"""Images that stay in their files until rows of them are asked for."""
+"""Images that stay in their files until their rows are read."""
 
 import hashlib
 import os
@@ -14,33 +14,33 @@ import numpy as np
 
 from reprojax.saving.files import open_regular, size_of
 
-MARK = 1024  # bytes at the end of a file: what was compressed there, and PNG's checksum
+MARK = 1024  # bytes at a file's end: the end of the compressed data, PNG's checksum
 
 
 class Records(NamedTuple):
-    """Where images come from."""
+    """A source of images."""
 
     items: Any
-    """Random access, items[i]: paths, encoded bytes, a grain or TFDS source."""
+    """A sequence, read by items[i]: paths, encoded bytes, a grain or TFDS source."""
     read: Callable[[Any], np.ndarray]
     """An item -> uint8 [h w C], called in several threads at once."""
     name: Callable[[int], str]
-    """What an error calls item i."""
+    """The name of item i in errors."""
     mark: Callable[[int], str]
-    """What `digest` knows item i by, cheap to find."""
+    """A cheap text that identifies item i for `digest`."""
 
 
 class Images:
-    """Like an array uint8 [N h w C]; x[rows] decodes those rows alone, in threads.
+    """An array-like uint8 [N h w C] whose x[rows] decodes only those rows, in threads.
 
-    It stands in a `Split` in the place of an array. All images have the shape of the
-    first, which is decoded at once.
+    It takes an array's place in a `Split`. All images must have the shape of the first,
+    which is decoded at construction.
 
     Args:
         items, read: as in `Records`.
         name: for errors; by default an item's path, or its index.
-        mark: by default a path's last folder, name and byte count with the checksum of
-            its last KiB, and bytes' checksum.
+        mark: by default, for a path its last folder, its name, its size and the
+            checksum of its last KiB; for bytes their length and checksum.
     """
 
     dtype, ndim = np.dtype(np.uint8), 4
@@ -73,12 +73,12 @@ class Images:
         return self
 
     def take(self, rows: np.ndarray) -> "Images":
-        """Those rows, still in their files."""
+        """Those rows, still undecoded."""
         new = object.__new__(Images)
         return new._set(self._sources, self._where[rows], self.shape[1:])
 
     def joined(self, *others: "Images") -> "Images":
-        """These images and then the others'."""
+        """These images, then the others'."""
         sources, where = self._sources, [self._where]
         for other in others:
             where.append(other._where + [len(sources), 0])
@@ -87,17 +87,17 @@ class Images:
         return new._set(sources, np.concatenate(where), self.shape[1:])
 
     def marks(self) -> Iterator[str]:
-        """What identifies each row's image, in order, without decoding any."""
+        """The mark of each row's image, in order, without decoding any."""
         marks = [source.mark for source in self._sources]
         mark = lambda place: marks[place[0]](int(place[1]))
-        for start in range(0, len(self), 1024):  # not a million tasks at once
+        for start in range(0, len(self), 1024):  # limits how many tasks are queued
             yield from _pool().map(mark, self._where[start : start + 1024])
 
     def contents(self) -> list[Any]:
-        """A key for each row, the same for rows whose images have the same bytes.
+        """A key for each row, equal for rows whose images have equal bytes.
 
-        Files are compared as in `by_bytes`, lists of bytes by their sha256. Rows of
-        other items have keys of their own: to read them all could take an epoch's time.
+        Files are compared by `by_bytes`, lists of bytes by their sha256. Rows of other
+        items all get different keys: reading them could take as long as an epoch.
         """
         keys: list[Any] = [tuple(place) for place in self._where.tolist()]
         items = {}
@@ -122,7 +122,7 @@ class Images:
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         raise ValueError(
             f"{len(self)} images of {self.shape[1:]} lie in their files, but something "
-            "wants them all in memory; take some, x[rows], or load without lazy=True"
+            "asks for all in memory; take some, x[rows], or load without lazy=True"
         )
 
     def _read(self, place: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ class Images:
 
 
 def check_grain() -> None:
-    """ValueError where images in files could not be read ahead, before any is."""
+    """Raise ValueError now if grain, which reads files ahead, is not installed."""
     try:
         import grain  # noqa: F401
     except ImportError:
@@ -150,10 +150,10 @@ def check_grain() -> None:
 
 
 def by_bytes(files: Sequence[str | Path]) -> list[Any]:
-    """A key for each file, the same for files whose bytes are the same.
+    """A key for each file, equal for files with equal bytes.
 
-    All are compared by their sizes, those of one size by the checksum of their last
-    KiB, and only those that are equal in both are read whole.
+    Files are compared by size, then by the checksum of the last KiB; only those equal
+    in both are read whole.
     """
     keys: list[Any] = [()] * len(files)
     for look in (size_of, _tail, _sha256):
@@ -166,12 +166,12 @@ def by_bytes(files: Sequence[str | Path]) -> list[Any]:
 
 
 def _each(call: Callable, items: Any, name: Callable[[Any], str]) -> list[Any]:
-    """call(item) of each, in threads; all items on which it raises are refused."""
+    """call(item) of each, in threads; one ValueError names all items that failed."""
 
     def tried(item: Any) -> Any:
         try:
             return call(item)
-        except Exception as error:  # whatever a broken file may raise: collected below
+        except Exception as error:  # a broken file may raise anything; collected below
             return error
 
     out = list(_pool().map(tried, items))
@@ -182,7 +182,7 @@ def _each(call: Callable, items: Any, name: Callable[[Any], str]) -> list[Any]:
 
 
 def refuse(bad: Sequence[tuple[str, Exception]], count: int) -> None:
-    """A ValueError that names every image that could not be read, if there is one."""
+    """Raise one ValueError that names every image that could not be read, if any."""
     if bad:
         raise ValueError(
             f"{len(bad)} of {count} images cannot be read; replace or remove them:\n"
@@ -196,7 +196,7 @@ def faults(bad: Sequence[tuple[str, Exception]]) -> str:
 
 
 def _why(error: Exception) -> str:
-    """What the library says in its own words, else what was raised."""
+    """The message of the library's own ValueErrors; of others with the type."""
     own = type(error) is ValueError
     return str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
 
@@ -220,7 +220,7 @@ def _mark(item: Any) -> str:
 
 
 def _tail(path: str | Path) -> tuple[int, int]:
-    """A file's byte count, and the checksum of its last KiB."""
+    """A file's size in bytes, and the checksum of its last KiB."""
     with open_regular(Path(path)) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - MARK))
@@ -234,5 +234,5 @@ def _sha256(path: str | Path) -> bytes:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """One for all: however many batches are read ahead, as many threads decode."""
+    """One pool for all, so that many batches read ahead do not mean many threads."""
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "reprojax-images")

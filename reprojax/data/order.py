@@ -1,9 +1,8 @@
-"""Batches as a pure function of (seed, epoch, index): nothing to store for a resume.
+"""Batches as a pure function of (seed, epoch, index), so a resume needs no state.
 
-The last short batch of an epoch is filled with images that it has had, under the label
-−1. That label weighs nothing in a loss or a count, so the filling biases nothing, and
-every batch has the one shape that was compiled. The images are real ones because batch
-statistics, where a method has some, do not look at labels.
+The last short batch of an epoch is filled with images of the epoch, under the label −1,
+which losses and counts ignore. So every batch has the one compiled shape and nothing is
+biased. The fillers are real images, because batch statistics do not look at labels.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,32 +15,32 @@ from reprojax.data.lazy import Images
 from reprojax.data.task import Split, batch_labels, filler, taken
 
 READERS, AHEAD = 2, 3
-"""Threads that make batches of images in files, and batches made ahead."""
+"""Threads that make batches of images in files, and how many batches are made ahead."""
 
 Batch = tuple[Any, Any, Any]
-"""x uint8 [B h w C], or a tree of arrays [B ...]; y int32 [B]; the context. Of NumPy,
-or where a `Reader` has put them."""
+"""x uint8 [B h w C], or a tree of arrays [B ...]; y int32 [B]; the context. NumPy
+arrays, or placed on devices by a `Reader`."""
 
 
 def read_rows(split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:
-    """These rows of a split, with their labels as they are to be."""
+    """These rows of a split, with the given labels."""
     x, context = taken((split.x, split.context), rows)
     return x, y, context
 
 
 class Reader(NamedTuple):
-    """How batches are read, once it is known which rows they have."""
+    """How to read batches whose rows are chosen."""
 
     read: Callable[[Split, np.ndarray, np.ndarray], Batch] = read_rows
     hold: Callable[[Any], Any] = lambda context: context
-    """Called once with a split's context, before its rows are read."""
+    """Called once with a split's context, before rows are read."""
 
 
 PLAIN = Reader()
 
 
 def steps(split: Split, size: int) -> int:
-    """Batches an epoch, the short one counted."""
+    """Batches an epoch, including a short last one."""
     if size < 1:
         raise ValueError(f"batches of {size} images; expected at least 1")
     if not len(split.y):
@@ -66,9 +65,9 @@ def batches(
     total: int,
     reader: Reader = PLAIN,
 ) -> Iterator[Batch]:
-    """The batches of the steps first … total − 1: `batch` of each, in their order.
+    """The batches of the steps first … total − 1: `batch` of each, in order.
 
-    A run that goes on at another step meets the same rows, with nothing stored. Images
+    A run that resumes at another step gets the same rows, with nothing stored. Images
     in files are read ahead, a few batches at most.
     """
     split = split._replace(context=reader.hold(split.context))
@@ -77,7 +76,7 @@ def batches(
 
 
 def in_order(split: Split, size: int, reader: Reader = PLAIN) -> Iterator[Batch]:
-    """Every image once, unshuffled: row i of the split is row i of the batches."""
+    """Every row once, unshuffled: row i of the split is row i of the batches."""
     count, rows = steps(split, size), np.arange(len(split.y))
     split = split._replace(context=reader.hold(split.context))
     make = lambda i: reader.read(split, *_rows(split, rows, i * size, size))
@@ -87,7 +86,7 @@ def in_order(split: Split, size: int, reader: Reader = PLAIN) -> Iterator[Batch]
 def _read(
     split: Split, make: Callable[[int], Batch], first: int, total: int
 ) -> Iterator[Batch]:
-    """make(first) … make(total − 1); of images in files in threads, read ahead."""
+    """make(first) … make(total − 1); images in files are read ahead in threads."""
     if not isinstance(split.x, Images):
         yield from map(make, range(first, total))
         return
@@ -99,10 +98,10 @@ def _read(
     try:
         yield from made
     finally:
-        made.close()  # a loop that is left early leaves no thread behind
+        made.close()  # so that a loop left early leaves no thread behind
 
 
-@lru_cache(maxsize=8)  # an epoch's steps share one permutation
+@lru_cache(maxsize=8)  # the steps of an epoch share one permutation
 def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     rows = np.random.default_rng((seed, epoch)).permutation(n)
     rows.setflags(write=False)
@@ -112,7 +111,7 @@ def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
 def _rows(
     split: Split, order: np.ndarray, start: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows a batch has, and their labels."""
+    """The rows of a batch, and their labels."""
     real = len(order[start : start + size])
     chosen = np.take(order, range(start, start + size), mode="wrap")
     y = batch_labels(split.y[chosen])

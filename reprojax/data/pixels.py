@@ -18,8 +18,8 @@ from reprojax.data.lazy import refuse
 from reprojax.data.task import listed
 from reprojax.saving.files import open_regular
 
-# What Pillow reads by itself: no format for which it starts another program (EPS), and
-# none that has no signature (TGA).
+# What Pillow decodes itself: not EPS, for which it starts another program, nor TGA,
+# which has no signature.
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"),
     *("JPEG2000", "AVIF", "HEIF"),
@@ -35,12 +35,12 @@ def read_images(
 ) -> np.ndarray:
     """Image files as uint8 [N size size 3].
 
-    Each is turned as its EXIF says, laid on white where transparent, and its centre
-    square resized (bicubic, antialiased): the same as resizing the short side to `size`
-    and cropping the centre. Of several frames or pages the first is taken, and one
-    warning counts such files. Deep grey is scaled to 8 bits: whole numbers from 0 to
-    65535, floats from 0 to 1. The range is never guessed from an image, so that one
-    rule holds for all; values outside it are an error.
+    Each image is rotated by its EXIF orientation, composed over white where
+    transparent, and its central square is resized (bicubic, antialiased), which equals
+    resizing the short side to `size` and cropping the centre. Of several frames or
+    pages the first is taken; one warning counts such files. Deep grey is scaled to 8
+    bits, integers from 0..65535, floats from 0..1. The range is never guessed from an
+    image, so that one rule holds for all; values outside it raise.
 
     Args:
         on_bad: is given [(file, what is wrong)] and the number of all files, where some
@@ -58,7 +58,7 @@ def read_images(
 
 @cache
 def endings() -> tuple[str, ...]:
-    """How the names of files end that can be read; HEIC's only with pillow-heif."""
+    """The endings of readable files; HEIC's only with pillow-heif."""
     from PIL import Image
 
     own = {f: [] for f in _formats()}
@@ -69,7 +69,7 @@ def endings() -> tuple[str, ...]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS for which there is a reader."""
+    """The FORMATS that have a reader here."""
     from PIL import Image
 
     Image.init()
@@ -98,11 +98,11 @@ def decode_image(
     def read(source):
         try:
             return opened(source, lambda image: (_animated(image), convert(image)))
-        except Exception as error:  # whatever a broken file may raise: collected below
+        except Exception as error:  # a broken file may raise anything; see below
             return error
 
     stacked, bad, animated, rows = np.empty(0), [], 0, 0
-    _formats()  # once, before there are threads
+    _formats()  # registers readers, before any thread does
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for i, result in enumerate(pool.map(read, sources)):
             _progress(i + 1, len(sources))
@@ -177,10 +177,10 @@ def rgb(image: Any) -> Any:
 
 
 def _shallow(grey: np.ndarray) -> np.ndarray:
-    """Grey of 16 or 32 bits, or of floats, as uint8, as `read_images` says."""
+    """Grey of 16 or 32 bits, or of floats, as uint8 by the rule of `read_images`."""
     low, high = grey.min(), grey.max()
     most = 1 if grey.dtype.kind == "f" else 65535
-    if not (low >= 0 and high <= most):  # so NaN is outside too
+    if not (low >= 0 and high <= most):  # also true for NaN
         raise ValueError(
             f"it is {grey.dtype} grey from {low:.6g} to {high:.6g}, expected 0 to "
             f"{most}; save it with 8 bits"

@@ -1,9 +1,9 @@
-"""Which images go where: stratified draws, each a pure function of its seed.
+"""Splits of data sets: stratified draws, each a pure function of its seed.
 
-One rule for every source. Splits that a data set comes with are kept. What it lacks is
-drawn from its training images: the test split by `test_seed`, so that it stays the same
-while `seed` redraws validation and training images. A `test_seed` given for a set that
-has its own splits pools them and redraws all three.
+One rule for every source: a data set's own splits are kept. What is missing is drawn
+from its training images, the test split by `test_seed`, so that `seed` redraws
+validation and training images without changing it. With a `test_seed`, the own splits
+of a set are pooled, and all three are drawn anew.
 
 Equal images in two splits, or under two labels, are found: see `divide`.
 """
@@ -36,7 +36,7 @@ from reprojax.data.task import (
     whole_seed,
 )
 
-SHARE = 0.2  # of the training images, for a split that is neither there nor asked for
+SHARE = 0.2  # of the training images, for a split neither given nor sized
 
 
 def assemble(
@@ -72,7 +72,7 @@ def assemble(
                 f"{part}: {what} of shape {shape_of(own)}, but those before have "
                 f"{shape_of(x[0])}; expected one shape {fit} first"
             )
-    # Labels of other kinds have no classes of which each split needs its share.
+    # Other kinds of labels are drawn without strata.
     strata = {
         n: own if answers == "class" else np.zeros(len(own), int)
         for n, own in y.items()
@@ -100,7 +100,7 @@ def _checked(x: Any, part: str, holds: str) -> Any:
 
 
 def _answers(y: Any, part: str, answers: Answers, x: Any) -> np.ndarray:
-    """y as a task has it. NaN among several labels at once is one that is missing."""
+    """y as the task stores it. NaN among several labels a row means a missing one."""
     if answers == "class":
         return labels(y, part)
     if answers == "none":
@@ -141,14 +141,14 @@ def _joined_contexts(contexts: list) -> Any:
         (c is None) != (contexts[0] is None) for c in contexts
     ):
         raise ValueError(
-            "some splits came with a context and some without, expected all alike; "
-            "give each as (x, y, context)"
+            "some splits have a context and some have none, expected all alike; give "
+            "each as (x, y, context)"
         )
     return contexts[0] if len(contexts) == 1 else _stacked(contexts)
 
 
 def _stacked(trees: list) -> Any:
-    """Trees of rows, one after the other; what is `Shared` is the first's."""
+    """Trees of rows, concatenated; `Shared` values are the first tree's."""
     import jax
 
     shared = lambda leaf: isinstance(leaf, Shared)
@@ -163,7 +163,7 @@ def _taken(split: Split, rows: np.ndarray) -> Split:
 
 
 def _contents(x: Any) -> list[Any]:
-    """A key for each row, the same for equal ones."""
+    """A key for each row, equal for equal rows."""
     if isinstance(x, Images):
         return x.contents()
     arrays = leaves(x)
@@ -181,15 +181,15 @@ def divide(
     test_seed: int | None = None,
     duplicates: str = "warn",
 ) -> Sequence[np.ndarray]:
-    """As `draw`, and equal images are found.
+    """Rows as by `draw`, with a look for equal images.
 
     Args:
-        contents: a key for each row, the same where images are equal.
+        contents: a key for each row, equal for equal images.
         duplicates: "warn" counts, in one warning, equal images in two of the drawn
-            splits and under two labels. "drop" leaves them out before anything is
-            drawn: the set's own test split stays as it is; validation images go that
-            are in it, and training images that are in either; of equal training images
-            one stays, or none if their labels differ. "keep" does not look.
+            splits and under two labels. "drop" removes images before anything is drawn:
+            validation images equal to one of the set's own test split, training images
+            equal to one of either, and all but one of equal training images, or all of
+            them if their labels differ. "keep" does not look.
     """
     if duplicates not in ("warn", "drop", "keep"):
         raise ValueError(
@@ -203,7 +203,7 @@ def divide(
         rows = draw(y, count, **drawing)
         _warn(dict(zip(SPLITS, rows, strict=True)), every, key)
         return rows
-    if test_seed is not None:  # one pool, from which splits of the old sizes are drawn
+    if test_seed is not None:  # pool all, and draw splits of the old sizes
         own = {part: len(y[part]) for part in y if part != "train"}
         drawing["sizes"] = own | {k: n for k, n in sizes.items() if n is not None}
         y = {"train": every}
@@ -221,7 +221,7 @@ def _numbered(keys: Sequence[Any]) -> np.ndarray:
 
 
 def _two_labels(every: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """For each row, whether an equal one has another label."""
+    """For each row, whether an equal row has another label."""
     low, high = np.full(key.max() + 1, every.max()), np.zeros(key.max() + 1, int)
     np.minimum.at(low, key, every)
     np.maximum.at(high, key, every)
@@ -254,7 +254,7 @@ def _warn(rows: Mapping[str, np.ndarray], every: np.ndarray, key: np.ndarray) ->
 def _distinct(
     pools: Mapping[str, np.ndarray], every: np.ndarray, key: np.ndarray
 ) -> np.ndarray:
-    """bool [N]: which rows stay, as `divide` says of "drop"."""
+    """bool [N]: the rows that "drop" of `divide` keeps."""
     ends = np.cumsum([len(own) for own in pools.values()])[:-1]
     rows = dict(zip(pools, np.split(np.arange(len(every)), ends), strict=True))
     seen, kept = np.zeros(len(every), bool), np.zeros(len(every), bool)
@@ -276,13 +276,12 @@ def draw(
     seed: int = 0,
     test_seed: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of train, validation and test, sorted, each class by its share.
+    """Rows of train, validation and test, sorted, with the same class shares in each.
 
-    y: labels in 0 … count − 1 of the splits that are there, at least "train"; rows
-    count through them in y's own order. A size is a number of images, or a share of
-    the images that the split is drawn from; None is all of a split that is there, and
-    a fifth of the training images for one that is not. Every class that has an image
-    keeps one for training.
+    y: {split: labels in 0 … count − 1}, at least "train"; rows are numbered through the
+    splits in y's order. A size is a number of images, or a share of the images from
+    which the split is drawn. None means all of a given split, and a fifth of the
+    training images for a missing one. Every class with an image keeps one for training.
     """
     for part, own in y.items():
         check_classes(own, count, part)
@@ -318,7 +317,7 @@ def draw(
 
 
 def shots(task: Task, k: int, seed: int) -> Task:
-    """The task with k training images a class, drawn by seed; k + 1 contains k."""
+    """The task with k training images a class, drawn by seed; k + 1 includes k's."""
     if k < 1:
         raise ValueError(f"{k} training images a class; expected at least 1")
     if task.answers != "class":
@@ -351,7 +350,7 @@ def _number(size: int | float, available: int, part: str) -> int:
 
 
 def _stratified(every, rows, size, part, count, key, *, keep=0, least=0) -> np.ndarray:
-    """`size` of the rows, classes by their shares; `keep` of each class are left."""
+    """`size` of the rows, by class shares, leaving `keep` of each class."""
     if size is None:
         return rows
     n, counts = (
@@ -371,7 +370,7 @@ def _stratified(every, rows, size, part, count, key, *, keep=0, least=0) -> np.n
 
 
 def _shares(counts, n, low, high) -> np.ndarray:
-    """Whole numbers near counts · n / sum(counts) that sum to n, within the bounds."""
+    """Integers near counts · n / sum(counts) that sum to n, within the bounds."""
     quota = counts * n / counts.sum()
     take = np.clip(np.floor(quota).astype(int), low, high)
     while short := n - take.sum():

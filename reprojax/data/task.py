@@ -15,27 +15,26 @@ Answers = Literal["class", "labels", "numbers", "words", "none"]
 class Split(NamedTuple):
     """Images x, uint8 [N h w C] with C 1 or 3, and labels y, int32 [N].
 
-    Where x is `Images`, its rows lie in files until they are asked for. Other tasks
-    hold other values: any tree of arrays [N ...], such as `sequence.Tokens`.
+    If x is `Images`, rows stay in files until they are read. Other tasks hold any tree
+    of arrays [N ...], such as `sequence.Tokens`.
     """
 
     x: Any
     y: np.ndarray
     context: Any = None
-    """The survey's c: a tree of arrays [N ...], a row for each of x. What is one for
-    all rows stands in `Shared`."""
+    """The survey's c: a tree of arrays [N ...] with a row for each of x. A value for
+    all rows is wrapped in `Shared`."""
 
 
 class Shared(NamedTuple):
-    """A context, or a part of one, that is the same for all rows; programs and losses
-    get the value. It is said, since a length that equals N would say nothing."""
+    """A context, or part of one, that is the same for all rows; programs and losses get
+    its value. The wrapper is explicit, because a length may equal N by chance."""
 
     value: Any
 
 
 class Task(NamedTuple):
-    """What is learned: all splits hold images of one shape, and labels as `answers`
-    says."""
+    """Three splits with values of one shape, and labels of the kind `answers`."""
 
     name: str
     train: Split
@@ -43,38 +42,38 @@ class Task(NamedTuple):
     test: Split
     classes: tuple[str, ...]
     holds: str = "images"
-    """Or what else x is, a tree of arrays [N ...] of any type: the site whose values
-    stand in the place of images, "text" for strings, a word of your own."""
+    """What x is if not images, a tree of arrays [N ...] of any type: a site's name for
+    cached values, "text" for strings, or a word of your own."""
     answers: Answers = "class"
-    """What y is. "class": [N], which of `classes`. "labels": [N T] of 0 and 1, each of
-    `classes` or not, several at once; -1 where it is not known. "numbers": floats
-    [N R], NaN where not known. "words": [N L], a vocabulary's ids to be written, -1
-    where none counts. "none": zeros [N], for losses that need no labels."""
+    """The kind of y. "class": [N], an index into `classes`. "labels": [N T] of 0 and 1,
+    one for each of `classes`, -1 if unknown. "numbers": floats [N R], NaN if unknown.
+    "words": [N L], token ids to be written, -1 where none counts. "none": zeros [N],
+    for losses without labels."""
 
 
 class Outline(NamedTuple):
-    """What is known of a task's training batches before a row is read."""
+    """What is known of a task's training batches before any row is read."""
 
     name: str
     answers: Answers
     classes: int
-    """How many."""
+    """The number of classes."""
     size: int
     """Rows of a batch."""
     steps: int
     """Batches an epoch."""
     short: int
-    """Real rows of the last one; 0: it is as long as the others."""
+    """Real rows of the last batch; 0 if it is full."""
     gaps: bool
-    """Whether a label is no example."""
+    """Whether some label is missing."""
     x: Any
-    """Shapes and types of a batch, as programs get it; so are y and context."""
+    """Shapes and types of a batch, as programs get it; likewise y and context."""
     y: Any
     context: Any
 
 
 SPLITS = ("train", "validation", "test")
-SPELLINGS = {  # of a split's name in files and folders
+SPELLINGS = {  # accepted names of splits in files and folders
     "train": "train",
     "validation": "validation",
     "valid": "validation",
@@ -84,7 +83,7 @@ SPELLINGS = {  # of a split's name in files and folders
 
 
 def check(task: Task) -> Task:
-    """The task itself, or a ValueError that says what is wrong with it."""
+    """The task itself; raise a ValueError that says what is wrong with it."""
     if task.answers not in get_args(Answers):
         raise ValueError(
             f"{task.name} has answers={task.answers!r}, expected {get_args(Answers)}"
@@ -127,7 +126,7 @@ def check(task: Task) -> Task:
 
 
 def outline(task: Task, batch: int) -> Outline:
-    """What a run has to know of a task, which is checked, to train by so many rows."""
+    """Check a task, and describe its batches of that many rows."""
     x, y, context = check(task).train
     size = min(batch, len(y))
     steps, short = -(-len(y) // size), len(y) % size
@@ -149,7 +148,7 @@ def _check_answers(task: Task, y: np.ndarray, name: str) -> None:
         _check_labels(y, len(task.classes), name)
     elif np.shape(y) != (len(y),) or np.any(y):
         raise ValueError(
-            f"{name}: y of {y.dtype}{[*y.shape]} came for a task whose answers are "
+            f"{name}: got y of {y.dtype}{[*y.shape]} for a task whose answers are "
             '"none", expected zeros [N]; say answers="class" if they are labels'
         )
 
@@ -158,8 +157,8 @@ def _check_labels(y: np.ndarray, count: int, name: str) -> None:
     known = np.isin(y, (-1, 0, 1))
     if y.ndim != 2 or y.shape[1] != count or y.dtype.kind not in "iu":
         raise ValueError(
-            f"{name}: labels of {y.dtype}{[*y.shape]} came for {count} at once, "
-            f"expected whole numbers [N {count}]: 1, 0, and -1 where it is not known; "
+            f"{name}: got labels of {y.dtype}{[*y.shape]} for {count} at once, "
+            f"expected whole numbers [N {count}]: 1, 0, or -1 where it is not known; "
             "name each by classes="
         )
     if not known.all():
@@ -169,26 +168,26 @@ def _check_labels(y: np.ndarray, count: int, name: str) -> None:
         )
     if empty := [i for i in range(count) if not (y[:, i] >= 0).any()]:
         raise ValueError(
-            f"{name}: label {empty[0]} is known of no row, expected one row at least; "
-            "draw a larger split, or leave the label out"
+            f"{name}: label {empty[0]} is unknown in every row, expected it known in "
+            "one at least; draw a larger split, or leave the label out"
         )
 
 
 def _check_numbers(y: np.ndarray, name: str) -> None:
     if y.ndim != 2 or y.dtype.kind != "f" or np.isinf(y).any():
         raise ValueError(
-            f"{name}: numbers of {y.dtype}{[*y.shape]} came, expected finite floats "
-            "[N R], and NaN where one is not known; of one number a row: y[:, None]"
+            f"{name}: got numbers of {y.dtype}{[*y.shape]}, expected finite floats "
+            "[N R], or NaN where one is not known; of one number a row: y[:, None]"
         )
 
 
 def filler(y: Any) -> Any:
-    """What stands in the place of a label where there is none."""
+    """The label that marks a missing one."""
     return np.nan if np.issubdtype(y.dtype, np.floating) else -1
 
 
 def batch_labels(y: np.ndarray) -> np.ndarray:
-    """As they go to the device: int32, or float32."""
+    """Labels in the dtype of the device: int32, or float32."""
     floats = np.issubdtype(y.dtype, np.floating)
     return y.astype(np.float32 if floats else np.int32)
 
@@ -199,15 +198,15 @@ def _check_context(split: Split, name: str) -> None:
     if lengths - {(len(split.y),)}:
         found = [[*np.shape(leaf)] for leaf in leaves(rows)]
         raise ValueError(
-            f"{name}: a context with arrays of {found} came for {len(split.y)} rows, "
-            "expected a row for each in all of them; put what is one for all rows into "
-            "data.Shared(...)"
+            f"{name}: got a context with arrays of {found} for {len(split.y)} rows, "
+            "expected a row for each in all of them; wrap a value for all rows as "
+            "data.Shared(value)"
         )
     _check_finite(rows, name)
 
 
 def _check_finite(x: Any, name: str, rows: int = 1024) -> None:
-    """By parts, because values may lie in a mapped file."""
+    """Raise at NaN or infinity. Checks parts, because x may be a memory-mapped file."""
     import jax.numpy as jnp
 
     for leaf in leaves(x):
@@ -225,7 +224,7 @@ def _check_finite(x: Any, name: str, rows: int = 1024) -> None:
 
 
 def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
-    """A setting as an int, from NumPy's numbers too; ValueError names it."""
+    """A setting as an int, also from a NumPy number; the ValueError names it."""
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and float(value).is_integer() and least <= float(value)):
@@ -238,15 +237,15 @@ def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int
 
 
 def whole_seed(value: Any, name: str = "seed") -> int:
-    """A seed as an int; JAX keeps 32 bits, and 2^32 would be the key of 0."""
+    """A seed as an int below 2^32: JAX keeps 32 bits, so 2^32 would mean seed 0."""
     return whole(name, value, most=2**32 - 1)
 
 
 def digest(task: Task) -> str:
-    """sha256 of all splits and class names: which data a run has seen.
+    """sha256 of all splits and class names: the identity of the data.
 
-    Of images in files it is that of their shape and of each one's mark (`Images`): file
-    names, byte counts and a checksum of each file's last KiB.
+    Images in files count by their shape and marks (`Images`): file names, sizes, and a
+    checksum of each file's last KiB.
     """
     import jax
 
@@ -271,14 +270,14 @@ def digest(task: Task) -> str:
 
 
 def leaves(x: Any) -> list[Any]:
-    """The arrays of a tree; images are one."""
+    """The arrays of a tree; lazy `Images` are one leaf."""
     import jax
 
     return jax.tree.leaves(x)
 
 
 def by_rows(function: Callable[[Any], Any], tree: Any) -> Any:
-    """function of each array of a tree; what is `Shared` stays."""
+    """Apply a function to each array of a tree; `Shared` values are kept."""
     import jax
 
     one = lambda leaf: leaf if isinstance(leaf, Shared) else function(leaf)
@@ -286,12 +285,12 @@ def by_rows(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def taken(x: Any, rows: Any) -> Any:
-    """Rows of images, or of each array of a tree; what is `Shared` stays."""
+    """Rows of images, or of each array of a tree; `Shared` values are kept."""
     return by_rows(lambda leaf: leaf[rows], x)
 
 
 def spec(x: Any, size: int) -> Any:
-    """Shape and type of a batch of so many rows; what is `Shared` stays."""
+    """Shape and type of a batch of that many rows; `Shared` values are kept."""
     import jax
 
     one = lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
@@ -299,7 +298,7 @@ def spec(x: Any, size: int) -> Any:
 
 
 def unshared(context: Any) -> Any:
-    """A context as programs and losses get it, without the word `Shared`."""
+    """A context as programs and losses get it: `Shared` replaced by its value."""
     import jax
 
     one = lambda leaf: leaf.value if isinstance(leaf, Shared) else leaf
@@ -307,7 +306,8 @@ def unshared(context: Any) -> Any:
 
 
 def parted(context: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """(its rows, as a list, what joins the like of them with what is `Shared`)."""
+    """(the leaves that have rows, None for `Shared` ones; a function that puts such a
+    list back together with the `Shared` values)."""
     import jax
 
     shared = lambda leaf: isinstance(leaf, Shared)
@@ -323,7 +323,7 @@ def parted(context: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 def checked_images(x: Any, name: str) -> Any:
     """x as uint8 [N h w C]: grey [N h w] gets its axis, floats in [0, 1] are rounded.
 
-    NaN, infinity and floats outside [0, 1] raise ValueError, with their places.
+    NaN, infinity and floats outside [0, 1] raise ValueError with their places.
     """
     if isinstance(x, Images):
         _check_images(x, name)
@@ -337,7 +337,7 @@ def checked_images(x: Any, name: str) -> Any:
 
 
 def labels(y: Any, name: str) -> np.ndarray:
-    """y as int [N]; [N 1] is flattened, all but whole numbers raise ValueError."""
+    """y as int [N]; [N 1] is flattened; other shapes or types raise ValueError."""
     y = np.asarray(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1:
@@ -356,19 +356,19 @@ def labels(y: Any, name: str) -> np.ndarray:
 def _check_words(y: np.ndarray, name: str) -> None:
     if y.ndim != 2 or y.dtype.kind not in "iu" or y.min(initial=0) < -1:
         raise ValueError(
-            f"{name}: words of {y.dtype}{list(y.shape)} came for a task whose answers "
+            f"{name}: got words of {y.dtype}{list(y.shape)} for a task whose answers "
             "are words, expected ids [N L], with -1 where none counts; say "
             'answers="class" if these are labels'
         )
     if empty := np.flatnonzero((y < 0).all(1)).tolist():
         raise ValueError(
             f"{name}: no word counts in {len(empty)} of {len(y)} rows (first "
-            f"{empty[0]}), expected one at least in each; drop these rows"
+            f"{empty[0]}), expected at least one in each; drop these rows"
         )
 
 
 def class_names(classes: Sequence[str] | None, y: np.ndarray) -> tuple[str, ...]:
-    """The names as plain strings; without any, "0", "1", … up to the largest label."""
+    """The names as plain strings; by default "0", "1", … up to the largest label."""
     if classes is not None:
         names = tuple(str(c) for c in classes)
         _check_classes(names)
@@ -383,13 +383,13 @@ def class_names(classes: Sequence[str] | None, y: np.ndarray) -> tuple[str, ...]
 
 
 def shape_of(x: Any) -> Any:
-    """The shape of a row of images; of a tree one for each array."""
+    """The shape of a row of images; for a tree, one for each array."""
     shapes = tuple(tuple(leaf.shape[1:]) for leaf in leaves(x))
     return shapes[0] if len(shapes) == 1 else shapes
 
 
 def check_classes(y: np.ndarray, count: int, name: str) -> None:
-    """ValueError unless every label is in 0 … count − 1."""
+    """Raise ValueError unless every label is in 0 … count − 1."""
     wrong = np.flatnonzero((y < 0) | (y >= count))
     if wrong.size:
         values = listed([str(v) for v in np.unique(y[wrong])])
@@ -400,7 +400,7 @@ def check_classes(y: np.ndarray, count: int, name: str) -> None:
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """The names with commas, the tail beyond `most` as a count."""
+    """The names with commas; those beyond `most` only as a count."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

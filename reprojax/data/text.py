@@ -1,9 +1,9 @@
 """Texts with classes, as tasks; questions with written answers, as rows.
 
-Splits follow the rule of all tasks: what a set comes with is kept, validation is drawn
-from training, and the test split is read once, at the end. A text that a pool holds
-twice is kept once, and one that is also in a set's own test split is left out of
-training, so that no split has seen another's.
+Splits follow the rule of all tasks: a set's own splits are kept, validation is drawn
+from training, and the test split is read once, at the end. A text that occurs twice is
+kept once, and a text of the set's own test split is removed from training, so that no
+split contains another's texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Sizes = int | float | None
 
 
 class Questions(NamedTuple):
-    """Rows {question, answer} and, where they are there, {steps}, in three splits."""
+    """Rows {question, answer}, and {steps} if the set has them, in three splits."""
 
     name: str
     train: tuple[dict[str, str], ...]
@@ -60,7 +60,7 @@ def _check_texts(part: str, texts: Sequence[str]) -> None:
 
 
 def _distinct(parts: Mapping[str, Labelled]) -> dict[str, Labelled]:
-    """Published test and validation texts stay; training ones are new, and once."""
+    """Remove repeated texts; published test and validation texts are kept."""
     seen: dict[str, tuple[int, str]] = {}
     kept: dict[str, Labelled] = {}
     for part in sorted(parts, key=["test", "validation", "train"].index):

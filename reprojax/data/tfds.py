@@ -32,11 +32,11 @@ def from_tfds(
 ) -> Task:
     """A task from a prepared set: its name, or the folder with its dataset_info.json.
 
-    Images of one shape stay as they are; where shapes differ each becomes RGB
-    [size size 3], as in `read_images`. Sizes and seeds as for `from_arrays`; only the
-    images that are drawn are decoded, with `lazy` when their batch is read. Nothing is
-    downloaded: an absent set raises a ValueError that says how to prepare it. Images
-    are equal, for `duplicates`, where their encoded bytes are.
+    Images of one shape are not resized; otherwise each becomes RGB [size size 3] as in
+    `read_images`. Sizes and seeds are as for `from_arrays`. Only drawn images are
+    decoded, with `lazy` when their batch is read. Nothing is downloaded: a missing set
+    raises a ValueError that says how to prepare it. For `duplicates`, equal means equal
+    encoded bytes.
     """
     builder = _builder(str(name), data_dir)
     _check_features(builder, image, label)
@@ -100,8 +100,8 @@ class _Encoded:
 
 
 def _lazy(builder: Any, part: str, records: Any, image: str, convert: Any) -> Images:
-    """A split's images. The set's name, version and byte count stand for its content:
-    to read every record again would take as long as an epoch."""
+    """A split's images, marked by the set's name, version and size in bytes: reading
+    every record for a checksum would take as long as an epoch."""
     where = f"{builder.info.full_name} {builder.info.dataset_size} {part}"
     return Images(
         _Encoded(records, image),
@@ -112,7 +112,7 @@ def _lazy(builder: Any, part: str, records: Any, image: str, convert: Any) -> Im
 
 
 def _convert(shape: tuple, size: int):
-    """Of a PIL image: as it is where the set has one shape, else a square."""
+    """A converter of PIL images: unchanged if the set has one shape, else a square."""
     if None in shape:
         return lambda picture: square(picture, size)
     if shape[-1] == 1:

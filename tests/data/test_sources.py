@@ -202,7 +202,7 @@ def test_series_and_trees_are_drawn_as_they_are_with_their_context():
     kept = (own, y[:4], {"near": near[:4], "table": Shared(np.eye(3))})
     task = from_arrays(x, y, **given, test=kept, duplicates="keep")
     assert task.test.context["near"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="some splits came with a context"):
+    with pytest.raises(ValueError, match="some splits have a context"):
         from_arrays(x, y, **given, test=kept[:2], duplicates="keep")
     with pytest.raises(ValueError, match="test: rows of shape .* pad them"):
         short = {"nodes": own["nodes"][:, :3], "edges": own["edges"]}

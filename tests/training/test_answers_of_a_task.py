@@ -207,16 +207,16 @@ def test_params_of_another_program_are_refused(tmp_path):
 
 BAD = {
     "answers='both', expected": TASK._replace(answers="both"),
-    r"labels of int32\[22\] came for 3 at once.*\[N 3\]": SEVERAL._replace(
+    r"labels of int32\[22\] for 3 at once.*\[N 3\]": SEVERAL._replace(
         train=Split(X["train"], SEVERAL.train.y[:, 0])
     ),
     "labels hold 2, expected 1, 0": SEVERAL._replace(
         train=Split(X["train"], np.abs(SEVERAL.train.y) * 2)
     ),
-    "label 1 is known of no row": SEVERAL._replace(
+    "label 1 is unknown in every row": SEVERAL._replace(
         test=Split(X["test"], np.int32([[0, -1, 1]] * 8))
     ),
-    r"numbers of float32\[22\] came.*y\[:, None\]": NUMBERS._replace(
+    r"numbers of float32\[22\].*y\[:, None\]": NUMBERS._replace(
         train=Split(X["train"], NUMBERS.train.y[:, 0])
     ),
     "expected zeros": NONE._replace(train=TASK.train),
