@@ -1,4 +1,4 @@
-"""The card of a frozen model: all that a method must know about it, whatever it reads.
+"""The card of a frozen model: all that a method must know about it, for any input.
 
 >>> images = card(network, frozen, name="net", input=Pixels(8, mean, std),
 ...               features="head:in", blocks="conv:in")
@@ -7,8 +7,8 @@
 >>> images.input.size, series.width, arrays.classes
 (8, 7, ('0', '1', '2', '3', '4'))
 
-What a kind of input adds (pixels their normalisation, words their tokeniser) stands in
-`model.input`. A kind of one's own is a NamedTuple with the two functions of `Input`.
+What depends on the kind of input (pixels' normalisation, a tokeniser) is in
+`model.input`. Your own kind is a NamedTuple with the two functions of `Input`.
 """
 
 import re
@@ -25,19 +25,19 @@ from reprojax.locations import linen
 
 
 class Input(Protocol):
-    """What a model reads."""
+    """The kind of input of a model."""
 
     def example(self) -> PyTree:
         """The spec of a batch of one."""
         ...
 
     def forward(self, network: nn.Module | Forward) -> Forward:
-        """The network, with what has to be done before it."""
+        """The network, preceded by the preprocessing of this kind of input."""
         ...
 
 
 class Arrays(NamedTuple):
-    """Any tree of arrays, as the network takes it."""
+    """Any tree of arrays that the network takes."""
 
     spec: PyTree
     """Shapes and types of a batch of one."""
@@ -50,7 +50,7 @@ class Arrays(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Numbers [B L C] along time."""
+    """A time series [B L C]."""
 
     length: int
     channels: int = 1
@@ -69,14 +69,14 @@ Kind_co = TypeVar("Kind_co", covariant=True)
 
 @dataclass(frozen=True, eq=False)
 class Model(Generic[Kind_co]):
-    """A frozen model. `roles` names its sites, so that methods spell none:
+    """A frozen model. `roles` names its sites, so that methods need no site names:
 
-    input      before and after what the kind of input does: ("input", "normalized")
+    input      before and after preprocessing: ("input", "normalized")
     embedding  the vectors of the words or patches, as the model makes them
-    blocks     the value that enters each block
-    kv         of a language model, what a block attends to: Tokens of (keys, values)
+    blocks     the input of each block
+    kv         of a language model, keys and values in each block: Tokens of a pair
     keys, values   [B L h d] of each block of a vision transformer
-    features   one site: what the head reads, [B D] or [B L D]
+    features   one site: the input of the head, [B D] or [B L D]
     """
 
     name: str
@@ -84,15 +84,15 @@ class Model(Generic[Kind_co]):
     """forward(frozen, x, edit) -> y"""
     frozen: PyTree
     input: Kind_co
-    """`Pixels`, `Words`, `Series`, `Arrays`, or a kind of one's own."""
+    """`Pixels`, `Words`, `Series`, `Arrays`, or a kind of your own."""
     roles: Mapping[str, tuple[str, ...]]
     classes: tuple[str, ...] = ()
-    """The names of what it answers, in order; none where it answers no classes."""
+    """The names of its classes, in order; () if it does not answer with classes."""
 
     def _replace(self, **changes: Any) -> "Model[Any]":
-        """Another card, as of a NamedTuple (which cannot be generic for all tools).
+        """A changed card, as of a NamedTuple (which type checkers do not take generic).
 
-        What its input has may be changed, too: `model._replace(tokenizer=t)`.
+        Fields of its input may be changed, too: `model._replace(tokenizer=t)`.
         """
         own = {n: v for n, v in changes.items() if n in self.__dataclass_fields__}
         read = {n: v for n, v in changes.items() if n not in own}
@@ -103,17 +103,17 @@ class Model(Generic[Kind_co]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """What its input has: `model.size` is `model.input.size`."""
+            """Fields of its input: `model.size` is `model.input.size`."""
             fields = getattr(self.__dict__.get("input"), "_fields", ())
             if name not in fields:
                 raise AttributeError(
-                    f"a card has no {name!r}, nor has its input, {sorted(fields)}"
+                    f"neither the card nor its input {sorted(fields)} has {name!r}"
                 )
             return getattr(self.input, name)
 
     @property
     def width(self) -> int:
-        """D of what its blocks, or else its head, read; found by a trace."""
+        """D of the values at its blocks, or else at its head; found by tracing."""
         for name in ("blocks", "embedding", "features"):
             if self.roles.get(name):
                 return _shape(self, self.roles[name][0])[-1]
@@ -124,7 +124,7 @@ class Model(Generic[Kind_co]):
 
     @property
     def heads(self) -> int:
-        """Of its attention, [B L h d]; found by a trace."""
+        """The number of heads h of its attention, [B L h d]; found by tracing."""
         for name in ("keys", "kv"):
             if self.roles.get(name):
                 return _shape(self, self.roles[name][0])[-2]
@@ -135,16 +135,16 @@ class Model(Generic[Kind_co]):
 
 
 def _shape(model: Model[Any], site: str) -> tuple[int, ...]:
-    """Of the first array of the value at a site."""
+    """The shape of the first array of the value at a site."""
     shape = sites(model.forward, model.frozen, model.input.example())[site]
-    shape = getattr(shape, "value", shape)  # of Tokens
-    while not isinstance(shape[0], int):  # keys and values
+    shape = getattr(shape, "value", shape)  # if it is Tokens
+    while not isinstance(shape[0], int):  # a pair of keys and values
         shape = shape[0]
     return shape
 
 
 def role(model: Model[Any], name: str, who: str = "") -> tuple[str, ...]:
-    """The sites of a role of the card, or an error that says who needs them."""
+    """The sites of a role of the card; raise if there are none. `who` needs them."""
     if not model.roles.get(name):
         raise ValueError(
             f"{model.name} has the roles {sorted(model.roles)}, expected {name!r} "
@@ -154,13 +154,13 @@ def role(model: Model[Any], name: str, who: str = "") -> tuple[str, ...]:
 
 
 def outputs(model: Model[Any]) -> tuple[str, ...]:
-    """The sites of what each block puts out. Behind the last one there is no block that
-    it enters, so they are not the inputs moved by one."""
+    """The sites of the blocks' outputs. They are not the next blocks' inputs, because
+    the last block has no next one."""
     blocks = role(model, "blocks")
     if not all(site.endswith(":in") for site in blocks):
         raise ValueError(
             f"got the blocks {list(blocks)} of {model.name}, expected sites such as "
-            "'block_0:in', beside which 'block_0:out' is; name them so in the card's "
+            "'block_0:in', with outputs at 'block_0:out'; name them so in the card's "
             "roles"
         )
     return tuple(site.removesuffix(":in") + ":out" for site in blocks)
@@ -176,17 +176,17 @@ def card(
     classes: Sequence[str] | None = None,
     **roles: str | Sequence[str],
 ) -> Model[Kind_co]:
-    """The card of one's own model, checked without running it.
+    """The card of your own model, checked by tracing, without running it.
 
     Args:
         network: a linen module, or a forward; `locations` makes one of other modules.
-            What `input` does comes before it: of pixels, its own "input" is the card's
-            "normalized".
-        input: what it reads: `Pixels`, `Words`, `Series`, `Arrays`.
-        features: the site of what its head reads, [B D], or Tokens of [B L D].
-        classes: its class names in order; numbers unless given.
-        roles: sites by role: "blocks", "keys", as in `Model`. A star stands for any
-            part of one name: "block_*:in", in the order of calls.
+            The preprocessing of `input` precedes it: for pixels, the network's "input"
+            becomes the card's "normalized".
+        input: what the model reads: `Pixels`, `Words`, `Series`, `Arrays`.
+        features: the site of the head's input, [B D], or Tokens of [B L D].
+        classes: the class names in order; by default numbers.
+        roles: sites by role: "blocks", "keys", as in `Model`. A star matches any part
+            of one name: "block_*:in", in the order of calls.
     """
     if not all(hasattr(input, part) for part in Input.__dict__ if part[0] != "_"):
         raise ValueError(
@@ -215,7 +215,7 @@ def card(
 
 
 def _names(name: str, answer: Any, classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Of the classes that a model answers."""
+    """The names of a model's classes; raise unless they match its answer."""
     count = answer[-1] if isinstance(answer, tuple) and len(answer) == 2 else None
     if not isinstance(count, int):
         count = None
@@ -230,20 +230,20 @@ def _names(name: str, answer: Any, classes: Sequence[str] | None) -> tuple[str, 
 
 
 def _is_array(answer: Any) -> bool:
-    """Whether what `sites` says of an answer is said of an array, or of Tokens."""
+    """Whether the shape that `sites` gives is that of an array, or of Tokens."""
     answer = getattr(answer, "value", answer)
     return isinstance(answer, tuple) and all(isinstance(n, int) for n in answer)
 
 
 def _is_feature(shape: Any) -> bool:
-    """Whether a head can read it: [B D], Tokens, or what only its forward knows."""
+    """Whether a head can read it: [B D], Tokens, or a value of unknown structure."""
     return hasattr(shape, "value") or not _is_array(shape) or len(shape) == 2
 
 
 def _matching(
     given: str | Sequence[str], shapes: Mapping[str, Any], role: str
 ) -> tuple[str, ...]:
-    """The sites that a role's pattern, or each of its names, stands for."""
+    """The sites that a role's pattern, or each of its patterns, matches."""
     patterns = [given] if isinstance(given, str) else list(given)
     out = []
     for pattern in patterns:

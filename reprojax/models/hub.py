@@ -7,8 +7,8 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json")
 
 
 def fetch(name: str, revision: str | None = None, beside: Sequence[str] = ()) -> Path:
-    """The folder of a hub model, fetched once: safetensors, config.json and the files
-    that `beside` names."""
+    """The folder of a hub model, downloaded once: safetensors, config.json and the
+    files in `beside`."""
     try:
         import huggingface_hub as hub
     except ImportError as error:
@@ -28,7 +28,7 @@ def fetch(name: str, revision: str | None = None, beside: Sequence[str] = ()) ->
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         at = f" at revision {revision}" if revision else ""
         raise ValueError(
-            f"the hub has no model {name!r}{at} that may be read from here, expected "
+            f"the hub has no model {name!r}{at} that this user may read, expected "
             '"org/name"; check the name, or log in with `hf auth login`'
         ) from error
     except errors.HFValidationError as error:

@@ -1,8 +1,7 @@
 """Settings in the files beside weights: each is used, known to be harmless, or refused.
 
-Names and shapes of tensors do not tell two models apart whose difference has no weights
-(an activation, an epsilon, how positions are rotated), so no setting is passed over in
-silence.
+Two models may have equal tensors and differ in a setting (an activation, an epsilon,
+the rotation of positions), so no setting is ignored in silence.
 """
 
 import re
@@ -25,10 +24,10 @@ HARMLESS = (
     # training
     r"|\w*dropout\w*|\w+_pdrop|drop_path_rate|initializer_(range|factor)|init_std"
     r"|gradient_checkpointing|layerscale_value"
-    # how it is run: the same numbers, or rounded otherwise
+    # how it is run: the same numbers up to rounding
     r"|use_cache|pretraining_tp|chunk_size_feed_forward|output_(attentions|hidden_states|scores|past)|return_dict\w*"
     r"|torchscript|use_bfloat16|reorder_and_upcast_attn"
-    # generation, which is the caller's
+    # generation, which the caller controls
     r"|do_sample|temperature|top_[kp]|typical_p|num_(beams|beam_groups|return_sequences)"
     r"|(max|min)_(length|new_tokens)|early_stopping|length_penalty|repetition_penalty"
     r"|diversity_penalty|(encoder_)?no_repeat_ngram_size|prefix|remove_invalid_values"
@@ -37,7 +36,7 @@ HARMLESS = (
 
 
 class Common(TypedDict, total=False):
-    """What the config of any model may say."""
+    """Settings that the config of any model may have."""
 
     model_type: str
     architectures: list[str]
@@ -49,7 +48,7 @@ class Common(TypedDict, total=False):
 
 
 class Vision(Common, total=False):
-    """What the config of an image model may say, by transformers or timm."""
+    """Settings of an image model's config, by transformers or timm."""
 
     id2label: dict[str, str | int]
     architecture: str
@@ -66,12 +65,12 @@ def settings(
     harmless: str = "",
     ignore: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The settings of a config that its reader knows, of the types that it expects.
+    """The settings of a config that the reader of a model uses, with checked types.
 
     Args:
-        kind: a TypedDict of what is read; null stands for no setting.
-        harmless: a pattern of further keys on which no forward pass depends.
-        ignore: keys that are passed over on the caller's word.
+        kind: a TypedDict of the settings that are read; null means not set.
+        harmless: a pattern of further keys that do not affect the forward pass.
+        ignore: keys to ignore at the caller's request.
 
     Raises:
         ValueError: other keys, or values of other types.
@@ -89,8 +88,8 @@ def settings(
     if other:
         raise ValueError(
             f"{name} has settings that are not known here: {other}, expected none, "
-            "since the model may be another one with them; if they change no number "
-            f"that it computes, call load(..., ignore={[*other]})"
+            "because they may define another model; if they do not change what it "
+            f"computes, call load(..., ignore={[*other]})"
         )
     here = {key: value for key, value in config.items() if key in known}
     checked({k: v for k, v in here.items() if v is not None}, kind, name)
@@ -98,19 +97,19 @@ def settings(
 
 
 def refuse(config: Config, name: str, **wanted: Any) -> None:
-    """Refuses settings that differ from what is built here; absent ones are these."""
+    """Raise at settings that differ from what is built here; absent ones are fine."""
     for key, value in wanted.items():
         given = config.get(key)
         if given is not None and given != value:
             raise ValueError(
-                f"{name} with {key} = {given!r} came, expected {value!r}, the only "
+                f"got {name} with {key} = {given!r}, expected {value!r}, the only "
                 "kind that is built here; write a module for it, and call "
                 "models.images(module, size, mean, std) or language.texts(module)"
             )
 
 
 def refuse_heads(config: Config, fitting: str, name: str) -> None:
-    """Refuses a config whose class has an end that is not read here."""
+    """Raise at a config of a class with final layers that are not read here."""
     for kind in config.get("architectures") or ():
         if not re.fullmatch(fitting, kind):
             raise ValueError(
@@ -122,10 +121,10 @@ def refuse_heads(config: Config, fitting: str, name: str) -> None:
 
 
 def bounded(depth: int, tensors: Iterable[str]) -> int:
-    """A number of layers, each of which has a tensor at least."""
+    """The number of layers; raise if there are more layers than tensors."""
     if depth > (most := len(list(tensors))):
         raise ValueError(
-            f"a model of {depth} layers came with {most} tensors, expected some for "
+            f"got a model of {depth} layers with {most} tensors, expected some for "
             "each layer; fetch the files again"
         )
     return depth

@@ -1,4 +1,4 @@
-"""Files of weights: which ones of a folder, and the tensors in them."""
+"""Weight files: which files of a folder to read, and their tensors."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +9,12 @@ import numpy as np
 
 from reprojax.saving.files import open_regular, read_json
 
-# what neither features nor logits are computed from
+# tensors that neither features nor logits depend on
 IGNORED = re.compile(
     r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\..*"
     r"|cls\.seq_relationship\..*|h\.\d+\.attn\.(masked_)?bias|.*\.rotary_emb\.inv_freq"
 )
-# of DataParallel, Lightning, transformers; torch.compile and FSDP put some in between
+# prefixes of DataParallel, Lightning, transformers; torch.compile and FSDP insert some
 WRAPPERS = re.compile(
     r"^((module|model|vit|dinov2|resnet|bert|roberta|transformer|_orig_mod"
     r"|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
@@ -29,7 +29,7 @@ OTHERS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".npz")
 
 
 def read(paths: Iterable[Path]) -> dict[str, np.ndarray]:
-    """All tensors of some safetensors files, wrappers' prefixes taken off.
+    """All tensors of some safetensors files, without wrappers' prefixes.
 
     Raises:
         ValueError: no such file, two tensors of one name, or a tensor that is empty,
@@ -40,16 +40,16 @@ def read(paths: Iterable[Path]) -> dict[str, np.ndarray]:
         for name, tensor in _stored(path):
             if name in tensors:
                 raise ValueError(
-                    f"{path} holds a second tensor {name}, if the names of wrappers "
-                    "(module, model, _orig_mod, ...) are taken off, expected one; save "
-                    "one model's weights alone"
+                    f"{path} holds a second tensor {name} without the prefixes of "
+                    "wrappers (module, model, _orig_mod, ...), expected one; save "
+                    "the weights of one model only"
                 )
             tensors[name] = tensor
     return tensors
 
 
 def _stored(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Tensors of a file by their short names, those left out that nothing reads."""
+    """(short name, tensor) of a file, without the `IGNORED` ones."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -68,14 +68,14 @@ def _stored(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _refuse_type(path: Path, name: str, kind: str) -> None:
     if kind not in FLOATS:
         raise ValueError(
-            f"{path} holds {name} as {kind}, expected {', '.join(FLOATS)}: what such "
-            "numbers are to be multiplied with is not known here; dequantise the model "
+            f"{path} holds {name} as {kind}, expected {', '.join(FLOATS)}: the scales "
+            "of quantised numbers are not known here; dequantise the model "
             "with the package that quantised it, and save it in 16 or 32 bits"
         )
 
 
 def numbers(tensor: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """The tensor. ValueError if it holds nothing, or what is no number in float32."""
+    """The tensor; raise if it is empty, or not finite in float32."""
     if not tensor.size:
         raise ValueError(
             f"{path} holds {name} of the shape {list(tensor.shape)}, expected numbers "
@@ -116,7 +116,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def _instead(folder: Path, found: Sequence[Path]) -> str:
-    """What to do about weights in other formats."""
+    """Advice for weights in other formats."""
     if found and found[0].name.startswith("adapter_"):
         return (
             "; an adapter is no model: merge it (peft's merge_and_unload), and save "
@@ -129,8 +129,8 @@ def _instead(folder: Path, found: Sequence[Path]) -> str:
 def _shards(folder: Path, wanted: Sequence[str]) -> list[Path]:
     if outside := [name for name in wanted if Path(name).name != name]:
         raise ValueError(
-            f"the index in {folder} names {outside}, expected files of that folder "
-            "alone; fetch the model again from a place that you trust"
+            f"the index in {folder} names {outside}, expected only files of that "
+            "folder; fetch the model again from a place that you trust"
         )
     if missing := [name for name in wanted if not (folder / name).exists()]:
         raise ValueError(
@@ -141,5 +141,5 @@ def _shards(folder: Path, wanted: Sequence[str]) -> list[Path]:
 
 
 def document(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no such file."""
+    """A JSON object; {} if there is no such file."""
     return read_json(path, dict[str, Any]) if path.exists() else {}

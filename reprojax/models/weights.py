@@ -1,4 +1,4 @@
-"""From named tensors to a frozen tree."""
+"""Named tensors as a frozen tree."""
 
 import math
 import re
@@ -28,7 +28,7 @@ SUFFIX = {
 
 
 class Plan(NamedTuple):
-    """What the shapes in a file, and a config beside it, say about a model."""
+    """A model as its tensors' shapes, and a config beside them, describe it."""
 
     module: nn.Module
     size: int
@@ -39,11 +39,11 @@ class Plan(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """One way to name an architecture's tensors.
+    """A naming scheme for an architecture's tensors.
 
-    `rules` are (pattern of our path, their name with {} for the pattern's numbers). A
-    rule for a module leaves ".weight", ".bias" and so on to SUFFIX; "name#1" is the
-    second third of a tensor that holds query, key and value.
+    `rules` are (pattern of our path, their name with {} for the pattern's groups). In a
+    rule for a module, SUFFIX adds ".weight", ".bias" and so on. "name#1" is the second
+    third of a tensor that holds query, key and value.
     """
 
     label: str
@@ -54,33 +54,33 @@ class Layout(NamedTuple):
         lambda tensors, plan: tensors
     )
     names: str = ""
-    """A pattern of what timm or transformers call architectures of this kind."""
+    """A pattern of timm's or transformers' names for architectures of this kind."""
     example: str = ""
-    """One of them where names and shapes do not tell this from another architecture, so
-    that a bare file has to come with its name."""
+    """One such name. Set if tensors alone do not tell this architecture from others, so
+    that a bare file needs its name."""
     settings: Any = Vision
     """A TypedDict of what `plan` reads in a config."""
     harmless: str = ""
-    """A pattern of keys that change nothing, or that shapes say too."""
+    """A pattern of keys that change nothing, or that shapes give, too."""
     arguments: str = ""
-    """The same of timm's model_args."""
+    """The same for timm's model_args."""
 
 
 def shape_of(shapes: Shapes, rules: Rules, path: str, default: Sequence[int]):
-    """The stored shape of our `path`; a default where it is missing or of another rank,
-    which is reported with all that does not fit once a model is planned."""
+    """The stored shape of our `path`; the default if it is missing or of another rank.
+    (`filled` lists all misfits once a model is planned.)"""
     shape = tuple(shapes.get(origin(rules, path)[0], default))
     return shape if len(shape) == len(default) else tuple(default)
 
 
 def count_numbered(shapes: Shapes, pattern: str) -> int:
-    """1 + the largest number that the pattern's group matches; 0 without a match."""
+    """1 + the largest number in the pattern's group; 0 if nothing matches."""
     found = (re.match(pattern, name) for name in shapes)
     return bounded(1 + max((int(m[1]) for m in found if m), default=-1), shapes)
 
 
 def identify(layouts: Sequence[Layout], names: Iterable[str], source: str) -> Layout:
-    """The layout whose signature some tensor's name bears."""
+    """The layout whose signature matches some tensor's name."""
     names = sorted(names)
     for layout in layouts:
         if any(re.match(layout.signature, name) for name in names):
@@ -94,7 +94,7 @@ def identify(layouts: Sequence[Layout], names: Iterable[str], source: str) -> La
 
 
 def frozen(layout: Layout, plan: Plan, tensors: Mapping[str, np.ndarray], dtype):
-    """The tree of `plan.module`, filled; every tensor that does not fit is listed."""
+    """The filled tree of `plan.module`; raise with a list of tensors that misfit."""
     tensors = layout.prepare(dict(tensors), plan)
     x = jax.ShapeDtypeStruct((1, plan.size, plan.size, 3), jnp.float32)
     return filled(plan.module, x, layout.label, layout.rules, tensors, dtype)
@@ -108,8 +108,8 @@ def filled(
     tensors: Mapping[str, np.ndarray],
     dtype: Any,
 ) -> Any:
-    """The tree of `module` for inputs like `x`, each leaf from the tensor that a rule
-    names."""
+    """The tree of `module` for inputs like `x`, each leaf filled from the tensor that a
+    rule names."""
     spec: Any = jax.eval_shape(module.init, jax.random.key(0), x)
     flat: dict[str, Any] = flatten_dict(spec["params"], sep="/")
     spec = {path: leaf.shape for path, leaf in flat.items()}
@@ -129,7 +129,7 @@ def filled(
 
 
 def origin(rules: Rules, path: str) -> tuple[str, str]:
-    """A leaf's path -> the tensor's name, and which third of it, or ""."""
+    """A leaf's path -> its tensor's name, and which third of it ("": all)."""
     module, _, leaf = path.rpartition("/")
     for pattern, name in rules:
         for place, suffix in ((path, ""), (module, f".{SUFFIX.get(leaf, leaf)}")):
@@ -140,7 +140,7 @@ def origin(rules: Rules, path: str) -> tuple[str, str]:
 
 
 def _stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Our shape of a leaf -> torch's: [out, in, kh, kw], [out, in], flat biases."""
+    """Our shape of a leaf as torch's: [out, in, kh, kw], [out, in], flat biases."""
     leaf = path.rpartition("/")[2]
     if leaf == "kernel" and len(shape) == 4:
         return (shape[3], shape[2], shape[0], shape[1])
@@ -162,7 +162,7 @@ def _refuse_misfits(
         "missing": sorted(set(expected) - set(tensors)),
         "unexpected": sorted(set(tensors) - set(expected)),
         "misshaped": [
-            f"{name} came as {list(tensors[name].shape)}, expected {list(shape)}"
+            f"{name}: got {list(tensors[name].shape)}, expected {list(shape)}"
             for name, shape in sorted(expected.items())
             if name in tensors and tensors[name].shape != shape
         ],
@@ -172,7 +172,7 @@ def _refuse_misfits(
             f"\n  {kind}: {', '.join(some)}" for kind, some in lists.items() if some
         ]
         raise ValueError(
-            f"the tensors do not make a {label}, of the size that they suggest"
+            f"the tensors do not make a {label} of the size that their shapes suggest"
             + "".join(lines)
             + "\nexpected exactly the model's; fetch the file again, or rename them"
         )

@@ -401,7 +401,7 @@ def test_a_wrong_site_is_named_with_its_neighbours():
 
 
 def test_a_site_twice_is_refused():
-    with pytest.raises(ValueError, match="came twice .* call chain"):
+    with pytest.raises(ValueError, match="a site twice .* call chain"):
         reprogram(dense, {("input", "hidden"): shared(add(soft)), "hidden": add(soft)})
 
 

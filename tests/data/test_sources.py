@@ -228,5 +228,5 @@ def test_labels_of_every_kind():
     assert {*np.unique(task.train.y)} == {-1, 1} and task.classes == ("red", "round")
     nothing = draw(None)
     assert nothing.answers == "none" and not nothing.train.y.any()
-    with pytest.raises(ValueError, match="float.* came for 2 at once, expected whole"):
+    with pytest.raises(ValueError, match="float.* for 2 at once, expected whole"):
         draw(several / 2, answers="labels")

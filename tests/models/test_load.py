@@ -103,10 +103,10 @@ def test_every_misfit_is_listed_in_one_error(tmp_path):
     assert lines["missing"] == "blocks.1.attn.qkv.weight, norm.bias"
     assert lines["unexpected"] == "blocks.0.attn.relative"
     assert (
-        "blocks.0.mlp.fc2.weight came as [128, 31], expected [128, 32]"
+        "blocks.0.mlp.fc2.weight: got [128, 31], expected [128, 32]"
         in (lines["misshaped"])
     )
-    assert "head.bias came as [7], expected [5]" in lines["misshaped"]
+    assert "head.bias: got [7], expected [5]" in lines["misshaped"]
 
 
 @pytest.mark.parametrize("name", sorted(files.MODELS))
@@ -215,11 +215,11 @@ def test_wrappers_prefixes_are_taken_off(tmp_path):
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        (dict(classes=["a"]), "1 class names came .* 5 classes"),
+        (dict(classes=["a"]), "1 class names .* 5 classes"),
         (dict(mean=(0.5,)), "three finite numbers"),
         (dict(std=(0.5, 0.5, 0.0)), "std positive"),
-        (dict(heads=3), "width 128 came with 3 heads"),
-        (dict(size=20), "size 20 came for patches of 8 pixels"),
+        (dict(heads=3), "width 128 with 3 heads"),
+        (dict(size=20), "size 20 for patches of 8 pixels"),
         (dict(size=0), "size 0"),
     ],
 )

@@ -280,7 +280,7 @@ def test_what_does_not_fit_is_refused():
         ValueError, match="got answer=True with a vector for the first 4"
     ):
         activation_addition(language, vector=vectors(4), layer=0, answer=True)
-    with pytest.raises(ValueError, match="prompts of 1 and 3 tokens came"):
+    with pytest.raises(ValueError, match="prompts of 1 and 3 tokens"):
         steering(language, [1, 2, 3], [4], 0)
     with pytest.raises(ValueError, match=f"fill got the ids {V}"):
         steering(language, [1, 2], [4], 0, fill=V)

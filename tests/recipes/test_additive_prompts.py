@@ -88,5 +88,5 @@ def test_at_the_start_it_is_the_bare_model():
 
 def test_a_length_without_room_is_refused():
     for length in (0, POSITIONS):
-        with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
+        with pytest.raises(ValueError, match=f"prompt of {length} tokens, expected"):
             additive_prompt(card("rotary"), length=length)

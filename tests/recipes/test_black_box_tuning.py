@@ -331,7 +331,7 @@ def test_what_does_not_fit_is_refused():
     language = card("rotary")
     oracle = scores(language, label_words([0, 1]))
     served = only_scores(oracle, language)
-    with pytest.raises(ValueError, match="came without weights, expected deviation="):
+    with pytest.raises(ValueError, match="without weights, expected deviation="):
         black_box_tuning(served, length=P)
     with pytest.raises(ValueError, match="got a deviation of 0.0"):
         black_box_tuning(served, length=P, deviation=0.0)
@@ -339,7 +339,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match="scales above 0"):
             black_box_tuning(language, length=P, **wrong)
     for length in (0, POSITIONS):
-        with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
+        with pytest.raises(ValueError, match=f"prompt of {length} tokens, expected"):
             black_box_tuning(language, length=length)
     with pytest.raises(ValueError, match=f"the start got the ids {V}"):
         black_box_tuning(language, length=P, words=[V])

@@ -120,7 +120,7 @@ def test_the_contract():
 def test_what_does_not_fit_is_refused():
     language, x = card("rotary"), padded(QUERIES)
     for length in (0, POSITIONS):
-        with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
+        with pytest.raises(ValueError, match=f"prompt of {length} tokens, expected"):
             decomposed_prompt_tuning(language, length=length)
     with pytest.raises(ValueError, match="got words=0"):
         decomposed_prompt_tuning(language, length=P, words=0)

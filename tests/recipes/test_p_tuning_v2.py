@@ -156,7 +156,7 @@ def test_an_mlp_may_make_it():
 def test_what_does_not_fit_is_refused():
     language, x = card("encoder"), padded(QUERIES)
     for length in (0, POSITIONS):
-        with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
+        with pytest.raises(ValueError, match=f"prompt of {length} tokens, expected"):
             p_tuning_v2(language, targets=T, length=length)
     long = p_tuning_v2(language, targets=T, length=POSITIONS - 5)
     with pytest.raises(ValueError, match="6 tokens behind a prefix of 27"):

@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match=who):
             program.init(KEY, language.frozen, x)
     for length in (0, POSITIONS):
-        with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
+        with pytest.raises(ValueError, match=f"prompt of {length} tokens, expected"):
             prefix_tuning(language, length=length)
     long = prefix_tuning(language, length=POSITIONS - 5)
     with pytest.raises(ValueError, match="6 tokens behind a prefix of 27"):

@@ -355,7 +355,7 @@ def test_self_consistency_votes_over_one_request():
     }
     run(program, scripted, SUMS, seed=4)
     assert scripted.requests[-1].seed == 4
-    with pytest.raises(ValueError, match="samples=1 came, expected at least 2"):
+    with pytest.raises(ValueError, match="samples=1, expected at least 2"):
         self_consistency(QA, STEPS, RULE, samples=1)
 
 

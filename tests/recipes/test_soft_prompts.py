@@ -208,13 +208,13 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"\(4, 17\), expected \(4, 16\)"):
         prompt_tuning(language, length=P, initial=wide).init(KEY, language.frozen, x)
     for length in (0, POSITIONS):
-        with pytest.raises(ValueError, match=f"prompt of {length} tokens came"):
+        with pytest.raises(ValueError, match=f"prompt of {length} tokens, expected"):
             prompt_tuning(language, length=length)
     many = prompt_tuning(language, length=2, initial=from_text(language, [1, 2, 3]))
-    with pytest.raises(ValueError, match="3 words of a text came .* of 2 tokens"):
+    with pytest.raises(ValueError, match="3 words of a text .* of 2 tokens"):
         many.init(KEY, language.frozen, x)
     many = prompt_tuning(language, length=1, initial=from_labels(language, [[1], [2]]))
-    with pytest.raises(ValueError, match="2 labels came"):
+    with pytest.raises(ValueError, match="got 2 labels"):
         many.init(KEY, language.frozen, x)
     for ids, came in (([V], f"the ids {V}..{V}"), ([-1], "the ids -1"), ([], "no ids")):
         with pytest.raises(ValueError, match=f"{came}.*expected some of 0..{V - 1}"):
@@ -228,5 +228,5 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="expected 'embedding' among them"):
         prompt_tuning(bare)
     fits = prompt_tuning(language, length=POSITIONS - 5)
-    with pytest.raises(ValueError, match=f"{POSITIONS + 1} tokens came"):
+    with pytest.raises(ValueError, match=f"got {POSITIONS + 1} tokens"):
         fits.init(KEY, language.frozen, x)

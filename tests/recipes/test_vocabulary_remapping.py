@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_refused():
         prompt=insert(learnable(jax.nn.initializers.normal(1.0)), 2),
         words=remap(language, LETTERS),
     )
-    with pytest.raises(ValueError, match="8 words came for a text of 6 letters"):
+    with pytest.raises(ValueError, match="8 words for a text of 6 letters"):
         reprogram(language.forward, {SITE: longer}).init(KEY, language.frozen, x)
     params = Params(net(), {"step": jnp.asarray(0)})
     with pytest.raises(ValueError, match="whole: False"):

@@ -313,7 +313,9 @@ def test_what_is_refused_before_anything_is_paid():
     cases = {
         "budget=0, expected a whole number of at least 1": {"budget": 0},
         "batch=0, expected": {"batch": 0},
-        "27 queries, which leaves no step: 10 are for the label map, 14 for": {"budget": 27},
+        "27 queries, which leaves no step: 10 are for the label map, 14 for": {
+            "budget": 27
+        },
         "refresh='exact', expected 'epoch' or 'once'": {"refresh": "exact"},
         r"answers \(2, 5\) to a batch of 2, expected \(2, 3\)": {
             "program": reprogram(card(service).forward, {})

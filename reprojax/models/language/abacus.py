@@ -1,10 +1,10 @@
 """The embedded language model: a small decoder of our own, trained on drawn strings.
 
-It reads random key-value maps off demonstrations as well as can be, where labels stand
-right behind keys ("{text}{label}"), and works out short chains of operations and sums
-with written steps; it knows no word of any language. `python -m
-experiments.train_abacus` draws, trains and writes abacus.safetensors, which holds the
-measured abilities too: `card()`.
+It reads random key-value maps off demonstrations nearly as well as possible if labels
+follow keys directly ("{text}{label}"), and computes short chains of operations and sums
+in written steps. It knows no words. `python -m experiments.train_abacus` draws, trains
+and writes abacus.safetensors, which also holds the measured abilities: `abacus_card()`.
+%%
 
 >>> from reprojax.models import language
 >>> from reprojax.text import in_process
@@ -27,36 +27,36 @@ from reprojax.models.language.llama import Llama, frequencies
 from reprojax.models.language.tokenizer import Tokenizer
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
-CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # a character is a token
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # each character is a token
 IDS = {character: i for i, character in enumerate(CHARACTERS)}
 POSITIONS = 256
 WIDTH, DEPTH, HIDDEN, SIZE = 128, 4, 256, 32
 
 
 def abacus_network() -> Llama:
-    """The module: 4 layers of 128, rotary positions, a tied table.
+    """The module: 4 layers of 128, rotary positions, a tied embedding table.
 
-    Queries and keys have biases, so that a head can look at a place, whatever stands
-    there.
+    Queries and keys have biases, so that a head can attend by position, independent of
+    content.
     """
     heads = WIDTH // SIZE
     turns = frequencies({}, SIZE)
     of = Heads(heads, heads, SIZE, out_bias=False, frequencies=turns)
     sizes = len(CHARACTERS), POSITIONS, WIDTH, DEPTH, HIDDEN
-    return Llama(*sizes, of, activation="relu")  # half of silu's time on a CPU
+    return Llama(*sizes, of, activation="relu")  # takes half of silu's time on a CPU
 
 
 def characters() -> Tokenizer:
-    """A token for each printable character of ASCII, and one for the newline.
+    """One token for each printable ASCII character, and one for the newline.
 
-    Any other character is refused, never dropped.
+    Other characters raise ValueError; none is dropped.
     """
 
     def encode(text: str, special: bool = True) -> list[int]:
         unknown = sorted(set(text) - IDS.keys())
         if unknown:
             raise ValueError(
-                f"the characters {unknown} came to abacus, expected printable ASCII "
+                f"abacus got the characters {unknown}, expected printable ASCII "
                 "and newlines; write the text in these, or load another model"
             )
         return [IDS[character] for character in text]
@@ -71,7 +71,7 @@ def characters() -> Tokenizer:
 
 
 def language_model(frozen: Any) -> Model[Words]:
-    """The card of `network()` with the weights `frozen`."""
+    """The card of `abacus_network()` with the weights `frozen`."""
     module = abacus_network()
     return Model(
         name="abacus",
@@ -97,7 +97,7 @@ def load_abacus(path: Path = WEIGHTS, dtype: Any = jnp.float32) -> Model[Words]:
 
 
 def abacus_card(path: Path = WEIGHTS) -> dict[str, Any]:
-    """What is known of the stored weights: training, and measured abilities."""
+    """Metadata of the stored weights: training, and measured abilities."""
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:

@@ -1,4 +1,4 @@
-"""BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692), encoders of masked words."""
+"""BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692): masked encoders."""
 
 from collections.abc import Callable
 
@@ -32,9 +32,9 @@ from reprojax.models.settings import Common, Config, Count, Positive, bounded, r
 
 
 class Segments(nn.Module):
-    """The vector of the first segment, for every token.
+    """Adds the first segment's vector to every token.
 
-    A model that was told a second one by its type takes it as an `add` behind "embed".
+    For a model trained with second segments, `add` the difference after "embed".
     """
 
     types: int
@@ -47,7 +47,7 @@ class Segments(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to what came and normed behind it."""
+    """Post-norm attention and MLP: each is added to its input, then normed."""
 
     heads: Heads
     hidden: int
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    """A layer, then words by the table of the embedding; "words:in" is between them."""
+    """A dense layer, the site "words:in", then logits by the embedding's table."""
 
     activation: str
     epsilon: float
@@ -84,7 +84,7 @@ class MaskedHead(nn.Module):
 class Bert(nn.Module):
     """Tokens of ids to Tokens of logits [B L V]; without a head, of vectors.
 
-    Every token sees every other. RoBERTa's table of positions begins at `offset`.
+    Every token attends to every other. RoBERTa's table of positions begins at `offset`.
     """
 
     vocabulary: int
@@ -123,7 +123,7 @@ class Bert(nn.Module):
 
 
 class Settings(Common, total=False):
-    """What is read of a config."""
+    """The settings of a config that are read."""
 
     vocab_size: Count
     hidden_size: Count
@@ -152,15 +152,15 @@ def plan(config: Config, tensors: Tensors) -> Bert:
         tie_word_embeddings=True,
     )
     width, heads = need(config, "hidden_size"), need(config, "num_attention_heads")
-    # RoBERTa counts positions from the one behind its padding
+    # RoBERTa counts positions from the one after its padding id
     roberta = config.get("model_type") == "roberta"
     offset = need(config, "pad_token_id") + 1 if roberta else 0
     positions = need(config, "max_position_embeddings") - offset
     if offset < 0 or positions < 1:
         raise ValueError(
-            f"a RoBERTa with pad_token_id = {offset - 1} and max_position_embeddings = "
-            f"{positions + offset} came, expected positions behind the padding's; "
-            "mend config.json"
+            f"got a RoBERTa with pad_token_id = {offset - 1} and "
+            f"max_position_embeddings = {positions + offset}, expected positions after "
+            "the padding's; correct config.json"
         )
     return Bert(
         vocabulary=need(config, "vocab_size"),
@@ -174,13 +174,13 @@ def plan(config: Config, tensors: Tensors) -> Bert:
         epsilon=need(config, "layer_norm_eps"),
         offset=offset,
         headless=headless(config),
-        # RoBERTa's head has the exact GELU, whatever the blocks have
+        # RoBERTa's head uses the exact GELU, whatever the blocks use
         head_activation="gelu" if roberta else activation(config, "hidden_act"),
     )
 
 
 def _own_head(head: str) -> Callable[[Tensors, Bert], Tensors]:
-    """The decoder in a head is tied to the embedding and to the head's own bias."""
+    """Remove a head's decoder, which is tied to the embedding and the head's bias."""
 
     def prepare(tensors: Tensors, module: Bert) -> Tensors:
         if module.headless:

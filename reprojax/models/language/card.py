@@ -1,4 +1,4 @@
-"""What a language model reads, and what its card is asked."""
+"""The card of a language model: its input, its sites, and checks on it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -19,25 +19,25 @@ Kind = Literal["causal", "masked", "bare"]
 
 
 class Special(NamedTuple):
-    """Ids that are no words; those that a model lacks are None."""
+    """Ids of special tokens; None if the model lacks one."""
 
     bos: int | None = None
-    """Before a text."""
+    """Precedes a text."""
     eos: tuple[int, ...] = ()
-    """Any of them ends one."""
+    """Each of them ends a text."""
     pad: int = 0
-    """Its weight is 0: where a model has none of its own, any id does."""
+    """Its weight is 0, so any id serves if a model has none of its own."""
     mask: int | None = None
 
 
 class Words(NamedTuple):
-    """Tokens of ids [B L], of a vocabulary."""
+    """Tokens of ids [B L] of a vocabulary."""
 
     kind: Kind
-    """causal: the next word; masked: the word in its place; bare: vectors, no logits"""
+    """causal: predicts the next token; masked: the token itself; bare: no logits"""
     vocabulary: int
     positions: int
-    """The most tokens, prompts among them."""
+    """The most tokens of a sequence, prompts included."""
     tokenizer: Tokenizer | None = None
     special: Special = Special()
 
@@ -51,15 +51,14 @@ class Words(NamedTuple):
 def texts(module: nn.Module) -> Forward:
     """A linen module from Tokens to Tokens as forward(frozen, x, edit).
 
-    An edit of "input" may make the Tokens of ids from a task's x of any other kind.
-
-    Its sites are those of `locations.linen`; a `Place` called "kv" in a block's
-    attention is the one site "<block>/kv".
+    The edit of "input" may turn any other kind of x into Tokens of ids. Its sites are
+    those of `locations.linen`, but a `Place` called "kv" in a block's attention becomes
+    the one site "<block>/kv".
     """
     network = linen(module)
 
     def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
-        # a caller's NumPy arrays are taken too
+        # a caller's arrays may be NumPy's
         x = jax.tree.map(lambda a: jnp.asarray(a) if hasattr(a, "dtype") else a, x)
 
         def renamed(site: str, value: PyTree) -> PyTree:
@@ -77,14 +76,14 @@ def texts(module: nn.Module) -> Forward:
 
 
 def check_ids(x: Any) -> Tokens:
-    """What came, if it is Tokens of ids [B L]."""
+    """Raise unless it is Tokens of ids [B L]."""
     ids = x.value if isinstance(x, Tokens) else None
     if ids is None or jnp.ndim(ids) != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         leaves = jax.tree.leaves(x)
         texts = [one for one in leaves if isinstance(one, str)]
         came = shown(texts[0]) if texts else value_text(x)
         raise ValueError(
-            f"{came} came to a language model, expected Tokens of ids [batch, length]; "
+            f"a language model got {came}, expected Tokens of ids [batch, length]; "
             "call core.tokens(ids, weight), or core.padded(rows); of texts, "
             "core.padded([tokenizer.encode(text) for text in ...])"
         )
@@ -92,7 +91,7 @@ def check_ids(x: Any) -> Tokens:
 
 
 def roles(depth: int) -> dict[str, tuple[str, ...]]:
-    """The sites of this package's modules by role."""
+    """{role: sites} of this package's modules."""
     return {
         "input": ("input",),
         "embedding": ("embed:out",),
@@ -103,10 +102,10 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
 
 
 def embedded(language: Model[Words]) -> str:
-    """The site of the words' vectors as the first block gets them.
+    """The site of the word vectors where the first block gets them.
 
-    An encoder's embedding ends with a layer norm, and what is added there stands behind
-    it; a causal model adds at most positions to its embedding's vectors.
+    In an encoder it follows the embedding's layer norm, so that an addition there is
+    not normalised. A causal model adds at most positions after its embedding.
     """
     if language.input.kind == "causal":
         return role(language, "embedding")[0]
@@ -114,7 +113,7 @@ def embedded(language: Model[Words]) -> str:
 
 
 def check_words(language: Model[Words], ids: Sequence[int], who: str) -> list[int]:
-    """The ids, if there are any and all are the model's."""
+    """The ids; raise if there are none, or if some are not the model's."""
     found = whole_ids(who, ids)
     if not found or min(found) < 0 or max(found) >= language.input.vocabulary:
         came = f"the ids {min(found)}..{max(found)}" if found else "no ids"
@@ -126,18 +125,18 @@ def check_words(language: Model[Words], ids: Sequence[int], who: str) -> list[in
 
 
 def check_length(language: Model[Words], length: int) -> None:
-    """Raise unless there is a prompt, and room for a text beside it."""
+    """Raise unless a prompt of that length is not empty and leaves room for a text."""
     if not 0 < length < language.input.positions:
         raise ValueError(
-            f"a prompt of {length} tokens came, expected 1 to "
-            f"{language.input.positions - 1}, as {language.name} has "
+            f"got a prompt of {length} tokens, expected 1 to "
+            f"{language.input.positions - 1}, because {language.name} has "
             f"{language.input.positions} positions for it and the text together; take "
             "another length"
         )
 
 
 def vectors(language: Model[Words], ids: Sequence[int]) -> Float[Array, "N D"]:
-    """What the model's own embedding makes of words, in float32."""
+    """The vectors of words at the model's own embedding, in float32."""
     (site,) = role(language, "embedding")
     table = tokens(jnp.asarray(ids, jnp.int32)[:, None])
     return seen(language, [site])(table)[site].value[:, 0].astype(jnp.float32)
@@ -146,6 +145,6 @@ def vectors(language: Model[Words], ids: Sequence[int]) -> Float[Array, "N D"]:
 def seen(
     language: Model[Words], sites: Sequence[str]
 ) -> Callable[[Tokens], dict[str, Tokens]]:
-    """x -> what stands at sites of the model; the rest of it is dropped."""
+    """x -> {site: value} of the model; XLA removes the rest of it."""
     look = jax.jit(lambda frozen, x: record(language.forward, sites)(frozen, x)[1])
     return lambda x: look(language.frozen, x)

@@ -1,4 +1,4 @@
-"""`load`: a language model from a folder, the hub, a GGUF file, or embedded."""
+"""`load`: a language model from a folder, the hub, a GGUF file, or by name."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ OWN = "own"
 
 
 class Found(NamedTuple):
-    """What lies where a model was asked for."""
+    """What the files of a model hold."""
 
     name: str
     family: Family
@@ -53,17 +53,17 @@ def load(
     The architecture and its sizes come from config.json or the GGUF file's metadata.
 
     Args:
-        dtype: of the weights, and so of the whole pass; quantised ones are read into it
-            too. jnp.float32 or jnp.bfloat16.
-        tokenizer: a folder that holds one, a `Tokenizer`, or None for a model of ids.
-            What a folder's puts behind a text is left out for a causal model.
-        ignore: keys in its config that change no number that it computes.
+        dtype: of the weights, and so of the whole pass; quantised weights are converted
+            to it. jnp.float32 or jnp.bfloat16.
+        tokenizer: a folder that holds one, a `Tokenizer`, or None to work with ids. For
+            a causal model, tokens that it would append to a text are left out.
+        ignore: keys of its config that do not change what it computes.
 
     Raises:
-        ValueError: what no family reads: other architectures, tensors and settings.
+        ValueError: an architecture, tensor or setting that no family reads.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"dtype {dtype} came, expected jnp.float32 or jnp.bfloat16")
+        raise ValueError(f"got dtype {dtype}, expected jnp.float32 or jnp.bfloat16")
     if source == "abacus":
         return _abacus(dtype, tokenizer)
     found = _find(source, tokenizer, ignore, revision)
@@ -84,7 +84,7 @@ def load(
 
 
 def _abacus(dtype: Any, tokenizer: Any) -> Model[Words]:
-    """The embedded one."""
+    """The embedded model."""
     from reprojax.models.language import abacus
 
     model = abacus.load_abacus(dtype=dtype)
@@ -105,8 +105,8 @@ def _fits(tokenizer: Tokenizer | None, vocabulary: int, name: str) -> None:
     if tokenizer is not None and tokenizer.size > vocabulary:
         raise ValueError(
             f"the tokeniser has ids up to {tokenizer.size - 1} and {name} a vocabulary "
-            f"of {vocabulary}, expected ids below that; take the tokeniser that came "
-            "with the model: load(..., tokenizer=folder)"
+            f"of {vocabulary}, expected ids below that; take the model's own one: "
+            "load(..., tokenizer=folder)"
         )
 
 
@@ -123,7 +123,7 @@ def _find(
         return _folder(path.resolve().name, path, tokenizer, ignore)
     if path.is_file():
         raise ValueError(
-            f"the file {text} came, expected a .gguf file or a folder: safetensors do "
+            f"got the file {text}, expected a .gguf file or a folder: safetensors do "
             "not say how a language model is built, config.json beside them does"
         )
     if path.suffix in (".gguf", ".safetensors") or text.startswith((".", "/", "~")):
@@ -150,7 +150,7 @@ def _known(kind: Any, families: Mapping[str, Family], name: str) -> Family:
 def _folder(
     name: str, folder: Path, tokenizer: Any, ignore: Sequence[str] = ()
 ) -> Found:
-    """A folder as transformers writes it."""
+    """Read a folder as transformers writes it."""
     config = stored.document(folder / "config.json")
     if not config:
         raise ValueError(
@@ -192,7 +192,7 @@ def _refuse_quantised(name: str, config: Mapping[str, Any]) -> None:
 def _tokenizer(
     given: Any, folder: Path, looks: Mapping[str, Any], ends: bool
 ) -> Tokenizer | None:
-    """The caller's, or what the folder holds."""
+    """The caller's tokeniser, or the folder's."""
     if given is None or isinstance(given, Tokenizer):
         return given
     if given == OWN:
@@ -213,11 +213,11 @@ def _special(
     looks: Mapping[str, Any],
     text: Tokenizer | None,
 ) -> Special:
-    """The ids that the files name, else those of the tokens that they name."""
+    """The special ids that the files name, or those of the tokens that they name."""
 
     def find(role: str, *spelt: str) -> Any:
         for where in (generation, config):
-            # -1 is how files of the first Llama say that there is none
+            # -1 means none in files of the first Llama
             if where.get(f"{role}_token_id") not in (None, -1):
                 return where[f"{role}_token_id"]
         token = looks.get(f"{role}_token")

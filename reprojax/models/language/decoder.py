@@ -1,4 +1,4 @@
-"""What decoders of causal models have in common; a family gives its norm and MLP."""
+"""The common parts of causal decoders; a family adds its norm and MLP."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ Make = Callable[..., nn.Module]
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each added to what came."""
+    """Pre-norm attention and MLP, each added to its input."""
 
     heads: Heads
     norm: Make
@@ -38,7 +38,7 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Tokens of ids to Tokens of logits [B L V]; without a head, of vectors.
 
-    Positions are learned where `heads` turns none.
+    Positions are learned unless `heads` has rotary frequencies.
     """
 
     vocabulary: int
@@ -52,7 +52,7 @@ class Decoder(nn.Module):
 
     @nn.nowrap
     def parts(self) -> tuple[Make, Make]:
-        """The family's norm and MLP, to be called with a name."""
+        """The family's norm and MLP, each a function of its name."""
         raise NotImplementedError
 
     @nn.compact
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
 
 
 def own_head(embedding: str) -> Callable[[Tensors, Decoder], Tensors]:
-    """Tied models may hold the table of the embedding as lm_head too, or so alone."""
+    """Tied models may also, or only, store the embedding's table as lm_head."""
 
     def prepare(tensors: Tensors, module: Decoder) -> Tensors:
         if module.headless:

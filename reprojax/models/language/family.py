@@ -1,4 +1,4 @@
-"""What is known of an architecture: its module, and how others name its weights."""
+"""An architecture: its module, and how other libraries name its weights."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Tensors = Mapping[str, np.ndarray]
 class Family(NamedTuple):
     """An architecture as transformers names it.
 
-    `rules` are those of `weights.Layout`; `prepare` makes tensors ready for them.
+    `rules` are those of `weights.Layout`; `prepare` converts tensors for them.
     """
 
     label: str
@@ -27,11 +27,11 @@ class Family(NamedTuple):
     settings: Any = Common
     """A TypedDict of what `plan` reads in a config."""
     harmless: str = ""
-    """A pattern of further keys on which no forward pass depends."""
+    """A pattern of further keys that do not affect the forward pass."""
 
 
 def clean(tensors: Tensors) -> dict[str, np.ndarray]:
-    """TensorFlow's names of a layer norm as torch's."""
+    """Rename layer norms from TensorFlow's names to torch's."""
 
     def short(name: str) -> str:
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
@@ -41,10 +41,10 @@ def clean(tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def one_of(tensors: Tensors, name: str, copy: str) -> dict[str, np.ndarray]:
-    """Without the copy of a tied tensor, which may stand for it.
+    """Remove the copy of a tied tensor; if only the copy is stored, use it.
 
     Raises:
-        ValueError: the two differ: the file is of a model that is not tied.
+        ValueError: the two differ, so the file is of an untied model.
     """
     rest = {key: value for key, value in tensors.items() if key != copy}
     if copy not in tensors:
@@ -53,21 +53,21 @@ def one_of(tensors: Tensors, name: str, copy: str) -> dict[str, np.ndarray]:
     if own is not None and not np.array_equal(own, other):
         raise ValueError(
             f"{copy} differs from {name}, expected the same in a tied model; if the "
-            "model is not tied, its config.json is to say so: "
+            "model is not tied, say so in its config.json: "
             '"tie_word_embeddings": false'
         )
     return {**rest, name: other if own is None else own}
 
 
 def headless(config: Config) -> bool:
-    """Whether the checkpoint is of the bare model, that has no logits."""
+    """Whether the checkpoint is of the bare model, without logits."""
     refuse_heads(config, r"\w*(Model|LM|ForPreTraining)", "the language model")
     names = config.get("architectures") or ["LM"]
     return not any(re.search("LM|PreTraining", name) for name in names)
 
 
 def need(config: Config, *names: str) -> Any:
-    """The first of some settings that is there."""
+    """The value of the first of these settings that is set; raise if none is."""
     for name in names:
         if config.get(name) is not None:
             return config[name]
@@ -78,21 +78,21 @@ def need(config: Config, *names: str) -> Any:
 
 
 def activation(config: Config, *names: str) -> str:
-    """The name of the activation function, one that is known here."""
+    """The name of the activation function; raise if it is not known here."""
     name = need(config, *names)
     if name not in ACTIVATIONS:
         raise ValueError(
-            f"the activation {name!r} came, expected one of {sorted(ACTIVATIONS)}; "
+            f"got the activation {name!r}, expected one of {sorted(ACTIVATIONS)}; "
             "write a module with it, and call language.texts(module)"
         )
     return name
 
 
 def size_of_heads(width: int, heads: int) -> int:
-    """Of heads that share a width."""
+    """The size of each head, if the heads divide the width."""
     if width % heads:
         raise ValueError(
-            f"a model of width {width} came with {heads} heads, expected a divisor of "
-            "the width; mend config.json"
+            f"got a model of width {width} with {heads} heads, expected a divisor of "
+            "the width; correct config.json"
         )
     return width // heads

@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp's), by the package `gguf`: settings, tensors, tokeniser."""
+"""Settings, tensors and tokenisers of GGUF files (llama.cpp's), by the package gguf."""
 
 import mmap
 import struct
@@ -11,7 +11,7 @@ import numpy as np
 from reprojax.models.stored import numbers
 from reprojax.saving.files import open_regular
 
-# their names of settings, behind the architecture's -> those of transformers
+# GGUF's names of settings, after the architecture's prefix -> those of transformers
 SETTINGS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -23,14 +23,14 @@ SETTINGS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "rope.freq_base": "rope_theta",
 }
-# read below, or saying what the tensors say too
+# read below, or redundant with the tensors
 READ = (
     "vocab_size", "tensor_data_layout", "attention.value_length",
     "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
     "rope.scaling.original_context_length", "rope.scaling.finetuned",
 )  # fmt: skip
 SPECIAL = {"bos": "bos", "padding": "pad", "mask": "mask"}
-# what llama.cpp ends at, whatever the file names as its end
+# llama.cpp also ends a text at these, whatever the file names as its end
 ENDS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
     "<|eom_id|>", "<EOT>", "<|end_of_text|>",
@@ -41,22 +41,22 @@ STRING, LIST = 8, 9
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
-    """A file -> (config as transformers names it, float32 or float16 tensors, all of
-    its metadata)."""
+    """A file -> (config as transformers names it, float32 or float16 tensors, all
+    metadata)."""
     package = _package()
     _check_sizes(path)
     try:
         reader = package.GGUFReader(path)
         data = {key: field.contents() for key, field in reader.fields.items()}
         stored = list(reader.tensors)
-    except Exception as error:  # whatever the package raises on a damaged file
+    except Exception as error:  # the package may raise anything on a damaged file
         raise ValueError(
             f"{path} could not be read as GGUF ({error}), expected a whole file of "
             "that format; fetch it again"
         ) from error
     if (parts := data.get("split.count", 1)) > 1:
         raise ValueError(
-            f"{path} came, one of {parts} parts of a model, expected a whole file; "
+            f"got {path}, one of {parts} parts of a model, expected a whole file; "
             "join them: gguf-split --merge, of llama.cpp"
         )
     tensors = {t.name: _values(package, t, path) for t in stored}
@@ -69,7 +69,7 @@ def _package() -> Any:
         import gguf
     except ImportError as error:
         raise ValueError(
-            "a GGUF file came, and the package gguf, which reads it, is missing; "
+            "got a GGUF file, and the package gguf, which reads it, is missing; "
             "pip install gguf"
         ) from error
     return gguf
@@ -77,7 +77,7 @@ def _package() -> Any:
 
 def _values(package: Any, tensor: Any, path: Path) -> np.ndarray:
     kind = tensor.tensor_type
-    if kind.name == "F16":  # half of the memory until it is converted
+    if kind.name == "F16":  # kept in float16 until it is converted, to save memory
         return numbers(np.asarray(tensor.data.view(np.float16)), tensor.name, path)
     try:
         values = np.asarray(package.dequantize(tensor.data, kind))
@@ -93,8 +93,8 @@ def _values(package: Any, tensor: Any, path: Path) -> np.ndarray:
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuses a header that announces more than the file can hold: the package would
-    go through all of it, one thing after the other."""
+    """Raise at a header that announces more than the file can hold: the package would
+    loop over all of it."""
     with open_regular(path) as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -107,7 +107,7 @@ def _check_sizes(path: Path) -> None:
 
 
 def _walk(data: mmap.mmap) -> None:
-    """Over the keys of a header and their values."""
+    """Walk over the keys of a header and their values."""
     magic, version = struct.unpack_from("<4sI", data)
     order = "<" if version < 1 << 16 else ">"
 
@@ -115,7 +115,7 @@ def _walk(data: mmap.mmap) -> None:
         return struct.unpack_from(order + kind, data, at)[0]
 
     def behind(at: int, kind: int, count: int) -> int:
-        """The place behind so many values of a kind."""
+        """The offset after `count` values of a kind."""
         if count > MANY:
             raise ValueError(f"it announces a list of {count}")
         if kind != STRING:
@@ -140,14 +140,15 @@ def _walk(data: mmap.mmap) -> None:
 
 
 def settings(data: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Metadata as config.json would say it; takes the factors of the rotation out."""
+    """Metadata as config.json would say it; removes the rotation's factors from
+    `tensors`."""
     family = data.get("general.architecture", "none")
     its = {
         key.removeprefix(f"{family}."): value
         for key, value in data.items()
         if key.startswith(f"{family}.")
     }
-    # what is not known keeps its name, and is refused by it
+    # unknown settings keep their names, so the family refuses them by name
     config = {SETTINGS.get(key, key): v for key, v in its.items() if key not in READ}
     config |= {"model_type": family, "hidden_act": "silu", "architectures": ["LM"]}
     config["tie_word_embeddings"] = "output.weight" not in tensors
@@ -166,7 +167,7 @@ def settings(data: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> dict[st
 
 
 def _ends(data: Mapping[str, Any]) -> list[int]:
-    """The ids at which llama.cpp ends a text, that of the file's own end first."""
+    """The ids at which llama.cpp ends a text, the file's own first."""
     found = [
         data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")
     ]

@@ -1,4 +1,4 @@
-"""Tokenisers as GGUF files describe them, with llama.cpp's defaults."""
+"""Tokenisers from GGUF files' metadata, with llama.cpp's defaults."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -13,7 +13,7 @@ from reprojax.models.language.tokenizer import (
 from reprojax.saving.files import checked
 
 NORMAL, UNKNOWN, CONTROL, USER = 1, 2, 3, 4  # llama.cpp's types of tokens
-# cuts whose texts begin with BOS, and whose words may be tokens that no pair makes
+# cuts whose texts begin with BOS, and whose cut words may be tokens that no merge makes
 LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")
 ALL_CUTS = {**CUTS, **{name: CUTS["llama-bpe"] for name in LLAMA_3}}
 
@@ -26,15 +26,15 @@ def sentencepiece(
     prefix: bool = True,
     user: Sequence[int] = (),
 ) -> Tokenizer:
-    """Pairs merged by the score of what they make; a character that no piece has is its
-    bytes <0x..>.
+    """Byte pairs merged by the score of the result; a character in no piece is encoded
+    as its bytes <0x..>.
 
     Args:
         pieces: by id, with "\u2581" for a space.
-        special: ids that no text is merged into.
-        bos: put before a text.
-        prefix: whether a text begins with a space that is added.
-        user: ids of pieces that are found before all others, and are text.
+        special: ids of control tokens, to which no text is merged.
+        bos: the id put before a text.
+        prefix: whether to add a space before a text.
+        user: ids of pieces that are matched before all others, and are text.
     """
     rust = package()
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
@@ -78,7 +78,7 @@ def _behind(token: str, number: int) -> Any:
 
 
 class Ggml(TypedDict, total=False):
-    """What is read of a GGUF file's tokenizer.ggml keys."""
+    """The keys of a GGUF file's tokenizer.ggml that are read."""
 
     model: str
     pre: str
@@ -129,7 +129,7 @@ def from_gguf(data: Mapping[str, Any]) -> Tokenizer | None:
     if not inside or not len(pieces) == len(kinds) == len(scores):
         raise ValueError(
             f"the file's tokeniser has {len(pieces)} tokens, {len(kinds)} types, "
-            f"{len(scores)} scores and begins with {bos}, expected as many of each and "
+            f"{len(scores)} scores and begins with {bos}, expected equal numbers and "
             "ids among them; convert the model again, or load(..., tokenizer=folder)"
         )
     control = [i for i, kind in enumerate(kinds) if kind in (UNKNOWN, CONTROL)]
@@ -149,7 +149,7 @@ def from_gguf(data: Mapping[str, Any]) -> Tokenizer | None:
 
 
 def _first(found: Mapping[str, Any], usual: bool) -> int | None:
-    """The id that is put before a text."""
+    """The id put before a text; None if there is none."""
     if not found.get("add_bos_token", usual):
         return None
     usually = 1 if found["model"] == "llama" else None

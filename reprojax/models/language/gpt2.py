@@ -31,7 +31,7 @@ class GPT2(Decoder):
 
 
 class Settings(Common, total=False):
-    """What is read of a config."""
+    """The settings of a config that are read."""
 
     vocab_size: Count
     n_embd: Count
@@ -73,7 +73,7 @@ def plan(config: Config, tensors: Tensors) -> GPT2:
 
 
 def prepare(tensors: Tensors, module: GPT2) -> Tensors:
-    """GPT-2 stores its kernels [in, out]."""
+    """Transpose kernels, which GPT-2 stores as [in, out]."""
     return {
         name: t.T if re.search(r"\.c_(attn|proj|fc)\.weight", name) else t
         for name, t in own_head("wte.weight")(tensors, module).items()

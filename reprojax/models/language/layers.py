@@ -1,4 +1,4 @@
-"""Layers over `Tokens`: position and weight say who sees whom, never the index."""
+"""Layers over `Tokens`: attention depends on position and weight, not on the index."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
-HIDDEN = -1e9  # not -inf: a row that sees nothing stays finite
+HIDDEN = -1e9  # not -inf: a row that attends to nothing stays finite
 
 
 def attend(
@@ -30,13 +30,13 @@ def attend(
 ) -> Float[Array, "B L H d"]:
     """Attention to keys and values [B M h d], where h divides H (grouped queries).
 
-    The queries of a group are one matrix, and sums are in float32: on a CPU half the
-    time of `jax.nn.dot_product_attention`.
+    The queries of a group form one matrix, and sums are in float32: on a CPU this takes
+    half the time of `jax.nn.dot_product_attention`.
 
     Args:
-        kv: a pair. A key of weight 0 is not seen, one of weight w counts w times.
-        position: of the queries; a causal one sees keys up to its own.
-        window: the farthest that a query sees back, itself included.
+        kv: a pair. A key of weight 0 is masked, one of weight w counts w times.
+        position: of the queries; a causal query attends to keys up to its position.
+        window: how many positions back a query attends to, itself included.
     """
     seen = (kv.weight > 0)[:, None, :]
     if causal:
@@ -48,7 +48,7 @@ def attend(
     bias = jnp.where(seen, log, HIDDEN)[:, None]
     rows, length, heads, size = query.shape
     many, groups = kv.value[0].shape[1:3]
-    own = (rows, groups, heads // groups, length)  # -1 would not do for no tokens
+    own = (rows, groups, heads // groups, length)  # spelt out: -1 fails for 0 tokens
     grouped = query.reshape(rows, length, *own[1:3], size).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(rows * groups, own[2] * length, size)
     key, value = (a.swapaxes(1, 2).reshape(rows * groups, many, size) for a in kv.value)
@@ -78,11 +78,13 @@ def rotated(
 def halves(x: Array, kernel: Array, axis: int) -> Array:
     """x [*B K] times a bfloat16 kernel over one of its axes, summed in float32.
 
-    On a CPU XLA makes float32 of both unless it is asked for that sum: then the units
-    for bfloat16 (AMX) do it, five times as fast. JAX would take the slopes in the type
-    of the sum, and lose this in the backward pass. No forward-mode derivatives.
+    On a CPU XLA casts both to float32 unless the float32 sum is requested: then the
+    bfloat16 units (AMX) compute it, five times as fast. JAX would compute gradients in
+    the type of the sum and lose this in the backward pass, hence the custom VJP. There
+    are no forward-mode derivatives.
     """
-    lone = x.size == x.shape[-1]  # a slow loop on a CPU, where two rows are a product
+    # one row is a slow loop on a CPU, two rows are a matrix product
+    lone = x.size == x.shape[-1]
     rows = jnp.concatenate([x, x * 0]) if lone else x
     return _summed(rows, kernel, [x.ndim - 1], [axis])[: len(x)]
 
@@ -112,7 +114,7 @@ halves.defvjp(_halves, _slopes)
 def dot(
     x: Array, kernel: Array, dimensions: Any, precision: Any = None, **kw: Any
 ) -> Array:
-    """`jax.lax.dot_general` for linen's dense layers; bfloat16 by `halves`."""
+    """`jax.lax.dot_general` for linen's dense layers; by `halves` for bfloat16."""
     ((_, (axis,)), _) = dimensions
     if x.dtype == kernel.dtype == jnp.bfloat16:
         return halves(x, kernel, axis)
@@ -123,24 +125,24 @@ Dense = partial(nn.Dense, dot_general=dot)
 
 
 def by_table(x: Float[Array, "B L D"], table: Float[Array, "V D"]) -> Array:
-    """Logits by the rows of an embedding."""
+    """Logits as products with the rows of an embedding."""
     return dot(x, table, (((2,), (1,)), ((), ())))
 
 
 class Place(nn.Module):
-    """Nothing but a name for a value."""
+    """The identity; it gives a value a site."""
 
     def __call__(self, x: Any) -> Any:
         return x
 
 
 def rows_of(table: Float[Array, "N D"], ids: Int[Array, "B L"]) -> Array:
-    """Rows of a table; NaN for ids that it has not, the negative ones among them."""
+    """Rows of a table; NaN for ids outside it, including negative ones."""
     return table.at[ids].get(mode="fill", wrap_negative_indices=False)
 
 
 class Embed(nn.Module):
-    """Ids to vectors. An id beyond the table gives NaN, never a neighbour."""
+    """Ids to vectors. An id outside the table gives NaN, not another row."""
 
     size: int
     width: int
@@ -154,7 +156,7 @@ class Embed(nn.Module):
 
 
 class Positions(nn.Module):
-    """A learned vector for each position; beyond the table NaN, as in `Embed`."""
+    """Adds a learned vector for each position; NaN outside the table, as in `Embed`."""
 
     size: int
     offset: int = 0
@@ -168,27 +170,27 @@ class Positions(nn.Module):
 
 
 class Heads(NamedTuple):
-    """How attention is made."""
+    """The settings of attention."""
 
     heads: int
     kv_heads: int
-    """Fewer than `heads` where queries are grouped."""
+    """Fewer than `heads` if queries are grouped."""
     size: int
     bias: bool = True
-    """Of queries, keys and values."""
+    """Biases of queries, keys and values."""
     out_bias: bool = True
     causal: bool = True
     frequencies: tuple[float, ...] = ()
-    """Of the rotation; none where positions are learned."""
+    """Of the rotation, in radians a position; () if positions are learned."""
     norm: float | None = None
     """The epsilon of an RMS norm of each query and key (Qwen3)."""
     window: int | None = None
 
 
 class Attention(nn.Module):
-    """Attention of a value with itself; "kv" is what it attends to.
+    """Self-attention; the site "kv" has the keys and values.
 
-    Keys pass "kv" behind their rotation: a cache holds them as they come.
+    Keys pass "kv" after their rotation, so that a cache can store them unchanged.
     """
 
     of: Heads
@@ -229,7 +231,7 @@ class MLP(nn.Module):
 
 
 class Head(nn.Module):
-    """Vectors to logits, by the table of the embedding where one is given."""
+    """Vectors to logits, by the embedding's table if one is given."""
 
     vocabulary: int
 
@@ -242,16 +244,16 @@ class Head(nn.Module):
 
 
 def norm(epsilon: float, name: str) -> nn.LayerNorm:
-    """Layer norm; its variance is the exact one, as real activations have outliers."""
+    """Layer norm with the exact variance, because real activations have outliers."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
 def check_positions(x: Tokens, size: int) -> Tokens:
-    """Refuses more tokens, padding among them, than the model has positions."""
+    """Raise if there are more tokens, padding included, than positions."""
     length = x.weight.shape[1]
     if length > size:
         raise ValueError(
-            f"{length} tokens came to the model, which has {size} positions, expected "
+            f"got {length} tokens for a model that has {size} positions, expected "
             "no more, prompts and padding included; shorten the text or the prompt, or "
             "pad less"
         )

@@ -1,4 +1,4 @@
-"""Llama and its kin: Llama (arXiv 2302.13971), Mistral (arXiv 2310.06825), Qwen2 (arXiv
+"""Llama and its relatives: Llama (arXiv 2302.13971), Mistral (2310.06825), Qwen2 (arXiv
 2407.10671), Qwen3 (arXiv 2505.09388), SmolLM2 (arXiv 2502.02737)."""
 
 import math
@@ -33,7 +33,7 @@ from reprojax.models.settings import (
 
 
 class Gated(nn.Module):
-    """An MLP whose hidden values are gated (SwiGLU, arXiv 2002.05202)."""
+    """A gated MLP (SwiGLU, arXiv 2002.05202)."""
 
     hidden: int
     activation: str
@@ -63,7 +63,7 @@ class Llama(Decoder):
 
 
 class Rotation(TypedDict, total=False):
-    """What is read of rope_parameters, or rope_scaling."""
+    """The keys of rope_parameters, or rope_scaling, that are read."""
 
     rope_type: str
     type: str
@@ -77,7 +77,7 @@ class Rotation(TypedDict, total=False):
 
 
 class Settings(Common, total=False):
-    """What is read of a config."""
+    """The settings of a config that are read."""
 
     vocab_size: Count
     hidden_size: Count
@@ -104,7 +104,7 @@ class Settings(Common, total=False):
 
 
 def plan(config: Config, tensors: Tensors) -> Llama:
-    """The module of a config; which layers have biases is what the tensors say."""
+    """The module of a config; tensors tell which layers have biases."""
     refuse(
         config,
         "a Llama or one of its kin",
@@ -119,15 +119,15 @@ def plan(config: Config, tensors: Tensors) -> Llama:
     groups = config.get("num_key_value_heads") or heads
     if heads % groups:
         raise ValueError(
-            f"{heads} heads came in {groups} groups, expected a divisor; mend "
+            f"got {heads} heads in {groups} groups, expected a divisor; correct "
             "num_key_value_heads in config.json"
         )
     epsilon, kind = need(config, "rms_norm_eps"), config.get("model_type")
 
     def said(key: str, pattern: str) -> bool:
-        """By the config, or else by the tensors."""
+        """As the config says; if it does not, whether there is such a tensor."""
         found = any(re.fullmatch(rf".*\.{pattern}", name) for name in tensors)
-        # Qwen2's class has no such setting: biases of queries, keys and values alone
+        # Qwen2 has no such setting: its queries, keys and values have biases
         return found if config.get(key) is None or kind == "qwen2" else config[key]
 
     return Llama(
@@ -155,26 +155,26 @@ def plan(config: Config, tensors: Tensors) -> Llama:
 
 
 def _window(config: Config) -> int | None:
-    """How far back a query sees. Qwen2 writes a window that it leaves off by its flag;
-    a Mistral that says none has one of 4,096, and null for none at all."""
+    """How far back a query attends. Qwen2 writes a window but switches it off by a
+    flag; Mistral's default is 4,096, and null means none."""
     if config.get("model_type") == "mistral":
         return config.get("sliding_window", 4096)
     if other := {*(config.get("layer_types") or ())} - {"full_attention"}:
         raise ValueError(
-            f"a model with layers of {sorted(other)} came, expected full_attention in "
+            f"got a model with layers of {sorted(other)}, expected full_attention in "
             "all of them; write a module for it, and call language.texts(module)"
         )
     return None
 
 
 def frequencies(config: Config, size: int) -> tuple[float, ...]:
-    """Radians a position of each rotated pair, scaled as `rope_scaling` says."""
+    """Radians a position for each rotated pair, scaled by `rope_scaling`."""
     both = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
     given = [its for its in both if its]
     if len(given) > 1 and given[0] != given[1]:
         raise ValueError(
-            f"a config with rope_parameters {both[0]} and rope_scaling {both[1]} came, "
-            "expected one of them; take the other one out of config.json"
+            f"got a config with rope_parameters {both[0]} and rope_scaling {both[1]}, "
+            "expected one of them; remove the other from config.json"
         )
     scaling = settings(given[0], Rotation, "the rotation") if given else {}
     refuse(scaling, "a rotation", partial_rotary_factor=1.0)
@@ -185,33 +185,33 @@ def frequencies(config: Config, size: int) -> tuple[float, ...]:
         return tuple(plain)
     if kind == "linear":
         return tuple(f / need(scaling, "factor") for f in plain)
-    if kind == "factors":  # one of each pair, as a GGUF file holds them
+    if kind == "factors":  # one for each pair, from a GGUF file
         return tuple(f / k for f, k in zip(plain, scaling["factors"], strict=True))
     if kind == "llama3":
         return tuple(_llama3(f, scaling) for f in plain)
     raise ValueError(
-        f"rotary scaling {kind!r} came, expected default, linear or llama3; write a "
+        f"got the rotary scaling {kind!r}, expected default, linear or llama3; write a "
         "module with Heads(frequencies=...) of your own"
     )
 
 
 def _llama3(frequency: float, scaling: Config) -> float:
-    """Low frequencies divided by a factor, high ones kept, a ramp between."""
+    """Low frequencies are divided by a factor, high ones kept, with a ramp between."""
     context = need(scaling, "original_max_position_embeddings")
     turns = context * frequency / (2 * math.pi)
     low, high = need(scaling, "low_freq_factor"), need(scaling, "high_freq_factor")
     if low >= high:
         raise ValueError(
-            f"a rotation with low_freq_factor {low} and high_freq_factor {high} came, "
-            "expected the first below the second; mend config.json"
+            f"got a rotation with low_freq_factor {low} and high_freq_factor {high}, "
+            "expected the first below the second; correct config.json"
         )
     kept = min(max((turns - low) / (high - low), 0.0), 1.0)
     return (1 - kept) * frequency / need(scaling, "factor") + kept * frequency
 
 
 def in_halves(tensors: Tensors, module: Llama) -> Tensors:
-    """Queries and keys whose rotated pairs are neighbours (2 i, 2 i + 1), as
-    llama.cpp stores them, with the pairs (i, i + d / 2) that `rotated` wants."""
+    """Reorder queries and keys from llama.cpp's rotated pairs (2 i, 2 i + 1) to the
+    pairs (i, i + d / 2) of `rotated`."""
 
     def reordered(name: str, value: np.ndarray) -> np.ndarray:
         if not re.fullmatch(r".*\.attn_[qk]\.(weight|bias)", name):
@@ -269,7 +269,7 @@ FAMILIES = {
     )
 }
 GGUF_FAMILIES = {
-    # llama.cpp turns pairs for Llama's names alone
+    # llama.cpp reorders rotated pairs for Llama's names only
     "llama": Family("Llama, GGUF names", plan, GGUF, in_halves, Settings),
     "qwen2": Family("Qwen2, GGUF names", plan, GGUF, settings=Settings),
     "qwen3": Family("Qwen3, GGUF names", plan, GGUF, settings=Settings),

@@ -1,9 +1,10 @@
-"""Label maps over a language model's vocabulary: no word is chosen for a class.
+"""Label maps over a language model's vocabulary, without label words.
 
-As for images, but the source classes are words, tens of thousands for a handful of
-examples. In the survey's table (arXiv 2506.04650) a statistical alignment follows
-prompts over a raw input, and a remapped vocabulary; no language model is without a
-prompt, has one of demonstrations or a soft one, and a map.
+As for images, but the source classes are tokens: tens of thousands for a handful of
+examples. In the survey's table (arXiv 2506.04650), statistical alignments appear only
+with raw-input prompts and with vocabulary remapping. It has no entry that combines a
+language model and a label map with no prompt, with demonstrations, or with a soft
+prompt.
 """
 
 from collections.abc import Callable
@@ -24,11 +25,12 @@ from reprojax.models.language import Words
 
 
 def one_word(model: Model[Words]) -> Model[Words]:
-    """The same model, which answers one word a row: Tokens [B 1 V].
+    """The model with one answer a row: Tokens [B 1 V].
 
-    A causal one answers behind the last word, a masked one at its mask, of which each
-    row has one. The head judges that place alone, and `last()` takes the answer: label
-    words, maps and prompts of causal models serve masked ones. It writes no texts.
+    A causal model answers at the last token, a masked one at its mask, one of which
+    each row has. The head runs at that place only, and `last()` takes the answer, so
+    label words, maps and prompts for causal models also serve masked ones. It cannot
+    write texts.
     """
     (site,) = role(model, "features")
     if model.input.kind == "causal":
@@ -37,8 +39,8 @@ def one_word(model: Model[Words]) -> Model[Words]:
         place = at_mask(model.input.special.mask)
     else:
         raise ValueError(
-            f"{model.name}, a {model.input.kind} model with the mask "
-            f"{model.input.special.mask}, came, expected one that answers by words; "
+            f"got {model.name}, a {model.input.kind} model with the mask "
+            f"{model.input.special.mask}, expected one that answers with words; "
             "give its features a head with linear(...)"
         )
     program = reprogram(model.forward, {site: place})
@@ -54,21 +56,21 @@ def vocabulary_map(
     k: int | None = None,
     centre: bool = True,
 ) -> Manipulation:
-    """From the next word's logits to the task's classes by an estimated map.
+    """An estimated map from the next token's logits to the task's classes.
 
-    Few rows of a task are answered by different words, so that an answer alone says
-    little: "flm" (arXiv 2211.11635) gives most classes a word by chance, and "blm" and
-    "blm+" (arXiv 2410.24018) weigh many words. With columns that sum to one, logits
-    serve as log-probabilities do: a class of "blm+" scores, but for the smoothing, by
-    minus the cross entropy of its mean answer and the row's, and a class whose answers
-    scatter falls behind unless it is centred.
+    A task's few rows are often answered by different words, so the answer alone says
+    little: "flm" (arXiv 2211.11635) gives most classes a word by chance, while "blm"
+    and "blm+" (arXiv 2410.24018) weigh many words. Columns sum to one, so logits act as
+    log-probabilities: up to smoothing, "blm+" scores a class by minus the cross entropy
+    of its mean answer and the row's. A class with scattered answers falls behind unless
+    the logits are centred.
 
     Args:
-        kind: "flm", which is also "ilm", "blm" or "blm+".
-        k: of "blm+", how many of each row's most probable words count, by default 100
-            where there are as many. The published .15 T is one word for few classes.
-        centre: each word's mean logit over the examples is taken off before the map;
-            the published maps do without.
+        kind: "flm" or its synonym "ilm", "blm" or "blm+".
+        k: of "blm+", how many of each row's most probable words count; by default 100,
+            or all. The published .15 T is one word for few classes.
+        centre: subtract each word's mean logit over the examples before the map; the
+            published maps do not.
     """
     k = min(100, model.input.vocabulary) if k is None else k
     kinds: dict[str, Callable[[int], Manipulation]] = {
@@ -79,7 +81,7 @@ def vocabulary_map(
     }
     if kind not in kinds:
         raise ValueError(
-            f"a map of the kind {kind!r} came, expected one of {', '.join(kinds)}"
+            f"got a map of the kind {kind!r}, expected one of {', '.join(kinds)}"
             f"{nearest(kind, kinds)}"
         )
     label_map = kinds[kind](targets)

@@ -1,4 +1,4 @@
-"""Words of the model chosen for the letters of a task (arXiv 1809.01829)."""
+"""Learned maps from a task's symbols, its letters, to words (arXiv 1809.01829)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,15 +27,16 @@ def remap(
     """At the embedding: the vectors [B L D] of words chosen for the task's letters
     (arXiv 1809.01829).
 
-    A letter's word hangs on the letters beside it, within `width`; beyond the text's
-    ends, and for padding, there are none. With a key, in training, the words are a
-    Gumbel softmax's mixtures, whose temperature falls along a line. Without one they
-    are the likeliest words themselves: the tap "words" shows their ids, and the answer
-    is the bare model's to these. A letter that is none of 0..letters - 1 gives NaN.
+    A letter's word depends on the letters beside it, within `width`; beyond the text's
+    ends, and at padding, there are none. In training (with a key) the vectors are
+    Gumbel softmax mixtures of words, whose temperature falls linearly. Without a key
+    they are those of the most likely words: the tap "words" has their ids, and the
+    answer equals the bare model's to these ids. A letter outside 0..letters - 1 gives
+    NaN.
 
     Args:
-        words: ids to choose from; by default the whole vocabulary, where a batch holds
-            a number for each word, letter and row.
+        words: ids to choose from; by default the whole vocabulary, for which a batch
+            has a score for each word, letter and row.
         temperatures: the first and the last one.
         steps: training steps from one to the other. The paper takes 15 epochs. Each
             part of an accumulated batch counts.
@@ -61,7 +62,7 @@ def remap(
         scores, known = _scores(params.learnable, scope.x)
         ids = params.fixed.get("words", jnp.arange(count))
         if scope.key is None:
-            # an id that no table has, whose vector is NaN
+            # an id outside every table, so its vector is NaN
             best = jnp.where(known, ids[scores.argmax(-1)], model.input.vocabulary)
             best = scope.tap("words", best)
             return value._replace(value=rows_of(table(scope.frozen), best))
@@ -78,9 +79,9 @@ def remap(
 
 
 def _table(model: Model[Words]) -> Callable[[PyTree], Float[Array, "V D"]]:
-    """frozen -> the rows of the embedding, which are read where linen keeps them.
+    """frozen -> the rows of the embedding, read where linen keeps them.
 
-    The model itself cannot be asked from within a call of it.
+    The model itself cannot be called here, because this runs inside its own call.
     """
     (site,) = role(model, "embedding")
     path = ["params", *site.partition(":")[0].split("/"), "embedding"]
@@ -101,7 +102,7 @@ def _table(model: Model[Words]) -> Callable[[PyTree], Float[Array, "V D"]]:
 
 
 def _scores(net: PyTree, x: Tokens) -> tuple[Float[Array, "B L N"], Bool[Array, "B L"]]:
-    """How good each word is for each letter, and which letters are known."""
+    """Scores of each word for each letter, and which letters are known."""
     kernel, reach = net["kernel"], len(net["kernel"]) // 2
     known = (x.value >= 0) & (x.value < kernel.shape[1])
     total = jnp.zeros((*x.value.shape, kernel.shape[2])) + net["bias"]
@@ -112,7 +113,7 @@ def _scores(net: PyTree, x: Tokens) -> tuple[Float[Array, "B L N"], Bool[Array, 
 
 
 def _beside(x: Tokens, shift: int) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
-    """The letter so many positions on, and whether there is one."""
+    """The letter that many positions on, and whether there is one."""
     wanted = x.position[:, :, None] + shift
     match = (x.position[:, None, :] == wanted) & (x.weight > 0)[:, None, :]
     return jnp.take_along_axis(x.value, match.argmax(2), 1), match.any(2)
@@ -123,12 +124,12 @@ def _check_sizes(
 ) -> None:
     if letters < 1 or width < 1 or not width % 2:
         raise ValueError(
-            f"letters={letters} and width={width} came, expected at least one letter, "
-            "and an odd width: the letter itself and as many on both sides"
+            f"got letters={letters} and width={width}, expected at least one letter, "
+            "and an odd width: the letter itself and equally many on both sides"
         )
     if min(temperatures) <= 0 or steps < 1:
         raise ValueError(
-            f"temperatures={temperatures} and steps={steps} came, expected "
+            f"got temperatures={temperatures} and steps={steps}, expected "
             "temperatures above 0 and at least one step"
         )
 
@@ -136,8 +137,8 @@ def _check_sizes(
 def _check_whole(value: Tokens, x: Any) -> None:
     if value.span != WHOLE or value.weight.shape != x.weight.shape:
         raise ValueError(
-            f"vectors of {value.weight.shape[1]} words came for a text of "
+            f"got vectors of {value.weight.shape[1]} words for a text of "
             f"{x.weight.shape[1]} letters (whole: {value.span == WHOLE}), expected a "
-            "vector for each letter of whole texts; put a prompt behind the remapping "
+            "vector for each letter of whole texts; put a prompt after the remapping "
             "in a chain at the embedding, and read the answer by labels"
         )

@@ -1,4 +1,4 @@
-"""Where a prompt of words starts: at the vectors of the model's own words."""
+"""Initial values of soft prompts: vectors of the model's own words."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from reprojax.models import Model
 from reprojax.models.language import Words
 from reprojax.models.language.card import check_words, vectors
 
-COMMON = 5000  # a vocabulary of merged pairs begins with its most frequent words
+COMMON = 5000  # byte-pair vocabularies begin with their most frequent words
 
 
 def from_vocabulary(model: Model[Words], ids: Sequence[int] | None = None) -> Format:
-    """Starts at words drawn without repetition, while there are enough.
+    """Start at the vectors of random words, distinct if there are enough.
 
     Args:
-        ids: the words to draw from; by default the first 5,000 of the vocabulary, which
-            are its most frequent where it was built by frequency (arXiv 2104.08691).
+        ids: the words to draw from; by default the first 5,000 of the vocabulary, its
+            most frequent if it was built by frequency (arXiv 2104.08691).
     """
     return learnable(_drawn(model, ids))
 
@@ -48,8 +48,8 @@ def from_labels(
     labels: Sequence[Sequence[int]],
     ids: Sequence[int] | None = None,
 ) -> Format:
-    """Starts at one token a label, the mean of its words; the rest as by
-    `from_vocabulary(model, ids)` (arXiv 2104.08691).
+    """Start with one vector for each label, the mean of its words, and fill up as
+    `from_vocabulary(model, ids)` does (arXiv 2104.08691).
 
     Args:
         labels: the ids of each label, such as `text.labels.label_tokens` gives.
@@ -67,7 +67,7 @@ def from_labels(
 
 
 def from_text(model: Model[Words], ids: Sequence[int]) -> Format:
-    """Starts at the words of a text, again from its beginning until all are filled."""
+    """Start at the words of a text, repeated to fill the prompt."""
     words = vectors(model, check_words(model, ids, "a text"))
 
     def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
@@ -81,7 +81,7 @@ def from_text(model: Model[Words], ids: Sequence[int]) -> Format:
 def _check_width(rows: Array, shape: tuple[int, ...]) -> None:
     if rows.shape[1:] != shape[1:]:
         raise ValueError(
-            f"a start {rows.shape[1]} wide came to a model {shape[1]} wide, expected "
+            f"got a start {rows.shape[1]} wide for a model {shape[1]} wide, expected "
             "one of this model; make it with this model's card"
         )
 
@@ -89,13 +89,13 @@ def _check_width(rows: Array, shape: tuple[int, ...]) -> None:
 def _check_room(count: int, length: int, what: str) -> None:
     if count > length:
         raise ValueError(
-            f"{count} {what} came as the start of a prompt of {length} tokens, "
-            "expected no more than these; shorten it, or make the prompt longer"
+            f"got {count} {what} as the start of a prompt of {length} tokens, "
+            "expected at most that many; shorten it, or make the prompt longer"
         )
 
 
 def drawn_words(model: Model[Words], ids: Sequence[int] | None = None) -> Format:
-    """Ids [P] that stay as they were drawn, not repeated while there are enough.
+    """Fixed ids [P] of random words, distinct if there are enough.
 
     Args:
         ids: the words to draw from, as in `from_vocabulary`.
@@ -114,15 +114,15 @@ def drawn_words(model: Model[Words], ids: Sequence[int] | None = None) -> Format
 
 
 def deviation_of(model: Model[Words], given: float | None = None) -> float:
-    """Of the numbers in the model's word vectors; given, where its weights are not
-    here."""
+    """Standard deviation of the entries of the model's word vectors, or the given one,
+    for a model without weights here."""
     if given is not None:
         if not given > 0:
             raise ValueError(f"got a deviation of {given}, expected one above 0")
         return float(given)
     if not jax.tree.leaves(model.frozen):
         raise ValueError(
-            f"{model.name} came without weights, expected deviation=, that of the "
-            "numbers in its word vectors, from which the prompt's scale follows"
+            f"got {model.name} without weights, expected deviation=, that of the "
+            "numbers in its word vectors, which sets the prompt's scale"
         )
     return float(vectors(model, range(model.input.vocabulary)).std())

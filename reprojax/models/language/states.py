@@ -1,10 +1,9 @@
-"""What a text leaves in a model: keys and values, and steering vectors.
+"""Hidden states of texts: keys and values, and steering vectors.
 
-Layers are numbered as in the papers of these vectors, from 0. Activation addition
-counts what enters a block: its layer l is the residual stream in front of block l.
-Contrastive activation addition counts what a block puts out: its layer l is the
-residual stream behind block l, so that the same place has a number less. A vector and
-the program that adds it have the same number.
+Layers are numbered from 0 as in the papers of these vectors. Activation addition counts
+inputs of blocks: its layer l is the residual stream before block l. Contrastive
+activation addition counts outputs: its layer l is the residual stream after block l,
+the same place as layer l + 1 of the former. Make a vector and add it with one number.
 """
 
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ from reprojax.models.language.card import check_words, seen
 
 
 def keys_and_values(model: Model[Words], ids: Sequence[int]) -> Float[Array, "n P H d"]:
-    """What a real text leaves at every layer, n = 2 a layer: as a prefix it is the text
-    itself, standing in front. A start for few rows (arXiv 2101.00190, section 7.4)."""
+    """Keys and values of a text at every layer, n = 2 a layer; as a prefix they equal
+    the text itself in front. A start for few rows (arXiv 2101.00190, section 7.4)."""
     sites = role(model, "kv")
     ids = check_words(model, ids, "a text")
     found = seen(model, sites)(tokens(jnp.asarray([ids], jnp.int32)))
@@ -36,21 +35,21 @@ def steering(
     layer: int,
     fill: int | None = None,
 ) -> Float[Array, "P D"]:
-    """What enters a block at each word of one prompt, less that of another one (arXiv
+    """A block's input at each token of one prompt, minus that of another (arXiv
     2308.10248).
 
     Args:
-        wanted, unwanted: ids; a model that begins texts with a token wants it in both.
+        wanted, unwanted: ids, both with the model's first token if it has one.
         layer: the block whose input is taken, from 0, as the paper counts.
-        fill: the id behind the shorter one, up to the longer one's length; the paper
-            fills with blanks.
+        fill: the id that pads the shorter prompt to the longer one's length; the paper
+            uses blanks.
     """
     both = [check_words(model, ids, "a prompt") for ids in (wanted, unwanted)]
     short, long = sorted(map(len, both))
     if short < long and fill is None:
         raise ValueError(
-            f"prompts of {short} and {long} tokens came, expected as many; give "
-            "fill=, the id of a blank, to go behind the shorter one"
+            f"got prompts of {short} and {long} tokens, expected equal lengths; give "
+            "fill=, the id of a blank, to pad the shorter one"
         )
     if fill is not None:
         check_words(model, [fill], "fill")
@@ -69,15 +68,14 @@ def contrast(
     *,
     batch: int = 32,
 ) -> Float[Array, "D"]:
-    """What a block puts out at the last word of texts: the mean over those that show a
-    behaviour, less the mean over those that do not (arXiv 2312.06681).
+    """A block's output at the last token of texts: the mean over those that show a
+    behaviour, minus the mean over those that do not (arXiv 2312.06681).
 
     In the paper they are pairs, a question with either answer.
 
     Args:
         wanted, unwanted: ids of the texts.
-        layer: the block whose output is taken, from 0, as the paper counts; the last
-            one too.
+        layer: the block whose output is taken, from 0 to the last, as the paper counts.
         batch: texts a call.
     """
     means = []
@@ -97,7 +95,7 @@ def contrast(
 
 
 def place(model: Model[Words], layer: int, places: Sequence[str]) -> str:
-    """The site of a layer, of those of all layers."""
+    """The site of a layer."""
     if not 0 <= layer < len(places):
         raise ValueError(
             f"got the layer {layer}, expected one of 0..{len(places) - 1}, the blocks "

@@ -1,4 +1,4 @@
-"""Tokenisers, by the package `tokenizers`, from the files that come with a model."""
+"""Tokenisers, by the package `tokenizers`, from the files of a model's folder."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ FILES = (
     "vocab.json",
     "merges.txt",
 )
-# The words of llama.cpp for how a text is cut before pairs are merged.
+# llama.cpp's regular expressions that cut a text before pairs are merged, by its names.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 MODERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}@"
@@ -34,11 +34,11 @@ class Tokenizer(NamedTuple):
     """Text to ids and back."""
 
     encode: Callable[..., list[int]]
-    """(text, special=True) -> ids; special: with what a model wants around a text"""
+    """(text, special=True) -> ids; special: with the model's tokens around a text"""
     decode: Callable[[Sequence[int]], str]
     """ids -> text, without special tokens"""
     id: Callable[[str], int | None]
-    """The id of a token, None where it is none."""
+    """The id of a token; None if there is no such token."""
     token: Callable[[int], str | None]
     """The token of an id."""
     size: int
@@ -49,8 +49,8 @@ def wrapped(rust: Any, ends: bool = True) -> Tokenizer:
     """A tokenizers.Tokenizer as a `Tokenizer`.
 
     Args:
-        ends: whether a text gets what the post-processor puts behind it. A causal
-            model goes on from a text's last word, so that an EOS there is an error.
+        ends: whether to keep the tokens that the post-processor appends to a text. A
+            causal model continues the last word, so an EOS there would be an error.
     """
     behind = 0 if ends else _behind_text(rust)
 
@@ -64,7 +64,7 @@ def wrapped(rust: Any, ends: bool = True) -> Tokenizer:
 
 
 def _behind_text(rust: Any) -> int:
-    """How many tokens the post-processor puts behind any text."""
+    """How many tokens the post-processor appends to any text."""
     if not rust.num_special_tokens_to_add(False):
         return 0
     for text in ("a", "0", " ", ".", "\u4e00"):
@@ -80,14 +80,14 @@ def package() -> Any:
         import tokenizers
     except ImportError as error:
         raise ValueError(
-            "a tokeniser came with the model, and the package tokenizers is missing; "
+            "the model's tokeniser needs the package tokenizers, which is missing; "
             "pip install tokenizers, or call load(..., tokenizer=None) and use ids"
         ) from error
     return tokenizers
 
 
 class Looks(TypedDict, total=False):
-    """tokenizer_config.json, as far as it is read."""
+    """The keys of tokenizer_config.json that are read."""
 
     tokenizer_class: str | None
     do_lower_case: bool
@@ -108,7 +108,7 @@ class Looks(TypedDict, total=False):
 
 
 def looks(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, {} where there is none."""
+    """tokenizer_config.json; {} if there is none."""
     path = folder / "tokenizer_config.json"
     return dict(read_json(path, Looks)) if path.exists() else {}
 
@@ -116,10 +116,11 @@ def looks(folder: Path) -> dict[str, Any]:
 def tokenizer_from_folder(
     folder: Path, settings: Mapping[str, Any], ends: bool = True
 ) -> Tokenizer | None:
-    """tokenizer.json, vocab.txt (WordPiece), or vocab.json and merges.txt (bytes).
+    """A tokeniser from tokenizer.json, vocab.txt (WordPiece), or vocab.json and
+    merges.txt (byte pairs); None if the folder has none of these.
 
     Args:
-        settings: tokenizer_config.json. None of the files: None.
+        settings: tokenizer_config.json.
         ends: as for `wrapped`.
     """
     has = lambda *names: all((folder / name).exists() for name in names)
@@ -127,7 +128,7 @@ def tokenizer_from_folder(
         if has("tokenizer.json"):
             rust = package().Tokenizer.from_str(_text(folder / "tokenizer.json"))
             rust.no_padding()
-            rust.no_truncation()  # what is too long is refused, not cut in silence
+            rust.no_truncation()  # too long a text must raise, not be cut in silence
             _agrees_on_bos(rust, settings, folder)
             return wrapped(rust, ends)
         if has("vocab.txt"):
@@ -138,8 +139,8 @@ def tokenizer_from_folder(
             return _bytes_of_folder(folder, settings, ends)
     except (ValueError, KeyboardInterrupt, SystemExit):
         raise
-    # Whatever the package raises on a damaged file; where its Rust panics, that is a
-    # BaseException and no Exception.
+    # The package may raise anything on a damaged file; a panic of its Rust code is a
+    # BaseException that is not an Exception.
     except BaseException as error:
         raise ValueError(
             f"the tokeniser in {folder} cannot be read ({error}), expected files as "
@@ -149,8 +150,8 @@ def tokenizer_from_folder(
 
 
 def _agrees_on_bos(rust: Any, settings: Mapping[str, Any], folder: Path) -> None:
-    """tokenizer_config.json may ask for a BOS that tokenizer.json does not put, or the
-    other way round; which of them counts depends on the version of transformers."""
+    """Raise if tokenizer_config.json and tokenizer.json disagree about a BOS before a
+    text; which of them counts depends on the version of transformers."""
     wanted, bos = settings.get("add_bos_token"), token(settings, "bos")
     if wanted is None or bos is None or (number := rust.token_to_id(bos)) is None:
         return
@@ -164,7 +165,7 @@ def _agrees_on_bos(rust: Any, settings: Mapping[str, Any], folder: Path) -> None
 
 
 def _expect_class(folder: Path, settings: Mapping[str, Any], known: str) -> None:
-    """Refuses words in files that another class would read otherwise."""
+    """Raise at settings or added tokens for which only tokenizer.json is reliable."""
     kind = settings.get("tokenizer_class")
     words = {its.get("content") for its in _added(settings)}
     apart = (folder / "added_tokens.json").exists() or any(
@@ -186,14 +187,14 @@ def _added(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def token(settings: Mapping[str, Any], role: str, default: str | None = None) -> Any:
-    """A special token's text, of tokenizer_config.json."""
+    """The text of a special token in tokenizer_config.json."""
     its = settings.get(f"{role}_token")
     return (its.get("content") if isinstance(its, dict) else its) or default
 
 
 def lines(path: Path) -> list[str]:
-    """Lines as transformers reads them: only a line feed ends one. Python's splitlines
-    cuts at characters that are tokens too, U+2028 among them."""
+    """Lines as transformers reads them, ended by line feeds only. Python's splitlines
+    also cuts at characters that are tokens, such as U+2028."""
     text = _text(path).replace("\r\n", "\n")
     return text.removesuffix("\n").split("\n")
 
@@ -257,10 +258,10 @@ def byte_pairs(
     special: Sequence[str],
     whole: bool = False,
 ) -> Any:
-    """Merged pairs over bytes, a text cut by regular expressions first.
+    """A byte-level BPE tokeniser, whose texts are first cut by regular expressions.
 
     Args:
-        whole: whether a cut that is a token is that token, whatever pairs make of it.
+        whole: whether a cut that is itself a token becomes that token without merging.
     """
     rust = package()
     pairs = [tuple(merge.split(" ")) for merge in merges]
@@ -268,7 +269,7 @@ def byte_pairs(
         merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2
     ]:
         raise ValueError(
-            f"the merges {bad[:3]} came, expected pairs with one space between; fetch "
+            f"got the merges {bad[:3]}, expected pairs with one space between; fetch "
             "the tokeniser again"
         )
     text = rust.Tokenizer(rust.models.BPE(dict(vocabulary), pairs, ignore_merges=whole))

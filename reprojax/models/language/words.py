@@ -1,4 +1,4 @@
-"""What a soft prompt reads as: the words of the vocabulary that it is near to."""
+"""The words of the vocabulary nearest to a soft prompt."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -14,17 +14,17 @@ from reprojax.models.language import Words
 from reprojax.models.language.card import role
 
 Metric = Literal["cosine", "euclidean"]
-BLOCK = 4096  # words of a vocabulary that are compared at a time
+BLOCK = 4096  # words of a vocabulary to compare at a time
 
 
 class Near(NamedTuple):
-    """A word of the vocabulary beside a vector."""
+    """A word of the vocabulary near a vector."""
 
     id: int
     word: str
-    """As the tokeniser writes it; its id where there is none."""
+    """The tokeniser's text for it; its id if there is no tokeniser."""
     similarity: float
-    """The cosine; of "euclidean" minus the distance."""
+    """The cosine; for "euclidean", minus the distance."""
 
 
 def nearest_words(
@@ -33,9 +33,9 @@ def nearest_words(
     count: int = 5,
     metric: Metric = "cosine",
 ) -> list[tuple[Near, ...]]:
-    """For each vector of a soft prompt the words nearest to it, the nearest first.
+    """The words nearest to each vector of a soft prompt, nearest first.
 
-    That a prompt is near to words does not say that it means them (arXiv 2112.08348).
+    A prompt near to words need not mean them (arXiv 2112.08348).
 
     Args:
         prompt: the params of `prompt_tuning`, or vectors.
@@ -47,7 +47,7 @@ def nearest_words(
         "euclidean",
     ):
         raise ValueError(
-            f"count={count} and metric={metric!r} came, expected 1 to "
+            f"got count={count} and metric={metric!r}, expected 1 to "
             f"{language.input.vocabulary}, the vocabulary of {language.name}, and "
             "'cosine' or 'euclidean'"
         )
@@ -72,7 +72,7 @@ def _nearest(
     frozen: PyTree,
     rows: Float[Array, "P D"],
 ) -> tuple[Int[Array, "P n"], Float[Array, "P n"]]:
-    """By blocks: no second copy of the table is made."""
+    """Compares block by block, so that the table is not copied."""
     block = min(BLOCK, vocabulary)
     ids = jnp.arange(-(-vocabulary // block) * block).reshape(-1, block)
 
@@ -92,7 +92,7 @@ def _nearest(
 
     found = jax.lax.map(similarity, ids)
     best, chosen = jax.lax.top_k(jnp.concatenate(list(found), -1), count)
-    if metric == "euclidean":  # a difference of squares would blur small distances
+    if metric == "euclidean":  # exact: differences of squares lose small distances
         away = jax.vmap(words)(chosen) - rows[:, None]
         best = -jnp.linalg.norm(away, axis=-1)
     return chosen, best
@@ -112,13 +112,13 @@ def _vectors(language: Model[Words], prompt: Any, site: str) -> Float[Array, "P 
     shape = getattr(found, "shape", ())
     if len(shape) != 2 or shape[1] != language.width:
         raise ValueError(
-            f"a prompt of {jax.tree.map(jnp.shape, found)} came, expected vectors "
+            f"got a prompt of {jax.tree.map(jnp.shape, found)}, expected vectors "
             f"[P, {language.width}] at {site!r} of {language.name}; "
             f"record(program.apply, [{site!r}]) shows what another format makes"
         )
     if not bool(jnp.isfinite(found).all()):
         raise ValueError(
-            "a prompt came whose numbers are not all finite, expected those of a run "
+            "got a prompt with numbers that are not finite, expected that of a run "
             "that did not diverge"
         )
     return jnp.asarray(found, jnp.float32)

@@ -1,1 +1,1 @@
-"""Frozen image models: modules and the layouts of their weights."""
+"""Frozen image models: modules and the names of their weights."""

@@ -1,4 +1,4 @@
-"""`load`: a backbone from a file, a folder, the hub, or an embedded one by its name."""
+"""`load`: a backbone from a file, a folder, the hub, or by name."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from reprojax.models.settings import Config, Count, refuse_heads, settings
 from reprojax.models.vision import cifar_resnet, mobilenet, processors, resnet, vit
 from reprojax.models.vision.pixels import Pixels, images
 
-# ordered: a ResNet-18 without its head bears names of a CIFAR ResNet too
+# ordered: a ResNet-18 without its head also matches the CIFAR ResNet
 LAYOUTS = (
     *vit.LAYOUTS,
     *resnet.LAYOUTS,
@@ -45,24 +45,23 @@ def load(
     """A frozen backbone: a .safetensors file, a folder of shards, "org/name" on the
     Hugging Face hub, or one of `names()`.
 
-    Sizes come from the tensors' shapes, the rest from config.json and
-    preprocessor_config.json in the folder. A bare file does not say how pixels were
-    normalised: ViT takes .5 and .5, all others ImageNet's mean and std, unless `mean`
-    and `std` say otherwise.
+    Sizes come from the tensors' shapes, the rest from the folder's config.json and
+    preprocessor_config.json. A bare file does not say how pixels were normalised; then
+    the default is mean and std .5 for ViT, and ImageNet's for the others.
 
     Args:
-        size: a ViT at another size gets its positions resized (bicubic, as torch).
-        architecture: timm's or transformers' name of it ("resnet50",
-            "vit_base_patch16_224", "dinov2"), where no config.json says one: a bare
-            ViT or ResNet may be any of several models of the same shapes.
-        heads: of a ViT of no published width whose config.json does not say it.
-        ignore: keys in its config files that change no number that it computes.
+        size: a ViT at another size gets its positions resized (bicubic, as in torch).
+        architecture: timm's or transformers' name ("resnet50", "vit_base_patch16_224",
+            "dinov2"), if no config.json has it: a bare ViT or ResNet may be any of
+            several models of the same shapes.
+        heads: of a ViT of no published width whose config.json lacks them.
+        ignore: keys of its config files that do not change what it computes.
 
     Raises:
-        ValueError: what no layout reads: other architectures, tensors and settings.
+        ValueError: an architecture, tensor or setting that no layout reads.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"dtype {dtype} came, expected jnp.float32 or jnp.bfloat16")
+        raise ValueError(f"got dtype {dtype}, expected jnp.float32 or jnp.bfloat16")
     own = dict(size=size, classes=classes, mean=mean, std=std)
     if source == "glyphs":
         return _glyphs(dtype, own)
@@ -86,7 +85,7 @@ def _glyphs(dtype: Any, own: dict[str, Any]) -> Model[Pixels]:
 
     if given := [name for name, value in own.items() if value is not None]:
         raise ValueError(
-            f"load('glyphs') came with {given}, expected none: its card is complete"
+            f"load('glyphs') got {given}, expected none: its card is complete"
         )
     backbone = glyphs.load_glyphs()
     frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), backbone.frozen)
@@ -94,7 +93,7 @@ def _glyphs(dtype: Any, own: dict[str, Any]) -> Model[Pixels]:
 
 
 class Found(NamedTuple):
-    """Where weights lie, and what the files beside them say."""
+    """Files of weights, and the contents of the files beside them."""
 
     name: str
     files: list[Path]
@@ -119,14 +118,14 @@ def _find(source: str | os.PathLike, revision: str | None) -> Found:
 
 
 def _folder(name: str, folder: Path) -> Found:
-    """A folder as transformers or timm write it."""
+    """Read a folder as transformers or timm write it."""
     config = stored.document(folder / "config.json")
     looks = stored.document(folder / "preprocessor_config.json")
     return Found(name, stored.files(folder), config, looks)
 
 
 class Arguments(TypedDict, total=False):
-    """timm's model_args that are read."""
+    """The keys of timm's model_args that are read."""
 
     num_heads: Count
     global_pool: str
@@ -139,13 +138,13 @@ def _config(
     heads: int | None,
     ignore: Sequence[str],
 ) -> Config:
-    """The settings that a layout reads; refuses those of another architecture."""
+    """The settings that a layout reads; raise at those of another architecture."""
     name = f"{found.name}'s config.json"
     said = {key: found.config.get(key) for key in ("architecture", "model_type")}
     kind = architecture or said["architecture"] or said["model_type"]
     if kind is None and layout.example:
         raise ValueError(
-            f"{found.name} came without a name of its architecture, and the tensors of "
+            f"got {found.name} without a name of its architecture, and the tensors of "
             f"a {layout.label} do not tell all of it (heads, activations, pooling, how "
             f"it strides), expected one; call load(..., architecture="
             f"{layout.example!r}), by timm's or transformers' name of it, or put "
@@ -170,7 +169,7 @@ def _config(
 def _looks(
     plan: weights.Plan, name: str, said: dict[str, Any], own: dict[str, Any]
 ) -> dict[str, Any]:
-    """The caller's word first, then that of the files, then the architecture's."""
+    """Size, mean, std and classes: the caller's, else the files', else the plan's."""
     out: dict[str, Any] = dict(size=plan.size, mean=plan.mean, std=plan.std)
     out["classes"] = tuple(f"class {i}" for i in range(plan.classes))
     for source in (said, own):
@@ -180,14 +179,12 @@ def _looks(
             if value is not None
         }
     if said["classes"] and not plan.classes and own["classes"] is None:
-        out["classes"] = ()  # the config speaks of a head cut off
+        out["classes"] = ()  # the config describes a head that was removed
     if len(out["classes"]) != plan.classes:
         raise ValueError(
-            f"{len(out['classes'])} class names came for {name}, which has "
+            f"got {len(out['classes'])} class names for {name}, which has "
             f"{plan.classes} classes, expected one each; call load(..., classes=...)"
         )
     if out["size"] < 1:
-        raise ValueError(
-            f"size {out['size']} came, expected the images' side in pixels"
-        )
+        raise ValueError(f"got size {out['size']}, expected the images' side in pixels")
     return out

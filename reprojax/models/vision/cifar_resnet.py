@@ -1,4 +1,4 @@
-"""ResNet-20, 56 and their like for 32-pixel images (arXiv 1512.03385, section 4.2)."""
+"""ResNet-20, 56 and others for 32-pixel images (arXiv 1512.03385, section 4.2)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class Stage(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 stem, three stages of `width`, twice and four times that, a linear head."""
+    """A 3x3 stem, three stages of `width`, 2 `width`, 4 `width`, and a linear head."""
 
     depths: tuple[int, ...]
     width: int

@@ -1,4 +1,4 @@
-"""BlackVIP's nets, which draw a prompt for each image (arXiv 2303.14773)."""
+"""BlackVIP's decoder, which makes a prompt for each image (arXiv 2303.14773)."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from reprojax.core.initial import uniform
 from reprojax.models import Model, Pixels
 from reprojax.operators import network, resize
 
-CHANNELS = 32  # of the map that the features and the trigger fill
-WIDTHS = (64, 32, 32, 16)  # behind each doubling but the last
+CHANNELS = 32  # of the first map, which holds the features and the trigger
+WIDTHS = (64, 32, 32, 16)  # after each doubling except the last
 
 
 class Double(nn.Module):
-    """Each pixel becomes 2 x 2: depthwise to `width` channels, or full without."""
+    """Upsample each pixel to 2 x 2, depthwise to `width` channels, or fully."""
 
     width: int
     full: bool = False
@@ -42,8 +42,8 @@ class Double(nn.Module):
 class Decoder(nn.Module):
     """Features [B D] and a learned trigger -> a prompt [B size size 3].
 
-    At 224 pixels, with features of 768, the published 9,920 numbers: the trigger of 800
-    fills the map of 7 x 7 x 32, and five doublings follow.
+    At 224 pixels with 768 features it has the published 9,920 parameters: a trigger of
+    800 completes the map of 7 x 7 x 32, and five doublings follow.
     """
 
     size: int
@@ -84,14 +84,13 @@ def _grid(size: int) -> tuple[int, int]:
 
 
 def coordinator(model: Model[Pixels], encoder: Model[Pixels]) -> Manipulation:
-    """clip(x + prompt(x)), drawn from a frozen encoder's features (arXiv 2303.14773).
+    """clip(x + prompt(x)), from a frozen encoder's features (arXiv 2303.14773).
 
-    x is normalised for the model, and clipped to what pixels in [0, 1] are there.
-    The encoder's weights are kept in `fixed`: the model may be a black box. It is
-    given the pixels in its own normalisation, as it was trained, and its features are
-    those that its head reads. In the published code it is given them in the backbone's
-    (CLIP's, to a masked autoencoder), and the class token before the last norm is
-    taken.
+    x is normalised for the model; the sum is clipped to pixels in [0, 1]. The encoder's
+    weights are in `fixed`, because the model may be a black box. The encoder gets
+    pixels in its own normalisation, as in its training, and its features are its head's
+    input. (The published code passes the backbone's normalisation, CLIP's, to a masked
+    autoencoder, and takes the class token before the last norm.)
     """
     mean, std = (np.asarray(a, np.float32) for a in (model.input.mean, model.input.std))
     features = until(encoder.forward, encoder.roles["features"][0])

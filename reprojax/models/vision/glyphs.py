@@ -1,8 +1,8 @@
 """The embedded backbone: a small convolutional net of our own, trained on drawn glyphs.
 
-128 classes, a figure in a manner ("dotted anchor"), 32 x 32 pixels; it saw no digit.
+128 classes, a figure in a style ("dotted anchor"), 32 x 32 pixels; it never saw digits.
 `python -m experiments.train_glyphs` draws, trains and writes glyphs.safetensors, which
-holds the class names and the measured accuracies too: `card()`.
+also holds the class names and the measured accuracies: `glyphs_card()`.
 """
 
 import json
@@ -23,8 +23,8 @@ SIZE = 32
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 
-# (width, stride) of each block behind the stem. No shortcuts: with them, random weights
-# pass the pixels on, and a prompt makes much of those.
+# (width, stride) of each block after the stem. No shortcuts: with them, random weights
+# pass the pixels through, and a prompt can use those.
 STEM = 24
 BLOCKS = ((48, 2), (48, 1), (48, 1), (96, 2), (96, 1), (96, 1), (192, 1))
 
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class Glyphs(nn.Module):
-    """A stem and seven blocks, 16, 8 and 4 pixels wide; mean; a linear head."""
+    """A stem, seven blocks 16, 8 and 4 pixels wide, the mean, and a linear head."""
 
     classes: int
 
@@ -86,7 +86,7 @@ def load_glyphs(path: Path = WEIGHTS) -> Model[Pixels]:
 
 
 def glyphs_card(path: Path = WEIGHTS) -> dict[str, Any]:
-    """What is known of the stored weights: class names, training, measured numbers."""
+    """Metadata of the stored weights: class names, training, measured numbers."""
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:

@@ -1,4 +1,4 @@
-"""Layers that flax.linen lacks: stored batch statistics, patches, a headless head."""
+"""Layers that flax.linen lacks: frozen batch norm, patches, fast convolutions."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from jaxtyping import Float
 
 
 class BatchNorm(nn.Module):
-    """Batch norm in evaluation mode: its statistics are frozen params like any other.
+    """Batch norm in evaluation mode; its statistics are frozen params like the others.
 
-    The arithmetic is float32; the value keeps its dtype.
+    It computes in float32 and keeps the value's dtype.
     """
 
     epsilon: float = 1e-5
@@ -27,9 +27,9 @@ class BatchNorm(nn.Module):
 
 
 class Patches(nn.Module):
-    """Square patches to tokens: a convolution whose stride is its size.
+    """Square patches to tokens: a convolution whose stride equals its size.
 
-    As a product it is over ten times faster on a CPU than as a convolution.
+    Written as a matrix product, it is over ten times faster on a CPU.
     """
 
     patch: int
@@ -49,9 +49,9 @@ class Patches(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution; at a stride, of every so many places.
+    """A 1x1 convolution; with a stride, at every stride-th place.
 
-    As a product, forward and input gradient take half the time on a CPU.
+    Written as a matrix product, forward and input gradient take half the time on a CPU.
     """
 
     width: int
@@ -72,8 +72,8 @@ class Pointwise(nn.Module):
 class Stem(nn.Module):
     """A 7x7 convolution at stride 2, padded by three on all sides; no bias.
 
-    Computed as a 4x4 convolution over squares of four pixels: on a CPU forward and
-    input gradient take half the time so.
+    Computed as a 4x4 convolution over squares of 2 x 2 pixels, forward and input
+    gradient take half the time on a CPU.
     """
 
     width: int
@@ -88,7 +88,7 @@ class Stem(nn.Module):
         batch, rows, columns = x.shape[0], x.shape[1] // 2, x.shape[2] // 2
         squares = x.reshape(batch, rows, 2, columns, 2, channels)
         squares = squares.transpose(0, 1, 3, 2, 4, 5)
-        # the windows start at odd pixels: behind a row of zeros, at squares
+        # windows start at odd pixels; zeros in front align them to squares
         kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
         kernel = kernel.reshape(4, 2, 4, 2, channels, self.width)
         kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
@@ -102,9 +102,9 @@ class Stem(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A 3x3 filter a channel, SAME padding (what is odd at the bottom and right).
+    """A 3x3 filter for each channel, SAME padding (the odd row at bottom and right).
 
-    As shifted products it is 4 to 20 times faster on a CPU than as a convolution.
+    Computed as shifted products, it is 4 to 20 times faster on a CPU.
     """
 
     stride: int = 1
@@ -129,7 +129,7 @@ class Depthwise(nn.Module):
 
 
 def windows(x: Float[Array, "B H W C"], out: tuple[int, int], stride: int):
-    """(i, j, what lies under place i, j of a 3x3 window) at each of [out] positions."""
+    """(i, j, values under place (i, j) of a 3x3 window) at each of [out] positions."""
     rows, columns = ((n - 1) * stride + 1 for n in out)
     for i in range(3):
         for j in range(3):
@@ -137,12 +137,12 @@ def windows(x: Float[Array, "B H W C"], out: tuple[int, int], stride: int):
 
 
 class Identity(nn.Module):
-    """The head of a model that has none, so that its place has a name all the same."""
+    """The head of a model without one, so that the site "head:in" exists."""
 
     def __call__(self, x: Array) -> Array:
         return x
 
 
 def head(classes: int) -> nn.Module:
-    """A linear classifier called "head", or nothing for 0 classes."""
+    """A linear classifier called "head"; for 0 classes the identity."""
     return nn.Dense(classes, name="head") if classes else Identity(name="head")

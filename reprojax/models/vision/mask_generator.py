@@ -1,4 +1,4 @@
-"""The net of sample-specific masks (Cai et al., arXiv 2406.03150)."""
+"""The mask network of sample-specific masks (Cai et al., arXiv 2406.03150)."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from reprojax.core.initial import uniform
 
 
 class MaskGenerator(nn.Module):
-    """The published mask network: 26,499 numbers for five layers, 102,339 for six.
+    """The published mask network: 26,499 parameters for five layers, 102,339 for six.
 
-    3 x 3 convolutions, each but the last with batch norm and ReLU, a maximum over 2 x 2
-    behind the first `pools`; then every value fills a patch of 2^pools pixels. Weights
-    and biases start as PyTorch's do.
+    3 x 3 convolutions, all but the last with batch norm and ReLU, and a 2 x 2 maximum
+    after the first `pools`; then every value fills a patch of 2^pools pixels. Weights
+    and biases start as PyTorch's.
 
     Args:
-        channels: of the masks; 1 is the mean of what the last convolution would see,
-            for all three colours, without that convolution.
+        channels: of the masks. 1: the mean of the last convolution's input, for all
+            three colours, without that convolution.
     """
 
     layers: int = 5
@@ -48,7 +48,7 @@ def _convolution(width: int, before: int) -> nn.Conv:
 
 
 def _patches(x: Array, side: int, shape: tuple[int, ...]) -> Array:
-    """Each value repeated over its patch; what the patches do not reach is zero."""
+    """Each value repeated over its patch; zero outside the patches."""
     x = jnp.repeat(jnp.repeat(x, side, axis=1), side, axis=2)
     rest = [(0, 0), *((0, shape[i] - x.shape[i]) for i in (1, 2)), (0, 0)]
     return jnp.pad(x, rest)

@@ -1,4 +1,4 @@
-"""MobileNetV2 (arXiv 1801.04381), its batch norms folded into the convolutions."""
+"""MobileNetV2 (arXiv 1801.04381) with batch norms folded into the convolutions."""
 
 import flax.linen as nn
 from jax import Array
@@ -13,7 +13,7 @@ WIDTHS = (16, 24, 24, 32, 32, 32, *(64,) * 4, *(96,) * 3, *(160,) * 3, 320)
 
 
 class Block(nn.Module):
-    """An inverted residual: wider, filtered a channel each, narrow again."""
+    """An inverted residual: expanded, filtered depthwise, projected."""
 
     width: int
     hidden: int
@@ -31,10 +31,10 @@ class Block(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """A stem, 17 blocks, a 1x1 convolution, the mean over places, a linear head.
+    """A stem, 17 blocks, a 1x1 convolution, the mean over places, and a linear head.
 
-    Padding is SAME: at stride 2 what is odd comes at the bottom and right. `widths` and
-    `hidden` are one a block; a block 0 does not expand.
+    Padding is SAME: at stride 2 the odd row is at the bottom and right. `widths` and
+    `hidden` have one entry a block; block 0 does not expand.
     """
 
     stem: int
@@ -53,7 +53,7 @@ class MobileNetV2(nn.Module):
 
 
 def roles() -> dict[str, tuple[str, ...]]:
-    """The sites of a `MobileNetV2` by role."""
+    """{role: sites} of a `MobileNetV2`."""
     blocks = tuple(f"block_{i}:in" for i in range(len(STRIDES)))
     return {
         "input": ("input", "normalized"),

@@ -1,4 +1,4 @@
-"""What an image model reads, and the same model with random weights."""
+"""The input of image models, and a model with random weights as a control."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Pixels(NamedTuple):
 
     size: int
     mean: tuple[float, ...]
-    """Of the pixels in [0, 1] that the model was trained with, and `std`."""
+    """Mean of the training pixels in [0, 1], for normalisation; likewise `std`."""
     std: tuple[float, ...]
 
     def example(self) -> jax.ShapeDtypeStruct:
@@ -42,8 +42,8 @@ def images(
     """A classifier as forward(frozen, pixels, edit), pixels [B size size 3].
 
     Pixels are uint8, or floats in [0, 1]; the network, a linen module or a forward,
-    runs in the dtype of `frozen`. Site "input" is the pixels as they came, "normalized"
-    what the network gets.
+    runs in the dtype of `frozen`. Site "input" has the pixels before normalisation,
+    "normalized" the network's input.
     """
     network = linen(network) if isinstance(network, nn.Module) else network
     center, spread = _constants(mean, std)
@@ -61,14 +61,14 @@ def images(
 
 
 def _constants(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """[2, 3] float32. ValueError if they are not three finite numbers each."""
+    """(mean, std) as [2, 3] float32; raise unless both are three finite numbers."""
     try:
         both = np.asarray([mean, std], np.float32)
     except (TypeError, ValueError):
         both = np.empty(0)
     if both.shape != (2, 3) or not np.isfinite(both).all() or both[1].min() <= 0:
         raise ValueError(
-            f"mean {mean} and std {std} came, expected three finite numbers each, the "
+            f"got mean {mean} and std {std}, expected three finite numbers each, the "
             "std positive; call load(..., mean=..., std=...), or Pixels(size, mean, "
             "std)"
         )
@@ -76,7 +76,7 @@ def _constants(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
 
 
 def _dtype(frozen: PyTree) -> Any:
-    """Of the weights; a buffer of indices is none."""
+    """The dtype of the weights, that of the first floating leaf (indices are not)."""
     dtypes = (leaf.dtype for leaf in jax.tree.leaves(frozen))
     return next((d for d in dtypes if jnp.issubdtype(d, jnp.floating)), jnp.float32)
 
@@ -85,7 +85,7 @@ def _pixels(x: ArrayLike, size: int) -> Float[Array, "B H W 3"]:
     shape, dtype = tuple(jnp.shape(x)), jnp.result_type(x)
     if len(shape) != 4 or shape[1:] != (size, size, 3):
         raise ValueError(
-            f"images of shape {list(shape)} came to the model, expected "
+            f"the model got images of shape {list(shape)}, expected "
             f"[batch, {size}, {size}, 3]; "
             f'put resize({size}) into a chain at "input"'
         )
@@ -93,7 +93,7 @@ def _pixels(x: ArrayLike, size: int) -> Float[Array, "B H W 3"]:
         return jnp.asarray(x, jnp.float32) / 255
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
-            f"images of dtype {dtype} came to the model, expected uint8 or floats in "
+            f"the model got images of dtype {dtype}, expected uint8 or floats in "
             "[0, 1]; call .astype(np.uint8) on pixels from 0 to 255"
         )
     return jnp.asarray(x, jnp.float32)
@@ -104,19 +104,19 @@ def random(
     key: Array,
     x: UInt8[Array | np.ndarray, "B H W 3"] | None = None,
 ) -> Model[Pixels]:
-    """The same architecture with random weights: a control that says what training did.
+    """The architecture with random weights: a control that shows what training gave.
 
-    Kernels are normal by fan-in, biases 0, scales 1. In a convolutional net the batch
-    statistics are then set on `x`, a batch of the model's size: without that, values
-    grow or die with depth and the control says nothing. Where batch norm was folded
-    into the convolutions, their kernels and biases are scaled so instead.
+    Kernels are normal by fan-in, biases 0, scales 1. A convolutional net then gets the
+    batch statistics of `x`, a batch of the model's size; without this, values grow or
+    vanish with depth and the control says nothing. If batch norm is folded into the
+    convolutions, their kernels and biases are scaled instead.
     """
     given: dict[str, Any] = flatten_dict(model.frozen, sep="/")
     flat = {path: _drawn(path, leaf, key) for path, leaf in given.items()}
     ends = _normalisers(model, flat)
     if ends and x is None:
         raise ValueError(
-            f"no images came for the batch statistics of a random {model.name}, "
+            f"got no images for the batch statistics of a random {model.name}, "
             "expected some of the task's; call random(model, key, x)"
         )
     if ends:
@@ -143,7 +143,7 @@ def _drawn(path: str, leaf: Any, key: Array) -> Array:
 
 
 def _normalisers(model: Model[Pixels], flat: Mapping[str, Array]) -> dict[str, str]:
-    """{site: frozen path}: where a value is to have mean 0 and variance 1."""
+    """{site: frozen path}: values that should have mean 0 and variance 1."""
     norms = [p.removesuffix("/mean") for p in flat if p.endswith("/mean")]
     if norms:
         return {f"{p.removeprefix('params/')}:in": p for p in norms}
@@ -154,7 +154,7 @@ def _normalisers(model: Model[Pixels], flat: Mapping[str, Array]) -> dict[str, s
 
 
 def _set_on_data(forward, flat, ends, x):
-    """One pass: each value is normalised where it is seen, so that the next sees it."""
+    """One pass that normalises each value where it is seen, before later layers."""
 
     @jax.jit
     def statistics(flat, x):

@@ -1,4 +1,4 @@
-"""What the files beside an image model say of its images and its classes."""
+"""Preprocessing and class names from the files beside an image model's weights."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -8,7 +8,7 @@ from reprojax.saving.files import checked
 
 
 class Looks(TypedDict, total=False):
-    """preprocessor_config.json, as far as it is read."""
+    """The keys of preprocessor_config.json that are read."""
 
     size: int | list[int] | dict[str, int | None]
     crop_size: int | list[int] | dict[str, int | None]
@@ -24,7 +24,7 @@ class Looks(TypedDict, total=False):
 
 
 class TimmLooks(TypedDict, total=False):
-    """pretrained_cfg, as far as it is read."""
+    """The keys of pretrained_cfg that are read."""
 
     input_size: list[int]
     mean: list[float]
@@ -41,12 +41,12 @@ RESIZING = (
 def described(
     model: str, looks: Config, config: Config, ignore: Sequence[str]
 ) -> dict[str, Any]:
-    """Size, mean, std and classes, as far as the files beside the weights say them.
+    """Size, mean, std and classes that the files beside the weights give; None if not.
 
     Args:
-        looks: preprocessor_config.json; without it, timm's pretrained_cfg serves.
+        looks: preprocessor_config.json; without it, timm's pretrained_cfg is used.
         config: config.json, its settings checked.
-        ignore: keys that are passed over on the caller's word.
+        ignore: keys to ignore at the caller's request.
     """
     name = f"{model}'s preprocessor_config.json"
     looks = settings(looks, Looks, name, RESIZING, ignore)
@@ -63,21 +63,21 @@ def described(
 
 
 def _constants(looks: Config) -> tuple[Any, Any]:
-    """Mean and std of pixels in [0, 1]; a processor may leave out either of its steps,
-    and its own act on what it has rescaled."""
+    """Mean and std of pixels in [0, 1]. A processor may omit either of its steps, and
+    its own constants apply to pixels that it has rescaled."""
     mean, std = looks.get("image_mean"), looks.get("image_std")
     if looks.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
     scale = 1.0 if looks.get("do_rescale") is False else looks.get("rescale_factor")
     if mean is None or std is None or scale is None:
         return mean, std
-    # exactly as they are written, where the factor is 1 / 255
+    # keep the constants exactly as written if the factor is 1 / 255
     scale = 1.0 if abs(255 * scale - 1) < 1e-6 else 255 * scale
     return [m / scale for m in mean], [s / scale for s in std]
 
 
 def _names(config: Config, name: str) -> tuple[str, ...]:
-    """The classes, of transformers or timm."""
+    """The class names, of transformers or timm."""
     labels = config.get("id2label") or config.get("label_names") or ()
     if not isinstance(labels, dict):
         return tuple(labels)
@@ -90,8 +90,8 @@ def _names(config: Config, name: str) -> tuple[str, ...]:
 
 
 def _side(size: Any, name: str) -> int | None:
-    """{"height", "width"}, {"shortest_edge"}, [height, width] or a number, as
-    processors say it."""
+    """The side from {"height", "width"}, {"shortest_edge"}, [height, width] or a
+    number."""
     if isinstance(size, dict):
         edge = size.get("shortest_edge")
         size = [size.get("height") or edge, size.get("width") or edge]

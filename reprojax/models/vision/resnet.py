@@ -1,4 +1,4 @@
-"""ResNet-18, 34, 50 and their like (arXiv 1512.03385); the 3x3 convolution strides."""
+"""ResNet-18, 34, 50 and others (arXiv 1512.03385), strides in 3x3 convolutions."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from reprojax.models.weights import (
 
 
 def conv(width: int, side: int, stride: int = 1, *, name: str) -> nn.Module:
-    """A convolution padded alike on all sides, as torch pads it; no bias."""
+    """A convolution with equal padding on all sides, as in torch; no bias."""
     if side == 1:
         return Pointwise(width, stride, bias=False, name=name)
     return nn.Conv(
@@ -72,10 +72,10 @@ class Stage(nn.Module):
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """3x3 at stride 2, padded by one; of three rows, then of three columns.
+    """A 3x3 maximum at stride 2, padded by one: over three rows, then three columns.
 
     On a CPU, forward and gradient take half the time of a maximum over all nine, and a
-    third of that of `lax.reduce_window`.
+    third of `lax.reduce_window`'s.
     """
     for axis in (1, 2):
         pads = [(int(i == axis),) * 2 for i in range(4)]
@@ -87,7 +87,7 @@ def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 
 
 class ResNet(nn.Module):
-    """A 7x7 stem, four stages, the mean over places, a linear head."""
+    """A 7x7 stem, four stages, the mean over places, and a linear head."""
 
     stem: int
     depths: tuple[int, ...]
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B S"]:
         x = BatchNorm(name="stem_norm")(Stem(self.stem, name="stem")(x))
-        # the maxima first: they commute, and a quarter of the values is left
+        # the maximum first: it commutes with relu, and leaves a quarter of the values
         x = nn.relu(max_pool(x))
         for i, (depth, width) in enumerate(
             zip(self.depths, self.widths, strict=True), 1
@@ -109,7 +109,7 @@ class ResNet(nn.Module):
 
 
 def roles(depths: tuple[int, ...]) -> Mapping[str, tuple[str, ...]]:
-    """The sites of a net of stages by role."""
+    """{role: sites} of a network of stages."""
     blocks = tuple(
         f"stage_{s}/block_{b}:in" for s, d in enumerate(depths, 1) for b in range(d)
     )
@@ -122,7 +122,7 @@ def roles(depths: tuple[int, ...]) -> Mapping[str, tuple[str, ...]]:
 
 
 class Settings(Vision, total=False):
-    """Of transformers."""
+    """Settings by transformers."""
 
     hidden_act: str
     downsample_in_bottleneck: bool

@@ -1,4 +1,4 @@
-"""Sizes of papers, which are given for 224 pixels, on a model of another size."""
+"""Convert papers' sizes, given for 224 pixels, to a model's size."""
 
 import math
 from typing import Any
@@ -11,17 +11,17 @@ from reprojax.models import Model, Pixels
 
 
 def scaled(pixels: int, model: Model[Pixels]) -> int:
-    """That many pixels of 224, in the model's own."""
+    """Pixels of 224, scaled to the model's size."""
     return max(1, round(pixels * model.input.size / 224))
 
 
 def border_around(
     inner: int, model: Model[Pixels]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(before, after) of both axes around an image of `inner` pixels in the middle.
+    """(before, after) for both axes of a border around an image of `inner` pixels.
 
-    Of an odd number of pixels the one more stands before the image, as in the published
-    code of ILM-VP, of BayesianLM and of BAR.
+    If the border is odd, the extra pixel is before the image, as in the published code
+    of ILM-VP, of BayesianLM and of BAR.
     """
     room = model.input.size - inner
     if not 0 < inner < model.input.size:
@@ -34,13 +34,13 @@ def border_around(
 
 
 def is_transformer(model: Model[Pixels]) -> bool:
-    """Whether tokens [B L D] enter its blocks."""
+    """Whether its blocks take tokens [B L D]."""
     blocks = model.roles.get("blocks", ())
     return bool(model.roles.get("keys") or (blocks and _tokens(model, blocks[0])))
 
 
 def transformer_blocks(model: Model[Pixels]) -> tuple[str, ...]:
-    """The sites of a transformer's blocks, or an error for another architecture."""
+    """The sites of a transformer's blocks; raise for other architectures."""
     if not is_transformer(model):
         raise ValueError(
             f"{model.name} is no transformer, expected one: tokens [B L D] at its "
@@ -65,7 +65,7 @@ def patch(model: Model[Pixels]) -> int:
 
 
 def as_patches(model: Model[Pixels]) -> Any:
-    """A start U(-v, v), v = sqrt(6 / (3 side^2 + D)): Xavier's bound of the patches."""
+    """A start U(-v, v), v = sqrt(6 / (3 side^2 + D)): the patches' Xavier bound."""
     side = patch(model)
 
     def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:

@@ -30,7 +30,8 @@ HALF = (0.5, 0.5, 0.5)
 class Attention(nn.Module):
     """Self-attention; "query", "key" and "value" give [B L h d].
 
-    The sums are divided after the product with the values: fewer passes over [L L].
+    The softmax's sums divide after the product with the values, which saves a pass over
+    [L L].
     """
 
     heads: int
@@ -67,7 +68,7 @@ class MLP(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor a channel (CaiT, arXiv 2103.17239)."""
+    """A learned factor for each channel (CaiT, arXiv 2103.17239)."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -75,7 +76,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each added to what came."""
+    """Pre-norm attention and MLP, each added to its input."""
 
     heads: int
     hidden: int
@@ -98,8 +99,8 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Patches, a class token, `depth` blocks; the head reads the class token.
 
-    With `with_mean` the head reads the mean of the patch tokens beside it. Patch tokens
-    are the last ones: what a prompt inserts behind the class token is not among them.
+    With `with_mean` the head also reads the mean of the patch tokens. These are the
+    last tokens, so tokens that a prompt inserts after the class token are excluded.
     """
 
     patch: int
@@ -139,7 +140,7 @@ class ViT(nn.Module):
 
 
 def roles(depth: int) -> dict[str, tuple[str, ...]]:
-    """The sites of a `ViT` by role."""
+    """{role: sites} of a `ViT`."""
     each = lambda end: tuple(f"block_{i}{end}" for i in range(depth))
     return {
         "input": ("input", "normalized"),
@@ -152,7 +153,7 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
 
 
 class Settings(Vision, total=False):
-    """Of transformers and, in its model_args, timm."""
+    """Settings by transformers and, in its model_args, timm."""
 
     num_hidden_layers: Count
     num_attention_heads: Count
@@ -206,25 +207,25 @@ HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
 
 def _heads(config: Config, width: int) -> int:
-    """As the config says, or as the published models of that width have them."""
+    """The config's number of heads, or that of published models of that width."""
     heads = config.get("num_attention_heads") or config.get("num_heads")
     heads = HEADS.get(width) if heads is None else heads
     if not heads or width % heads:
         raise ValueError(
-            f"a ViT of width {width} came with {heads or 'no'} heads, expected a "
+            f"got a ViT of width {width} with {heads or 'no'} heads, expected a "
             "divisor of the width; call load(..., heads=...)"
         )
     return heads
 
 
 def _fit_positions(name: str):
-    """Positions of another grid, resized as torch's bicubic interpolation does."""
+    """Resize positions of another grid as torch's bicubic interpolation does."""
 
     def prepare(tensors: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
         patch, old = plan.module.patch, tensors.get(name)
         if plan.size % patch:
             raise ValueError(
-                f"size {plan.size} came for patches of {patch} pixels, expected a "
+                f"got size {plan.size} for patches of {patch} pixels, expected a "
                 "multiple; call load(..., size=...)"
             )
         new = plan.size // patch
@@ -232,7 +233,7 @@ def _fit_positions(name: str):
             return tensors
         side = math.isqrt(old.shape[1] - 1)
         if side * side + 1 != old.shape[1]:
-            return tensors  # no grid: listed as misshaped
+            return tensors  # not a grid: `filled` lists it as misshaped
         token, grid = old[:, :1], old[0, 1:].reshape(side, side, -1)
         weights = _bicubic(side, new)
         grid = np.einsum("ai,bj,ijd->abd", weights, weights, grid.astype(np.float32))
@@ -296,7 +297,7 @@ DINOV2 = (
 )
 
 
-# whose blocks, classifier and epsilon are the ones built here
+# architectures whose blocks, classifier and epsilon are those built here
 NAMES = (
     r"vit|dinov2|deit_(tiny|small|base)_patch16_\d+|vit_(small|base|large)_patch14_dinov2"
     r"|vit_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino|_miil)?"
@@ -307,7 +308,7 @@ SHAPES = "hidden_size|intermediate_size|mlp_ratio|image_size|patch_size|num_chan
 def _layout(
     label: str, block: str, own: str, rules: Rules, epsilon: float, names: str = "vit"
 ) -> Layout:
-    """`block` matches a block's tensors, with `own` those that no other layout has."""
+    """`block` matches a block's tensors; `own` adds what no other layout has."""
     plan, (positions, _) = _planner(rules, block, epsilon), origin(rules, "positions")
     return Layout(
         label,

@@ -47,7 +47,7 @@ def test_a_character_is_a_token(model):
 
 
 def test_other_characters_are_refused(model):
-    with pytest.raises(ValueError, match=r"\['\\t', 'é'\] came to abacus, expected"):
+    with pytest.raises(ValueError, match=r"\['\\t', 'é'\], expected"):
         model.input.tokenizer.encode("caf\té")
 
 

@@ -160,11 +160,11 @@ def test_a_copy_of_a_tied_table_is_passed_over(tmp_path):
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised by gptq"),
         ({"hidden_act": "swish7"}, "activation 'swish7'"),
         ({"hidden_size": None}, "no hidden_size"),
-        ({"rope_scaling": {"type": "yarn"}}, "scaling 'yarn' came, expected default"),
+        ({"rope_scaling": {"type": "yarn"}}, "scaling 'yarn', expected default"),
         ({"use_sliding_window": True}, "use_sliding_window = True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"tie_word_embeddings": False}, "missing: lm_head.weight"),
-        ({"vocab_size": 41}, r"came as \[40, 16\], expected \[41, 16\]"),
+        ({"vocab_size": 41}, r"got \[40, 16\], expected \[41, 16\]"),
         ({"num_hidden_layers": 1}, "unexpected: layers.1"),
     ],
 )
@@ -223,5 +223,5 @@ def test_more_tokens_than_positions_are_refused(model):
         jax.random.key(0), model.frozen, tokens(jnp.zeros((1, 3), int))
     )
     jax.eval_shape(model.forward, model.frozen, x)
-    with pytest.raises(ValueError, match="33 tokens came to the model, which has 32"):
+    with pytest.raises(ValueError, match="33 tokens for a model that has 32"):
         program.apply(params, model.frozen, x)

@@ -23,8 +23,8 @@ def refused(folder, message):
     [
         ("llama", {"logit_scale": 0.1}, r"not known here: \{'logit_scale': 0.1\}"),
         ("llama", {"rope_interleaved": True}, "rope_interleaved = True"),
-        ("llama", {"num_key_value_heads": 3}, "4 heads came in 3 groups"),
-        ("llama", {"num_attention_heads": 3, "head_dim": None}, "16 came with 3 heads"),
+        ("llama", {"num_key_value_heads": 3}, "4 heads in 3 groups"),
+        ("llama", {"num_attention_heads": 3, "head_dim": None}, "16 with 3 heads"),
         ("llama", {"num_hidden_layers": 2**30}, "expected some for each layer"),
         ("llama", {"head_dim": 2**30}, r"at `\$.head_dim`"),
         ("llama", {"hidden_size": "16"}, r"got `str` - at `\$.hidden_size`"),
@@ -58,7 +58,7 @@ def refused(folder, message):
         ("bert", {"architectures": ["BertForSequenceClassification"]}, "AutoModel"),
         ("bert", {"embedding_norm": "rms"}, "embedding_norm"),
         ("bert", {"num_attention_heads": 0}, r"at `\$.num_attention_heads`"),
-        ("gpt2", {"n_head": 5}, "width 16 came with 5 heads"),
+        ("gpt2", {"n_head": 5}, "width 16 with 5 heads"),
         ("gpt2", {"attention_scale": 2.0}, "attention_scale"),
     ],
 )  # fmt: skip

@@ -162,7 +162,7 @@ def test_columns_that_sum_to_one_read_logits_as_log_probabilities():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="'bml' came, expected one of flm.*did you"):
+    with pytest.raises(ValueError, match="'bml', expected one of flm.*did you"):
         vocabulary_map(card("rotary"), 2, "bml")
 
 
