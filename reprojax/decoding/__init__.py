@@ -1,9 +1,9 @@
 """Generation and scoring by a program of Tokens, on caches that are values.
 
-A cache is {kv site: Tokens of (keys, values)}. The model knows of none: an edit outside
-of all of the program's own hands a layer what stood there before. It sees keys and
-values behind every manipulation, so each kind is right by itself: what is inserted
-stands in the cache, and what is done to every token is done to new ones too.
+A cache is {kv site: Tokens of (keys, values)}. The model has no cache of its own: an
+outermost edit at the kv sites gives each layer the earlier keys and values. It sees
+them after every manipulation, so every kind of manipulation decodes correctly: inserted
+keys are in the cache, and edits of every token are applied to new tokens, too.
 """
 
 from reprojax.decoding.judging import log_probabilities

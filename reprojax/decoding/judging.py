@@ -1,4 +1,4 @@
-"""Scoring of given words."""
+"""Log-probabilities of given continuations."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ from reprojax.decoding.reading import Cache, answer, behind, prefill, repeat
 
 def log_probabilities(program: Program) -> Callable[..., Float[Array, "B C T"]]:
     """apply(params, frozen, x, ids [B C T], weight [B C T], context, cache), to be
-    jitted: log p of each word of C continuations of a prompt, from one prefill.
+    jitted: log p of each token of C continuations of a prompt, from one prefill.
 
     Continuations are padded on the right; padding has log p 0.
     """
@@ -39,7 +39,7 @@ def log_probabilities(program: Program) -> Callable[..., Float[Array, "B C T"]]:
         y, new = prefill(program, params, frozen, x, context, cache, last=True)
         first = jnp.repeat(last_value(y)[:, None, None], c, 1)
         logits = first
-        if t > 1:  # what is behind the last word is asked of nobody
+        if t > 1:  # the logits after the last token are not needed
             begun = repeat(last_position(x) + 1, c)[:, 0]
             asked = (a[..., :-1].reshape(b * c, t - 1) for a in (ids, weight))
             later = tokens(*asked, start=begun, span=STEP)

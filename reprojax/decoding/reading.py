@@ -1,4 +1,4 @@
-"""Reading on caches, which are edits outside of all of a program's own."""
+"""Prefill and caches, which are edits outside all of a program's own."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,8 +27,8 @@ def _is_kv(site: str) -> bool:
 
 
 def behind(cache: Cache) -> tuple[Edit, Cache]:
-    """An edit that puts cached keys [1 or B, P ...] before the new ones, and the cache
-    of both, filled as the model runs."""
+    """An edit that puts cached keys [1 or B, P ...] before the new ones, and the joint
+    cache, which is filled while the model runs."""
     new: Cache = {}
 
     def join(old: Array, now: Array) -> Array:
@@ -38,7 +38,7 @@ def behind(cache: Cache) -> tuple[Edit, Cache]:
     def edit(site: str, value: PyTree) -> PyTree:
         if not _is_kv(site):
             return value
-        value = value._replace(span=WHOLE)  # a cache has one structure
+        value = value._replace(span=WHOLE)  # one tree structure for all caches
         if site in cache:
             value = jax.tree.map(join, cache[site], value)
         new[site] = value
@@ -48,8 +48,8 @@ def behind(cache: Cache) -> tuple[Edit, Cache]:
 
 
 def writing(cache: Cache, slots: Mapping[str, Array]) -> tuple[Edit, Cache]:
-    """An edit that writes new keys into the cache at each site's slot; the layer sees
-    all of it, and what is not yet written has weight 0."""
+    """An edit that writes new keys into the cache at each site's slot, and the new
+    cache. The layer gets the whole cache, where empty places have weight 0."""
     new = dict(cache)
 
     def edit(site: str, value: PyTree) -> PyTree:
@@ -69,7 +69,7 @@ def writing(cache: Cache, slots: Mapping[str, Array]) -> tuple[Edit, Cache]:
 
 
 def room(cache: Cache, extra: int) -> Cache:
-    """The cache with empty places behind."""
+    """The cache with `extra` empty places at the end."""
 
     def pad(a: Array) -> Array:
         return jnp.pad(a, ((0, 0), (0, extra)) + ((0, 0),) * (a.ndim - 2))
@@ -78,7 +78,7 @@ def room(cache: Cache, extra: int) -> Cache:
 
 
 def repeat(tree: PyTree, times: int) -> PyTree:
-    """Each row `times` times, one behind the other."""
+    """Each row repeated `times` times in succession."""
     return jax.tree.map(lambda a: jnp.repeat(a, times, 0), tree) if times > 1 else tree
 
 
@@ -103,11 +103,11 @@ def prefill(
     cache: Cache | None = None,
     last: bool = False,
 ) -> tuple[Tokens, Cache]:
-    """Read x in one pass -> (logits, cache). With a cache, x goes on behind it.
+    """Read x in one pass -> (logits, cache). With a cache, x continues after it.
 
     Args:
-        last: logits [B 1 V] of the last word alone. The head of a small model with a
-            large vocabulary is a fifth of its work, and most of the memory.
+        last: give logits [B 1 V] of the last token only. In a small model with a large
+            vocabulary the head is a fifth of the work, and most of the memory.
     """
     if cache and x.span == WHOLE:
         x = x._replace(span=TAIL)
@@ -122,7 +122,7 @@ def prefill(
     if not new:
         raise ValueError(
             'the model has no site that ends in "/kv", expected one for each layer '
-            "that attends to what came before; load one by models.language"
+            "that attends to earlier tokens; load one by models.language"
         )
     return y, new
 
@@ -134,11 +134,11 @@ def share(
     ids: Tokens | Sequence[int] = (),
     context: PyTree = None,
 ) -> Cache:
-    """The cache [1 ...] of what stands before every query, computed once: soft prompt,
-    prefix, demonstrations, and `ids`, with which all queries begin.
+    """The cache [1 ...] of the common beginning of all queries, computed once: soft
+    prompt, prefix, demonstrations, and `ids`.
 
     Queries then start at the position len(ids): `tokens(rest, weight, start=len(ids))`.
-    Not for manipulations that look at the query (`scope.x`): they differ by the query.
+    Not for manipulations that read the query (`scope.x`), which differ by query.
     """
     if not isinstance(ids, Tokens):
         ids = tokens(jnp.asarray(ids, jnp.int32).reshape(1, -1))

@@ -1,4 +1,4 @@
-"""How the next word is chosen."""
+"""The choice of the next token."""
 
 from typing import Any, NamedTuple
 
@@ -10,20 +10,20 @@ from reprojax.core import Key
 
 
 class Sampling(NamedTuple):
-    """How a word is chosen: numbers, or one for each row [B]. None is compiled in."""
+    """Settings of sampling: numbers, or one for each row [B]. None is compiled in."""
 
     temperature: Any = 0.0
     """0 is greedy."""
     top_k: Any = 0
-    """Of the k likeliest; 0 is all."""
+    """Sample from the k most likely tokens; 0 means all."""
     top_p: Any = 1.0
-    """Of the fewest whose mass is at least p, after the temperature."""
+    """Sample from the smallest set with mass at least p, after the temperature."""
 
 
 def sample(
     keys: Key, logits: Float[Array, "B V"], sampling: Sampling
 ) -> Int[Array, "B"]:
-    """One id a row; nothing is sorted or drawn where all rows are greedy."""
+    """One id for each row. If all rows are greedy, nothing is sorted or drawn."""
 
     def drawn() -> Array:
         z = jax.vmap(warp)(logits, *sampling)
@@ -38,11 +38,11 @@ def sample(
 def warp(
     logits: Float[Array, "V"], temperature: Any, top_k: Any, top_p: Any
 ) -> Float[Array, "V"]:
-    """Logits to draw from; -inf where top-k or top-p leaves a word out."""
+    """Logits to sample from; -inf for tokens excluded by top-k or top-p."""
     down = jnp.sort(logits)[::-1]
     least = down[jnp.where(top_k > 0, jnp.minimum(top_k, down.size), down.size) - 1]
     scale = jnp.maximum(temperature, 1e-6)
     mass = jax.nn.softmax(jnp.where(down >= least, down, -jnp.inf) / scale)
-    kept = jnp.cumsum(mass) - mass < top_p  # the first word always
+    kept = jnp.cumsum(mass) - mass < top_p  # includes the first token always
     nucleus = jnp.min(jnp.where(kept & (down >= least), down, jnp.inf))
     return jnp.where(logits >= nucleus, logits, -jnp.inf) / scale

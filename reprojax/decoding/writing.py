@@ -1,4 +1,4 @@
-"""Writing word by word from a state that is a value."""
+"""Generation token by token, from a state that is a value."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,40 +22,40 @@ from reprojax.decoding.sampling import Sampling, sample
 
 
 class DecodingState(NamedTuple):
-    """Where decoding stands. A value: it can be kept, and gone on from twice."""
+    """The state of decoding. As a value it can be kept, and continued twice."""
 
     cache: Cache
-    """With room for what is to come."""
+    """With room for the tokens to come."""
     slots: dict[str, Array]
-    """Where each cache is written next: layers differ where a prompt enters late."""
+    """Next place to write in each cache; layers differ if a prompt enters late."""
     logits: Array
-    """[B V], of the next word."""
+    """[B V], for the next token."""
     position: Array
-    """[B 1], the next word's, in the coordinates of the query."""
+    """[B 1], the next token's, in the coordinates of the query."""
     done: Array
     """[B]"""
     count: Array
-    """Words so far: the n-th is drawn with the n-th key of its row."""
+    """Tokens so far; the n-th is drawn with the n-th key of its row."""
 
 
 class Written(NamedTuple):
-    """What was written."""
+    """Generated tokens."""
 
     ids: Int[Array, "B T"]
-    """`pad` behind the end."""
+    """Filled with `pad` after the end."""
     logp: Float[Array, "B T"]
-    """Under the model, whatever the sampling; 0 behind the end."""
+    """Under the model, independent of the sampling; 0 after the end."""
     length: Int[Array, "B"]
-    """The stop token included."""
+    """Including the stop token."""
     stopped: Bool[Array, "B"]
-    """At a stop token; else it was cut."""
+    """Whether it ended at a stop token; otherwise it was cut."""
 
 
 def begin_writing(
     y: Tokens, cache: Cache, x: Tokens, length: int, samples: int = 1
 ) -> DecodingState:
-    """The state behind a prefill, with room for `length` words; each row `samples`
-    times, so that all of them share the one prefill."""
+    """The state after a prefill, with room for `length` tokens; each row occurs
+    `samples` times, and all of these share the one prefill."""
     rows = x.weight.shape[0] * samples
     slots = {site: jnp.int32(kv.weight.shape[1]) for site, kv in cache.items()}
     return DecodingState(
@@ -81,12 +81,12 @@ def decode_words(
     pad: int = 0,
     context: PyTree = None,
 ) -> tuple[DecodingState, Written]:
-    """Write up to `length` words, until all rows are done -> (state, what was written).
+    """Generate up to `length` tokens, until all rows are done -> (state, tokens).
 
     Args:
-        keys: one for each row [B]; the same ones when a state is gone on from.
+        keys: one for each row [B]; the same ones when a state is continued.
         stop: ids that end a row.
-        limit: the most words of all calls on a state together, a number or [B].
+        limit: the most tokens of all calls on a state together, a number or [B].
     """
     rows = state.done.shape[0]
     sampling = Sampling(*(jnp.broadcast_to(a, (rows,)) for a in sampling))
@@ -147,10 +147,10 @@ def generate(
     positions: int | None = None,
 ) -> Callable[..., Written]:
     """apply(params, frozen, x, keys [B], sampling, context, cache, limit): prefill and
-    decode in one call, to be compiled.
+    decode in one call, to be jitted.
 
-    The rows b * samples and on are continuations of prompt b. With `positions`, the
-    model's, more keys than that are refused, prompts and padding among them.
+    The rows from b * samples on are continuations of prompt b. `positions` is the
+    model's number; more keys, with prompts and padding, raise ValueError.
     """
 
     def apply(
@@ -168,7 +168,7 @@ def generate(
         used = max(kv.weight.shape[1] for kv in new.values())
         if positions is not None and used + length > positions:
             raise ValueError(
-                f"{used} tokens, padding among them, and {length} new ones came, "
+                f"got {used} tokens, padding among them, and {length} new ones, "
                 f"expected at most the model's {positions} positions; shorten it, "
                 "pad less, or generate less"
             )
@@ -190,6 +190,6 @@ def generate(
 
 
 def each(keys: Key, samples: int) -> Key:
-    """Keys [B] -> [B samples], by the row's key and the number of the sample."""
+    """Keys [B] -> [B samples], folded by the number of the sample."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     return fold(keys, jnp.arange(samples)).reshape(-1)

@@ -1,4 +1,4 @@
-"""What outlives a run: program files, checkpoints, logs, identities (floor 1)."""
+"""Files that outlive a run: programs, checkpoints, logs, identities (floor 1)."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ HOMES = {"Checkpoints": "checkpoints"} | dict.fromkeys(
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: `data` reads files without jax.
+    # Imported on first use, because `data` reads files without jax.
     if name in HOMES:
         return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What a training loop needs around orbax: a run folder that resumes to the same bits.
+"""Checkpoints around orbax: a run folder from which a run resumes to the same bits.
 
 >>> identity = {"method": "watermark", "seed": 0}
 >>> with Checkpoints("runs/digits", identity, resume=False) as kept:
@@ -7,18 +7,18 @@
 ...         state = train_step(state, step)
 ...         if kept.due(step + 1) or step + 1 == 3:
 ...             kept.save(step + 1, state)
-...             if kept.stopping:  # SIGTERM came; asked here, the state is saved
+...             if kept.stopping:  # got SIGTERM; the state is saved
 ...                 break
 
-The folder holds `identity.json` (what makes the run itself), `lock` (one writer at a
-time), `checkpoints/<step>` (the newest ones) and `damaged/` (what did not read back).
+The folder holds `identity.json` (what defines the run), `lock` (one writer at a time),
+`checkpoints/<step>` (the newest ones) and `damaged/` (those that could not be read).
 Orbax notices neither a flipped bit nor a changed dtype, so each checkpoint carries the
-spec and the crc32 of every leaf; one rename commits it all.
+spec and the crc32 of every leaf. One rename commits all of a checkpoint.
 
 A state is any pytree of jax and numpy arrays, typed keys included. Several processes
-share the folder and hold the same state: each calls everything here at the same steps,
+share the folder and hold the same state: each calls everything here at the same steps;
 process 0 alone locks and renames, and orbax writes once. A SIGTERM to one of them makes
-all save at one step. They have no clock to be `due` by, since clocks differ.
+all save at one step. They are never `due` by the clock, because clocks differ.
 """
 
 import errno
@@ -47,25 +47,26 @@ from reprojax.core.trees import below, differences
 from reprojax.saving.files import plain
 from reprojax.saving.folders import claim, only_writer
 
-FULL = ("No space left", "quota exceeded", "File too large")  # the system's own words
+FULL = ("No space left", "quota exceeded", "File too large")  # the system's messages
 
 
 class Checkpoints:
-    """Saves, guards and resumes one run, inside a `with`. Without a folder, nothing.
+    """Saves, guards and resumes one run, inside a `with`. Without a folder, no-op.
 
     Args:
         folder: the run's own; `identity`, as JSON, says which run it is.
-        resume: go on with the run in the folder; in an empty folder it is just a start.
-        keep: how many of the newest checkpoints stay; 2 leave one behind a damaged one.
-        minutes: after how many without a save one is `due`.
+        resume: continue the run in the folder; an empty folder starts one.
+        keep: how many of the newest checkpoints to keep; with 2, if one is damaged the
+            other remains.
+        minutes: time after the last save at which the next one is `due`.
         grows: a key of `identity` whose number may be larger when the run is resumed.
 
-    Entering raises ValueError for another run's folder, for this run's without
+    Entering raises ValueError for another run's folder, for this run's folder without
     `resume`, and for a folder in use.
     """
 
     stopping = False
-    """Whether SIGTERM came. Ask after a save, or the last steps are lost."""
+    """Whether SIGTERM arrived. Ask after a save; otherwise the last steps are lost."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class Checkpoints:
         grows: str = "",
     ) -> None:
         if keep < 1:
-            raise ValueError(f"keep={keep} came, expected at least 1 checkpoint")
+            raise ValueError(f"got keep={keep}, expected at least 1 checkpoint")
         self.folder = None if folder is None else Path(folder).absolute()
         self._identity, self._resume = plain(dict(identity)), resume
         self._grows = grows
@@ -107,9 +108,8 @@ class Checkpoints:
             try:
                 self.wait()
             except OSError as late:
-                if not isinstance(
-                    error, Exception
-                ):  # none, or somebody is just leaving
+                # None, SystemExit or KeyboardInterrupt: nothing else reports `late`.
+                if not isinstance(error, Exception):
                     raise
                 error.add_note(str(late))
             finally:
@@ -122,9 +122,9 @@ class Checkpoints:
         return [] if self.folder is None else _steps(self.folder)
 
     def due(self, step: int) -> bool:
-        """Whether to save now: SIGTERM came, or the last save was long ago.
+        """Whether to save now: SIGTERM arrived, or the last save was long ago.
 
-        To be asked after every step: several processes agree on one by it.
+        Ask after every step: by this call several processes agree on one step.
         """
         if jax.process_count() > 1:
             self.stopping = multihost_utils.reached_preemption_sync_point(step)
@@ -132,7 +132,7 @@ class Checkpoints:
         return self.stopping or time.monotonic() - self._saved_at > self._seconds
 
     def leave_if_told(self, step: int) -> None:
-        """SystemExit if SIGTERM came; to be called after a save."""
+        """Raise SystemExit if SIGTERM arrived; call it after a save."""
         if self.stopping:
             where = (
                 f"saved in {self.folder}" if self.folder else "nothing saved (no out=)"
@@ -145,16 +145,16 @@ class Checkpoints:
         held: NamedSharding | None = None,
         growing: str = "",
     ) -> PyTree | None:
-        """The newest state whose checksums hold; None where nothing was saved.
+        """The newest state whose checksums are right; None if nothing was saved.
 
-        `like` is a function that makes a first state, its `jax.eval_shape`, or an
-        example whose shardings are then used. What `like` commits to no device comes
-        back uncommitted, as fresh arrays are; or all of it lies as `held` says. Leaves
-        whose name ends with `growing` may be saved with fewer rows than `like` has, and
-        come back with as many as were saved.
+        `like` is a function that makes an initial state, its `jax.eval_shape`, or an
+        example, whose shardings are then used. Leaves that `like` commits to no device
+        come back uncommitted, like new arrays; with `held` all get that sharding.
+        Leaves whose name ends with `growing` may have fewer rows on disk than in
+        `like`, and come back with the rows on disk.
 
-        Damaged checkpoints are moved to `damaged/`, with a warning, when an older one
-        is whole. ValueError if none is, or if the state is of another program.
+        Damaged checkpoints are moved to `damaged/`, with a warning, if an older one is
+        whole. Raises ValueError if none is, or if the state is another program's.
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
@@ -177,10 +177,10 @@ class Checkpoints:
         return None
 
     def save(self, step: int, state: PyTree) -> None:
-        """Write a state in the background, once the save before it has ended.
+        """Write a state in the background, after the previous save has ended.
 
-        Raises OSError (ENOSPC for a full disk) here, at the next save or on leaving;
-        what was saved earlier stays whole.
+        Raises OSError (ENOSPC for a full disk) here, at the next save or on leaving the
+        `with`; earlier checkpoints stay whole.
         """
         self._saved_at = time.monotonic()
         if self.folder is None:
@@ -189,11 +189,11 @@ class Checkpoints:
         _check_leaves(state)
         sums = _checksums(state)
         if self._newest == (step, sums):
-            return  # a signal at the end of an epoch asks for the same state twice
+            return  # a signal at the end of an epoch saves the same state twice
         if step <= (newest := max(self.steps, default=-1)):
             raise ValueError(
-                f"step {step} came to be saved, but {self.folder} has step {newest}; "
-                "expected a later one; begin with latest() to go on from there"
+                f"got step {step} to save, but {self.folder} has step {newest}; "
+                "expected a later one; begin with latest() to continue from there"
             )
         options = {
             "force": True,
@@ -201,12 +201,12 @@ class Checkpoints:
         }
         try:
             response = self._orbax.save_async(step, state, **options)
-        except Exception as error:  # whatever it was, say what is left
+        except Exception as error:  # any error: say which checkpoint is left
             raise self._failed(step, error) from error
         self._pending, self._newest = (step, response), (step, sums)
 
     def wait(self) -> None:
-        """Until the save under way is complete on disk; raises what went wrong."""
+        """Wait until the current save is complete on disk; raise if it failed."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -217,7 +217,7 @@ class Checkpoints:
             raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> OSError:
-        """What to tell. Orbax's object is of no use after that, hence a new one."""
+        """The error to raise. Orbax's object is unusable after one: make a new one."""
         try:
             self._orbax.close()
         except Exception as again:
@@ -253,7 +253,7 @@ class Checkpoints:
             )
         try:
             state = self._orbax.load(step, jax.tree.map(_abstract, like))
-        except Exception as error:  # the specs fit, so it is the files
+        except Exception as error:  # the specs agree, so the files are damaged
             raise _Damaged(repr(error)) from error
         if wrong := [name for name, s in _checksums(state).items() if s != sums[name]]:
             raise _Damaged(f"other numbers than were saved in {', '.join(wrong[:8])}")
@@ -283,7 +283,7 @@ class Checkpoints:
                 place = aside / f"{step}-{time.time_ns()}"
                 (self.folder / "checkpoints" / f"{step}").rename(place)
         warnings.warn(
-            f"going on from step {used}: other checkpoints are damaged, and are now in "
+            f"resuming from step {used}: other checkpoints are damaged, and are now in "
             f"{aside}:{below(damaged.values())}",
             stacklevel=3,
         )
@@ -291,8 +291,8 @@ class Checkpoints:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """SIGTERM sets `stopping`; Python lets the main thread alone hear signals."""
-        alone = jax.process_count() == 1  # else jax has the signal
+        """SIGTERM sets `stopping`; in Python only the main thread receives signals."""
+        alone = jax.process_count() == 1  # with several, jax handles the signal
         if not alone or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -309,7 +309,7 @@ class Checkpoints:
 
 @contextmanager
 def _first(doing: str, folder: Path) -> Iterator[bool]:
-    """Process 0 does it, the others wait, and all raise if it failed."""
+    """Run the block in process 0; the others wait, and all raise if it failed."""
     here, error = jax.process_index() == 0, None
     try:
         yield here
@@ -324,19 +324,19 @@ def _first(doing: str, folder: Path) -> Iterator[bool]:
 
 
 class _Damaged(Exception):
-    """A checkpoint that does not read, or not as it was saved."""
+    """A checkpoint that cannot be read, or differs from what was saved."""
 
 
 def _check_owned(folder: Path) -> None:
     if not (folder / "identity.json").exists() and (steps := _steps(folder)):
         raise ValueError(
             f"{folder} holds checkpoints (steps {steps}) but no identity.json, so "
-            "they may be of another run; choose another folder"
+            "they may belong to another run; choose another folder"
         )
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what a killed save left."""
+    """Remove the remains of a killed save."""
     for torn in (folder / "checkpoints").glob("*.orbax-checkpoint-tmp"):
         shutil.rmtree(torn)
 
@@ -384,7 +384,7 @@ def _spec(leaf: Any) -> str:
 
 
 def _shortened(like: PyTree, specs: Mapping[str, str], growing: str) -> PyTree:
-    """With as few rows in the leaves of that name as were saved."""
+    """`like` with as few rows in the growing leaves as were saved."""
 
     def one(path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(path)
@@ -409,7 +409,7 @@ def _check_leaves(state: PyTree) -> None:
     ]
     if lines:
         raise ValueError(
-            f"leaves came that orbax cannot save:{below(lines)}\nexpected arrays of "
+            f"got leaves that orbax cannot save:{below(lines)}\nexpected arrays of "
             "at least one element; call jnp.asarray on numbers, leave out empty arrays"
         )
 
@@ -428,12 +428,12 @@ def _checksums(state: PyTree) -> dict[str, str]:
 
 
 def _seal(sums: Mapping[str, str]) -> int:
-    """The checksum of the checksums: a bit may flip in them as well."""
+    """The checksum of the checksums, in which a bit may flip, too."""
     return zlib.crc32(json.dumps(sums, sort_keys=True).encode())
 
 
 def _free(leaf: Any) -> bool:
-    """Whether it lies on no device in particular, so that jit places it with others."""
+    """Whether a leaf is committed to no device, so that jit may place it."""
     if isinstance(leaf, jax.Array):
         return not leaf.committed
     return not isinstance(leaf, np.ndarray) and leaf.sharding is None
@@ -445,12 +445,12 @@ def _held(held: NamedSharding, leaf: Any) -> Any:
 
 def _abstract(leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray):
-        return np.empty_like(leaf)  # orbax gives back what it is shown
+        return np.empty_like(leaf)  # orbax returns the kind of array that it is given
     sharding = SingleDeviceSharding(jax.devices()[0]) if _free(leaf) else leaf.sharding
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _loose(leaf: jax.Array) -> jax.Array:
     data = jnp.asarray(_host(leaf))
-    same = data.dtype == leaf.dtype  # other than typed keys
+    same = data.dtype == leaf.dtype  # not true for typed keys
     return data if same else jax.random.wrap_key_data(data, impl=leaf.dtype)

@@ -1,7 +1,7 @@
-"""Files that are whole or not there.
+"""Files that are written whole or not at all, and read with care.
 
-Reading is on guard too: a file is checked to be a regular one of a sane size, and JSON
-to be of the expected type, before anything else looks at it.
+Before reading, a file is checked to be a regular one of a sane size, and JSON to have
+the expected type.
 """
 
 import json
@@ -19,11 +19,11 @@ MOST_JSON = 64 << 20  # bytes; the largest tokenizer.json files have about 20 MB
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, but no pipe, device or socket.
+    """Open a file for reading, unless it is a pipe, device or socket.
 
     Raises:
-        ValueError: it is no regular file. Opening a named pipe in the usual way would
-            wait until somebody writes to it.
+        ValueError: it is not a regular file. (Opening a named pipe as usual would wait
+            until somebody writes to it.)
         OSError: it cannot be opened at all.
     """
     size_of(path)
@@ -31,7 +31,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def size_of(path: str | Path) -> int:
-    """The byte count of a regular file. Raises as `open_regular` does."""
+    """The size of a regular file in bytes. Raises as `open_regular` does."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(
@@ -53,7 +53,7 @@ def _kind(mode: int) -> str:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """The bytes of a regular file. ValueError if it has more than `most` bytes."""
+    """The bytes of a regular file; raise ValueError if it has more than `most`."""
     with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -70,19 +70,19 @@ def decode_json(data: bytes | str, kind: Any, name: str) -> Any:
     """JSON as a value of the given type.
 
     Args:
-        kind: what msgspec takes: `dict[str, int]`, a TypedDict, a `msgspec.Struct`.
+        kind: a type for msgspec: `dict[str, int]`, a TypedDict, a `msgspec.Struct`.
             Keys that a TypedDict or a Struct does not name are left out.
-        name: what the JSON is, for the error: a file, "the server's reply".
+        name: what the error calls the JSON: a file, "the server's reply".
 
     Raises:
-        ValueError: it is no JSON, or of another type; the error says where.
+        ValueError: it is not JSON, or has another type; the error says where.
     """
     with _refusing(name):
         return msgspec.json.decode(data, type=kind)
 
 
 def checked(value: Any, kind: Any, name: str) -> Any:
-    """A value that was read already, as one of the given type; see `decode_json`."""
+    """A value that is already parsed, as the given type; see `decode_json`."""
     with _refusing(name):
         return msgspec.convert(value, kind)
 
@@ -102,14 +102,14 @@ def _refusing(name: str) -> Iterator[None]:
 
 
 def printable(name: str | os.PathLike) -> str:
-    """A file's name as text that can be written: bytes that are no UTF-8 as \\x…."""
+    """A file's name as text that can be printed: bytes that are not UTF-8 as \\x…."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """All of it or nothing: a reader sees the old file or the new one.
+    """Write all of a file or nothing: a reader sees the old file or the new one.
 
-    Folders on the way are made.
+    Makes missing parent folders.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -124,12 +124,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As `write_file`, indented."""
+    """Write JSON, indented, as `write_file` does."""
     write_file(path, json.dumps(value, indent=2).encode())
 
 
 def plain(value: Any, name: str = "the run's identity", finite: bool = True) -> Any:
-    """As it comes back from JSON, where tuples are lists; NumPy's numbers are numbers.
+    """A value as JSON returns it: tuples become lists, NumPy's numbers plain ones.
 
     Args:
         finite: refuse NaN and infinite numbers, which only Python's json knows.
@@ -150,4 +150,4 @@ def plain(value: Any, name: str = "the run's identity", finite: bool = True) -> 
 def _number(value: Any) -> Any:
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy's and JAX's
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} came")
+    raise TypeError(f"got {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Folders that belong to one run at a time, and say which."""
+"""Run folders: one writer at a time, and an identity."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from reprojax.saving.files import read_json, write_json
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """ValueError if another process holds the folder."""
+    """Lock a folder; raise ValueError if another process has it locked."""
     with locked(folder / "lock") as free:
         if not free:
             raise ValueError(
@@ -50,7 +50,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
 def claim(
     folder: Path, identity: Mapping[str, Any], resume: bool, grows: str = ""
 ) -> None:
-    """Refuse a folder of another run, or write down whose it is from now on.
+    """Write the run's identity to a folder; raise if it holds another run's.
 
     Args:
         grows: a key whose number may be larger when the run is resumed.
@@ -77,13 +77,13 @@ def claim(
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
-    """What `claim` wrote; None in a folder that no run has claimed."""
+    """The identity that `claim` wrote; None if no run has claimed the folder."""
     path = folder / "identity.json"
     try:
         return read_json(path, dict[str, Any]) if path.exists() else None
     except ValueError as error:
         raise ValueError(
-            f"{path} came damaged ({error}), expected a run's identity; restore it "
+            f"{path} is damaged ({error}), expected a run's identity; restore it "
             "from a copy, or choose another folder"
         ) from error
 
@@ -95,19 +95,19 @@ def _is_more(came: Any, there: Any) -> bool:
 def _why(identity: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     if identity.get("format") != there.get("format"):
         return (
-            "another version of reprojax made it, which noted less or other things of "
-            "what a run depends on; "
+            "another version of reprojax made it, whose list of what a run depends on "
+            "differs; "
         )
     if identity.get("jax") != there.get("jax"):
         return (
-            "another version of JAX may write the same function down otherwise, so "
-            "first resume with the version that is there; "
+            "another version of JAX may write the same function differently, so "
+            "resume with that version first; "
         )
     return ""
 
 
 def _why_not_more(grows: str) -> str:
     return (
-        f"more {grows} alone would do, but other things differ too: an optimiser does "
-        "where its schedule depends on the total; "
+        f"more {grows} alone are allowed, but other things differ, too: an optimiser "
+        "does if its schedule depends on the total; "
     )

@@ -1,11 +1,11 @@
-"""What makes a run this one: a digest of each thing that its numbers depend on.
+"""The identity of a run: a digest of everything that its numbers depend on.
 
-The `repr` of a closure says nothing about it, so a function is known by its jaxpr on
-abstract inputs: every operation, every setting that became a constant there (a rate, a
+The `repr` of a closure says nothing about it, so a function is identified by its jaxpr
+on abstract inputs: every operation, every setting that became a constant (a rate, a
 kernel's size, the steps of a schedule), and the bytes of each array that it closes
-over. Names of functions and places in memory are left out.
+over. Names of functions and memory addresses are left out.
 
-A jaxpr does not show what a callback into Python computes. A run with one is refused
+A jaxpr does not show what a callback into Python computes, so a run with one raises
 unless its caller names it (`identity`). Nor does it show the compiler's flags.
 """
 
@@ -25,25 +25,25 @@ from reprojax.core import Program, PyTree, estimation, record
 from reprojax.core.trees import fingerprint
 
 FORMAT = 4
-"""Raised when the library's own loop comes to other numbers, or names other things."""
+"""Increased when the library's own loop changes its numbers or its ingredients."""
 SILENT = {"debug_callback", "debug_print"}  # primitives that change no value
-# What changes no value, or is seen in the gradient that is traced as well.
+# Parameters that change no value, or whose effect is in the traced gradient.
 SKIPPED = {"name", "policy", "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"}
 ADDRESS = re.compile(r"\bat 0x")
 
 
 class Traced(NamedTuple):
-    """A function that was traced, and not run."""
+    """A function that was traced, not run."""
 
     digest: str
     out: PyTree
     """Specs of its values."""
     opaque: frozenset[str] = frozenset()
-    """What in it has a meaning that no jaxpr shows: callbacks into Python."""
+    """Primitives whose meaning no jaxpr shows: callbacks into Python."""
 
 
 def traced(function: Callable[..., Any], *specs: PyTree) -> Traced:
-    """A function by its jaxpr. The digest is the same in another process."""
+    """Identify a function by its jaxpr. The digest is the same in all processes."""
     closed, out = jax.make_jaxpr(function, return_shape=True)(*specs)
     opaque: set[str] = set()
     digest = _closed(closed, opaque, {})
@@ -71,10 +71,10 @@ def of_run(
         observe: (recorded, labels, learnable, x, context) -> the sums of the metric.
         score: these sums, as NumPy arrays -> a number.
         x, labels, context: specs of a batch.
-        own: what its caller adds.
+        own: the caller's additions.
 
     Raises:
-        ValueError: something calls back into Python, and the caller names nothing.
+        ValueError: something calls back into Python, and `own` is empty.
     """
     given = program, sites, frozen, x, labels, context, jax.grad
     whole, seen, learnable = _of_program(*given)
@@ -102,7 +102,7 @@ def of_asking(
     context: PyTree,
     own: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """As `of_run`, of a run that asks a model for answers and has no gradients."""
+    """As `of_run`, for a run that queries a model and has no gradients."""
     given = program, sites, answers, x, labels, context, _no_gradient
     parts, *given = _of_program(*given)
     judged = traced(loss, given[0], labels, given[1], *_more(x, context))
@@ -122,7 +122,7 @@ def _of_program(
     context: PyTree,
     gradient: Callable[..., Any],
 ) -> tuple[list[Traced], PyTree, PyTree]:
-    """What it consists of, and the specs of what is recorded and learned."""
+    """A program's traced functions, and the specs of what is recorded and learned."""
     key = jax.eval_shape(jax.random.key, 0)
     first = traced(program.init, key, frozen, x, context)
     answers = traced(program.apply, first.out, frozen, x, context)
@@ -140,7 +140,7 @@ def _refreshed(program: Program) -> Callable[..., Any]:
 def _step(
     program: Program, sites: tuple[str, ...], gradient: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Values in training, and the gradient of their sum: it shows backward rules."""
+    """Values in training, and the gradient of their sum, which shows backward rules."""
     wanted = ("output", *estimation.raw_sites(program), *sites)
     call = record(program.apply, wanted, also=estimation.is_news)
 
@@ -158,13 +158,13 @@ def _step(
 
 
 def _more(x: PyTree, context: PyTree) -> tuple[PyTree, PyTree, Any, Any]:
-    """What else a loss may see: x, the context, a key and the step."""
+    """The specs of what else a loss may see: x, the context, a key and the step."""
     key = jax.eval_shape(jax.random.key, 0)
     return x, context, key, jax.ShapeDtypeStruct((), "int32")
 
 
 def _moves(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """An update, with what the optimisers that evaluate the loss ask for."""
+    """An update, with the arguments of optimisers that evaluate the loss."""
     update = optax.with_extra_args_support(optimizer).update
 
     def run(grads: PyTree, state: PyTree, learnable: PyTree) -> Any:
@@ -175,7 +175,7 @@ def _moves(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
 
 
 def _slope(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """A loss and the gradient of its sum, by what was recorded and what is learned."""
+    """A loss and the gradient of its sum, with respect to values and params."""
 
     def run(seen: PyTree, labels: Any, learnable: PyTree, *more: Any) -> Any:
         def total(given: tuple[PyTree, PyTree]) -> tuple[Any, Any]:
@@ -188,10 +188,10 @@ def _slope(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _scored(score: Callable[[PyTree], Any], sums: PyTree) -> Traced:
-    """A function of NumPy arrays, which has no jaxpr, by its values on drawn sums.
+    """Identify a function of NumPy arrays, which has no jaxpr, by its random values.
 
-    Six digits, since the last ones are those of the machine. A score that takes no such
-    sums (a square root of a negative variance) is known by the error that it raises.
+    Its values on random sums count to six digits, because the last ones depend on the
+    machine. If it rejects the sums (a negative variance), the error's type counts.
     """
     draw, found = np.random.default_rng(0), []
     for size in (2, 20, 200, 2000):
@@ -218,7 +218,7 @@ def named(
     """{ingredient: digest}, {"identity.<name>": the caller's}, and the machine.
 
     Raises:
-        ValueError: something calls back into Python, and the caller names nothing.
+        ValueError: something calls back into Python, and `own` is empty.
     """
     found = {
         name: _joined([one.digest for one in each]) for name, each in parts.items()
@@ -231,23 +231,23 @@ def named(
     }
     if opaque and not own:
         raise ValueError(
-            f"the run calls back into Python ({', '.join(sorted(opaque))}), and what "
-            "that computes cannot be compared when the run is resumed, expected a name "
+            f"the run calls back into Python ({', '.join(sorted(opaque))}), whose "
+            "computation cannot be compared when the run is resumed, expected a name "
             'for it; give identity={"callback": "its name and version"}'
         )
     added = {f"identity.{name}": value for name, value in (own or {}).items()}
-    # Other devices, and other versions of JAX, give other bits.
+    # Bits differ between devices and between versions of JAX.
     place = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
     return {"format": FORMAT, **found, **place, **added}
 
 
 def of_mesh(mesh: Mesh | None) -> dict[str, int] | None:
-    """{axis: how many devices}"""
+    """{axis: number of devices}"""
     return None if mesh is None else dict(mesh.shape)
 
 
 def of_weights(frozen: PyTree) -> str:
-    """The fingerprint of weights that may lie on the devices of several processes."""
+    """The fingerprint of weights that may be spread over several processes."""
 
     def here(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
@@ -267,7 +267,7 @@ def _joined(texts: Sequence[str]) -> str:
 
 
 def _closed(closed: ClosedJaxpr, opaque: set[str], known: dict[int, bytes]) -> bytes:
-    """The digest of a jaxpr with its constants. `known` holds those that came."""
+    """The digest of a jaxpr with its constants, cached in `known` by identity."""
     if id(closed) not in known:
         total = hashlib.sha256()
         for const in closed.consts:
@@ -306,7 +306,7 @@ def _pieces(jaxpr: Jaxpr, opaque: set[str], known: dict[int, bytes]) -> Iterator
 def _value(
     value: Any, owner: str, opaque: set[str], known: dict[int, bytes]
 ) -> Iterator[bytes]:
-    """A parameter of a primitive."""
+    """The bytes of a primitive's parameter."""
     if isinstance(value, ClosedJaxpr):
         yield _closed(value, opaque, known)
     elif isinstance(value, Jaxpr):
@@ -334,7 +334,7 @@ def _is_function(value: Any) -> bool:
 
 
 def _array(value: Any) -> bytes:
-    """The digest of an array, or of a number. Of typed keys that of their numbers."""
+    """The digest of an array or number; for typed keys, of their key data."""
     if jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.ascontiguousarray(value)

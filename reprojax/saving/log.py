@@ -1,11 +1,11 @@
-"""An append-only log of paid answers, which survives a kill.
+"""An append-only log of paid answers that survives a kill.
 
     magic, length, crc32 | payload
     magic, length, crc32 | payload ...
 
-The first payload is the run's identity as JSON, each other one a request: numbers here
-(`open`, `append`), or what else a caller writes and reads as bytes (`read`, `write`). A
-record is on disk before its answers are used. One writer at a time has the file's lock.
+The first payload is the run's identity as JSON; each other one is a request: numbers
+(`open`, `append`), or bytes encoded by the caller (`read`, `write`). A record is on
+disk before its answers are used. The file's lock admits one writer at a time.
 """
 
 import fcntl
@@ -31,25 +31,25 @@ class Logged(NamedTuple):
 
     numbers: np.ndarray  # [n], counted through the run
     digests: np.ndarray  # uint8 [n SIZE], of the images
-    fine: np.ndarray  # bool [n]: paid all the same where it is not
+    fine: np.ndarray  # bool [n]: usable; unusable answers are paid, too
     answers: np.ndarray  # float32 [n w]
 
 
 class Log:
-    """The file, opened by one run."""
+    """The log file of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.fd = path, -1
 
     def open(self, identity: Mapping[str, Any]) -> list[Logged]:
-        """What is in the log, as requests."""
+        """Lock the file and return its requests."""
         return [_parsed(payload) for payload in self.read(identity)]
 
     def read(self, identity: Mapping[str, Any]) -> list[bytes]:
-        """What is in the log; a tail that a kill tore is cut off, and kept beside."""
+        """Lock the file and return its payloads; a torn tail goes to another file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            open_regular(self.path).close()  # no pipe, which one would wait for
+            open_regular(self.path).close()  # raises for a pipe, which would block
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             return self._payloads(identity)
@@ -58,11 +58,11 @@ class Log:
             raise
 
     def close(self) -> None:
-        """The lock goes with it."""
+        """Close the file, which frees the lock."""
         os.close(self.fd)
 
     def append(self, request: Logged) -> None:
-        """On disk when it returns."""
+        """Append a request; it is on disk when this returns."""
         n, w = request.answers.shape
         shape = struct.pack("<II", n, w)
         parts = [request.numbers.astype("<u8"), request.digests, request.fine]
@@ -89,8 +89,8 @@ class Log:
             raise ValueError(
                 f"{self.path} is of another run: {', '.join(sorted(names))} differ "
                 f"({ {k: found.get(k) for k in names} } there, "
-                f"{ {k: identity.get(k) for k in names} } here); start that run again "
-                "as it was, with the versions of reprojax and JAX that it had, or give "
+                f"{ {k: identity.get(k) for k in names} } here); repeat that run "
+                "unchanged, with its versions of reprojax and JAX, or give "
                 "another log"
             )
         return records[1:]
@@ -98,8 +98,8 @@ class Log:
     def _records(self, data: bytes) -> list[bytes]:
         if data and data[: len(MAGIC)] != MAGIC[: len(data)]:
             raise ValueError(
-                f"{self.path} is no log of queries; nothing was changed; give another "
-                "path"
+                f"{self.path} is not a log of queries; nothing was changed; give "
+                "another path"
             )
         found, at = [], 0
         while len(data) >= (start := at + HEAD.size):
@@ -108,8 +108,8 @@ class Log:
             if magic != MAGIC or len(payload) < length or zlib.crc32(payload) != crc:
                 if MAGIC in data[at + 1 :]:
                     raise ValueError(
-                        f"{self.path} is damaged at byte {at}, and there are records "
-                        "behind; nothing was changed; take a copy of the log"
+                        f"{self.path} is damaged at byte {at}, and records follow; "
+                        "nothing was changed; take a copy of the log"
                     )
                 break
             found.append(payload)
@@ -120,7 +120,7 @@ class Log:
         return found
 
     def write(self, payload: bytes) -> None:
-        """On disk when it returns."""
+        """Append a payload; it is on disk when this returns."""
         record = HEAD.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
         end = os.fstat(self.fd).st_size
         try:
@@ -128,7 +128,7 @@ class Log:
                 raise OSError(f"the disk of {self.path} is full")
             os.fsync(self.fd)
         except OSError:
-            os.ftruncate(self.fd, end)  # what follows must not stand behind half of it
+            os.ftruncate(self.fd, end)  # no later record may follow half of this one
             raise
 
 

@@ -1,10 +1,10 @@
-"""Keep a trained program as one safetensors file of kilobytes, and use it again.
+"""Save a trained program as one safetensors file of kilobytes, and load it.
 
 >>> card = Card.of(backbone, method="watermark", arguments={"alignment": "blm"},
 ...                classes=("a", "b", "c"))
 >>> save("digits.safetensors", params, card)
 
->>> saved = load("digits.safetensors", backbone)  # refuses another model's
+>>> saved = load("digits.safetensors", backbone)  # raises for another model's
 >>> program, params = rebuild(saved, backbone)  # of recipes.registry
 >>> params = saved.params_for(own, backbone.frozen, images)  # of your own program
 
@@ -43,35 +43,35 @@ DTYPES = (
 
 
 class Card(NamedTuple):
-    """What somebody who has the file alone must know. Values are as JSON has them."""
+    """What a reader of the file alone must know. Values are as in JSON."""
 
     method: str
-    """The recipe's name; `arguments` are those that it was called with."""
+    """The recipe's name; `arguments` are its arguments."""
     arguments: Mapping[str, Any]
     backbone: str
-    """The frozen model's name; `fingerprint` is that of its weights."""
+    """The frozen model's name; `fingerprint` is its weights'."""
     fingerprint: str
     size: int = 0
-    """Of the backbone's images; `mean` and `std` are its normalisation."""
+    """The backbone's image size; `mean` and `std` are its normalisation."""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     image: tuple[int, ...] = ()
-    """[h, w, C] of the task's images, which are the program's input."""
+    """[h, w, C] of the task's images, the program's input."""
     classes: tuple[str, ...] = ()
-    """The task's, in the order of the program's outputs."""
+    """The task's classes, in the order of the program's outputs."""
     template: str = ""
-    """How a language model reads the task's texts."""
+    """How the task's texts are presented to a language model."""
     coordinates: tuple[str, ...] = ()
-    """(lambda, ell, tau, omega), as `describe` says them."""
+    """(lambda, ell, tau, omega), from `describe`."""
     split: Mapping[str, Any] = {}
-    """What it was trained and selected on: name, sizes, digest, seed of the split."""
+    """The data of training and selection: name, sizes, digest, seed of the split."""
     seed: int = 0
     metric: Mapping[str, float] = {}
-    """What it reached, such as {"validation": .84, "test": .82}."""
+    """Its scores, such as {"validation": .84, "test": .82}."""
 
     @classmethod
     def of(cls, model: Any, **rest: Any) -> "Card":
-        """A card whose entries about the frozen model are that model's own."""
+        """A card whose entries about the frozen model are taken from the model."""
         if hasattr(model.input, "mean"):
             reads = model.input
             pixels = {"mean": tuple(reads.mean), "std": tuple(reads.std)}
@@ -90,8 +90,8 @@ class Saved(NamedTuple):
     def restore(self, template: Params) -> Params:
         """The params in the tree of `template`: `jax.eval_shape(program.init, ...)`.
 
-        Leaves that are missing, unexpected or of another shape or type are all listed
-        in one ValueError.
+        One ValueError lists all leaves that are missing, unexpected, or of another
+        shape or type.
         """
         came, expected = named(self.params), named(template)
         if lines := differences(specs(self.params), specs(template)):
@@ -113,14 +113,14 @@ class Saved(NamedTuple):
 
 
 def save(path: str | Path, params: Params, card: Card) -> None:
-    """Write one file, all of it or nothing. Folders on the way are made.
+    """Write one file, all of it or nothing, and make missing parent folders.
 
-    Dtypes are kept, as jax has them: numpy's float64 is float32 unless x64 is on. The
-    same params and card give the same bytes.
+    Dtypes are those of jax: numpy's float64 becomes float32 unless x64 is on. The same
+    params and card give the same bytes.
 
     Raises:
-        ValueError: a leaf that is NaN or infinite, or that safetensors cannot hold; a
-            field of the card of the wrong type.
+        ValueError: a leaf is NaN or infinite, or of a type that safetensors lacks; a
+            field of the card has the wrong type.
     """
     path = Path(path)
     tensors = _tensors(params)
@@ -134,17 +134,17 @@ def save(path: str | Path, params: Params, card: Card) -> None:
 
 
 def load(path: str | Path, backbone: Any = None) -> Saved:
-    """Read a file. With a backbone, refuse it if the program was made for another.
+    """Read a file. With a backbone, raise if the program is for another one.
 
     Raises:
-        ValueError: no whole file that `save` wrote; a leaf that is NaN or infinite, or
-            a field of the card of the wrong type, by name.
+        ValueError: it is not a whole file that `save` wrote; it names a leaf that is
+            NaN or infinite, or a field of the card with the wrong type.
     """
     metadata, tensors = _read(Path(path))
     text = metadata["card"]
     if metadata.get("sha256") != _digest(text, tensors):
         raise ValueError(
-            f"{path} came damaged: its checksum does not hold; expected the file as it "
+            f"{path} is damaged: its checksum does not match; expected the file as it "
             "was saved; copy it again"
         )
     card = _card(text, f"the card of {path}")
@@ -155,12 +155,12 @@ def load(path: str | Path, backbone: Any = None) -> Saved:
 
 
 def check_backbone(card: Card, name: str, came: str) -> None:
-    """Refuse a frozen model, by its name and fingerprint, that is not the card's."""
+    """Raise unless a frozen model's name and fingerprint are the card's."""
     if came == card.fingerprint:
         return
     same = "the names agree, but not the weights or their dtype; "
     raise ValueError(
-        f"backbone {name!r} with fingerprint {came[:12]} came, expected "
+        f"got backbone {name!r} with fingerprint {came[:12]}, expected "
         f"{card.backbone!r} with {card.fingerprint[:12]}, for which the program was "
         f"made; {same if name == card.backbone else ''}load that one"
     )
@@ -183,7 +183,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     came = metadata.get("format", "no format of ours")
     if came != FORMAT or "card" not in metadata:
         raise ValueError(
-            f"{path} came with {came!r}, expected {FORMAT!r}: a program that "
+            f"{path} has {came!r}, expected {FORMAT!r}: a program that "
             "reprojax.save wrote, not a model's weights; a newer format needs a newer "
             "reprojax"
         )
@@ -191,13 +191,13 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def _text(card: Card) -> str:
-    """JSON, in which numbers of numpy and jax are numbers."""
+    """The card as JSON; numbers of numpy and jax become plain ones."""
     fields = card._asdict().items()
     return json.dumps({name: plain(v, f"the card's {name}") for name, v in fields})
 
 
 def _card(text: str, name: str) -> Card:
-    """A card of fields of the right types."""
+    """A card from JSON; raise unless its fields have the right types."""
     fields = decode_json(text, dict[str, Any], name)
     needed = set(Card._fields) - set(Card._field_defaults)
     if unknown := sorted((set(fields) - set(Card._fields)) | (needed - set(fields))):
@@ -217,7 +217,7 @@ def _card(text: str, name: str) -> Card:
 
 
 def _in_order(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order, which else is by chance."""
+    """A safetensors file with its header's keys sorted; the library's order varies."""
     size = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:size]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)  # the tensors stay aligned
@@ -248,7 +248,7 @@ def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         taken = not isinstance(place, dict) or place.get(keys[-1], {}) != {}
         if keys[0] not in Params._fields or taken:
             raise ValueError(
-                f"a tensor came with the name {name!r}, expected learnable/... or "
+                f"got a tensor named {name!r}, expected learnable/... or "
                 "fixed/..., and no name that begins another; save the program again"
             )
         place[keys[-1]] = tensor
@@ -267,7 +267,7 @@ def _tensors(params: Params) -> dict[str, np.ndarray]:
                 wrong.append(f"{name}: {spec_text(leaf)}")
     if wrong:
         raise ValueError(
-            f"leaves came that safetensors cannot hold:{below(wrong)}\nexpected "
+            f"got leaves that safetensors cannot hold:{below(wrong)}\nexpected "
             f"arrays of {', '.join(DTYPES)}"
         )
     return tensors

@@ -1,4 +1,4 @@
-"""Searches without gradients, and the models that only answer."""
+"""Searches without gradients, and models that only answer."""
 
 from reprojax.searches.evolution import cma_es, evolution_strategy
 from reprojax.searches.oracle import Account, BudgetSpent, Oracle, logits

@@ -16,7 +16,7 @@ from reprojax.searches.zeroth_order import Schedule, gaussian, zeroth_order
 
 
 def centred_ranks(values: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Ranks in [-.5, .5]; equal values share theirs, so that ties pull nowhere."""
+    """Ranks in [-.5, .5]; ties share the mean of their ranks, so they do not pull."""
     below = (values[:, None] > values).sum(1)
     equal = (values[:, None] == values).sum(1) - 1
     return (below + equal / 2) / max(len(values) - 1, 1) - 0.5
@@ -32,7 +32,8 @@ def evolution_strategy(
     """Antithetic evolution strategy (Salimans et al., arXiv 1703.03864).
 
     Args:
-        pairs: a step asks for the points mean + sigma e and mean - sigma e of each.
+        pairs: number of directions e; a step asks for mean + sigma e and mean - sigma e
+            of each.
         ranks: use the ranks of all values instead of the values.
     """
     weigh = centred_ranks if ranks else lambda values: values
@@ -40,7 +41,7 @@ def evolution_strategy(
 
 
 class HostState(NamedTuple):
-    """Of CMA-ES: an object of the host, never changed once it is here."""
+    """The state of CMA-ES: an object on the host, which is never modified."""
 
     cma: Any
     like: PyTree
@@ -53,18 +54,18 @@ def cma_es(
     population: int | None = None,
     result: str = "mean",
 ) -> Search:
-    """CMA-ES (Hansen and Ostermeier 2001), for up to some hundred numbers.
+    """CMA-ES (Hansen and Ostermeier 2001), for up to a few hundred numbers.
 
-    The library's optimiser is a mutable object on the host. Ask and tell copy it
-    first, which keeps them pure, costs O(d^2), and rules out jit. Such a state has no
-    checkpoint: a run resumes by replaying its log of answers. Search in a
-    `formats.subspace` where a prompt is larger.
+    The library's optimiser is a mutable object on the host. Ask and tell copy it first,
+    which keeps them pure, costs O(d^2), and rules out jit. The state cannot be
+    checkpointed: a run resumes by replaying its log of answers. For a larger prompt,
+    search in a `formats.subspace`.
 
     Args:
-        sigma: the first step size.
+        sigma: the initial step size.
         population: points a step; by default 4 + 3 log d.
         result: "mean" of the distribution, or "point", the best of the last step's
-            points, which has been asked for itself.
+            points, which was itself evaluated.
     """
     if result not in ("mean", "point"):
         raise ValueError(f"cma_es got result={result!r}, expected 'mean' or 'point'")
@@ -79,7 +80,7 @@ def cma_es(
                 "covariance is a square matrix); put the prompt into a subspace(...), "
                 "or take evolution_strategy(...)"
             )
-        # numbers as the library takes them
+        # the initial params as jax arrays, for their tree and shapes
         cma = CMA(mean, sigma, seed=_seed(key), population_size=population)
         return HostState(cma, jax.tree.map(jnp.asarray, learnable), mean)
 

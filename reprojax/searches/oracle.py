@@ -1,14 +1,14 @@
-"""A model that only answers: its budget, its retries, and a log of what was paid.
+"""A model that only answers, with its budget, its retries, and a log of paid answers.
 
-A query is one image sent to the model, or one text. The budget counts the queries that
-were answered; a request that would pass it is not made.
+A query is one image sent to the model, or one text. The budget counts answered queries;
+a request that would exceed it is not sent.
 
-The log makes a run resumable without any other state: the same run asks the same
-queries in the same order, and what was answered is read instead of asked. The n-th
-query has the n-th answer, so a noisy model that is asked twice answers twice. A request
-is one record, written and synced before its answers are used: at most the request that
-is under way when the process is killed can be paid twice, and with `Oracle.keyed` not
-even that, if the service knows the keys.
+The log makes a run resumable without other state: the same run asks the same queries in
+the same order, and reads logged answers instead of asking. The n-th query has the n-th
+answer, so a noisy model that is asked twice answers twice. A request is one record,
+written and synced before its answers are used. If the process is killed, at most the
+current request is paid twice; with `Oracle.keyed`, not even that one, if the service
+recognises the keys.
 """
 
 import hashlib
@@ -30,51 +30,51 @@ Kind = Literal["logits", "probabilities", "top-k", "labels"]
 Images = (
     Any  # float32 [n h w 3] in [0, 1], NumPy's or JAX's; or a tree of arrays [n ...]
 )
-Answers = Float[np.ndarray, "n w"]  # as they came, in one float32 matrix
+Answers = Float[np.ndarray, "n w"]  # a model's answers, unchanged, in one matrix
 
 LEAST = 1e-6  # a probability's floor, before the logarithm
-SURE = 0.9  # what a label alone is taken to say of its class
-FAILED = (OSError, http.client.HTTPException)  # the request, not the program
+SURE = 0.9  # the probability assumed for a class of which only the label is known
+FAILED = (OSError, http.client.HTTPException)  # errors of the request: try again
 
 
 class Oracle(NamedTuple):
     """A model behind a function."""
 
     answer: Callable[..., Any]
-    """images [n h w 3], float32 in [0, 1], or a tree of n rows -> what `kind` says"""
+    """images [n h w 3], float32 in [0, 1], or a tree of n rows -> answers of `kind`"""
     classes: int
-    """S, of the model"""
+    """S, the model's number of classes."""
     kind: Kind = "logits"
     """"logits", "probabilities": [n S]. "top-k": two arrays [n k], classes and their
     probabilities. "labels": whole numbers [n]."""
     name: str = "oracle"
-    """Says in the log which model this is: a name with its version."""
+    """Identifies the model in the log: a name with its version."""
     source: str = ""
-    """Says in the log where its answers come from: a service's address and model, or
-    the fingerprint of weights. A log of another source is refused."""
+    """Identifies the answers' origin in the log: a service's address and model, or the
+    fingerprint of weights. A log of another source raises ValueError."""
     chunk: int = 256
     """The most queries a request."""
     retries: int = 5
-    """How often a request is made again that failed with an OSError (a lost connection,
-    a timeout) or an HTTPException. Other errors end the run."""
+    """How often to repeat a request that failed with an OSError (a lost connection, a
+    timeout) or an HTTPException. Other errors end the run."""
     wait: float = 0.5
-    """Seconds before the first retry; twice as long before each further one."""
+    """Seconds before the first retry, doubled before each further one."""
     keyed: bool = False
-    """answer(images, key): a text that is the same when a request is made again, for
-    services that take an idempotency key."""
+    """Whether to call answer(images, key), with a text that is the same when a request
+    is repeated, for services with idempotency keys."""
     deterministic: bool = False
-    """Equal queries are asked, and paid, once."""
+    """Whether equal queries are asked, and paid, only once."""
 
 
 class BudgetSpent(ValueError):
-    """More queries came than are left; none of them was sent."""
+    """More queries are needed than are left; none of them was sent."""
 
 
 def logits(kind: Kind, answers: Float[Array, "*n w"], classes: int) -> Array:
-    """Answers as logits [n S] whose softmax is what the model said.
+    """Answers as logits [n S] whose softmax gives the model's probabilities.
 
-    The probability that the top k leave goes to the other classes in equal shares. A
-    label alone has .9, so the cross entropy of labels counts errors, smoothed.
+    The probability that the top k leave is divided equally among the other classes. A
+    label alone gets .9, so the cross entropy of labels is a smoothed count of errors.
     """
     if kind == "logits":
         return answers
@@ -96,10 +96,10 @@ class Account:
     """A budget and a log around an oracle, inside a `with`.
 
     Args:
-        budget: queries that may be paid, those in the log counted.
-        log: a file. One of the same identity is gone on with; another one's, or one in
-            use, is refused. Without a file, nothing is kept.
-        identity: what makes the run itself, as JSON; "oracle" is added to it.
+        budget: queries that may be paid, logged ones included.
+        log: a file. One with the same identity is continued; one with another identity,
+            or in use, raises ValueError. Without a file, nothing is kept.
+        identity: what defines the run, as JSON; "oracle" is added to it.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Account:
         self._identity = _identity(oracle, identity or {})
         self._log = None if log is None else Log(Path(log))
         self._next = 0  # the number of the next query
-        self._spoilt: list[int] = []  # queries paid for answers of no use
+        self._spoilt: list[int] = []  # numbers of queries with unusable answers
         self._known: dict[Any, tuple[bytes, np.ndarray | None]] = {}
 
     def __enter__(self) -> "Account":
@@ -129,13 +129,14 @@ class Account:
 
     @property
     def asked(self) -> int:
-        """The queries of this run so far, answered by the model or by the log."""
+        """This run's queries so far, answered by the model or by the log."""
         return self._next
 
     @property
     def left(self) -> int:
-        """How many more queries the budget holds. It hangs on the queries before the
-        next one alone, so that a run that is replayed plans as it did."""
+        """How many more queries the budget allows. It depends only on the queries made
+        so far in this run, not on answers already in the log, so a replayed run makes
+        the same decisions."""
         return self.budget - self._next - sum(n < self._next for n in self._spoilt)
 
     @property
@@ -150,8 +151,8 @@ class Account:
         """The answers to n images, or rows: from the log, or else from the model.
 
         Raises BudgetSpent before anything is sent, and ValueError for answers that are
-        missing, of the wrong shape or no numbers. What the same request answered well
-        is kept in the log, and not paid again.
+        missing, of the wrong shape or not numbers. Usable answers of the same request
+        stay in the log and are not paid again.
         """
         numbers = range(self._next, self._next + count_rows(images))
         digests = self._digests(images)
@@ -159,7 +160,7 @@ class Account:
         todo = self._unanswered(keys, digests)
         if len(todo) > self.budget - self.paid:
             raise BudgetSpent(
-                f"{len(todo)} queries came and {self.budget - self.paid} of "
+                f"got {len(todo)} queries and {self.budget - self.paid} of "
                 f"{self.budget} are left; "
                 "none was sent; give a larger budget, or smaller batches"
             )
@@ -175,7 +176,7 @@ class Account:
     def _digests(self, images: Images) -> list[bytes]:
         kinds = self.oracle.deterministic, self.oracle.keyed
         if self._log is None and not any(kinds):
-            return [b""] * count_rows(images)  # nobody will ask
+            return [b""] * count_rows(images)  # digests are needed for these only
         found = [hashlib.blake2b(digest_size=SIZE) for _ in range(count_rows(images))]
         for leaf in jax.tree.leaves(images):
             rows = np.ascontiguousarray(leaf, np.float32)
@@ -184,23 +185,23 @@ class Account:
         return [total.digest() for total in found]
 
     def _unanswered(self, keys: list[Any], digests: list[bytes]) -> list[int]:
-        """Rows to be sent: of equal keys the first."""
+        """The rows to send; of equal keys only the first."""
         todo: dict[Any, int] = {}
         for i, key in enumerate(keys):
             digest, answer = self._known.get(key, (digests[i], None))
             if digest != digests[i]:
                 raise ValueError(
-                    f"query {key} is another one than the log has at that place, "
+                    f"query {key} differs from the log's query of that number, "
                     "expected the same run (program, data, seed, devices and jax of "
-                    "one version); nothing was sent; go on with what the log was made "
-                    "by, or give another log"
+                    "one version); nothing was sent; repeat the run that made the "
+                    "log, or give another log"
                 )
-            if answer is None or not digest:  # without digests, of whatever image
+            if answer is None or not digest:  # without a digest, equality is unknown
                 todo.setdefault(key, i)
         return list(todo.values())
 
     def _pay(self, images: Images, numbers: list[int], digests: list[bytes]) -> None:
-        """One request: make it, write it down, and only then look for faults."""
+        """Make one request and log it; only then check the answers, which are paid."""
         first = f"{self._identity} {self.paid} {numbers}".encode() + b"".join(digests)
         answer = self._request(images, hashlib.blake2b(first, digest_size=SIZE))
         answers, fault = _matrix(self.oracle, answer, len(numbers))
@@ -218,7 +219,7 @@ class Account:
             raise ValueError(
                 f"{self.oracle.name} answered {said}, expected "
                 f"{_expected(self.oracle, len(numbers))}; {fine.sum()} answers of that "
-                f"request are fine; mend the function that asks; {self._advice}"
+                f"request are fine; correct the function that asks; {self._advice}"
             )
 
     def _request(self, images: Images, key: Any) -> Any:
@@ -257,7 +258,7 @@ def _identity(oracle: Oracle, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_rows(images: Images) -> int:
-    """How many queries images are, or the rows of a tree."""
+    """The number of queries: of images, or of rows of a tree."""
     return len(jax.tree.leaves(images)[0])
 
 
@@ -272,17 +273,17 @@ def _take(images: Images, rows: list[int]) -> Images:
 def _check_oracle(oracle: Oracle, budget: int) -> None:
     if budget < 1:
         raise ValueError(
-            f"a budget of {budget} queries came, expected at least 1; a query is one "
+            f"got a budget of {budget} queries, expected at least 1; a query is one "
             "image or text that the model answers"
         )
     if oracle.kind not in get_args(Kind):
         raise ValueError(
-            f"an oracle of kind {oracle.kind!r} came, expected one of {get_args(Kind)}"
+            f"got an oracle of kind {oracle.kind!r}, expected one of {get_args(Kind)}"
         )
     if oracle.classes < 2 or oracle.chunk < 1 or oracle.retries < 0:
         raise ValueError(
-            f"an oracle with classes={oracle.classes}, chunk={oracle.chunk} and "
-            f"retries={oracle.retries} came, expected at least 2, 1 and 0"
+            f"got an oracle with classes={oracle.classes}, chunk={oracle.chunk} and "
+            f"retries={oracle.retries}, expected at least 2, 1 and 0"
         )
 
 
@@ -297,7 +298,7 @@ def _expected(oracle: Oracle, n: int) -> str:
 
 
 def _matrix(oracle: Oracle, answer: Any, n: int) -> tuple[Any, str]:
-    """(the answers as a matrix, what is wrong with its shape); None: no answers."""
+    """(the answers as a matrix, or None; what is wrong with their shape)."""
     parted = oracle.kind == "top-k" and answer is not None and len(answer) > 0
     if answer is None or np.size(answer[0] if parted else answer) == 0:
         return None, f"expected {_expected(oracle, n)}; does the function return it?"
@@ -318,7 +319,7 @@ def _matrix(oracle: Oracle, answer: Any, n: int) -> tuple[Any, str]:
 
 
 def _fine(oracle: Oracle, answers: Answers) -> np.ndarray:
-    """Which rows are what the kind says."""
+    """Mask of the rows that have the form of the oracle's kind."""
     fine: Any = np.isfinite(answers).all(1)
     if oracle.kind == "probabilities":
         fine &= (answers >= 0).all(1) & (abs(answers.sum(1) - 1) < 0.02)

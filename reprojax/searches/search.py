@@ -1,4 +1,4 @@
-"""A search: how learnable params are found where no gradient can be had."""
+"""The interface of a search for learnable params without gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from reprojax.core import Key, PyTree
 
 
 class Search(NamedTuple):
-    """Four pure functions. Ask, have the points judged, tell: that is one step.
+    """Four pure functions. One step: ask for points, evaluate them, tell the values.
 
     The points are one tree whose leaves have a leading axis: n trees of learnable
-    params. What judges them may be a jitted model, a service or a person.
+    params. A jitted model, a service or a person may evaluate them.
     """
 
     init: Callable[[Key, PyTree], Any]
     """(key, learnable) -> state"""
     ask: Callable[[Key, Any], PyTree]
-    """(key, state) -> points [n ...]; the key is that of the step"""
+    """(key, state) -> points [n ...]; the key is the step's"""
     tell: Callable[[Any, PyTree, jax.Array], Any]
     """(state, points, values [n], the lower the better) -> state"""
     read: Callable[[Any], PyTree]
-    """state -> learnable, the best that is known: the mean, not a noisy best point"""
+    """state -> learnable, the search's result: the mean, not a noisy best point"""

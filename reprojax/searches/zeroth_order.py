@@ -1,8 +1,8 @@
-"""Gradients from values alone, for any optax optimiser.
+"""Estimated gradients from values alone, for any optax optimiser.
 
-An estimate is the mean over a few directions u of slope(u) * dual(u), where slope is a
-difference of two values over the distance between them, and dual is chosen so that
-E[dual(u) u^T] = I: then the mean of the estimate is the gradient.
+An estimate is the mean of slope(u) * dual(u) over a few directions u, where slope is a
+difference of two values divided by their distance. The dual is chosen such that
+E[dual(u) u^T] = I, so the expected estimate is the gradient.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Directions(NamedTuple):
 
 
 def rademacher() -> Directions:
-    """Each component +1 or -1, as in SPSA (Spall 1992)."""
+    """Components +1 or -1, as in SPSA (Spall 1992)."""
 
     def draw(key: Key, size: int) -> Float[Array, "d"]:
         return jax.random.rademacher(key, (size,), jnp.float32)
@@ -39,7 +39,7 @@ def rademacher() -> Directions:
 
 
 def segmented() -> Directions:
-    """Each uniform on [-1, -.5] and [.5, 1], as for BlackVIP (arXiv 2303.14773)."""
+    """Uniform on [-1, -.5] and [.5, 1], as in BlackVIP (arXiv 2303.14773)."""
 
     def draw(key: Key, size: int) -> Float[Array, "d"]:
         sign, length = jax.random.split(key)
@@ -57,10 +57,10 @@ def gaussian() -> Directions:
 def sphere(scale: float | None = None) -> Directions:
     """Uniform on the unit sphere, as in BAR (arXiv 2007.08714).
 
-    E[u u^T] = I / d, so the mean of the estimate is scale / d times the gradient.
+    E[u u^T] = I / d, so the expected estimate is scale / d times the gradient.
 
     Args:
-        scale: the paper's b; by default d, the one that makes the mean the gradient.
+        scale: the paper's b; by default d, for which the expectation is the gradient.
     """
 
     def draw(key: Key, size: int) -> Float[Array, "d"]:
@@ -71,7 +71,7 @@ def sphere(scale: float | None = None) -> Directions:
 
 
 class SearchState(NamedTuple):
-    """Of a search that descends."""
+    """The state of a search by descent."""
 
     mean: PyTree
     opt: optax.OptState
@@ -90,10 +90,10 @@ def zeroth_order(
     """Descend along an estimate of the gradient.
 
     Args:
-        count: directions a step. Two-sided, a step asks for 2 * count points; one-sided
-            for count + 1, as all directions share the value in the middle.
-        radius: how far from the middle a point lies, a number or a schedule.
-        weigh: what replaces the values, such as their ranks.
+        count: directions a step. A step asks for 2 * count points if two-sided, and for
+            count + 1 if one-sided, because all directions share the central value.
+        radius: distance of the points from the centre, a number or a schedule.
+        weigh: a transformation of the values, such as to their ranks.
     """
     if sides not in (1, 2) or count < 1:
         raise ValueError(
@@ -109,8 +109,8 @@ def zeroth_order(
     def init(key: Key, learnable: PyTree) -> SearchState:
         if not jax.tree.leaves(learnable):
             raise ValueError(
-                "the search got no learnable numbers, expected some; a program whose "
-                "maps are only estimated needs no search"
+                "the search got no learnable numbers, expected some; a program with "
+                "only estimated maps needs no search"
             )
         mean = jax.tree.map(jnp.asarray, learnable)
         return SearchState(mean, optimizer.init(mean), jnp.zeros((), jnp.int32))
@@ -128,12 +128,12 @@ def zeroth_order(
         flat = jax.vmap(lambda point: ravel_pytree(point)[0])(points)
         value, span = values.mean(), sides * distance(state)
         values = weigh(values)
-        # From the points themselves: what was asked, rounding included.
+        # From the points themselves, which include the rounding of what was asked.
         moved = (flat[:count] - flat[count:]) / span
         slopes = (values[:count] - values[count:]) / span
         flat_gradient = (slopes[:, None] * jax.vmap(directions.dual)(moved)).mean(0)
         gradient = ravel_pytree(state.mean)[1](flat_gradient)
-        # Some optimisers, such as reduce_on_plateau, want the loss too.
+        # Some optimisers, such as reduce_on_plateau, need the loss, too.
         extra = {"value": value, "grad": gradient}
         updates, opt = update(gradient, state.opt, state.mean, **extra)
         mean = optax.apply_updates(state.mean, updates)
@@ -163,10 +163,10 @@ def spsa(
     """Simultaneous perturbation stochastic approximation (Spall 1992, 1998).
 
     Args:
-        a: of the steps, a / (k + 1 + stability)^alpha.
-        c: of the perturbations, c / (k + 1)^gamma.
+        a: steps have the size a / (k + 1 + stability)^alpha.
+        c: perturbations have the size c / (k + 1)^gamma.
         count: estimates to average; each costs two points.
-        optimizer: instead of plain steps of a_k, such as `optax.adam(rate)`.
+        optimizer: replaces plain steps of a_k, such as `optax.adam(rate)`.
     """
     steps = optax.sgd(falling(a, alpha, stability)) if optimizer is None else optimizer
     return zeroth_order(steps, rademacher(), count=count, radius=falling(c, gamma))
@@ -184,7 +184,7 @@ def spsa_gc(
 ) -> Search:
     """SPSA with gradient correction, as published for BlackVIP (arXiv 2303.14773).
 
-    m <- momentum m + g, then w <- w - a_k (g + momentum m): Nesterov's look-ahead.
+    m <- momentum m + g, then w <- w - a_k (g + momentum m), which is Nesterov's rule.
     """
     steps = optax.sgd(falling(a, alpha, stability), momentum, nesterov=True)
     return zeroth_order(steps, segmented(), count=count, radius=falling(c, gamma))

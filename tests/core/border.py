@@ -512,7 +512,7 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "apply uses NumPy",
         at_hidden(apply=lambda params, v, scope: np.sort(np.asarray(v))),
-        (HIDDEN, "TracerArrayConversionError", "jnp for NumPy"),
+        (HIDDEN, "TracerArrayConversionError", "NumPy's functions by jnp's"),
     ),
     Case(
         "apply returns nothing",
@@ -693,7 +693,7 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "a loss takes other arguments",
         lambda: train(*given, loss=lambda seen, labels: seen[labels]),
-        ("the loss (", "one of (seen, labels)", "expected a function of (seen)"),
+        ("the loss (", "takes (seen, labels)", "expected a function of (seen)"),
     ),
     Case(
         "a loss fails",

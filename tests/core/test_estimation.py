@@ -171,6 +171,6 @@ def test_one_network_at_several_sites_is_refused_by_name():
     call = record(program.apply, [], also=estimation.is_news)
     _, seen = call(params, FROZEN, x, key=jax.random.key(0))
     with pytest.raises(
-        ValueError, match=r"'normalized/fixed', expected a site with par"
+        ValueError, match=r"'normalized/fixed', expected one below a site"
     ):
         estimation.put_news(params, seen)

@@ -386,7 +386,7 @@ def test_more_words_than_positions_are_refused():
         if 9 + length <= positions:
             jax.eval_shape(run, params, frozen, x, keys)
         else:
-            with pytest.raises(ValueError, match="9 tokens, .* and 56 new ones came"):
+            with pytest.raises(ValueError, match="9 tokens, .* and 56 new ones"):
                 jax.eval_shape(run, params, frozen, x, keys)
 
 

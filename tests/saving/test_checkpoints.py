@@ -270,7 +270,7 @@ def test_shardings_are_those_of_the_example(tmp_path):
 def test_the_newest_are_kept(tmp_path):
     assert steps_in(saved(tmp_path / "two", 1, 2, 3, 4)) == [3, 4]
     assert steps_in(saved(tmp_path / "three", 1, 2, 3, 4, keep=3)) == [2, 3, 4]
-    with pytest.raises(ValueError, match="keep=0 came, expected at least 1"):
+    with pytest.raises(ValueError, match="keep=0, expected at least 1"):
         Checkpoints(tmp_path, RUN, keep=0)
 
 
@@ -321,7 +321,7 @@ def test_an_unknown_owner_is_refused(tmp_path):
     folder = saved(tmp_path, 1)
     identity = folder / "identity.json"
     identity.write_text(identity.read_text()[:20])
-    with pytest.raises(ValueError, match="came damaged"):
+    with pytest.raises(ValueError, match="is damaged"):
         resumed(folder)
     identity.unlink()
     with pytest.raises(ValueError, match="but no identity.json"):
@@ -401,7 +401,7 @@ def test_damage_anywhere_is_noticed_and_the_state_before_is_used(tmp_path, kind)
         with pytest.warns() as record:
             warn_once()
             back = resumed(folder, states[1])
-        fell = "going on from step 1" in str(record[-1].message)
+        fell = "resuming from step 1" in str(record[-1].message)
         assert bits(back) == bits(states[1 if fell else 2]), path
         noticed += fell
         if fell:

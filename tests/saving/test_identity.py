@@ -331,7 +331,7 @@ def test_another_version_of_jax_is_named(finished, monkeypatch):
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"seed": 4', '{"seed": NaN}'])
 def test_an_identity_that_is_damaged_is_refused(tmp_path, text):
     (tmp_path / "identity.json").write_text(text)
-    with pytest.raises(ValueError, match=r"identity\.json came damaged"):
+    with pytest.raises(ValueError, match=r"identity\.json is damaged"):
         train(tmp_path)
 
 

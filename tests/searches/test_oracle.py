@@ -59,7 +59,7 @@ def test_the_budget_is_met_exactly_and_never_passed():
     with Account(oracle(model), 20) as account:
         account.ask(X)
         with pytest.raises(
-            BudgetSpent, match="9 queries came and 8 of 20 are left; no"
+            BudgetSpent, match="9 queries and 8 of 20 are left; no"
         ):
             account.ask(X[:9])
         assert model.rows == 12  # not even the five that a chunk had
@@ -73,7 +73,7 @@ def test_the_budget_is_met_exactly_and_never_passed():
 @pytest.mark.parametrize("budget", [0, -3])
 def test_a_budget_of_nothing(budget, tmp_path):
     with pytest.raises(
-        ValueError, match=f"a budget of {budget} queries came, expected"
+        ValueError, match=f"a budget of {budget} queries, expected"
     ):
         Account(oracle(Model()), budget, tmp_path / "log")
     assert not (tmp_path / "log").exists()
@@ -127,7 +127,7 @@ def test_another_run_is_refused(tmp_path):
     model = Model()
     with Account(oracle(model), 40, log, {"seed": 1, "program": "a"}) as account:
         account.ask(X[:2])
-        with pytest.raises(ValueError, match="query 2 is another one than the log has"):
+        with pytest.raises(ValueError, match="query 2 differs from the log"):
             account.ask(X[:2])
     assert log.read_bytes() == kept and not model.requests
 
@@ -179,7 +179,7 @@ def test_a_flipped_bit_is_no_torn_tail(tmp_path):
 
 def test_another_file_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is no log of queries; nothing was changed"):
+    with pytest.raises(ValueError, match="is not a log of queries; nothing was changed"):
         Account(oracle(Model()), 40, tmp_path / "thesis.txt").__enter__()
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -404,9 +404,9 @@ def test_answers_of_each_kind_as_logits():
 
 
 def test_wrong_oracles():
-    with pytest.raises(ValueError, match="kind 'scores' came, expected one of"):
+    with pytest.raises(ValueError, match="kind 'scores', expected one of"):
         Account(oracle(Model(), kind="scores"), 4)
-    with pytest.raises(ValueError, match="classes=1, chunk=5 and retries=5 came"):
+    with pytest.raises(ValueError, match="classes=1, chunk=5 and retries=5, expected"):
         Account(oracle(Model(), classes=1), 4)
 
 

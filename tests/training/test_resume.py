@@ -134,7 +134,7 @@ def test_another_state_is_refused_leaf_by_leaf(finished, monkeypatch):
         line = r"of another state(.|\n)*\.opt\[0\]\.trace"
         with pytest.raises(ValueError, match=line):
             train(folder, optimizer=optax.sgd(0.1, momentum=0.9))
-        line = r"\.params\.learnable\['normalized'\].*came"
+        line = r"\.params\.learnable\['normalized'\].*got"
         with pytest.raises(ValueError, match=line):
             train(folder, program=fitting.PROGRAM)
     assert outcome(train(folder)) == whole
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     files = [p for p in (tmp_path / "checkpoints" / "9").rglob("*") if p.is_file()]
     largest = max(files, key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="going on from step 6, since newer check"):
+    with pytest.warns(UserWarning, match="resuming from step 6, because newer check"):
         assert outcome(train(tmp_path)) == whole
     assert steps_in(tmp_path) == [6, 9]
 
