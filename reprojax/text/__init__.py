@@ -1,4 +1,4 @@
-"""Texts: a frozen language model, how it is asked, and what edits the question."""
+"""Programs over texts: language models, dialogues with them, and edits of dialogues."""
 
 from reprojax.text.answers import (
     Answer,

@@ -1,8 +1,8 @@
-"""Answers read off texts by stated rules (omega), and their count.
+"""Rules that extract answers from texts (omega), and scores of the answers.
 
-A rule is a function from a text to a value, or to None where the text does not say.
-Nothing is guessed: an answer that was cut is not read, one that says two things says
-none, and both are counted.
+A rule is a function from a text to a value, or to None if the text has no clear answer.
+Nothing is guessed: an answer that was cut is not read, and one that gives two values
+counts as none. Both are counted.
 """
 
 import re
@@ -22,21 +22,21 @@ Rule = Callable[[str], Any]
 _FAULTS: dict[str, Fault] = {"length": "truncated", "refused": "refused"}
 
 _PLAIN = r"\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\$?\.\d+"
-MOST_DIGITS = 1000  # Python reads no more than some thousands
-# A minus belongs to a number unless something that can be subtracted from stands there.
+MOST_DIGITS = 1000  # Python converts no more than a few thousand
+# A minus belongs to the number unless it can be a subtraction from what precedes it.
 _NUMBER = re.compile(rf"(?:(?<![\w).])[-−])?(?:{_PLAIN})(?:/\d+)?(?![\d])")
 
 
 class Answer(NamedTuple):
-    """What one query came to."""
+    """The answer to one query."""
 
     value: Any = None
-    """None where there is a fault."""
+    """None if there is a fault."""
     fault: Fault = ""
 
 
 class Score(NamedTuple):
-    """How many answers were what. A fault is no correct answer, and counts in n."""
+    """Counts of answers by kind. A fault is not correct, and counts in n."""
 
     n: int
     correct: int
@@ -58,7 +58,7 @@ class Score(NamedTuple):
 
 
 def score(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) -> Score:
-    """Answers against what is right: equal values are correct."""
+    """Compare answers to the true values; equal ones are correct."""
     _check_pairs(answers, gold)
     pairs = zip(answers, gold, strict=True)
     correct = sum(_right(answer, value) for answer, value in pairs)
@@ -70,9 +70,9 @@ def score(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) -> Score:
 def balanced_accuracy(
     answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray
 ) -> float:
-    """The mean over classes of how many of their own are right: rare ones count alike.
+    """The mean of the classes' accuracies, so that rare classes have equal weight.
 
-    Faults are wrong here too.
+    Faults count as wrong.
     """
     _check_pairs(answers, gold)
     own: dict[Any, list[bool]] = {}
@@ -88,18 +88,18 @@ def _right(answer: Answer, value: Any) -> bool:
 def _check_pairs(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) -> None:
     if len(answers) != len(gold) or not len(gold):
         raise ValueError(
-            f"{len(answers)} answers and {len(gold)} right ones came, expected one "
+            f"got {len(answers)} answers and {len(gold)} true ones, expected one "
             "each, and at least one"
         )
     if any(v is None or (isinstance(v, Real) and v != v) for v in gold):
         raise ValueError(
-            "a right answer is None or NaN, expected values; mend the data"
+            "a true answer is None or NaN, expected values; correct the data"
         )
     found = [answer.value for answer in answers if not answer.fault]
     texts = [{isinstance(v, str) for v in values} for values in (found, gold)]
     if {True} in texts and {False} in texts:  # never equal: a silent score of 0
         raise ValueError(
-            f"answers such as {found[0]!r} came to be compared with {gold[0]!r}, "
+            f"got answers such as {found[0]!r} to compare with {gold[0]!r}, "
             "expected texts with texts, or numbers (classes) with numbers; turn the "
             "labels into classes, or take another parser"
         )
@@ -109,7 +109,7 @@ def _check_pairs(answers: Sequence[Answer], gold: Sequence[Any] | np.ndarray) ->
 
 
 def behind(marker: str, text: str) -> str | None:
-    """What follows the marker's last occurrence, whatever its case; None without."""
+    """The text after the marker's last occurrence, in any case; None without one."""
     found = [m.end() for m in re.finditer(re.escape(marker), text, re.IGNORECASE)]
     return text[found[-1] :] if found else None
 
@@ -121,10 +121,10 @@ def _tail(text: str, after: str | None) -> str | None:
 def number(
     which: Literal["first", "last"] = "last", after: str | None = None
 ) -> Callable[[str], Fraction | None]:
-    """The first or last number: 1,234.50 and $5, -3 and 3/4 are numbers, exactly.
+    """The first or last number, exactly: 1,234.50, $5, -3 and 3/4 are numbers.
 
-    With `after`, the first one behind that marker, and none without it. A piece of
-    something else says nothing: 1,5 and 5e3 and 1.2.3.
+    With `after`, the first one after that marker, and none without the marker. A
+    number within another notation gives no answer: 1,5 or 5e3 or 1.2.3.
     """
     at = -1 if which == "last" and after is None else 0
 
@@ -139,7 +139,7 @@ def number(
 
 
 def _is_part(text: str, start: int, end: int) -> bool:
-    """Whether digits go on beyond a number: which one is meant is not known."""
+    """Whether digits continue beyond the match, so the number is ambiguous."""
     goes_on = re.match(r"[,.]\d|[eE][-+]?\d", text[end : end + 3])
     return bool(
         goes_on or re.search(r"\d([,.]?|[eE][-+]?)$", text[max(start - 3, 0) : start])
@@ -157,10 +157,9 @@ def _fraction(text: str) -> Fraction | None:
 
 
 def choice(after: str | None = None) -> Callable[[str], str | None]:
-    """The letter in brackets, "(B)"; one without them only where it stands alone.
+    """The letter in brackets, "(B)"; without brackets only if it stands alone.
 
-    Two different letters say nothing. An answer in other words is those words, as
-    `words` reads them.
+    Two different letters give no answer. Other answers are read as by `words`.
     """
     plain = words(after)
 
@@ -181,10 +180,10 @@ def choice(after: str | None = None) -> Callable[[str], str | None]:
 def words(
     after: str | None = None, among: Sequence[str] | None = None
 ) -> Callable[[str], str | None]:
-    """The first line that says something: lower case, single blanks, no last full stop.
+    """The first line with text: lower case, single blanks, without a last full stop.
 
     Args:
-        among: the only answers there are; any other one says nothing.
+        among: the allowed answers; others give None.
     """
 
     def rule(text: str) -> str | None:
@@ -210,7 +209,7 @@ def _said(line: str) -> str:
 
 
 def read_answer(completion: Completion, rule: Rule) -> Answer:
-    """One completion's answer. One that was cut could have gone on to another."""
+    """One completion's answer. A cut one has none, because it could have changed."""
     if completion.finish != "stop":
         return Answer(None, _FAULTS[completion.finish])
     value = rule(completion.text)
@@ -218,7 +217,7 @@ def read_answer(completion: Completion, rule: Rule) -> Answer:
 
 
 def parsed(rule: Rule) -> Manipulation:
-    """A reply of one completion -> its answer."""
+    """From a reply with one completion to its answer."""
 
     def apply(params: Params, reply: Reply, scope: Scope) -> Answer:
         if len(reply.completions) != 1:
@@ -232,9 +231,10 @@ def parsed(rule: Rule) -> Manipulation:
 
 
 def majority(rule: Rule) -> Manipulation:
-    """A reply of several -> the most frequent value, of equals the first that came.
+    """From a reply with several completions to the most frequent value.
 
-    Completions with a fault do not vote. The tap "votes" shows what each came to.
+    Of equally frequent values the first wins. Completions with a fault do not vote. The
+    tap "votes" has the answer of each.
     """
 
     def apply(params: Params, reply: Reply, scope: Scope) -> Answer:
@@ -248,17 +248,17 @@ def majority(rule: Rule) -> Manipulation:
 
 
 def _commonest(values: Sequence[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0]  # in order of arrival among equals
+    return Counter(values).most_common(1)[0][0]  # ties: the first one
 
 
 def likeliest() -> Manipulation:
-    """Scores [T] -> the class of the largest, of equals the first."""
+    """Scores [T] -> the class with the largest; of equals the first."""
 
     def apply(params: Params, y: Any, scope: Scope) -> Answer:
         scores = np.asarray(y)
-        if np.isnan(scores).any():  # argmax would answer the first of these classes
+        if np.isnan(scores).any():  # argmax would return the first NaN's class
             raise ValueError(
-                f"the scores {scores.tolist()} came, expected a number for each class; "
+                f"got the scores {scores.tolist()}, expected a number for each class; "
                 "the model or its weights give NaN"
             )
         return Answer(int(np.argmax(scores)))
@@ -271,7 +271,7 @@ def _no_params(key: Any, spec: Any, scope: Scope) -> Params:
 
 
 def table(scores: Mapping[str, Score]) -> str:
-    """A line a task, and the mean of their accuracies."""
+    """A line for each task, and the mean of their accuracies."""
     lines = [f"{name:<42} {one}" for name, one in scores.items()]
     mean = sum(one.accuracy for one in scores.values()) / len(scores)
     return "\n".join([*lines, f"{'mean of ' + str(len(scores)):<42} {mean:.3f}"])

@@ -1,4 +1,4 @@
-"""How benchmarks are asked, read and scored."""
+"""Prompts, rules and scores of published benchmarks."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from reprojax.text.procedure import Procedure, Row
 
 MARKER = "the answer is"
 YES_NO = ("yes", "no")
-CLOSED = {  # the tasks of BIG-Bench-Hard that are answered by one of two words
+CLOSED = {  # tasks of BIG-Bench-Hard whose answer is one of two words
     "boolean_expressions": ("true", "false"),
     "causal_judgement": YES_NO,
     "formal_fallacies": ("valid", "invalid"),
@@ -24,16 +24,16 @@ OPEN = ("dyck_languages", "word_sorting")
 
 
 class Benchmark(NamedTuple):
-    """One task: its template ends with {answer}."""
+    """One task; its template ends with {answer}."""
 
     name: str
     template: str
     rule: Rule
-    """Reads an answer off what was written."""
+    """Extracts the answer from the generated text."""
     gold: Callable[[Row], Any]
-    """The right value of a row."""
+    """The true value of a row."""
     demonstration: Callable[[Row], Row]
-    """The row with its answer written out as the rule wants it, steps first."""
+    """The row with its answer in the form that the rule reads, after its steps."""
 
 
 def _written(sentence: str) -> Callable[[Row], Row]:
@@ -65,8 +65,8 @@ def gsm8k_benchmark() -> Benchmark:
 def bbh_benchmark(task: str) -> Benchmark:
     """A task of BIG-Bench-Hard (Suzgun et al., arXiv 2210.09261): {question, answer}.
 
-    Most tasks are answered by a letter in brackets. The right answer of three items is
-    the words of an option that a comma cut in two: words then, as they stand.
+    Most answers are a letter in brackets. In three items the true answer is an option's
+    words, which a comma cut in two; these are compared as words.
     """
     if task in CLOSED:
         rule, gold = words(MARKER, CLOSED[task]), words()
@@ -93,7 +93,7 @@ def evaluate(
     rows: Sequence[Row],
     **kw: Any,
 ) -> tuple[Score, list[Answer]]:
-    """A program's score on rows, with its answers; the right ones are not shown to it.
+    """A program's score on rows, and its answers; it does not see the true ones.
 
     `kw` goes to the program: seed, contexts.
     """

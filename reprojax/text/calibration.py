@@ -1,4 +1,4 @@
-"""Calibrations of in-context programs: the bias of prompt and labels taken off."""
+"""Calibration of in-context programs: removes the bias of the prompt and the labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,17 +25,16 @@ def contextual_calibration(
     row: Row | None = None,
     contexts: Sequence[Any] | None = None,
 ) -> Params:
-    """The params, calibrated on inputs without content (arXiv 2102.09690).
+    """Params calibrated on inputs without content (Zhao et al., arXiv 2102.09690).
 
-    Source: Zhao et al. As in their code, the labels' probabilities are averaged over
-    the inputs as the model gives them, and then made to sum to one: an input behind
-    which the labels are unlikely weighs less. The demonstrations are the program's own.
-    No label and no query is used.
+    As in their code, the labels' probabilities are averaged over the inputs before they
+    are normalised, so an input after which all labels are unlikely has less weight. The
+    demonstrations are the program's own. No label and no query is used.
 
     Args:
-        field: what the inputs are put into.
-        row: a query's other fields, where the template has any.
-        contexts: demonstrations of each input, where each query brings its own.
+        field: the template's field for the inputs.
+        row: values for a query's other fields, if the template has any.
+        contexts: demonstrations for each input, if each query brings its own.
     """
     xs = [{**(row or {}), field: text} for text in inputs]
     _, seen = answer_and_record(program, params, language, xs, contexts)
@@ -43,7 +42,7 @@ def contextual_calibration(
 
 
 def _pooled(seen: Seen) -> dict[str, jax.Array]:
-    """One row of log-probabilities in the place of several: of their sum."""
+    """One row of log-probabilities for several: the log of the sum."""
     rows = {site: jnp.stack([own[site] for own in seen]) for site in seen[0]}
     return {site: jax.nn.logsumexp(logp, axis=0) for site, logp in rows.items()}
 
@@ -61,14 +60,14 @@ def domain_context_calibration(
     row: Row | None = None,
     contexts: Sequence[Any] | None = None,
 ) -> Params:
-    """The same on random words of the task's inputs (Fei et al., arXiv 2305.19148).
+    """Params calibrated on random words of the task's inputs (arXiv 2305.19148).
 
-    The mean over such inputs is taken as for inputs without content.
+    Source: Fei et al. The mean is taken as for inputs without content.
 
     Args:
-        texts: unlabelled inputs, whose words are drawn.
-        times: how many such inputs.
-        length: words in each; by default the mean of the texts'.
+        texts: unlabelled inputs, from which words are drawn.
+        times: number of such inputs.
+        length: words in each; by default the texts' mean length.
     """
     pool = [word for text in texts for word in text.split()]
     if not pool:
@@ -96,9 +95,9 @@ def batch_calibration(
 ) -> tuple[list, Params]:
     """The answers to a batch, calibrated on itself (Zhou et al., arXiv 2309.17249).
 
-    Each query is asked once. An answer depends on the other queries of the batch, not
-    on any label: the params that come back answer single queries as this batch would
-    have. Each query weighs the same: its labels' probabilities are made to sum to one.
+    Each query is asked once. An answer depends on the other queries of the batch, but
+    on no label; the returned params answer single queries as this batch did. Each
+    query's label probabilities are normalised, so queries have equal weight.
     """
     _, seen = answer_and_record(program, params, language, xs, contexts)
     params = estimate_texts(program, params, seen)

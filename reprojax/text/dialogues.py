@@ -1,4 +1,4 @@
-"""How a language is asked: once for an answer, once for scores of labels, or twice."""
+"""Dialogues with a language model: one answer, scores of labels, or two calls."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -21,7 +21,7 @@ def ask(
     length: int = 64,
     stop: tuple[str, ...] = ("\n",),
 ) -> Dialogue:
-    """The language writes the answer, where the template ends. It comes as a `Reply`.
+    """Let the language write the answer where the template ends; gives a `Reply`.
 
     Sites: "ask:in", the prompt; "ask:out", the reply.
     """
@@ -43,15 +43,15 @@ def choose_label(
     Sites: "ask:in", the prompt; "ask:out", the array.
 
     Args:
-        by: "sum" is log p(label | prompt); "mean" divides it by the label's tokens.
+        by: "sum" gives log p(label | prompt); "mean" divides it by the label's tokens.
     """
     question, gap, _ = asked(template)
     if by not in ("sum", "mean"):
-        raise ValueError(f"by={by!r} came, expected 'sum' or 'mean'")
+        raise ValueError(f"got by={by!r}, expected 'sum' or 'mean'")
     check_texts(labels)
     if odd := [label for label in labels if gap and label != label.lstrip()]:
         raise ValueError(
-            f"got the label {odd[0]!r} behind a template that ends with {gap!r}, "
+            f"got the label {odd[0]!r} after a template that ends with {gap!r}, "
             "expected one blank between them; give labels without theirs"
         )
 
@@ -72,9 +72,9 @@ def reason_then_answer(
     stop: tuple[str, ...] = (),
     answer_stop: tuple[str, ...] = ("\n",),
 ) -> Dialogue:
-    """Two calls: reasons first, then the answer behind them. It comes as a `Reply`.
+    """Two calls: the reasons, then the answer after them; gives a `Reply`.
 
-    Reasons that were cut are gone on with as they are; only the answer has to end.
+    Reasons that were cut are used as they are; only the answer has to be complete.
     Sites: "reason:in", "reason:out", "answer:in", "answer:out".
     """
     question, _, _ = asked(template)

@@ -1,4 +1,4 @@
-"""Alignments of procedures that are estimated: `statistics`, for texts."""
+"""Estimation of procedures' alignments from recorded answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from reprojax.text.language import Language
 from reprojax.text.procedure import Procedure, Row, record_texts
 
 Seen = Sequence[Mapping[str, Any]]
-"""{site: value} of each query, as `record` gives them."""
+"""{site: value} of each query, as `record_texts` gives them."""
 
 
 def answer_and_record(
@@ -29,14 +29,13 @@ def answer_and_record(
 
 
 def estimate_texts(procedure: Procedure, params: Params, seen: Seen) -> Params:
-    """The params with their statistics renewed by what `answer_and_record` saw.
+    """The params with statistics estimated from what `answer_and_record` saw.
 
-    No label is used. The statistics are of these queries alone; what was estimated
-    before is replaced.
+    No label is used. These queries' statistics replace earlier ones.
     """
     _check_estimated(procedure)
     if not len(seen):
-        raise ValueError("nothing was seen, expected the answers to at least one query")
+        raise ValueError("got no records, expected the answers to at least one query")
     stacked = {
         site: jnp.stack([own[site] for own in seen]) for site in raw_sites(procedure)
     }
@@ -45,9 +44,9 @@ def estimate_texts(procedure: Procedure, params: Params, seen: Seen) -> Params:
 
 
 def realigned(procedure: Procedure, params: Params, seen: Seen) -> list:
-    """The answers of the same queries under other params of "output": nothing is asked.
+    """The answers to the same queries under other params of "output", without asking.
 
-    What they were asked with must be as it was.
+    The params of all other sites must be unchanged.
     """
     align = dict(procedure.at)[("output",)]
     own, scope = part(params, "output"), Scope("output")
@@ -57,6 +56,6 @@ def realigned(procedure: Procedure, params: Params, seen: Seen) -> list:
 def _check_estimated(procedure: Procedure) -> None:
     if not estimated(procedure):
         raise ValueError(
-            "the procedure has nothing that is estimated, expected an alignment such "
+            "the procedure has nothing to estimate, expected an alignment such "
             "as calibrated(targets) at 'output'"
         )

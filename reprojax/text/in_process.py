@@ -1,4 +1,4 @@
-"""A model of this process as a `text.Language`: strings in, strings out."""
+"""A local model as a `text.Language`: strings in, strings out."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -23,9 +23,9 @@ from reprojax.text.language import (
     Scored,
 )
 
-CHUNK = 16  # words between two looks for stop strings
-NEAR = 8  # ids of a prompt before which a decoder's blanks do not matter
-GAIN = 8  # words that a new beginning must spare to be read apart
+CHUNK = 16  # tokens to decode between two checks for stop strings
+NEAR = 8  # ids of context after which a decoder no longer drops a word's blank
+GAIN = 8  # tokens that a new shared head must save to be computed
 
 
 def language(
@@ -38,22 +38,21 @@ def language(
 ) -> Language:
     """A frozen causal model, bare or with a program's manipulations, as a `Language`.
 
-    The answer to a request hangs on its prompt and seed, never on the others of its
-    batch. A program's prompts, each params with a `Language` of its own, share what is
-    compiled.
+    The answer to a request depends on its prompt and seed only, not on the batch. One
+    program with several params, each in its own `Language`, is compiled once.
 
     Args:
-        program: of `card.forward`, with nothing at "output": it answers with logits.
+        program: of `card.forward`, without an alignment: it must answer with logits.
         rows: the most prompts of one compiled call.
-        heads: how many beginnings of prompts are read once and kept; by default 8 for
-            the bare model, and none with a program. A program may have some too, unless
-            its manipulations look at the query (`scope.x`), or at several of its last
-            words, as `loreft` does: a kept beginning would hold some of those.
+        heads: how many shared beginnings of prompts to cache; by default 8 for the bare
+            model, and none with a program. A program may use some, unless its
+            manipulations read the query (`scope.x`), or several of its last tokens, as
+            `loreft` does: a cached head would contain some of these.
     """
     if card.input.kind != "causal" or card.input.tokenizer is None:
         tokenizer = "a tokeniser" if card.input.tokenizer else "no tokeniser"
         raise ValueError(
-            f"{card.name}, a {card.input.kind} model with {tokenizer}, came; expected "
+            f"got {card.name}, a {card.input.kind} model with {tokenizer}; expected "
             "a causal one that has one; load another, or call load(..., "
             "tokenizer=folder)"
         )
@@ -64,7 +63,7 @@ def language(
         params = program.init(jax.random.key(0), card.frozen, x)
     if params is None:
         raise ValueError(
-            "a program came without its params; call language(card, program, params)"
+            "got a program without its params; call language(card, program, params)"
         )
     local = _Local(card, program, params, most)
 
@@ -96,12 +95,12 @@ def _batches(items: Sequence[Any], rows: int, by: str) -> Iterator[list[Any]]:
 
 
 def bucket(n: int, floor: int = 1) -> int:
-    """The next power of two: few shapes are compiled."""
+    """The next power of two, so that few shapes are compiled."""
     return max(floor, 1 << max(n - 1, 0).bit_length())
 
 
 def common_beginning(rows: Sequence[tuple[int, ...]]) -> int:
-    """How many ids all of several rows begin with; each keeps one of its own."""
+    """The length of the rows' common beginning; each row keeps at least one id."""
     if len(rows) < 2:
         return 0
     first, last = min(rows), max(rows)
@@ -111,7 +110,7 @@ def common_beginning(rows: Sequence[tuple[int, ...]]) -> int:
 
 @lru_cache(maxsize=16)
 def _compiled(program: Program) -> tuple[Callable[..., Any], ...]:
-    """The engine's calls on a program, which all of its prompts share."""
+    """The compiled calls on a program, shared by all its params."""
 
     def begin(params, frozen, x, cache, length, samples):
         y, cache = decoding.prefill(program, params, frozen, x, cache=cache, last=True)
@@ -126,7 +125,7 @@ def _compiled(program: Program) -> tuple[Callable[..., Any], ...]:
 
 
 class _Local:
-    """The engine's calls on one program, and the beginnings that were read."""
+    """The compiled calls on one program with its params, and its cached heads."""
 
     def __init__(self, card: Model[Words], program: Program, params: Params, most: int):
         assert card.input.tokenizer is not None
@@ -142,7 +141,7 @@ class _Local:
         self.extra = max(kv.weight.shape[1] for kv in cache.values()) - 1
 
     def read(self, rows: Sequence[tuple[int, ...]]) -> tuple[Tokens, Cache | None]:
-        """What is left of each row behind the beginning of all, and its cache."""
+        """The rest of each row after the common head, and the head's cache."""
         ids = self._beginning(rows) if self.most else ()
         rest = [row[len(ids) :] for row in rows]
         rest += [(0,)] * (bucket(len(rest), 2) - len(rest))
@@ -151,7 +150,7 @@ class _Local:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tokens:
         longest = max(map(len, rows))
-        most = self.card.input.positions - self.extra  # padding is no reason to refuse
+        most = self.card.input.positions - self.extra  # padding must not cause an error
         length = max(min(bucket(longest, 16), most), longest)
         return padded(rows, "left", length)
 
@@ -173,7 +172,7 @@ class _Local:
         return best
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies to requests of equally many samples."""
+        """Replies to requests with equal numbers of samples."""
         samples, size = requests[0].samples, bucket(len(requests), 2)
         prompts = [tuple(self.text.encode(request.prompt)) for request in requests]
         self._check(prompts, [request.length for request in requests])
@@ -232,7 +231,7 @@ class _Local:
         ]
 
     def _check_said(self, logp: np.ndarray) -> None:
-        """Of the chosen words: behind logits of NaN that is always the first one."""
+        """Raise at NaN: after logits of NaN, sampling always gives the first token."""
         if not np.isfinite(logp).all():
             raise ValueError(
                 f"{self.card.name} gave NaN for a next word, expected logits; its "
@@ -241,17 +240,17 @@ class _Local:
             )
 
     def _check(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
-        """Something to go on from, and positions for all of it."""
+        """Raise at an empty prompt, or if there are too few positions."""
         for prompt, length in zip(prompts, lengths, strict=True):
             used = len(prompt) + self.extra
             if not prompt:
                 raise ValueError(
-                    "a prompt of no tokens came, expected one at least to go on from; "
+                    "got a prompt of no tokens, expected one at least to continue; "
                     "begin it with some text"
                 )
             if used + length > self.card.input.positions:
                 raise ValueError(
-                    f"{used} tokens came, {self.extra} of them the program's own, and "
+                    f"got {used} tokens, {self.extra} of them the program's own, and "
                     f"{length} for the answer, expected at most the model's "
                     f"{self.card.input.positions} positions together; shorten the text "
                     "or the answer"
@@ -260,7 +259,7 @@ class _Local:
     def judge(
         self, groups: Sequence[Sequence[Continuation]]
     ) -> dict[Continuation, Scored]:
-        """Groups of continuations, each of one prompt."""
+        """Scores of groups of continuations, one prompt a group."""
         prompts = [tuple(self.text.encode(group[0].prompt)) for group in groups]
         encode = self.text.encode
         ends = [[continuation(encode, *item) for item in group] for group in groups]
@@ -284,10 +283,10 @@ class _Local:
 def stops(
     text: Tokenizer, given: Sequence[str], ends: Sequence[int]
 ) -> tuple[str, ...]:
-    """Stop strings that a text can hold: without those that are the model's own end.
+    """The stop strings that can occur in a text; the model's own end is left out.
 
     Raises:
-        ValueError: a stop string that holds another special token, which is in no text.
+        ValueError: a stop string with another special token, which no text contains.
     """
 
     def hidden(stop: str) -> list[int]:
@@ -298,8 +297,8 @@ def stops(
     for stop, ids in found.items():
         if ids and not (ids[0] in ends and text.token(ids[0]) == stop):
             raise ValueError(
-                f"the stop string {stop!r} holds the special token {ids[0]}, which no "
-                "text shows, expected plain text; let the model end at that token: "
+                f"the stop string {stop!r} holds the special token {ids[0]}, which "
+                "texts do not show, expected plain text; let the model end at it: "
                 "card._replace(special=card.input.special._replace(eos=("
                 f"*card.input.special.eos, {ids[0]})))"
             )
@@ -307,7 +306,7 @@ def stops(
 
 
 class _Answer:
-    """One text as it grows."""
+    """One text while it is generated."""
 
     def __init__(self, local: _Local, prompt: Sequence[int], stop: Sequence[str]):
         self.decode, self.stop = local.text.decode, stop
@@ -315,11 +314,12 @@ class _Answer:
         self.finish: Literal["stop", "length"] = "length"
 
     def text(self) -> str:
-        """A decoder may drop the blank before a text's first word: it gets one."""
+        """A decoder may drop the blank before a text's first word, so some of the
+        prompt's last ids are decoded with it and cut off again."""
         return self.decode(self.before + self.ids)[len(self.decode(self.before)) :]
 
     def take(self, ids: np.ndarray, ended: bool) -> bool:
-        """Add words, up to the one that completes a stop string -> whether it ended."""
+        """Add tokens up to the one that completes a stop string -> whether it ended."""
         if self.finish == "stop":
             return True
         old = len(self.ids)
@@ -342,12 +342,12 @@ class _Answer:
 
 
 def continuation(encode: Any, prompt: str, text: str) -> tuple[int, ...]:
-    """The ids of a text behind a prompt; a tokeniser may merge over the border."""
+    """The ids of a text after a prompt; raise if a token spans the border."""
     first, whole = tuple(encode(prompt)), tuple(encode(prompt + text))
     end = whole[len(first) :]
     if not first or not end or first + end != whole:
         raise ValueError(
-            f"the continuation {text!r} does not begin at a token's border behind "
+            f"the continuation {text!r} does not begin at a token's border after "
             f"{prompt[-20:]!r}, expected one that does; move the space from the "
             "prompt's end to it"
         )

@@ -1,4 +1,4 @@
-"""Label words: what the tokeniser makes of them behind a prompt."""
+"""Label words and their tokens after a prompt."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -14,7 +14,7 @@ By = Literal["sum", "mean"]
 
 
 def check_texts(labels: Any) -> None:
-    """Raise for one text, whose letters would be labels, and for what is no text."""
+    """Raise at a single text, whose letters would be the labels, and at non-texts."""
     if isinstance(labels, str) or not all(isinstance(one, str) for one in labels):
         raise ValueError(
             f"got the labels {labels!r}, expected a list of texts, such as "
@@ -25,17 +25,16 @@ def check_texts(labels: Any) -> None:
 def label_tokens(
     encode: Encode, prompt: str, labels: Sequence[str]
 ) -> list[tuple[int, ...]]:
-    """The tokens of each label behind a prompt: those of both less the prompt's.
+    """The tokens of each label after a prompt: those of both minus the prompt's.
 
-    A label whose first letters join a token with the prompt's end has none of its own,
-    and is refused.
+    A label whose first letters share a token with the prompt's end raises ValueError.
     """
     start, found = tuple(encode(prompt)), []
     for label in labels:
         whole = tuple(encode(prompt + label))
         if not label or whole[: len(start)] != start or len(whole) == len(start):
             raise ValueError(
-                f"the label {label!r} does not begin at a token's border behind "
+                f"the label {label!r} does not begin at a token's border after "
                 f"{prompt[-20:]!r}, expected one that does; put the blank between them "
                 "into the label, not at the prompt's end"
             )
@@ -44,7 +43,7 @@ def label_tokens(
 
 
 def one_token_each(encode: Encode, prompt: str, labels: Sequence[str]) -> list[int]:
-    """The token of each label, where a single one decides."""
+    """The one token of each label; raise if labels are longer or share a token."""
     found = label_tokens(encode, prompt, labels)
     firsts = [tokens[0] for tokens in found]
     if same := _twice(labels, firsts):
@@ -57,7 +56,7 @@ def one_token_each(encode: Encode, prompt: str, labels: Sequence[str]) -> list[i
         f"{w!r} ({len(t)})" for w, t in zip(labels, found, strict=True) if len(t) > 1
     ]:
         raise ValueError(
-            f"labels of several tokens came: {', '.join(long)}; expected one each; "
+            f"got labels of several tokens: {', '.join(long)}; expected one each; "
             "give other words, or score the whole labels"
         )
     return firsts
@@ -80,10 +79,10 @@ def check_labels(
     one_token: bool = False,
     by: By = "sum",
 ) -> None:
-    """Raise unless scores of these labels behind such a prompt can be compared."""
+    """Raise unless the scores of these labels after such a prompt are comparable."""
     if len(labels) < 2 or _twice(labels, labels):
         raise ValueError(
-            f"the labels {list(labels)} came, expected at least two, each once"
+            f"got the labels {list(labels)}, expected at least two, each once"
         )
     if language.encode is None:
         if one_token:
@@ -110,7 +109,7 @@ def _check_beginnings(labels: Sequence[str], found: Sequence[tuple[int, ...]]) -
         for long, b in zip(labels, found, strict=True):
             if len(a) < len(b) and b[: len(a)] == a:
                 raise ValueError(
-                    f"the label {short!r} is the beginning of {long!r}, so that it "
+                    f"the label {short!r} is the beginning of {long!r}, so it "
                     "can never be the less likely one; give both an end, such as '.'"
                 )
 
@@ -122,10 +121,10 @@ def verbaliser(
     one_token: bool = False,
     by: By = "sum",
 ) -> Manipulation:
-    """Scores [T] as they are; its init checks the labels with the language's tokens.
+    """Scores [T] unchanged; its init checks the labels with the language's tokens.
 
     Args:
-        prompt: how the prompts end, such as "Sentiment:".
+        prompt: the end of all prompts, such as "Sentiment:".
     """
 
     def init(key: Key, spec: Any, scope: Scope) -> Params:
@@ -146,11 +145,11 @@ def label_of(
     by: By = "sum",
     calibration: Manipulation | None = None,
 ) -> Manipulation:
-    """Scores [T] -> the likeliest label, behind questions of a template.
+    """Scores [T] -> the most likely label, after questions of a template.
 
     Args:
-        calibration: by default `calibrated(T)`, which changes nothing until a
-            calibration has estimated it.
+        calibration: by default `calibrated(T)`, which changes nothing until it is
+            estimated.
     """
     question, gap, _ = asked(template)
     spelled = [gap + label for label in labels]

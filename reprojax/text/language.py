@@ -1,7 +1,7 @@
-"""The border between strings and a model: what is asked, what comes back.
+"""The interface between strings and a model.
 
 Below `Language` everything is arrays, or somebody else's server; above it everything is
-text. A frozen language model is a `Language`, whatever it runs on.
+text. A frozen language model is a `Language`, whatever runs it.
 """
 
 import math
@@ -10,11 +10,11 @@ from numbers import Real
 from typing import Any, Literal, NamedTuple, get_args
 
 Finish = Literal["stop", "length", "refused"]
-"""It ended by itself or at a stop string; it was cut; the service withheld it."""
+"""How it ended: by itself or at a stop string; it was cut; the service withheld it."""
 
 
 class Request(NamedTuple):
-    """What one completion is asked for. Hashable: equal requests are equal."""
+    """A request for a completion. Hashable, so equal requests can be merged."""
 
     prompt: str
     samples: int = 1
@@ -23,33 +23,33 @@ class Request(NamedTuple):
     temperature: float = 0.0
     """0 is greedy."""
     top_k: int = 0
-    """0 is all."""
+    """0 means all."""
     top_p: float = 1.0
     stop: tuple[str, ...] = ("\n",)
-    """Strings that end an answer, and are not in it."""
+    """Strings that end an answer and are removed from it."""
     seed: int = 0
-    """A sampled answer hangs on the prompt and on this, not on its place in a batch."""
+    """A sampled answer depends on the prompt and this, not on its place in a batch."""
 
 
 class Completion(NamedTuple):
-    """One answer, and why it ended."""
+    """One answer, and how it ended."""
 
     text: str
     finish: Finish = "stop"
 
 
 class Reply(NamedTuple):
-    """The answers to a request, with what they cost."""
+    """The answers to a request, and their cost."""
 
     completions: tuple[Completion, ...]
     """As many as `samples`."""
     prompt_tokens: int = 0
     tokens: int = 0
-    """Generated, of all completions together."""
+    """Generated tokens, of all completions together."""
 
 
 class Continuation(NamedTuple):
-    """What is scored: `text` behind `prompt`."""
+    """A text to score after a prompt."""
 
     prompt: str
     text: str
@@ -61,27 +61,27 @@ class Scored(NamedTuple):
     logp: float
     tokens: int = 1
     of: Literal["text", "first token", "at most"] = "text"
-    """What logp is of: the whole text; its first token alone, or no more than that of
-    its first token, from servers that only list the likeliest next ones."""
+    """What logp covers: the whole text; its first token; or an upper bound for its
+    first token, from servers that list only the most likely next ones."""
 
 
 class Language(NamedTuple):
     """A frozen model from text to text. What it cannot do is None."""
 
     complete: Callable[[Sequence[Request]], Sequence[Reply]] | None = None
-    """Of different requests, a reply each."""
+    """A reply to each of different requests."""
     score: Callable[[Sequence[Continuation]], Sequence[Scored]] | None = None
-    """Of different continuations; those of one prompt come one after the other, so that
-    a prompt is read once."""
+    """A score of each of different continuations; those of one prompt come in
+    succession, so that the prompt is read once."""
     encode: Callable[[str], Sequence[int]] | None = None
-    """A text's token ids as the model gets them at the start of a prompt. It counts
-    what a budget holds, and says which label words are one token."""
+    """A text's token ids as at the start of a prompt. It counts tokens for budgets, and
+    shows which label words are one token."""
     context: int | None = None
     """The most tokens of a prompt and its answer together."""
 
 
 class Usage:
-    """What was asked of a `metered` language so far."""
+    """Counts of what a `metered` language was asked so far."""
 
     def __init__(self) -> None:
         self.requests = self.scored = self.prompt_tokens = self.tokens = 0
@@ -94,7 +94,7 @@ class Usage:
 
 
 def metered(language: Language) -> tuple[Language, Usage]:
-    """The same language, with a count of what it is asked and of what that takes."""
+    """The same language, and a running count of its requests and tokens."""
     usage = Usage()
 
     def complete(requests: Sequence[Request]) -> Sequence[Reply]:
@@ -115,12 +115,12 @@ def metered(language: Language) -> tuple[Language, Usage]:
 
 
 def count_tokens(language: Language, text: str) -> int:
-    """How many tokens a prompt is."""
+    """The number of tokens of a prompt."""
     return len(_able(language, "encode")(text))
 
 
 def completed(language: Language, requests: Sequence[Request]) -> list[Reply]:
-    """A reply to each of different requests; all are checked before any is sent."""
+    """A reply to each of different requests; all are checked before one is sent."""
     for request in requests:
         _check_request(request)
         if language.context is not None:
@@ -130,13 +130,13 @@ def completed(language: Language, requests: Sequence[Request]) -> list[Reply]:
         raise ValueError(
             f"the language answered {len(requests)} requests with "
             f"{[len(r.completions) for r in replies]} completions, expected "
-            f"{[r.samples for r in requests]}; mend its complete()"
+            f"{[r.samples for r in requests]}; correct its complete()"
         )
     for one in (one for reply in replies for one in reply.completions):
         if not isinstance(one.text, str) or one.finish not in get_args(Finish):
             raise ValueError(
                 f"the language answered {one!r}, expected a text that ended by one of "
-                f"{get_args(Finish)}; mend its complete()"
+                f"{get_args(Finish)}; correct its complete()"
             )
     return replies
 
@@ -147,7 +147,7 @@ def scored(language: Language, items: Sequence[Continuation]) -> list[Scored]:
         _check_text(item.prompt + item.text)
         if not item.text:
             raise ValueError(
-                f"an empty continuation of {item.prompt[-40:]!r} came, expected a "
+                f"got an empty continuation of {item.prompt[-40:]!r}, expected a "
                 "text; give each label a word"
             )
         if language.context is not None:
@@ -158,13 +158,13 @@ def scored(language: Language, items: Sequence[Continuation]) -> list[Scored]:
         raise ValueError(
             f"the language scored {len(items)} continuations with {len(found)} "
             f"numbers, {len(wrong)} of them wrong, such as {wrong[:1]}; expected a "
-            "finite log-probability up to 0 of each; mend its score()"
+            "finite log-probability of at most 0 for each; correct its score()"
         )
     return found
 
 
 def _is_score(one: Any) -> bool:
-    """A log-probability; a sum of rounded ones may be a little above 0."""
+    """Whether it is a log-probability; rounding may put a sum a little above 0."""
     logp = one.logp if isinstance(one, Scored) else None
     if not isinstance(logp, Real) or isinstance(logp, bool):
         return False
@@ -189,8 +189,8 @@ def _able(language: Language, what: str) -> Callable[..., Any]:
 def _check_request(request: Request) -> None:
     if request.samples < 1 or request.length < 1 or request.temperature < 0:
         raise ValueError(
-            f"a request with samples={request.samples}, length={request.length} and "
-            f"temperature={request.temperature} came, expected at least 1, 1 and 0"
+            f"got a request with samples={request.samples}, length={request.length} "
+            f"and temperature={request.temperature}, expected at least 1, 1 and 0"
         )
     if request.samples > 1 and request.temperature == 0:
         raise ValueError(
@@ -199,7 +199,7 @@ def _check_request(request: Request) -> None:
         )
     _check_text(request.prompt)
     if "" in request.stop:
-        raise ValueError("an empty stop string came, expected texts; give stop=()")
+        raise ValueError("got an empty stop string, expected texts; give stop=()")
 
 
 def _check_text(text: str) -> None:
@@ -216,7 +216,7 @@ def _check_room(language: Language, text: str, length: int) -> None:
     tokens, room = count_tokens(language, text), language.context or 0
     if tokens + length > room:
         raise ValueError(
-            f"a prompt of {tokens} tokens and {length} for the answer came, expected "
+            f"got a prompt of {tokens} tokens and {length} for the answer, expected "
             f"at most {room} together, the model's context; nothing was sent; give "
             "fewer demonstrations, a budget, or a smaller length. It begins "
             f"{text[:60]!r}"

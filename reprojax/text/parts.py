@@ -1,4 +1,4 @@
-"""Texts as prompts (lambda), and how they meet the text that is there (tau)."""
+"""Texts as prompts (lambda), and operators that insert them (tau)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from reprojax.text.template import fill
 
 
 def phrase(text: str, *, learnable: bool = False) -> Format:
-    """A text: an instruction, a trigger. Searches over texts change a learnable one."""
+    """A text as a prompt (an instruction, a trigger); a search may change learnable."""
 
     def init(key: Key, shape: Any, scope: Scope) -> Params:
         return Params(learnable=text) if learnable else Params(fixed=text)
@@ -21,7 +21,7 @@ def phrase(text: str, *, learnable: bool = False) -> Format:
 
 
 def insert_text(fmt: Format, at: int | None = 0) -> Manipulation:
-    """The prompt before the text; at=None: behind it."""
+    """The prompt before the text; at=None: after it."""
 
     def init(key: Key, spec: Any, scope: Scope) -> Params:
         return fmt.init(key, (), scope)
@@ -43,27 +43,27 @@ def demonstrations(
     around: tuple[str, str] = ("", ""),
     drop: str = "first",
 ) -> Format:
-    """Rows in a template, one behind the other, in front of the query.
+    """Rows in a template, one after the other, in front of the query.
 
-    What does not fit is never cut: whole demonstrations are left out, and their number
-    is shown by the tap "dropped".
+    No demonstration is cut: whole ones are left out until the rest fits, and the tap
+    "dropped" has their number.
 
     Args:
         rows: None takes each query's own, from its context.
-        between: stands behind each.
-        budget: the most tokens of demonstrations, query and what is `around` them,
-            counted by the language's own `encode`; by default its context, where it
-            has one, less the `reserve` for the answer.
-        around: texts that others put in front and behind, which are only counted here.
-        drop: "first" leaves the first ones out (those farthest from the query), "last"
-            the last ones, "refuse" is an error.
+        between: follows each row.
+        budget: the most tokens of demonstrations, query and the texts `around`, counted
+            by the language's `encode`; by default its context, if it has one, minus the
+            `reserve` for the answer.
+        around: texts that other parts put before and after; they are only counted.
+        drop: which to leave out: "first" (farthest from the query) or "last"; "refuse"
+            raises ValueError instead.
     """
     if drop not in ("first", "last", "refuse"):
-        raise ValueError(f"drop={drop!r} came, expected 'first', 'last' or 'refuse'")
+        raise ValueError(f"got drop={drop!r}, expected 'first', 'last' or 'refuse'")
 
     def init(key: Key, shape: Any, scope: Scope) -> Params:
         for row in rows or ():
-            fill(template, row)  # a row that lacks a field is told at once
+            fill(template, row)  # raises now if a row lacks a field
         return Params(fixed=() if rows is None else tuple(map(dict, rows)))
 
     def read(params: Params, value: str, scope: Scope) -> str:
@@ -100,7 +100,7 @@ def in_front(
     """An instruction and demonstrations before the text.
 
     Args:
-        instruction: with the blank behind it.
+        instruction: with the blank that follows it.
         behind: the longest answer, which is only counted.
         rows, between, budget, reserve, drop: as in `demonstrations`.
     """
@@ -123,7 +123,7 @@ def _fitting(
     language: Language,
     drop: str,
 ) -> Sequence[str]:
-    """As many of the texts as fit between what is around them."""
+    """As many of the texts as fit with the texts around them."""
     front, behind = around
     kept = texts
     while (tokens := count_tokens(language, front + "".join(kept) + behind)) > room:

@@ -1,12 +1,12 @@
 """Programs whose values are texts, and whose frozen model is a `Language`.
 
-A `Dialogue` is to text what a forward is to arrays: `run(x, edit)` is a generator that
-yields what it asks (a `Request`, a `Continuation`, or a list of one kind) and is sent
-the answers; it calls `edit(site, value)` at every named place. `instruct` puts
-manipulations at its sites. The order of edits is the core's: a procedure edits first,
+A `Dialogue` is for texts what a forward is for arrays: `run(x, edit)` is a generator
+that yields questions (a `Request`, a `Continuation`, or a list of one kind), receives
+the answers, and calls `edit(site, value)` at every named place. `instruct` puts
+manipulations at its sites. Edits have the order of the core: a procedure edits first,
 then hands on.
 
-`drive` advances all queries in step, so a round of all of them is one batched call.
+`drive` advances all queries in step, so that a round is one batched call.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ Ask = Request | Continuation
 
 
 class InitTexts(Protocol):
-    """Texts draw nothing, so the key may be None."""
+    """(key, language, xs, contexts) -> params; the key may be None, as none is used."""
 
     def __call__(
         self,
@@ -58,7 +58,7 @@ class InitTexts(Protocol):
 
 
 class ApplyTexts(Protocol):
-    """Contexts and edits are one a row, and so may params be."""
+    """Contexts and edits are lists, one for each row; params may be a list, too."""
 
     def __call__(
         self,
@@ -86,26 +86,26 @@ class Procedure(Program):
 
 
 class Dialogue(NamedTuple):
-    """How a language is asked."""
+    """A way to ask a language."""
 
     run: Callable[[Row, Edit], Run]
-    """(x, edit) -> a generator that yields what it asks, and returns its answer"""
+    """(x, edit) -> a generator that yields questions and returns the answer"""
     sites: tuple[str, ...]
-    """Where it calls edit; "input" and "output" are there by themselves."""
+    """The sites at which it calls edit, besides "input" and "output"."""
 
 
 def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Procedure:
-    """A dialogue with manipulations of texts `at` its sites: `reprogram` for strings.
+    """Put manipulations of texts `at` the sites of a dialogue: `reprogram` for strings.
 
-    A site that the dialogue does not have is an error at once, before anything is paid.
-    The program's frozen model is a `Language`, its input a list of rows:
+    A site that the dialogue lacks raises at once, before anything is paid. The
+    program's frozen model is a `Language`, its input a list of rows:
 
         init(key, language, xs=(), contexts=None) -> params
         apply(params, language, xs, contexts=None, *, seed=0, edits=None) -> answers
 
-    Texts draw nothing, so the key may be None. Contexts and edits are one a row. So may
-    params be: a list of them, as long as xs, asks about several prompts in the same
-    rounds.
+    The key may be None, because nothing is drawn. Contexts and edits are lists, one for
+    each row. So may params be: with a list as long as xs, several prompts are asked in
+    the same rounds.
     """
     known = ("input", *dialogue.sites, "output")
     check_sites(at, known, f"the dialogue has {', '.join(known)}")
@@ -166,22 +166,22 @@ def instruct(dialogue: Dialogue, at: Mapping[str, Manipulation]) -> Procedure:
 def _check_lengths(xs: Any, each: Mapping[str, Sequence[Any]]) -> None:
     if isinstance(xs, Mapping | str):
         raise ValueError(
-            f"xs came as one {type(xs).__name__}, expected a list of rows; give [x]"
+            f"got one {type(xs).__name__} for xs, expected a list of rows; give [x]"
         )
     for name, values in each.items():
         if len(values) != len(xs):
             raise ValueError(
-                f"{len(values)} {name} came with {len(xs)} rows, expected one each"
+                f"got {len(values)} {name} with {len(xs)} rows, expected one each"
             )
 
 
 def drive(runs: Sequence[Run], language: Language, seed: int = 0) -> list:
-    """All runs in step -> their results, in order.
+    """Advance all runs in step -> their results, in order.
 
-    A round is one call of `complete` and one of `score` at most, whatever the number of
-    runs. Equal requests are sent once. Sampled ones are told apart by their seeds, to
-    which `seed` is added; those of greedy requests do not matter. Sending starts when
-    every run has asked its first question, so a row with a fault costs nothing.
+    A round is at most one call of `complete` and one of `score`, for any number of
+    runs. Equal requests are sent once. Sampled requests differ by their seeds, to which
+    `seed` is added; greedy requests ignore seeds. Sending starts when every run has
+    asked its first question, so that a faulty row costs nothing.
     """
     results: list[Any] = [None] * len(runs)
     waiting: dict[int, Any] = {}
@@ -205,7 +205,7 @@ def drive(runs: Sequence[Run], language: Language, seed: int = 0) -> list:
 
 
 def _asked(item: Any, seed: int) -> list[Ask]:
-    """What a run yielded, as a list of questions in their plainest form."""
+    """A run's questions as a list, in normal form."""
     questions = item if isinstance(item, list) else [item]
     if bad := [q for q in questions if not isinstance(q, Request | Continuation)]:
         raise ValueError(
@@ -240,10 +240,10 @@ def _round(questions: Sequence[Ask], language: Language) -> dict[Ask, Reply | Sc
 def record_texts(
     apply: Callable[..., list], sites: Iterable[str]
 ) -> Callable[..., tuple[list, list[dict[str, Any]]]]:
-    """The same call, giving (answers, {site: value} of each query).
+    """The same call, returning (answers, {site: value} of each query).
 
     "<site>/raw" is the value before the manipulation, "<site>/<name>" a part's tap,
-    such as "ask:in/dropped". Of a site that came several times the last value is kept.
+    such as "ask:in/dropped". If a site is reached several times, the last value counts.
     """
     wanted = frozenset(sites)
 
@@ -259,7 +259,7 @@ def record_texts(
             params, language, xs, *args, edits=[partial(keep, s) for s in seen], **kw
         )
         reached = {site for own in seen for site in own}
-        check_sites(wanted if seen else (), reached, f"these came: {sorted(reached)}")
+        check_sites(wanted if seen else (), reached, f"got these: {sorted(reached)}")
         return answers, [{s: own[s] for s in wanted & own.keys()} for own in seen]
 
     return run
@@ -268,10 +268,10 @@ def record_texts(
 def informed_texts(
     procedure: Procedure, look: Callable[[Sequence[Row]], Sequence[Any]]
 ) -> Procedure:
-    """Where no contexts are given, they are look(xs): of all queries at once.
+    """The procedure with contexts look(xs), if its caller gives none.
 
-    Each query's own demonstrations come this way, so that they are embedded in one
-    batch.
+    `look` gets all queries at once, so that choosing each query's demonstrations embeds
+    them in one batch.
     """
 
     def apply(

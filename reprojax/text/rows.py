@@ -1,4 +1,4 @@
-"""Rows of demonstrations: made from labelled texts, ordered, controlled, chosen."""
+"""Rows of demonstrations: from labelled texts, reordered, relabelled, or retrieved."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,11 +20,11 @@ def labelled(
     text: str = "text",
     label: str = "label",
 ) -> list[dict[str, str]]:
-    """Rows {text, label} of texts and classes; labels[c] is the word of class c."""
+    """Rows {text, label} of texts and classes; labels[c] is the word for class c."""
     classes, known = [int(c) for c in y], range(len(labels))
     if len(texts) != len(y) or any(c not in known for c in y):
         raise ValueError(
-            f"{len(texts)} texts with classes {sorted(set(y))} came for the "
+            f"got {len(texts)} texts with classes {sorted(set(y))} for the "
             f"labels {list(labels)}, expected a class each, from 0 to "
             f"{len(labels) - 1}"
         )
@@ -33,17 +33,17 @@ def labelled(
 
 
 def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The same rows in an order drawn by seed (Lu et al., arXiv 2104.08786)."""
+    """The same rows in a random order (Lu et al., arXiv 2104.08786)."""
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
 
 
 def random_labels(
     rows: Sequence[Row], labels: Sequence[str], seed: int, *, label: str = "label"
 ) -> list[dict[str, Any]]:
-    """Each row with a label drawn from all, its own among them.
+    """Each row with a label drawn from all labels, possibly its own.
 
-    Source: Min et al. (arXiv 2202.12837). What demonstrations with them still give is
-    not learned from labels.
+    Source: Min et al. (arXiv 2202.12837). Accuracy with such rows is not learned from
+    labels.
     """
     _check_known(rows, labels, label)
     drawn = np.random.default_rng(seed).integers(len(labels), size=len(rows))
@@ -53,10 +53,10 @@ def random_labels(
 def flipped_labels(
     rows: Sequence[Row], labels: Sequence[str], *, label: str = "label"
 ) -> list[dict[str, Any]]:
-    """Each row with the label behind its own, the first behind the last: all wrong.
+    """Each row with the label after its own in `labels`, cyclically: all are wrong.
 
-    Source: Wei et al. (arXiv 2303.03846), there with two labels. Who follows the
-    demonstrations is now right as often as it was wrong.
+    Source: Wei et al. (arXiv 2303.03846), with two labels. A model that follows the
+    demonstrations is then right as often as it was wrong before.
     """
     _check_known(rows, labels, label)
     behind = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
@@ -68,7 +68,7 @@ def _check_known(rows: Sequence[Row], labels: Sequence[str], label: str) -> None
     if unknown or len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise ValueError(
             f"rows have {sorted(unknown)} as {label!r} and the labels are "
-            f"{list(labels)}; expected rows with these alone, at least two, each once"
+            f"{list(labels)}; expected rows with only these, at least two, each once"
         )
 
 
@@ -81,13 +81,13 @@ def nearest_rows(
     distance: str = "cosine",
     last: bool = True,
 ) -> Callable[[Sequence[Row]], list[list[Row]]]:
-    """look(xs) -> each query's k nearest rows, for `informed`.
+    """look(xs) -> each query's k nearest rows, for `informed_texts`.
 
     Args:
         embed: called once for all rows, now, and once for all queries of a call.
-        key: the template of what is embedded, such as "{text}".
+        key: the template of the text to embed, such as "{text}".
         distance: "cosine" or "euclidean".
-        last: the nearest stands last, next to the query; otherwise first.
+        last: the nearest row is last, next to the query; otherwise it is first.
     """
     if not 1 <= k <= len(rows):
         raise ValueError(f"got k={k}, expected 1 to {len(rows)}, the number of rows")
@@ -107,7 +107,7 @@ def nearest_rows(
         return found / np.maximum(length, 1e-12)
 
     known = vectors(rows)
-    # |x - v|^2 / 2 is |x|^2 / 2 - (x v - |v|^2 / 2), and |x| is that of all rows
+    # |x - v|^2 / 2 = |x|^2 / 2 - (x v - |v|^2 / 2), where |x| is the same for all rows
     half = (known**2).sum(1) / 2 if distance == "euclidean" else 0.0
 
     def look(xs: Sequence[Row]) -> list[list[Row]]:

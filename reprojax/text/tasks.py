@@ -1,8 +1,8 @@
-"""Tasks of texts as tasks of Tokens, which `fit` trains on.
+"""Tasks of texts as tasks of Tokens, on which `fit` trains.
 
-A template says what the model reads: "Review: {text} Sentiment: {label}" of a causal
-model, which goes on from where the label would stand; "{text} It was {mask}." of a
-masked one; "{text}" of one whose vectors a head reads. Nothing is cut.
+A template gives the model's input: "Review: {text} Sentiment: {label}" for a causal
+model, which continues where the label would be; "{text} It was {mask}." for a masked
+one; "{text}" for a model with a head on its vectors. No text is cut.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
 
     task: Task
     words: tuple[int, ...]
-    """For `label_words`; () where no place in the template waits for a word."""
+    """For `label_words`; () if the template has no place for a word."""
 
 
 def encoded(
@@ -40,15 +40,15 @@ def encoded(
     side: Side = "right",
     length: int | None = None,
 ) -> Encoded:
-    """A task of texts as the model reads it, all rows padded to one length.
+    """Encode a task of texts for a model, all rows padded to one length.
 
     Args:
-        task: whose x are strings, such as `data.from_texts` gives.
-        template: with {text}. It may end with another field, whatever its name, in the
-            place of the label; {mask} is the model's mask token.
-        labels: a word for each class, by default its name. The blank before the
-            label's field belongs to it; in a masked model's place, write it into the
-            word where its tokeniser wants one. Each has to be one token.
+        task: its x are strings, such as `data.from_texts` gives.
+        template: with {text}. It may end with another field of any name, the label's
+            place; {mask} is the model's mask token.
+        labels: a word for each class, by default its name, each a single token. The
+            blank before the label's field belongs to it. For a masked model, write a
+            blank into the word if its tokeniser needs one.
         length: L; by default that of the longest text.
     """
     text = _tokenizer(language)
@@ -59,7 +59,7 @@ def encoded(
     labels = task.classes if labels is None else labels
     if len(labels) != len(task.classes):
         raise ValueError(
-            f"{len(labels)} labels came for the {len(task.classes)} classes of "
+            f"got {len(labels)} labels for the {len(task.classes)} classes of "
             f"{task.name}, expected one each"
         )
     read, words = _place(language, template, labels)
@@ -79,7 +79,7 @@ def encoded(
 
 
 def _check_masks(rows: Mapping[str, Sequence[Sequence[int]]], mask: int | None) -> None:
-    """Refuses a text that holds the mask's own token: the place would not be known."""
+    """Raise if a text itself contains a mask token: the place would be ambiguous."""
     for name, split in rows.items():
         for i, row in enumerate(split):
             if (count := sum(token == mask for token in row)) != 1:
@@ -92,7 +92,7 @@ def _check_masks(rows: Mapping[str, Sequence[Sequence[int]]], mask: int | None) 
 def _tokenizer(language: Model[Words]) -> Tokenizer:
     if language.input.tokenizer is None:
         raise ValueError(
-            f"{language.name} came without a tokeniser, expected one that makes ids of "
+            f"got {language.name} without a tokeniser, expected one that encodes "
             "texts; call load(..., tokenizer=folder), or pad ids with sequence.padded"
         )
     return language.input.tokenizer
@@ -101,7 +101,7 @@ def _tokenizer(language: Model[Words]) -> Tokenizer:
 def _place(
     language: Model[Words], template: str, labels: Sequence[str]
 ) -> tuple[str, tuple[int, ...]]:
-    """What is read of a template, and the label words of the place in it."""
+    """The template of the model's input, and the ids of the label words."""
     found, encode = fields(template), _tokenizer(language).encode
     if "text" not in found:
         raise ValueError(
@@ -122,7 +122,7 @@ def _place(
     if language.input.kind != "causal":
         raise ValueError(
             f"the template {template!r} ends with a label, and {language.name} is a "
-            f"{language.input.kind} model, expected a causal one, which goes on from "
+            f"{language.input.kind} model, expected a causal one, which continues "
             "there; write {mask} in its place for a masked one, or {text} alone for a "
             "head"
         )
@@ -151,7 +151,7 @@ def _padded(
             if len(row) == longest
         )
         raise ValueError(
-            f"a text of {longest} tokens came ({where}), expected at most {most} "
+            f"got a text of {longest} tokens ({where}), expected at most {most} "
             f"({language.name} has {language.input.positions} positions, prompts among "
             "them); leave such texts out, or shorten them yourself: nothing is cut"
         )
@@ -170,22 +170,22 @@ def written(
     side: Side = "right",
     length: int | None = None,
 ) -> Task:
-    """Questions whose answers a causal model is to write; y [N L] are the words that
-    have to follow at each place, -1 where none counts.
+    """Questions whose answers a causal model should write; y [N L] is the next token at
+    each place of the answer, and -1 elsewhere.
 
-    The program's "output" wants `alignments.at_words()`, and cross entropy is then the
-    mean over the answers' words. An answer ends with the model's own end of text.
+    Put `alignments.at_words()` at the program's "output"; cross entropy is then the
+    mean over the answers' tokens. An answer ends with the model's end of text.
 
     Args:
-        template: over the rows' fields, with the answer's at the end, as in "Q:
+        template: over the rows' fields, ending with the answer's, as in "Q:
             {question}\\nA: {answer}".
         length: L; by default that of the longest question with its answer.
     """
     encode = _tokenizer(language).encode
     if language.input.kind != "causal" or not language.input.special.eos:
         raise ValueError(
-            f"{language.name}, a {language.input.kind} model with the ends of text "
-            f"{language.input.special.eos}, came, expected a causal one that has an end"
+            f"got {language.name}, a {language.input.kind} model with the ends of text "
+            f"{language.input.special.eos}, expected a causal one that has an end"
         )
     question, gap, answer = asked(template)
     end, rows, starts = language.input.special.eos[0], {}, {}
@@ -210,7 +210,7 @@ def _following(x: Tokens, starts: Sequence[int], side: Side) -> np.ndarray:
     real = np.asarray(x.weight) > 0
     y = np.full(ids.shape, -1, np.int32)
     y[:, :-1] = np.where(real[:, 1:], ids[:, 1:], -1)
-    first = np.asarray(starts) - 1  # the place that is followed by the answer's first
+    first = np.asarray(starts) - 1  # the place that predicts the answer's first token
     if side == "left":
         first = first + (~real).sum(1)
     return np.where(np.arange(ids.shape[1]) < first[:, None], -1, y)

@@ -12,7 +12,7 @@ from reprojax.core.guards import nearest
 
 @lru_cache(maxsize=256)
 def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
-    """(text, the field behind it or None), ..."""
+    """(text, the field that follows it, or None), ..."""
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -30,15 +30,15 @@ def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def fields(template: str) -> tuple[str, ...]:
-    """The names of a template's fields, in order, each once."""
+    """A template's field names, in order, without repeats."""
     return tuple(dict.fromkeys(name for _, name in _pieces(template) if name))
 
 
 def fill(template: str, row: Mapping[str, Any]) -> str:
-    """The template with a row's values. Braces in values stay as they are."""
+    """The template with a row's values. Braces inside values are kept."""
     if missing := [name for name in fields(template) if name not in row]:
         raise ValueError(
-            f"the template wants the fields {list(fields(template))} and the row has "
+            f"the template has the fields {list(fields(template))} and the row "
             f"{sorted(row)}; {missing} are missing{nearest(missing[0], row)}; rename "
             "them, or change the template"
         )
@@ -49,7 +49,7 @@ def fill(template: str, row: Mapping[str, Any]) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    """Texts and finite numbers; what else prints is no text that anybody wrote."""
+    """A text or finite number as text; raise at other types, whose repr is no text."""
     number = isinstance(value, Real) and math.isfinite(value)
     if not isinstance(value, str) and not number:
         raise ValueError(
@@ -61,7 +61,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def ending(template: str) -> str:
-    """The text behind the last field: how everything made from a template ends."""
+    """The text after the last field, with which all filled templates end."""
     text, name = _pieces(template)[-1]
     return text if name is None else ""
 
@@ -69,14 +69,14 @@ def ending(template: str) -> str:
 def asked(template: str) -> tuple[str, str, str]:
     """(the question's template, the gap, the answer's field) of a template.
 
-    A template ends with the field that the model is to write, so that questions and
-    demonstrations cannot differ in form. The blanks before it, the gap, belong to the
-    answer: tokens begin with their space.
+    A template ends with the field that the model writes, so that questions and
+    demonstrations have the same form. The blanks before it, the gap, belong to the
+    answer, because tokens begin with their space.
     """
     pieces = _pieces(template)
     if not pieces or pieces[-1][1] is None or len(fields(template)) < 2:
         raise ValueError(
-            f"the template {template!r} came, expected one with a field for the "
+            f"got the template {template!r}, expected one with a field for the "
             "question that ends with the answer's, such as "
             "'Review: {text}\\nSentiment: {label}'"
         )
@@ -85,7 +85,7 @@ def asked(template: str) -> tuple[str, str, str]:
     question = whole.rstrip()
     if name in fields(whole):
         raise ValueError(
-            f"the template {template!r} shows its answer {name!r} in the question, "
-            "expected it at the end alone"
+            f"the template {template!r} has its answer {name!r} in the question, "
+            "expected it only at the end"
         )
     return question, whole[len(question) :], name

@@ -185,7 +185,7 @@ def test_a_fault_is_wrong_even_if_its_value_is_not():
     [
         ([Answer(1)], [1, 2], "1 answers and 2 right ones"),
         ([], [], "at least one"),
-        ([Answer(None, "unparsable")], [None], "a right answer is None"),
+        ([Answer(None, "unparsable")], [None], "a true answer is None"),
     ],
 )
 def test_scores_refuse(answers, gold, fault):

@@ -186,7 +186,7 @@ def test_a_bare_model_and_its_limits(local):
     assert reply.tokens == 24
     (reply,) = local.complete([request(text, length=21)])
     assert reply.tokens == 21
-    message = "43 tokens came, 3 of them the program's own, and 24 for the answer"
+    message = "43 tokens, 3 of them the program's own, and 24 for the answer"
     with pytest.raises(ValueError, match=message):
         local.complete([request(text, length=24)])
     with pytest.raises(ValueError, match="expected at most the model's 64 positions"):
@@ -196,9 +196,9 @@ def test_a_bare_model_and_its_limits(local):
 
 
 def test_what_cannot_speak_is_refused():
-    with pytest.raises(ValueError, match="a masked model with a tokeniser, came"):
+    with pytest.raises(ValueError, match="a masked model with a tokeniser"):
         language(CARD._replace(kind="masked"))
-    with pytest.raises(ValueError, match="a causal model with no tokeniser, came"):
+    with pytest.raises(ValueError, match="a causal model with no tokeniser"):
         language(CARD._replace(tokenizer=None))
     with pytest.raises(ValueError, match="without its params"):
         language(CARD, PROGRAM)

@@ -30,7 +30,7 @@ def test_a_label_that_joins_the_prompts_last_token_is_refused():
 def test_one_token_each():
     found = one_token_each(worded, "So:", [" good", " bad"])
     assert found == [worded(" good")[1], worded(" bad")[1]]
-    with pytest.raises(ValueError, match=r"several tokens came: ' very bad' \(2\)"):
+    with pytest.raises(ValueError, match=r"several tokens: ' very bad' \(2\)"):
         one_token_each(worded, "So:", [" good", " very bad"])
 
 
@@ -99,5 +99,5 @@ def test_scores_are_sums_or_means_over_the_labels_tokens(by, expected):
 
 
 def test_labels_are_compared_by_sum_or_mean(unchecked):
-    with pytest.raises(ValueError, match="by='max' came"):
+    with pytest.raises(ValueError, match="got by='max'"):
         choose_label("{text} {label}", ["a", "b"], "max")

@@ -97,7 +97,7 @@ def test_dropping_can_be_refused():
     fmt = demonstrations(TEMPLATE, ROWS, budget=whole - 1, drop="refuse")
     with pytest.raises(ValueError, match="4 demonstrations and the query are"):
         prompts(fmt)
-    with pytest.raises(ValueError, match="drop='middle' came"):
+    with pytest.raises(ValueError, match="got drop='middle'"):
         demonstrations(TEMPLATE, ROWS, drop="middle")
 
 

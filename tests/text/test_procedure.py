@@ -177,7 +177,7 @@ def test_wrong_numbers_of_answers_and_nan_are_noticed():
 @pytest.mark.parametrize("logp", [math.nan, math.inf, -math.inf, 0.5, "-1", True, None])
 def test_what_is_no_log_probability_is_noticed(logp, unchecked):
     wrong = Language(score=lambda items: [Scored(logp) for _ in items])
-    with pytest.raises(ValueError, match="1 of them wrong.*mend its score"):
+    with pytest.raises(ValueError, match="1 of them wrong.*correct its score"):
         drive([scoring(" b")], wrong)
 
 
@@ -281,7 +281,7 @@ def test_a_program_edits_first_then_hands_on():
 def test_record_refuses_a_site_that_did_not_come():
     scripted, made = Scripted(adder), program()
     params = made.init(None, scripted.language)
-    with pytest.raises(ValueError, match=r"no such site: \['ask:in/raw'\].*these came"):
+    with pytest.raises(ValueError, match=r"no such site: \['ask:in/raw'\].*got these"):
         record_texts(made.apply, ["ask:in/raw"])(params, scripted.language, XS)
 
 
@@ -344,8 +344,8 @@ def test_contexts_come_one_a_row_and_informed_makes_them_for_all_at_once():
 @pytest.mark.parametrize(
     "xs, contexts, fault",
     [
-        ({"question": "1+2"}, None, "xs came as one dict, expected a list of rows"),
-        (XS, [1], "1 contexts came with 3 rows"),
+        ({"question": "1+2"}, None, "one dict for xs, expected a list of rows"),
+        (XS, [1], "1 contexts with 3 rows"),
     ],
 )
 def test_lists_of_other_lengths(unchecked, xs, contexts, fault):

@@ -49,7 +49,7 @@ def test_labels_that_do_not_fit_the_rows(labels):
         lambda: flipped_labels(ROWS, labels),
         lambda: random_labels(ROWS, labels, 0),
     ):
-        with pytest.raises(ValueError, match="expected rows with these alone"):
+        with pytest.raises(ValueError, match="expected rows with only these"):
             control()
 
 

@@ -338,7 +338,7 @@ def test_the_budget_is_asked_before_anything_is_sent():
     with far(upper, budget=3) as (server, endpoint):
         endpoint.complete([Request("a"), Request("b")])
         with pytest.raises(
-            BudgetSpent, match="2 new requests came and 1 of 3 are left"
+            BudgetSpent, match="2 new requests and 1 of 3 are left"
         ):
             endpoint.complete([Request("c"), Request("a"), Request("d")])
         assert len(server.seen) == 2

@@ -219,7 +219,7 @@ def test_echoed_token_ids_are_compared_with_the_tokenisers():
 )
 def test_an_echo_that_does_not_spell_what_was_sent(tokens):
     data = echo_of(tokens, [None, *[-1.0] * (len(tokens) - 1)])
-    with pytest.raises(Malformed, match="do not spell 'Q:' with ' yes' behind it"):
+    with pytest.raises(Malformed, match="do not spell 'Q:' followed by ' yes'"):
         echoed(data, Continuation("Q:", " yes"), None)
 
 

@@ -53,7 +53,7 @@ def test_the_blank_before_the_answer_belongs_to_it(template, expected):
         ("{label}", "ends with the answer's"),
         ("no field", "ends with the answer's"),
         ("", "ends with the answer's"),
-        ("{label}: {text} {label}", "shows its answer 'label' in the question"),
+        ("{label}: {text} {label}", "has its answer 'label' in the question"),
     ],
 )
 def test_a_template_that_does_not_end_with_the_answer_is_refused(template, fault):
@@ -87,6 +87,6 @@ def test_numbers_are_written_as_they_print():
 
 
 def test_a_label_that_brings_the_templates_blank_along_is_refused():
-    with pytest.raises(ValueError, match="got the label ' good' behind a template"):
+    with pytest.raises(ValueError, match="got the label ' good' after a template"):
         choose_label("R: {text}\nS: {label}", ("bad", " good"))
     choose_label("R: {text}\nS:{label}", (" bad", " good"))

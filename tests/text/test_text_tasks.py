@@ -254,7 +254,7 @@ def test_bad_templates():
 def test_bad_labels():
     refused("of several tokens", CARD, TASK, TEMPLATE, ("ab", "c"))
     refused("begin with one token", CARD, TASK, TEMPLATE, ("ab", "ac"))
-    refused("3 labels came for the 2 classes", CARD, TASK, TEMPLATE, ("a", "b", "c"))
+    refused("3 labels for the 2 classes", CARD, TASK, TEMPLATE, ("a", "b", "c"))
 
 
 def test_texts_are_never_cut():

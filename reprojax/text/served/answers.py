@@ -1,4 +1,4 @@
-"""What a server says, as replies and next tokens; and these as records of a log."""
+"""A server's answers as replies and next tokens, and both as records of a log."""
 
 import json
 import math
@@ -22,18 +22,18 @@ ROUNDING = 1e-4  # of log-probabilities, and of a sum of probabilities
 
 
 class Malformed(ValueError):
-    """A server's answer that is none. It was paid all the same."""
+    """An unusable answer of a server. It was paid nevertheless."""
 
 
 class NextToken(NamedTuple):
-    """What is asked: the `top` likeliest tokens behind a prompt."""
+    """A question: the `top` most likely tokens after a prompt."""
 
     prompt: str
     top: int
 
 
 class Token(NamedTuple):
-    """One of them. A server that names tokens by their ids alone gives no text."""
+    """A likely token. Its text is None if the server gives only its id."""
 
     logp: float
     text: str | None = None
@@ -78,7 +78,7 @@ class _Place(msgspec.Struct):
 
 
 class Logprobs(msgspec.Struct):
-    """Of completions, or (`content`) as chats and llama.cpp have them."""
+    """Log-probabilities as in completions, or (`content`) in chats and llama.cpp."""
 
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
@@ -110,15 +110,15 @@ def _decoded(data: bytes, kind: Any) -> Any:
 
 
 def reply(data: bytes, request: Request, api: str, encode: Encode | None) -> Reply:
-    """A reply of as many completions as were asked for, or of fewer.
+    """A reply with as many completions as requested, or fewer.
 
-    Servers that allow fewer samples at a time may give some without saying so.
+    Servers that limit the samples of a request may return fewer without saying so.
     """
     said = _decoded(data, _Said)
     if not 1 <= len(said.choices) <= request.samples:
         raise Malformed(
-            f"the server answered {len(said.choices)} choices, expected "
-            f"{request.samples}, or some of them"
+            f"the server answered {len(said.choices)} choices, expected 1 to "
+            f"{request.samples}"
         )
     order = [choice.index for choice in said.choices]
     if None not in order:
@@ -126,7 +126,7 @@ def reply(data: bytes, request: Request, api: str, encode: Encode | None) -> Rep
     completions = tuple(_completion(c, request, api) for c in said.choices)
     usage = said.usage or _Usage()
     prompt, tokens = usage.prompt_tokens, usage.completion_tokens
-    if encode is not None:  # for servers that do not count
+    if encode is not None:  # for servers that do not report usage
         prompt = len(encode(request.prompt)) if prompt is None else prompt
         if tokens is None:
             tokens = sum(len(encode(one.text)) for one in completions)
@@ -144,7 +144,7 @@ def _completion(choice: _Choice, request: Request, api: str) -> Completion:
             f"{why!r}, expected a text and one of {sorted(FINISHES)}"
         )
     ends = [at for at in ((text or "").find(stop) for stop in request.stop) if at >= 0]
-    if text and ends and not refused:  # for servers that leave the stop in, or go on
+    if text and ends and not refused:  # some servers keep the stop, or pass it
         return Completion(text[: min(ends)], "stop")
     return Completion(text or "", "refused" if refused else FINISHES[why])
 
@@ -153,7 +153,7 @@ def _completion(choice: _Choice, request: Request, api: str) -> Completion:
 
 
 def logprobs(data: bytes) -> Logprobs:
-    """Those of an answer's only choice; empty where the server gives none."""
+    """The log-probabilities of an answer's only choice; empty if there are none."""
     found = _decoded(data, _Judgement).choices
     if len(found) != 1:
         raise Malformed(f"the server answered {len(found)} choices, expected 1")
@@ -169,7 +169,7 @@ def check_logprobs(values: Sequence[float]) -> None:
 
 
 def next_tokens(data: bytes) -> tuple[Token, ...]:
-    """The likeliest next tokens, whichever of the three forms they come in."""
+    """The most likely next tokens, from any of the three formats."""
     given = logprobs(data)
     if given.content:
         found = [_token(one.token, one) for one in given.content[0].top_logprobs]
@@ -198,13 +198,13 @@ def _token(text: str, one: _Likely) -> Token:
 
 
 def token_id(text: str) -> int | None:
-    """Of "token_id:123", as vLLM writes with return_tokens_as_token_ids."""
+    """The id in "token_id:123", vLLM's form under return_tokens_as_token_ids."""
     name, _, number = text.partition(":")
     return int(number) if name == "token_id" and number.isdecimal() else None
 
 
 def _spelled(text: str, data: list[int] | None) -> str | None:
-    """A token's text; None where it is a part of a character."""
+    """A token's text; None if it is part of a character."""
     try:
         whole = token_bytes(text).decode() if data is None else bytes(data).decode()
     except ValueError:
@@ -213,7 +213,7 @@ def _spelled(text: str, data: list[int] | None) -> str | None:
 
 
 def token_bytes(text: str) -> bytes:
-    """The bytes of a printed token: parts of characters come as "bytes:\\xf0\\x9f"."""
+    """The bytes of a printed token; parts of characters are like "bytes:\\xf0\\x9f"."""
     if not text.startswith("bytes:\\x"):
         return text.encode()
     try:

@@ -1,4 +1,4 @@
-"""Requests to one server that end in time, and send it nothing that is another's."""
+"""HTTP requests to one server, with timeouts and retries, and no redirects."""
 
 import asyncio
 import os
@@ -8,9 +8,9 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
 
 MOST_BYTES = 16 << 20  # of a reply; one that lists a whole vocabulary has about 10 MB
-LEAST = 0.05  # seconds that are worth an attempt
-MOST_WAIT = 120.0  # seconds between two attempts, whatever the server asks for
-AGAIN = (408, 409, 425, 429)  # and all from 500
+LEAST = 0.05  # seconds, the shortest useful attempt
+MOST_WAIT = 120.0  # seconds between two attempts, even if the server asks for more
+AGAIN = (408, 409, 425, 429)  # statuses to retry, as are all from 500
 OPENAI = "https://api.openai.com/v1"
 
 
@@ -18,7 +18,7 @@ class Unanswered(OSError):
     """A server refused a request, or did not answer it: it was not paid.
 
     Attributes:
-        status: of the HTTP reply; 0 where none came.
+        status: of the HTTP reply; 0 if there was none.
     """
 
     def __init__(self, text: str, status: int = 0, wait: float | None = None):
@@ -27,12 +27,12 @@ class Unanswered(OSError):
 
     @property
     def passes(self) -> bool:
-        """Whether another attempt may be answered."""
+        """Whether to try again."""
         return self.status == 0 or self.status in AGAIN or self.status >= 500
 
 
 class Server(NamedTuple):
-    """Where requests go, and the headers that go with them."""
+    """The address of requests, and their headers."""
 
     url: str
     headers: Mapping[str, str]
@@ -117,11 +117,11 @@ class Connection:
         await self._client.aclose()
 
     def run(self, work: Coroutine) -> Any:
-        """The work's result. Whatever interrupts the wait cancels the work."""
+        """The result of `work`; an interrupt of the wait cancels it."""
         if self._loop is None:
             work.close()
             raise ValueError(
-                "the endpoint is not open; ask it inside `with Endpoint(...) as far:`"
+                "the endpoint is not open; use it inside `with Endpoint(...) as far:`"
             )
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
@@ -131,10 +131,10 @@ class Connection:
             raise
 
     async def post(self, path: str, body: Mapping[str, Any]) -> bytes:
-        """The bytes of a reply of status 200, of `MOST_BYTES` + 1 the first.
+        """The body of a reply of status 200, at most its first `MOST_BYTES` + 1 bytes.
 
         Raises:
-            Unanswered: it is not paid, and further attempts have not helped.
+            Unanswered: no attempt was answered; nothing was paid.
         """
         now = asyncio.get_running_loop().time
         end = now() + (self.retries + 1) * self.timeout
@@ -167,7 +167,7 @@ class Connection:
         except TimeoutError:
             raise Unanswered(
                 f"{self.url} did not answer within timeout={seconds:.3g} s, "
-                f"{len(data)} bytes came; give a larger timeout, or ask for less"
+                f"{len(data)} bytes arrived; give a larger timeout, or ask for less"
             ) from None
         except httpx2.TransportError as error:
             raise Unanswered(
@@ -198,23 +198,23 @@ def _client(headers: Mapping[str, str]) -> Any:
             "an endpoint needs httpx2, which is not installed: "
             "pip install 'reprojax[endpoint]'"
         ) from None
-    # Replies come as they are: a small compressed one may be a large one.
+    # No compression: a small compressed reply may expand to a huge one.
     plain = {"Accept-Encoding": "identity", **headers}
     return httpx2.AsyncClient(headers=plain, timeout=None, follow_redirects=False)
 
 
 def _wait(tried: int) -> float:
-    """Ever longer, and not all at a time."""
+    """Exponential backoff with jitter, so that clients do not retry in step."""
     return min(0.5 * 2**tried, 8.0) * (1 - random.random() / 4)
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks for, if they can be read."""
+    """The seconds that a server asks to wait; None if it does not say."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) * unit
         except (KeyError, ValueError):
-            continue  # not given, or a date: the usual wait does
-        if seconds >= 0:  # NaN is not
+            continue  # not given, or a date: use the usual wait
+        if seconds >= 0:  # false for NaN
             return min(seconds, MOST_WAIT)
     return None

@@ -1,4 +1,4 @@
-"""Continuations scored by an echoed prompt, or by the tokens that may come next."""
+"""Scores of continuations, from an echoed prompt or from likely next tokens."""
 
 import itertools
 import math
@@ -17,18 +17,18 @@ from reprojax.text.served.answers import (
     token_id,
 )
 
-UNKNOWN = "\ufffd"  # what some servers print for a part of a character
+UNKNOWN = "\ufffd"  # printed by some servers for part of a character
 
 
 class NotEchoed(Malformed):
-    """The server left `echo` out."""
+    """The server ignored `echo`."""
 
 
 def echoed(data: bytes, item: Continuation, encode: Encode | None) -> Scored:
-    """Of an echoed prompt with one token more or none: those of the continuation.
+    """The continuation's score from an echoed prompt, with or without one more token.
 
-    Offsets into the text are not read: they count what is printed of a token that
-    begins the prompt, and vanish within a character. The tokens have to spell it.
+    Offsets into the text are not used: they count the printed form of a first special
+    token, and are missing within a character. Instead the tokens must spell the text.
     """
     given = logprobs(data)
     tokens, logp = given.tokens, given.token_logprobs
@@ -47,7 +47,7 @@ def echoed(data: bytes, item: Continuation, encode: Encode | None) -> Scored:
     if len(own) < end - start:
         raise Malformed(
             f"the server answered no log-probability of the first token of {item!r}, "
-            "expected a prompt to go on from; begin it with some text"
+            "expected a prompt before it; begin it with some text"
         )
     check_logprobs(own)
     return Scored(min(sum(own), 0.0), len(own))
@@ -56,7 +56,7 @@ def echoed(data: bytes, item: Continuation, encode: Encode | None) -> Scored:
 def _place(
     tokens: Sequence[str], item: Continuation, encode: Encode | None
 ) -> tuple[int, int]:
-    """(first, end) of the continuation's tokens."""
+    """(first, end): the places of the continuation's tokens."""
     ids = [token_id(token) for token in tokens]
     named = None not in ids
     if named and encode is None:
@@ -64,7 +64,7 @@ def _place(
             f"the server answered tokens by their ids, {tokens[:3]}, expected texts; "
             "give encode=tokenizer.encode, or leave return_tokens_as_token_ids out"
         )
-    for end in (len(tokens) - 1, len(tokens)):  # with a token more, or none
+    for end in (len(tokens) - 1, len(tokens)):  # with a generated token, or none
         if named and encode is not None:
             start = _from_ids(ids[:end], item, encode)
         else:
@@ -73,7 +73,7 @@ def _place(
             return start, end
     raise Malformed(
         f"the server echoed {''.join(tokens)[-60:]!r}, whose tokens do not spell "
-        f"{item.prompt[-40:]!r} with {item.text!r} behind it; if the continuation "
+        f"{item.prompt[-40:]!r} followed by {item.text!r}; if the continuation "
         "begins within a token, move the blank from the prompt's end to it; otherwise "
         "ask for ids: encode=tokenizer.encode and "
         "extra={'return_tokens_as_token_ids': True}, where the server has that"
@@ -83,7 +83,7 @@ def _place(
 def _from_ids(
     ids: Sequence[int | None], item: Continuation, encode: Encode
 ) -> int | None:
-    """As the tokeniser has them, behind a token that begins the text or none."""
+    """The first place, if the tokeniser gives these ids, or all but a first special."""
     whole = list(encode(item.prompt + item.text))
     if list(ids) != whole and list(ids[1:]) != whole:
         return None
@@ -95,18 +95,18 @@ def _from_texts(tokens: Sequence[bytes], item: Continuation) -> int | None:
     while left > 0 and start:
         start -= 1
         left -= len(tokens[start])
-    while start > 1 and not tokens[start - 1]:  # printed with the rest of a character
+    while start > 1 and not tokens[start - 1]:  # printed with the character's next part
         start -= 1
     if not start or b"".join(tokens[start:]) != item.text.encode():
         return None
-    fronts = tokens[:start], tokens[1:start]  # the first may begin the text, printed
+    fronts = tokens[:start], tokens[1:start]  # the first may be a printed special token
     printed = [b"".join(front).decode("utf8", "replace") for front in fronts]
     return start if any(_spells(one, item.prompt) for one in printed) else None
 
 
 def _spells(printed: str, text: str) -> bool:
-    """Whether that is the text, but for characters of which only parts were printed."""
-    ends = {0}  # where in the text the pieces so far may end
+    """Whether it spells the text, except characters of which parts were printed."""
+    ends = {0}  # possible ends, in the text, of the pieces so far
     for parts, piece in re.findall(f"({UNKNOWN}+)|([^{UNKNOWN}]+)", printed):
         if piece:
             ends = {at + len(piece) for at in ends if text.startswith(piece, at)}
@@ -120,13 +120,13 @@ def _spells(printed: str, text: str) -> bool:
 # -- by the first token
 
 Begins = Sequence[tuple[int, ...] | None]
-"""The tokens of continuations of one prompt; None where no tokeniser says."""
+"""The tokens of continuations of one prompt; None if no tokeniser is known."""
 
 
 def beginnings(items: Sequence[Continuation], encode: Encode | None) -> Begins:
-    """Raise unless these continuations of one prompt are told apart by their first."""
+    """The tokens of continuations of one prompt; raise if their first ones coincide."""
     if encode is None:
-        return [None] * len(items)  # only those of a single token can be found then
+        return [None] * len(items)  # then only single-token ones can be recognised
     found = label_tokens(encode, items[0].prompt, [item.text for item in items])
     if len(found) == 1 and len(found[0]) > 1:
         raise ValueError(
@@ -147,16 +147,16 @@ def beginnings(items: Sequence[Continuation], encode: Encode | None) -> Begins:
 def by_first_token(
     items: Sequence[Continuation], likely: Sequence[Token], encode: Encode | None
 ) -> list[Scored]:
-    """Continuations of one prompt, by the likeliest tokens behind it.
+    """Scores of continuations of one prompt, from the most likely tokens after it.
 
-    One that is not among these is no likelier than they are, and than what they leave.
+    An unlisted token is at most as likely as the listed ones, and as what they leave.
     """
     pairs = zip(items, beginnings(items, encode), strict=True)
     found = [_first(item, ids, likely, encode) for item, ids in pairs]
     lost = [item.text for item, one in zip(items, found, strict=True) if one is None]
     if len(lost) == len(items):
         raise ValueError(
-            f"got {len(likely)} likeliest tokens behind {items[0].prompt[-40:]!r}, and "
+            f"got {len(likely)} likeliest tokens after {items[0].prompt[-40:]!r}, and "
             f"none of {lost} begins with one of them, expected one at least; give a "
             "larger top=, or let the server write the label (ask)"
         )
@@ -205,7 +205,7 @@ def _follows(prompt: str, text: str, token: int, encode: Encode) -> bool:
 
 
 def _check_whole(item: Continuation, first: int, encode: Encode) -> None:
-    """One of the likeliest is a part of a character, and it may be this one's."""
+    """Raise if a likely token is part of a character that may begin this one."""
     texts = [item.text[:end] for end in range(1, len(item.text) + 1)]
     if not any(_follows(item.prompt, text, first, encode) for text in texts):
         raise ValueError(

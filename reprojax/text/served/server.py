@@ -6,9 +6,9 @@
 >>> answers[0].completions[0].text
 ' 4'
 
-A request is paid when it is answered, and on disk before its answer is used: a run that
-was stopped is started again with the same log, asks in any order, and pays only what is
-new. What is under way when the process is killed can be paid twice.
+A request is paid when it is answered, and on disk before its answer is used. A stopped
+run is started again with the same log; it may ask in any order, and pays only for new
+requests. Requests in progress when the process is killed may be paid twice.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ from reprojax.text.served.answers import (
 from reprojax.text.served.connection import Connection, Unanswered, server
 from reprojax.text.served.scoring import NotEchoed, beginnings, by_first_token, echoed
 
-REFUSED = (400, 422)  # a server that knows the request, and not what it asks for
+REFUSED = (400, 422)  # the server understands the request but not one of its settings
 
 
 class Settings(NamedTuple):
-    """What makes an answer besides its request."""
+    """What determines an answer besides its request."""
 
     url: str
     model: str
@@ -53,28 +53,28 @@ class Endpoint:
     """A model on a server, as a `Language`, inside a `with`. Needs `httpx2`.
 
     Args:
-        url: the API's address, its /v1 included; None is OpenAI's own.
-        budget: requests that may be paid, those in the log counted. A request is one
-            prompt with its samples, or with as many as the server gives at a time; one
-            continuation that is scored, or one prompt, if the server does not echo.
+        url: the API's address, including its /v1; None means OpenAI.
+        budget: requests that may be paid, logged ones included. A request is one prompt
+            with its samples, or with as many as the server gives at a time; one scored
+            continuation, or one prompt if the server does not echo.
         log: a file, one run at a time. Without one nothing is kept.
-        api: "completions" goes on with a prompt as it stands, and scores; "chat" sends
-            it as a user's message, and cannot score.
-        key: by default OPENAI_API_KEY, which is sent to OpenAI alone, as OPENAI_ORG_ID
+        api: "completions" continues a prompt unchanged, and can score; "chat" sends it
+            as a user's message, and cannot score.
+        key: by default OPENAI_API_KEY, which is sent to OpenAI only, as OPENAI_ORG_ID
             and OPENAI_PROJECT_ID are.
         workers: requests at a time.
         retries: of each request after a lost connection, a timeout, 408, 409, 425, 429
-            and 5xx; the client waits as the server says, or ever longer.
+            and 5xx. The client waits as long as the server asks, or increasingly long.
         timeout: seconds of one whole attempt. All attempts and waits of a request take
             (retries + 1) * timeout at most.
         system: a system message, for "chat".
         encode: the model's tokeniser, for token budgets and checks of label words.
-        context: the most tokens of a prompt and its answer; what a chat puts around a
-            message is not counted, so leave room for it.
+        context: the most tokens of a prompt and its answer. A chat's own tokens around
+            a message are not counted, so leave room for them.
         extra: further fields of each request, such as {"min_p": .1}.
-        top: how many of the likeliest next tokens are asked for where a server does not
-            echo; servers have a limit. Labels are then scored by their first token, a
-            warning says so, and `Scored.of` does.
+        top: how many likely next tokens to request from a server that does not echo;
+            servers have a limit. Labels are then scored by their first token, which
+            `Scored.of` and a warning tell.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class Endpoint:
         self._known: dict[Asked, Answered] = {}
         self._turn = threading.Lock()  # one round at a time
         self._going, self._top = 0, top
-        self._echoes: bool | None = None  # whether the server does, once it is known
-        self._samples: int | None = None  # the most at a time, once it is known
+        self._echoes: bool | None = None  # whether the server echoes; None: unknown
+        self._samples: int | None = None  # the most samples at a time; None: unknown
         self._said: set[str] = set()
         score = self.score if api == "completions" else None
         self.language = Language(self.complete, score, encode, context)
@@ -133,11 +133,11 @@ class Endpoint:
 
     @property
     def left(self) -> int:
-        """Requests that the budget still holds."""
+        """Requests that the budget still allows."""
         return self.budget - self.paid
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """From the log, or else from the server."""
+        """Replies from the log, or else from the server."""
         with self._turn:
             todo = {r: p for r in requests if (p := self._gathered(r)[1])}
             need = sum(-(-self._lacking(r) // p.samples) for r, p in todo.items())
@@ -146,7 +146,7 @@ class Endpoint:
             return [_joined(self._gathered(request)[0]) for request in requests]
 
     def score(self, items: Sequence[Continuation]) -> list[Scored]:
-        """From the log, or else from the server."""
+        """Scores from the log, or else from the server."""
         by_prompt: dict[str, list[Continuation]] = {}
         for item in dict.fromkeys(items):
             by_prompt.setdefault(item.prompt, []).append(item)
@@ -174,7 +174,7 @@ class Endpoint:
     # -- a round of requests
 
     def _each(self, ask: Callable[[Any], Any], asked: Sequence[Any]) -> None:
-        """All of them, some at a time. What is under way when one fails is kept."""
+        """Ask all, some at a time. If one fails, the others in progress are kept."""
         failed: list[Exception] = []
 
         async def one(item: Any, gate: asyncio.Semaphore) -> None:
@@ -200,15 +200,15 @@ class Endpoint:
         except BaseException as error:
             where = "no log" if self._log is None else str(self._log.path)
             error.add_note(
-                f"{self._settings.model}: what was answered before is kept in {where}; "
-                "start again with the same log to go on"
+                f"{self._settings.model}: earlier answers are kept in {where}; "
+                "start again with the same log to continue"
             )
             raise
 
     def _check_left(self, need: int) -> None:
         if need > self.left - self._going:
             raise BudgetSpent(
-                f"{need} new requests came and {self.left - self._going} of "
+                f"got {need} new requests and {self.left - self._going} of "
                 f"{self.budget} are left; none was sent; give a larger budget, or "
                 "fewer rows"
             )
@@ -219,7 +219,7 @@ class Endpoint:
         body: Mapping[str, Any],
         read: Callable[[bytes], Answered],
     ) -> None:
-        """Ask, count and write down, whatever the answer turns out to be."""
+        """Ask, count and log a request, whatever its answer is."""
         self._check_left(1)
         given = {name: value for name, value in body.items() if value is not None}
         given = {"model": self._settings.model, **given, **self._settings.extra}
@@ -249,20 +249,20 @@ class Endpoint:
         elif isinstance(one, Continuation) and answer is not None:
             self._echoes = True
 
-    # -- completions, in parts where the server gives fewer samples at a time
+    # -- completions, in parts if the server gives fewer samples at a time
 
     def _gathered(self, request: Request) -> tuple[list[Reply], Request | None]:
-        """(the parts that are known, the next one or None)."""
+        """(the known parts, the next part to ask or None)."""
         parts: list[Any] = []
         while (part := self._part(request, parts)) in self._known:
             parts.append(self._known[part])
         return parts, part
 
     def _part(self, request: Request, parts: Sequence[Reply]) -> Any:
-        """What is asked behind these parts; None behind the last.
+        """The request after these parts; None after the last.
 
-        Each part samples by a seed of its own. Its size depends on what was answered
-        before, so that a run that is started again asks for the same parts.
+        Each part samples with its own seed. Its size depends on earlier answers only,
+        so that a restarted run asks for the same parts.
         """
         rest = request.samples - sum(len(part.completions) for part in parts)
         if not rest:
@@ -291,11 +291,11 @@ class Endpoint:
                 await self._pay(part, self._body(part), self._reader(part))
             except Unanswered as error:
                 if part.samples == 1:
-                    self._samples = None  # it was not their number
+                    self._samples = None  # the number of samples was not the reason
                 first = not self._gathered(request)[0]
                 if part.samples == 1 or not first or error.status not in REFUSED:
                     raise
-                fewer = part.samples // 2  # refused, and not paid
+                fewer = part.samples // 2  # refused, so not paid
                 self._samples = min(self._samples or fewer, fewer)
 
     def _reader(self, request: Request) -> Callable[[bytes], Reply]:
@@ -308,7 +308,7 @@ class Endpoint:
             "n": request.samples,
             "seed": request.seed,
             "stop": list(request.stop) or None,
-            "top_k": request.top_k or None,  # not OpenAI's
+            "top_k": request.top_k or None,  # not in OpenAI's API
         }
         if self._settings.api != "chat":
             return body | {"prompt": request.prompt, "max_tokens": request.length}
@@ -320,9 +320,9 @@ class Endpoint:
     # -- scores
 
     def _scores(self, items: Sequence[Continuation]) -> list[Any] | None:
-        """Of continuations of one prompt, all in one way; None if more must be asked.
+        """Scores of one prompt's continuations, all by one method; None if some lack.
 
-        A sum over a text's tokens and its first token's are not compared.
+        The sum over a text's tokens is never compared with a first token's score.
         """
         if all(item in self._known for item in items):
             return [self._known[item] for item in items]
@@ -330,7 +330,7 @@ class Endpoint:
         return None if likely is None else by_first_token(items, likely, self.encode)
 
     async def _try_echo(self, items: Sequence[Continuation]) -> None:
-        """Score the first by an echo, or else all of them by the next token."""
+        """Score the first by an echo; if that fails, all of them by the next token."""
         try:
             await self._echo(items[0])
             return
@@ -345,7 +345,7 @@ class Endpoint:
     async def _echo(self, item: Continuation) -> None:
         body = {
             "prompt": item.prompt + item.text,
-            "max_tokens": 1,  # there are servers that refuse 0
+            "max_tokens": 1,  # some servers refuse 0
             "temperature": 0.0,
             "echo": True,
             "logprobs": 1,
@@ -356,7 +356,7 @@ class Endpoint:
         body = {
             "prompt": prompt,
             "max_tokens": 1,
-            "temperature": 1.0,  # some servers scale what they list by it
+            "temperature": 1.0,  # some servers divide the listed logits by it
             "logprobs": self._top,
         }
         await self._pay(NextToken(prompt, self._top), body, next_tokens)
