@@ -162,7 +162,7 @@ def _refuse_misfits(
         "missing": sorted(set(expected) - set(tensors)),
         "unexpected": sorted(set(tensors) - set(expected)),
         "misshaped": [
-            f"{name}: got {list(tensors[name].shape)}, expected {list(shape)}"
+            f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
             for name, shape in sorted(expected.items())
             if name in tensors and tensors[name].shape != shape
         ],

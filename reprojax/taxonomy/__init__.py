@@ -1,4 +1,4 @@
-"""Coordinates of a program, observed: (lambda, ell, tau, omega)."""
+"""Observed coordinates of a program: (lambda, ell, tau, omega)."""
 
 from reprojax.taxonomy.programs import (
     FORMATS,

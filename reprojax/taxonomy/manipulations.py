@@ -1,7 +1,7 @@
-"""What one manipulation does, seen by running it alone on random numbers.
+"""Observe one manipulation by running it alone on random numbers.
 
-Its derivative along a random tangent of the value says where the value passes and where
-the prompt stands. `taxonomy.describe` makes the coordinates of a program from that.
+Its derivative along a random tangent of the value shows where the value passes through
+and where the prompt is. `taxonomy.describe` derives a program's coordinates from that.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,42 +26,42 @@ from reprojax.core import (
 
 
 class Alone(NamedTuple):
-    """A manipulation at one site, to be run by itself."""
+    """A manipulation at one site, with all that it needs to run alone."""
 
     manipulation: Manipulation
     params: Params
     spec: PyTree
-    """Of the value that it is given."""
+    """The spec of its input value."""
     scope: Scope
     seed: int
 
 
 class Seen(NamedTuple):
-    """Of each number [N] in a manipulation's answer."""
+    """Masks over the numbers [N] of a manipulation's result."""
 
     passes: np.ndarray
-    """The value is in it, and its derivative hangs on neither value nor prompt."""
+    """Contains the value, with a derivative independent of the value and the prompt."""
     depends: np.ndarray
-    """The value has an influence on it."""
+    """Depends on the value."""
     of_prompt: np.ndarray
-    """The prompt has."""
+    """Depends on the prompt."""
     of_task: np.ndarray
-    """The task's own input, before any edit, has."""
+    """Depends on the task's own input, before any edit."""
     longer: bool
-    """There are more of them than in the value."""
+    """Whether the result has more numbers than the value."""
 
 
 def operator(alone: Alone) -> str:
-    """tau, observed; "" where there is no prompt (a resize, a cast).
+    """tau, observed; "" if there is no prompt (a resize, a cast).
 
-    Where does the value pass? Nowhere: parametric. The prompt meets it there: additive.
-    The prompt is elsewhere: concatenative, unless what is elsewhere also reads the
-    task's input, or is the value's own place and still depends on it: parametric.
+    If the value passes nowhere: parametric. If the prompt is where it passes: additive.
+    If the prompt is elsewhere: concatenative, but parametric if that also reads the
+    task's input, or if it is the value's own place and depends on the value.
     """
     holds = {**alone.params._asdict(), "context": alone.scope.context}
     prompt = next((name for name in holds if jax.tree.leaves(holds[name])), "")
     leaves = jax.tree.leaves(bare(alone.spec))
-    if not all(hasattr(a, "dtype") for a in leaves):  # arguments, flags among them
+    if not all(hasattr(a, "dtype") for a in leaves):  # a call's arguments, with flags
         return "parametric" if prompt in Params._fields else ""
     seen = observe(alone, prompt)
     if not seen.of_prompt.any():
@@ -75,14 +75,14 @@ def operator(alone: Alone) -> str:
 
 
 def _grows(seen: Seen, leaves: Sequence[Any]) -> bool:
-    """Token ids, and some that no value and no params make: a template in the code."""
+    """Whether ids are added that depend on no value and no params: a fixed template."""
     ids = all(jnp.issubdtype(a.dtype, jnp.integer) for a in leaves)
     new = seen.depends.size - sum(prod(a.shape) for a in leaves)
     return ids and new > 0 and bool((~seen.depends).sum() >= new)
 
 
 def alignment(alone: Alone) -> str:
-    """omega: what it holds, and where it holds nothing, whether it does anything."""
+    """omega, by its params; without params, by whether it changes the answer."""
     if jax.tree.leaves(alone.params.learnable):
         return "linear"
     if jax.tree.leaves(alone.params.fixed):
@@ -98,7 +98,7 @@ def observe(alone: Alone, prompt: str) -> Seen:
     """Run it on two prompts, two values with a tangent, and two inputs of the task.
 
     Args:
-        prompt: which is the prompt: "learnable", "fixed", "context", or "" for none.
+        prompt: what is the prompt: "learnable", "fixed", "context", or "" for none.
     """
     random, scope = np.random.default_rng(alone.seed), alone.scope
     given = {**alone.params._asdict(), "context": scope.context, "": ()}[prompt]
@@ -122,8 +122,8 @@ def observe(alone: Alone, prompt: str) -> Seen:
 def compiled(alone: Alone, function: Callable[..., Any]) -> Callable[..., Any]:
     """function(alone, *args), compiled once.
 
-    One executable answers for all draws, so that equal numbers are equal bits. Arrays
-    enter as arguments: in a closure they would become text in the program.
+    All draws use one executable, so equal numbers have equal bits. Arrays enter as
+    arguments: closed over, they would become constants in the program.
     """
     scope = alone.scope
     arrays = (alone.params, scope.frozen, scope.x, scope.context)
@@ -137,7 +137,7 @@ def compiled(alone: Alone, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run(prompt: str, alone: Alone, p: PyTree, value: PyTree, x: PyTree) -> jax.Array:
-    """What the manipulation answers [N] to another prompt, value and x."""
+    """The manipulation's result [N] for another prompt, value and x."""
     m, params, _, scope, _ = alone
     scope = scope._replace(x=x)
     if prompt == "context":
@@ -147,7 +147,7 @@ def _run(prompt: str, alone: Alone, p: PyTree, value: PyTree, x: PyTree) -> jax.
 
 
 def _along(prompt: str, alone: Alone, p: PyTree, value: PyTree, t: PyTree) -> jax.Array:
-    """Its derivative along a tangent of what the value holds."""
+    """The result's derivative along a tangent of the value."""
 
     def inner(a: PyTree) -> jax.Array:
         return _run(prompt, alone, p, on_value(lambda _: a, value), alone.scope.x)
@@ -158,18 +158,18 @@ def _along(prompt: str, alone: Alone, p: PyTree, value: PyTree, t: PyTree) -> ja
 def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
     """How many learnable numbers change the answer at some site of a group.
 
-    The params as they are and random ones, until `patience` draws in a row bring no new
-    numbers: a clip, say, hides some in each draw. What integers of the context choose
-    acts whether or not the given ones choose it. Where evaluation moves by none, as it
-    chooses, training is looked at.
+    Tries the given params and random ones until `patience` draws in a row find no new
+    numbers, because a clip, say, hides some in each draw. Numbers that integers of the
+    context select count, even if the given integers do not select them. If none acts in
+    evaluation (dropout, say, may need a key), training is tried.
     """
     learnable = group[0].params.learnable
     leaves = jax.tree.leaves(learnable)
     if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
-        return sum(a.size for a in leaves)  # token ids: there is no derivative
+        return sum(a.size for a in leaves)  # token ids have no derivative
     random, slopes = np.random.default_rng(group[0].seed), [*map(_slope, group)]
     hit, still, at = jnp.zeros(sum(a.size for a in leaves), bool), 0, learnable
-    most += 2 * max(_widths(learnable), default=0)  # a walk through a table takes two
+    most += 2 * max(_widths(learnable), default=0)  # walking a table takes two a row
     for i in range(most if leaves else 0):
         before = hit.sum()
         for one, slope in zip(group, slopes, strict=True):
@@ -178,7 +178,7 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
         still = still + 1 if hit.sum() == before else 0
         if still == patience or hit.all():
             break
-        scale = 0.1 if i % 2 else 1.0  # small ones pass a clip, large ones reach far
+        scale = 0.1 if i % 2 else 1.0  # small params pass a clip, large ones reach far
         at = jax.tree.map(lambda a, s=scale: s * a, draw(random, spec_of(learnable)))
     if leaves and not hit.any() and group[0].scope.key is None:
         key = jax.random.key(group[0].seed)
@@ -188,16 +188,16 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
 
 
 def _widths(learnable: PyTree) -> set[int]:
-    """How many rows the leaves have, any of which may be a table."""
+    """The leaves' numbers of rows; any leaf may be a table."""
     return {len(a) for a in jax.tree.leaves(learnable) if jnp.ndim(a)}
 
 
 def _contexts(context: PyTree, learnable: PyTree, step: int) -> list[PyTree]:
-    """The context that was given, and others whose integers choose other things.
+    """The given context, and others whose integers select other things.
 
-    From step to step they walk through all numbers up to the largest that was given,
-    and through all rows of each leaf; the second leaf of a context goes on where the
-    first has been through, as the digits of a number do.
+    Over the steps the integers walk through all numbers up to the largest given one,
+    and through all rows of each leaf. A second leaf advances when the first has gone
+    round, like the digits of a number.
     """
     leaves, form = jax.tree.flatten(context)
     arrays = [jnp.asarray(a) for a in leaves]
@@ -222,15 +222,15 @@ def _counts(a: jax.Array) -> bool:
 
 
 def _walk(a: jax.Array, start: int, below: int) -> jax.Array:
-    """start, start + 1 and so on, from 0 again where they reach `below`."""
+    """start, start + 1 and so on, modulo `below`."""
     below = 2 if a.dtype == bool else below
     numbers = (start + np.arange(a.size)) % below
     return jnp.asarray(numbers.reshape(a.shape)).astype(a.dtype)
 
 
 def _slope(alone: Alone) -> Callable[..., jax.Array]:
-    """(learnable, random, context) -> which of its numbers move the answer to some
-    value. No number is one that a missing row (NaN) moves."""
+    """(learnable, random, context) -> mask of the learnable numbers that move the
+    answer to a random value. Numbers moved only through NaN (a missing row) do not."""
 
     def answer(alone: Alone, learnable: PyTree, value: PyTree) -> jax.Array:
         return _run("learnable", alone, learnable, value, alone.scope.x)
@@ -267,11 +267,11 @@ def draw(
     pixels: bool = False,
     below: int = 1 << 20,
 ) -> PyTree:
-    """Random values of the given shapes; a Tokens keeps a plain order.
+    """Random values of the given shapes; Tokens get positions 0, 1, ...
 
     Args:
         pixels: floats are from [0, 1], and uint8 images become such floats.
-        below: what integers stay below.
+        below: the bound of integers.
     """
     if isinstance(spec, Tokens):
         order = jnp.broadcast_to(jnp.arange(spec.weight.shape[-1]), spec.weight.shape)
@@ -294,7 +294,7 @@ def _draw_leaf(random: np.random.Generator, a: Any, pixels: bool, below: int) ->
 
 
 def draw_task(random: np.random.Generator, x: PyTree) -> PyTree:
-    """Another x, its integers within the given ones: they are looked up in tables."""
+    """Another x; its integers stay within the given ones, because they index tables."""
     arrays = [a for a in jax.tree.leaves(x) if not isinstance(a, jax.ShapeDtypeStruct)]
     ids = [a for a in arrays if jnp.issubdtype(a.dtype, jnp.integer) and a.size]
     below = max([2, *(int(np.max(a)) + 1 for a in ids)])
@@ -302,12 +302,12 @@ def draw_task(random: np.random.Generator, x: PyTree) -> PyTree:
 
 
 def real(random: np.random.Generator, tree: PyTree) -> PyTree:
-    """Numbers where only shapes were given; integers are of any table."""
+    """The tree, with random numbers if it has shapes only; integers fit any table."""
     leaves = jax.tree.leaves(tree)
     given = any(isinstance(a, jax.ShapeDtypeStruct) for a in leaves)
     return draw(random, tree, below=2) if given else tree
 
 
 def flat(value: PyTree) -> jax.Array:
-    """All numbers that a value holds, in one row."""
+    """All numbers of a value, in one row."""
     return jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(bare(value))])

@@ -1,7 +1,7 @@
 """describe(program): the coordinates (lambda, ell, tau, omega), observed.
 
-Nothing is typed in. Each manipulation is run alone on random prompts and values, so a
-user's own operator is described as the library's are.
+Nothing is declared. Each manipulation is run alone on random prompts and values, so a
+user's own operator is described like the library's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ OMEGAS = ("identity", "rule", "statistical", "linear")
 
 
 class Row(NamedTuple):
-    """What stands at one site. Texts are "" where there is no prompt (a resize)."""
+    """One site. Texts are "" if there is no prompt (a resize)."""
 
     site: str
     format: str
@@ -55,18 +55,18 @@ class Row(NamedTuple):
     operator: str
     """tau: "additive", "concatenative" or "parametric"; omega at "output"."""
     shapes: tuple[tuple[int, ...], ...]
-    """Of the learnable leaves, or of the fixed ones where nothing is learnable."""
+    """Of the learnable leaves, or of the fixed ones if nothing is learnable."""
     learnable: int
-    """Numbers that a search updates."""
+    """Number of learnable parameters."""
     acting: int
-    """Those of them that were seen to change the answer: none inside a frame. What
-    integers of the context choose counts, whichever of it the given ones choose."""
+    """How many of these were seen to change the answer: inside a frame, none. Those
+    that the context's integers can select count, whether or not they do."""
     fixed: int
-    """Numbers that stay as they are."""
+    """Number of fixed parameters."""
 
 
 class Description(NamedTuple):
-    """The coordinates of a program; `str` gives them with a table."""
+    """The coordinates of a program; `str` adds a table."""
 
     rows: tuple[Row, ...]
     """One for each site. Sites that share params show them at the first."""
@@ -75,17 +75,17 @@ class Description(NamedTuple):
 
     @property
     def learnable(self) -> int:
-        """How many numbers a search updates."""
+        """Number of learnable parameters."""
         return sum(row.learnable for row in self.rows)
 
     @property
     def acting(self) -> int:
-        """How many of them have an effect, which is what papers count."""
+        """How many of them have an effect; papers report this number."""
         return sum(row.acting for row in self.rows)
 
     @property
     def coordinates(self) -> str:
-        """As in "learnable input additive -> statistical"."""
+        """Such as "learnable input additive -> statistical"."""
         prompts = {row[1:4] for row in self.rows if row.operator}
         inside = [at for at in prompts if at[1] in LOCATIONS]
         inside.sort(key=lambda at: (LOCATIONS.index(at[1]), at))
@@ -128,8 +128,8 @@ def describe(
     """The coordinates of a program, its sites, shapes and counts, all observed.
 
     Args:
-        x: what the program is applied to, or its shapes; likewise the context, where
-            what is `Shared` stands for its value.
+        x: the program's input, or its shapes; likewise the context, where `Shared` is
+            replaced by its value.
         roles: a card's. Its "embedding" and "input" sites join the next two.
         embedding: sites with the embedded input. A site named nowhere is hidden.
         inputs: sites with the input itself.
@@ -145,7 +145,7 @@ def describe(
         x, context = draw_task(random, x), real(random, context)
         found = watch(program, params, frozen, x, context)
         return _description(_watched_rows(found, place, seed))
-    # A loop's one site is what enters all layers, whatever a card calls it.
+    # A loop's one site is the input of all its layers, so it is hidden, not embedding.
     place |= {site: "hidden" for site in looped if place.get(site) == "embedding"}
     context = specs.get(CONTEXT) if context is None else context
     x, context = draw_task(random, x), real(random, context)
@@ -168,13 +168,13 @@ def _description(rows: Sequence[Row]) -> Description:
 def _raw_specs(
     program: Program, *args: Any
 ) -> tuple[dict[str, PyTree], set[str], bool]:
-    """{site: spec} of what each manipulation is given, the sites inside loops, and
-    whether what acts are the program's own manipulations, all of them, on their own
-    params and on the program's own arguments, and nothing else is learned."""
+    """{site: spec} of the manipulations' inputs, the sites inside loops, and whether
+    the program is plain: all of `program.at`, and nothing else, acts, on own params and
+    the program's own arguments, and nothing else is learned."""
     specs, made, plain = {}, {}, True
 
     def spy(site: str, value: PyTree) -> PyTree:
-        if site.endswith("/raw"):  # nested programs: the last is the outer one's
+        if site.endswith("/raw"):  # nested programs: the outer one comes last
             site = site.removesuffix("/raw")
             specs[site] = spec_of(value)
             return jax.tree.map(partial(_marked, site), value)
@@ -189,7 +189,7 @@ def _raw_specs(
             nonlocal plain
             given = scope.frozen, scope.x, scope.context
             plain &= is_own(program, params, m, own)
-            # The context that `informed` makes is the program's own.
+            # A context made by `informed` counts as the program's own.
             own_context = made.get(CONTEXT) if context is None else context
             plain &= is_same((frozen, x, own_context), given)
             return m.apply(own, value, scope)
@@ -209,7 +209,7 @@ def _marked(site: str, a: Any) -> Any:
 
 
 def _in_loops(jaxpr: Any, inside: bool = False) -> set[str]:
-    """The names of marked values inside scan or while: one site of many layers."""
+    """Names of marked values inside scan or while, where one site is many layers."""
     found = set()
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "name" and inside:
@@ -228,7 +228,7 @@ def _rows(group: Sequence[Alone], locations: Sequence[str]) -> list[Row]:
 
 
 def _at(alone: Alone, location: str) -> tuple[str, str, str, str]:
-    """Site, lambda, ell and tau."""
+    """(site, lambda, ell, tau)."""
     tau = alignment(alone) if location == "output" else operator(alone)
     lam = "learnable" if jax.tree.leaves(alone.params.learnable) else "fixed"
     lam = "" if tau in ("", "identity", "rule") else lam
@@ -238,7 +238,7 @@ def _at(alone: Alone, location: str) -> tuple[str, str, str, str]:
 def _counted(
     where: Iterable[tuple[str, str, str, str]], group: Sequence[Alone]
 ) -> list[Row]:
-    """Rows of these sites; the params that they share are counted at the first."""
+    """Rows of these sites; shared params are counted at the first."""
     params = group[0].params
     leaves = [[tuple(np.shape(a)) for a in jax.tree.leaves(tree)] for tree in params]
     counts = sum(map(prod, leaves[0])), acting(group), sum(map(prod, leaves[1]))
@@ -246,11 +246,11 @@ def _counted(
     return [Row(*at, *((), 0, 0, 0) if i else first) for i, at in enumerate(where)]
 
 
-# -- a program that makes or selects the params of what acts in it
+# -- programs that compute or select their manipulations' params
 
 
 def _watched_rows(found: Watched, place: Mapping[str, str], seed: int) -> list[Row]:
-    """The rows of what was cut out of a program's trace."""
+    """The rows of manipulations cut out of a program's trace."""
     groups: list[list[Cut]] = []
     for cut in found.cuts:
         mine = [group for group in groups if any(_shares(cut, one) for one in group)]
@@ -268,14 +268,14 @@ def _watched_rows(found: Watched, place: Mapping[str, str], seed: int) -> list[R
 
 
 def _shares(cut: Cut, other: Cut) -> bool:
-    """Whether two have numbers in common, or are one that acts twice."""
+    """Whether two cuts share numbers, or are one manipulation that acts twice."""
     same = cut.manipulation == other.manipulation
     again = same and cut.alone.scope.site == other.alone.scope.site
     return bool(cut.leaves & other.leaves) or again
 
 
 def _cut_rows(group: Sequence[Cut], place: Mapping[str, str], seed: int) -> list[Row]:
-    """The rows of what shares params; what acts twice at a site has one."""
+    """The rows of cuts that share params; one that acts twice at a site has one row."""
     where: dict[Any, tuple[str, str, str, str]] = {}
     for cut in group:
         alone = cut.alone._replace(seed=seed)
@@ -300,8 +300,8 @@ def _cut_rows(group: Sequence[Cut], place: Mapping[str, str], seed: int) -> list
 
 
 class Cell(NamedTuple):
-    """One of the 72 of the survey's table: 2 formats, 3 locations, 3 operators, and 4
-    alignments."""
+    """A cell of the survey's table, which has 2 formats x 3 locations x 3 operators x 4
+    alignments = 72."""
 
     format: str
     location: str
@@ -310,10 +310,10 @@ class Cell(NamedTuple):
 
 
 def cells(coordinates: Mapping[str, str]) -> dict[Cell, list[str]]:
-    """The 72 cells in order, and the names of those that stand in each.
+    """The 72 cells in order, each with the names of its programs.
 
-    A program with prompts at several places stands in a cell for each of them, and one
-    without a prompt in none.
+    A program with prompts at several places is in a cell for each of them; one without
+    a prompt is in none.
 
     Args:
         coordinates: {name: `Description.coordinates`}.
@@ -333,7 +333,7 @@ def _cell(text: str, known: Iterable[Cell]) -> Cell:
     cell = next((cell for cell in known if " ".join(cell) == text), None)
     if cell is None:
         raise ValueError(
-            f"the coordinates {text!r} came, expected a format of {FORMATS}, a "
+            f"got the coordinates {text!r}, expected a format of {FORMATS}, a "
             f"location of {LOCATIONS}, an operator of {OPERATORS} and an alignment of "
             f"{OMEGAS}; pass what Description.coordinates gives"
         )
@@ -341,7 +341,7 @@ def _cell(text: str, known: Iterable[Cell]) -> Cell:
 
 
 def grid(found: Mapping[Cell, Sequence[str]]) -> str:
-    """What `cells` found as a table in Markdown: a line for each kind of prompt."""
+    """The result of `cells` as a Markdown table: a line for each kind of prompt."""
     lines = [f"| prompt | {' | '.join(OMEGAS)} |", "|---" * 5 + "|"]
     for at in product(FORMATS, LOCATIONS, OPERATORS):
         names = [", ".join(found[Cell(*at, omega)]) or "–" for omega in OMEGAS]
@@ -357,7 +357,7 @@ def _count(learnable: int, acting: int) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    """One line: at most three shapes, a dash where there is nothing."""
+    """One line: at most three shapes, a dash for an empty entry."""
     shapes = ["x".join(map(str, shape)) or "1" for shape in row.shapes]
     more = [f"+{len(shapes) - 3} more"] if len(shapes) > 3 else []
     shown = ", ".join(shapes[:3] + more)
@@ -366,7 +366,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _table(lines: Sequence[tuple[str, ...]]) -> str:
-    """Aligned columns; the two counts to the right."""
+    """Aligned columns; the two counts are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = "<" * (len(widths) - 2) + ">>"
     return "\n".join(

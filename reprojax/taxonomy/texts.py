@@ -1,7 +1,7 @@
 """describe_texts(program, params, language, xs): the coordinates of text programs.
 
-As for arrays nothing is typed in: the program is run on a row with a language that
-costs nothing, and what each manipulation makes of its text is looked at.
+As for arrays, nothing is declared: the program runs on one row with a free stand-in for
+the language, and each manipulation's effect on its text is observed.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ def describe_texts(
     xs: Sequence[Any],
     contexts: Sequence[Any] | None = None,
 ) -> Description:
-    """The coordinates of a program over texts, on the first of the rows.
+    """The coordinates of a program over texts, observed on the first row.
 
-    Texts enter a language model at its input. A prompt behind or before the whole text
-    that was there is concatenative, any other parametric. An alignment is statistical
-    once it has been estimated; until then its numbers are 0 and it is a rule.
+    Texts enter a language model at its input. A prompt before or after the whole text
+    is concatenative, any other parametric. An alignment is statistical once estimated;
+    before that its numbers are 0 and it is a rule.
     """
     sites = [site for (site,), _ in program.at]
     look = [name for site in sites for name in (f"{site}/raw", site)]
@@ -39,7 +39,7 @@ def describe_texts(
 
 
 def _free(language: Language) -> Language:
-    """Its tokens and limits, with answers that nobody pays for."""
+    """The language's tokens and limits, with constant answers that cost nothing."""
     return language._replace(
         complete=lambda asked: [Reply((Completion("1"),) * r.samples) for r in asked],
         score=lambda items: [Scored(-1.0) for _ in items],
@@ -69,7 +69,7 @@ def _row(site: str, params: Params, seen: dict[str, Any]) -> Row:
 
 
 def _numbers(tree: Any) -> list[np.ndarray]:
-    """The arrays among the leaves; the others are texts."""
+    """The arrays among the leaves; other leaves are texts."""
     return [np.asarray(a) for a in jax.tree.leaves(tree) if not isinstance(a, str)]
 
 

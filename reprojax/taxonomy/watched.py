@@ -1,9 +1,9 @@
-"""Manipulations inside of `program.apply`, cut out of its trace.
+"""Cut the manipulations inside `program.apply` out of its trace.
 
-A program may select its params by row, make them of other numbers, or run another
-program. What acts at a site then is no manipulation of `program.at` on params of its
-own, but it stands in the program's jaxpr, between the value that it is given and what
-it answers. Cut out there it is a manipulation again: of the program's own params.
+A program may select its params by row, compute them from other numbers, or run another
+program. Then what acts at a site is not a manipulation of `program.at` on its own
+params. But it is a part of the program's jaxpr, between the value that it gets and its
+result; cut out there, it is again a manipulation: of the program's own params.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,13 +33,13 @@ MARK = "describe:"
 
 
 def is_own(program: Program, params: Params, m: Manipulation, held: Params) -> bool:
-    """Whether a manipulation is one of `program.at`, and was given its own params."""
+    """Whether a manipulation is one of `program.at`, with its own params."""
     sites = (s[0] for s, other in program.at if other == m and _holds(params, s[0]))
     return any(is_same(held, part(params, site)) for site in sites)
 
 
 def is_whole(program: Program, params: Params) -> bool:
-    """Whether each learnable number belongs to a manipulation of `program.at`."""
+    """Whether all learnable params belong to manipulations of `program.at`."""
     first = [sites[0] for sites, _ in program.at]
     if not all(_holds(params, site) for site in first):
         return not jax.tree.leaves(params.learnable)
@@ -52,7 +52,7 @@ def _holds(params: Params, site: str) -> bool:
 
 
 def is_same(a: PyTree, b: PyTree) -> bool:
-    """Whether two trees hold the very same arrays, tracers included."""
+    """Whether two trees hold identical arrays (`is`), tracers included."""
     a, b = jax.tree.leaves(a), jax.tree.leaves(b)
     return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
@@ -61,37 +61,37 @@ class Cut(NamedTuple):
     """One manipulation at one site, cut out of the trace."""
 
     manipulation: Manipulation
-    """As the program has it."""
+    """The manipulation as the program has it."""
     alone: Alone
-    """On those of the program's params that it depends on, by their numbers. Where it
-    depends on none of them: on what it was given itself, which is fixed."""
+    """The cut one, on those of the program's params (by number) that it depends on. If
+    it depends on none: on the params that it got, which are then fixed."""
     held: Params
-    """What it was given itself, as specs."""
+    """Specs of the params that it got."""
     leaves: frozenset[int]
-    """The numbers of the program's params that it depends on, among all leaves."""
+    """Indices, among all leaves of the program's params, of those it depends on."""
     looped: bool
-    """It stands in a loop over layers."""
+    """Whether it is inside a loop over layers."""
 
 
 class Watched(NamedTuple):
-    """All that acted in a program, in order."""
+    """All manipulations that acted in a program, in order."""
 
     cuts: list[Cut]
     leaves: list[Any]
-    """The program's params; those that are learned come first."""
+    """The leaves of the program's params, learnable ones first."""
     learned: int
-    """How many leaves these are."""
+    """The number of learnable leaves."""
     used: list[bool]
-    """Of each leaf, whether the program's answer depends on it."""
+    """For each leaf, whether the program's answer depends on it."""
 
 
 def watch(
     program: Program, params: Params, frozen: PyTree, x: PyTree, context: PyTree
 ) -> Watched:
-    """All that acts while the program is applied.
+    """Trace the program and cut out all manipulations that act.
 
     Args:
-        x, context: numbers, as the program is to be run on them.
+        x, context: numbers, not specs.
     """
     trace = _trace(program, params, frozen, x, context)
     calls = [call for call in trace.calls if call.answer.within(trace.seen)]
@@ -110,13 +110,13 @@ def watch(
 
 
 class _Marks(NamedTuple):
-    """A tree that was marked."""
+    """A tree whose arrays are marked in a trace."""
 
     structure: Any
     leaves: list[Any]
-    """The specs of arrays, and what is no array (a flag among a module's arguments)."""
+    """Specs of arrays, and other leaves (a flag among a module's arguments)."""
     names: list[str]
-    """The mark of each leaf, "" where it has none."""
+    """The mark of each leaf; "" if it is not an array."""
 
     @property
     def all(self) -> list[str]:
@@ -126,7 +126,7 @@ class _Marks(NamedTuple):
         return all(name in seen for name in self.all)
 
     def tree(self, arrays: Sequence[Any]) -> PyTree:
-        """The tree with these arrays at its marks."""
+        """The tree with these arrays in the marked places."""
         rest = iter(arrays)
         pairs = zip(self.leaves, self.names, strict=True)
         return self.structure.unflatten([next(rest) if n else a for a, n in pairs])
@@ -137,7 +137,7 @@ def _arrays(tree: PyTree) -> list[Any]:
 
 
 class _Call(NamedTuple):
-    """A manipulation that acted."""
+    """A manipulation's call in the trace."""
 
     manipulation: Manipulation
     params: _Marks
@@ -150,14 +150,14 @@ class _Call(NamedTuple):
 
 
 class _Trace(NamedTuple):
-    """A program's call, with marks at what its manipulations are given and answer."""
+    """A program's call, with marks at its manipulations' inputs and results."""
 
     calls: list[_Call]
     jaxpr: ClosedJaxpr
     args: tuple[PyTree, ...]
-    """params, frozen, x and context."""
+    """(params, frozen, x, context)."""
     seen: dict[str, Any]
-    """{mark: its spec}. A body that is traced twice has marks that nobody sees."""
+    """{mark: its spec}. If a body is traced twice, the first trace's marks are lost."""
     loops: set[str]
     """The marks inside loops."""
 
@@ -193,7 +193,7 @@ def _trace(program: Program, *args: PyTree) -> _Trace:
 
 
 def _marked(prefix: str, what: str, tree: PyTree) -> tuple[_Marks, PyTree]:
-    """What was marked, and the tree with its marks."""
+    """Mark the arrays of a tree: (the marks, the marked tree)."""
     leaves, structure = jax.tree.flatten(tree)
     arrays = [hasattr(a, "dtype") for a in leaves]
     names = [f"{prefix}:{what}:{i}" if a else "" for i, a in enumerate(arrays)]
@@ -210,7 +210,7 @@ def _replay(
     loops: set[str],
     looped: bool = False,
 ) -> None:
-    """Run a jaxpr with values given at marks, and note the values of all marks."""
+    """Run a jaxpr with the values `given` at marks, and note all marks' values."""
     jaxpr = closed.jaxpr
     inputs = (*jaxpr.constvars, *jaxpr.invars)
     values: dict[Any, Any] = dict(zip(inputs, (*closed.consts, *args), strict=True))
@@ -228,7 +228,7 @@ def _replay(
 
 
 def _result(jaxpr: Jaxpr, eqn: Any, values: Mapping[Any, Any]) -> list[Any]:
-    """What one equation of a jaxpr gives."""
+    """The outputs of one equation of a jaxpr."""
     reads = list({v: None for v in eqn.invars if not isinstance(v, Literal)})
     ends = {"constvars": reads, "invars": [], "outvars": [*eqn.outvars]}
     alone = jaxpr.replace(eqns=[eqn], **ends)
@@ -241,8 +241,8 @@ def _mark_of(eqn: Any) -> str:
 
 
 def _inner(eqn: Any, got: list[Any]) -> Iterator[tuple[ClosedJaxpr, list[Any], bool]]:
-    """The jaxprs with marks inside an equation, with what each is given at first, and
-    whether it is a loop's."""
+    """The jaxprs with marks inside an equation, with their first inputs, and whether
+    each is a loop's body."""
     kind, params = eqn.primitive.name, eqn.params
     begin = got
     if kind == "scan":
@@ -273,8 +273,8 @@ def _between(
 ) -> tuple[Callable[..., list[Any]], list[bool]]:
     """The trace from some marks to others, and which leaves of its args are needed.
 
-    The function takes the leaves of the program's args, and values at the marks `begin`
-    in place of those that the program has there.
+    The function takes the leaves of the program's args, and values that replace those
+    at the marks `begin`.
     """
 
     def answer(args: Sequence[Any], put: Sequence[Any]) -> list[Any]:
@@ -317,7 +317,7 @@ def _cut(trace: _Trace, call: _Call, learned: int) -> Cut:
     scope = call.scope._replace(frozen=frozen, x=x, context=context)
     sides = [{i: leaves[i] for i in on if (i < learned) == side} for side in (1, 0)]
     own, act = Params(*sides), apply
-    if not on:  # all that it was given comes from elsewhere
+    if not on:  # all its inputs come from elsewhere
         begin = [*call.value.all, *call.params.all, *call.context.all]
         whole, _ = _between(trace, begin, call.answer.all)
         source, _ = _between(trace, (), [*call.params.all, *call.context.all])

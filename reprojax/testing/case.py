@@ -1,4 +1,4 @@
-"""What the laws of `testing.contract` share: their texts, a case, a training step."""
+"""Common parts of `testing.contract`'s laws: their texts, a case, a training step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ LAWS = {
     ),
     3: (
         "jit gives what the plain call gives",
-        "Python state, NumPy randomness, or control flow that hangs on values",
+        "Python state, NumPy randomness, or control flow that depends on values",
     ),
     4: (
         "the gradient reaches every learnable leaf",
-        "a leaf that is not read, an argmax, or a start at a flat place; where that is "
-        "meant, name the leaf in no_gradient",
+        "a leaf that is not read, an argmax, or a start at a flat place; if that is "
+        "intended, name the leaf in no_gradient",
     ),
     5: (
         "vmap over programs equals a loop and copies no frozen leaf",
@@ -57,11 +57,11 @@ LAWS = {
 
 @contextmanager
 def law(number: int) -> Iterator[None]:
-    """Says which law an error breaks, and what usually causes it."""
+    """Add to an error which law it breaks, and the usual cause."""
     try:
         yield
     except (AssertionError, TypeError, ValueError) as error:
-        # what jit cannot trace, in a part of the program
+        # jit cannot trace a part of the program, which is law 3
         if isinstance(error.__cause__ or error, jax.errors.JAXTypeError):
             number = 3
         text, cause = LAWS[number]
@@ -71,7 +71,7 @@ def law(number: int) -> Iterator[None]:
 
 
 class Case(NamedTuple):
-    """What all laws look at."""
+    """The arguments of all laws."""
 
     program: Program
     frozen: PyTree
@@ -84,11 +84,11 @@ class Case(NamedTuple):
     tolerance: float = 1e-4
     params: Params = Params()
     begin: Callable[[Key], Params] = lambda key: Params()
-    """init, jitted, as it is known with the params."""
+    """init, jitted; set together with the params."""
 
     @property
     def given(self) -> tuple[PyTree, PyTree, PyTree]:
-        """What init and apply take besides a key or params."""
+        """The arguments of init and apply after the key or the params."""
         return self.frozen, self.x, self.context
 
     @property
@@ -96,7 +96,7 @@ class Case(NamedTuple):
         return jax.tree.leaves(self.x)[0].shape[0]
 
     def by_rows(self, function: Callable[[jax.Array], jax.Array]) -> "Case":
-        """With function applied to whatever has a row for each of the batch."""
+        """The case with function applied to all arrays with a row for each of x."""
         x, labels, context = jax.tree.map(
             lambda a: function(a) if a.shape[:1] == (self.rows,) else a,
             (self.x, self.labels, self.context),
@@ -105,7 +105,7 @@ class Case(NamedTuple):
 
 
 class Called(NamedTuple):
-    """Of a training step."""
+    """The results of a training step."""
 
     gradient: PyTree
     output: PyTree
@@ -113,7 +113,7 @@ class Called(NamedTuple):
 
 
 def mean_square(seen: Seen) -> jax.Array:
-    """A loss for any answer."""
+    """A loss for any answer: the mean square of its floats."""
     leaves = filter(is_float, jax.tree.leaves(seen.output))
     squares = [jnp.square(a.astype(jnp.float32)).mean() for a in leaves]
     return sum(squares, jnp.zeros(()))
@@ -128,7 +128,7 @@ def call(step: Callable[..., Called], case: Case, params: Params) -> Called:
 
 
 def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Called]:
-    """(params, frozen, x, context, labels, key) -> Answer."""
+    """(params, frozen, x, context, labels, key) -> Called."""
     wanted = ["output", *estimation.raw_sites(case.program), *case.sites]
     apply = record(case.program.apply, wanted, also=estimation.is_news)
 
@@ -147,7 +147,7 @@ def stepper(case: Case, wrap: Callable = lambda cost: cost) -> Callable[..., Cal
 
 
 def updated(case: Case, answer: Called) -> Params:
-    """The params after a step of SGD, and after what it showed to statistics."""
+    """The params after a step of SGD, and an update of their statistics."""
 
     def descend(a: jax.Array, slope: jax.Array) -> jax.Array:
         return (a - 0.01 * slope).astype(a.dtype) if is_float(a) else a
@@ -161,7 +161,7 @@ def updated(case: Case, answer: Called) -> Params:
 
 
 def same(found: PyTree, expected: PyTree, tolerance: float) -> float:
-    """The largest difference of two trees, if it is within the tolerance.
+    """The largest difference of two trees; raise if it exceeds the tolerance.
 
     Relative to the largest number of a leaf, or to a thousandth of the tree's.
     """
@@ -174,6 +174,6 @@ def same(found: PyTree, expected: PyTree, tolerance: float) -> float:
     sizes = [np.abs(b).max() for _, b in pairs]
     least = max([1e-6, *(size / 1000 for size in sizes)])
     gaps = [np.abs(a - b).max() / max(np.abs(b).max(), least) for a, b in pairs]
-    if not max(gaps, default=0) <= tolerance:  # a NaN is no agreement
+    if not max(gaps, default=0) <= tolerance:  # NaN must fail, too
         raise AssertionError(f"a difference of {max(gaps):.2g}, above {tolerance:.2g}")
     return float(max(gaps, default=0))

@@ -1,4 +1,4 @@
-"""What a compiled program holds and costs: copies of frozen leaves, operations."""
+"""Costs of a compiled program: operations, and copies of frozen leaves."""
 
 import re
 from collections.abc import Callable
@@ -21,15 +21,15 @@ def operations(function: Callable[..., Any], *args: Any) -> float:
 def bare_step(
     forward: Forward, program: Program, params: Params, *given: PyTree
 ) -> tuple[Callable[..., Any], PyTree]:
-    """The bare model and its gradient at what a program hands on: what a step is for.
+    """The bare model and its gradient at a program's sites: a step's necessary work.
 
     Args:
-        given: frozen, x and context, as of program.apply.
+        given: frozen, x and context, as for program.apply.
 
     Returns:
         A function of (free, frozen, x), and the shapes of free. At the input and at all
         sites of the program the value is cut and padded to the shape that the program
-        hands on there (longer by a prompt, say), at no cost in operations.
+        returns there (longer by a prompt, say), which costs no operations.
     """
     wanted = {"input", *(site for sites, _ in program.at for site in sites)} - {
         "output"
@@ -60,7 +60,7 @@ def _total(y: PyTree) -> jax.Array:
 
 
 def _fit(value: jax.Array, free: jax.Array) -> jax.Array:
-    """A value cut and padded to a shape, plus free numbers of that shape."""
+    """The value cut and padded to a shape, plus free numbers of that shape."""
     cut = value[tuple(slice(size) for size in free.shape)]
     sides = [(0, size - old) for size, old in zip(free.shape, cut.shape, strict=True)]
     full = jnp.pad(cut.astype(free.dtype), sides)
@@ -70,13 +70,13 @@ def _fit(value: jax.Array, free: jax.Array) -> jax.Array:
 def copies(
     text: str, program: Program, many: Params, frozen: PyTree, *given: PyTree
 ) -> list[str]:
-    """Which frozen leaves a compiled vmap over K programs holds K times.
+    """The frozen leaves of which a compiled vmap over K programs holds K copies.
 
-    A leaf is followed through what keeps its numbers in place; where it becomes K times
+    A leaf is followed through operations that keep its numbers. If it becomes K times
     as large, and the compiled program stores a value of that size, there are K copies.
 
     Args:
-        text: of the compiled program.
+        text: the compiled program's.
         many: the K params, stacked; given: x and context.
     """
     if not jax.tree.leaves(many):
@@ -96,10 +96,10 @@ def copies(
 def distinct(
     program: Program, params: Params, frozen: PyTree, *given: PyTree, programs: int
 ) -> int:
-    """The least number of programs, from the given one on, that shows copies as such.
+    """The smallest K >= `programs` for which copies are recognisable by size.
 
-    A model itself repeats a frozen class token for each row, which are as many as the
-    programs by chance.
+    A model itself may repeat a frozen leaf, such as a class token for each row, and the
+    number of rows may equal K.
     """
     jaxpr = jax.make_jaxpr(jax.jit(program.apply))(params, frozen, *given).jaxpr
     variables = jaxpr.invars[len(jax.tree.leaves(params)) :]
@@ -110,7 +110,7 @@ def distinct(
 
 
 def _stored_sizes(text: str) -> set[int]:
-    """Of the values that have memory: what is inside a fusion is never stored."""
+    """Sizes of stored values; values inside a fusion are never stored."""
     fused = set(re.findall(r"calls=%?([\w.-]+)", text))
     sizes, inside = set(), False
     for line in text.splitlines():
@@ -122,10 +122,10 @@ def _stored_sizes(text: str) -> set[int]:
 
 
 def _copy_sizes(jaxpr: Any, leaf: set, size: int, programs: int) -> set[int]:
-    """Sizes of what a leaf becomes, if it becomes `programs` times as large.
+    """Sizes of a leaf's descendants, if they become `programs` times as large.
 
     Args:
-        leaf: the variables that are the leaf, in its place; more are added to it.
+        leaf: the variables that hold the leaf's numbers; descendants are added.
     """
     found = set()
     for eqn in jaxpr.eqns:
@@ -150,4 +150,4 @@ def _copy_sizes(jaxpr: Any, leaf: set, size: int, programs: int) -> set[int]:
 
 
 MIXING = {"dot_general", "conv_general_dilated", "gather", "dynamic_slice", "scatter"}
-"""Operations after which numbers are no longer a leaf's own."""
+"""Operations whose results are no longer a leaf's own numbers."""

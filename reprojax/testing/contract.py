@@ -5,8 +5,8 @@
 >>> report.learnable, report.output.shape
 (7, (4, 5))
 
-A broken law raises an AssertionError with its number, what was found and what usually
-causes it. Take a tiny frozen model: a program is compiled half a dozen times.
+A broken law raises an AssertionError with its number, the observation and the usual
+cause. Use a tiny frozen model: a program is compiled half a dozen times.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,28 +22,28 @@ from reprojax.training.losses import Loss, cross_entropy
 
 
 class Report(NamedTuple):
-    """What was measured. Differences are relative; None is not measured."""
+    """Measurements. Differences are relative; None means not measured."""
 
     output: PyTree
     """Shape and type of the answer."""
     learnable: int
-    """How many numbers a search updates."""
+    """Number of learnable parameters."""
     fixed: int
-    """How many stay as they are."""
+    """Number of fixed parameters."""
     jit: float
-    """Difference of jit and the plain call."""
+    """Difference between jit and the plain call."""
     vmap: float
-    """Of vmap over programs and a loop."""
+    """Between vmap over programs and a loop."""
     devices: float | None
-    """Of one SGD step on all devices and on one; None where there is one device."""
+    """Between one SGD step on all devices and on one; None if there is one device."""
     neutral: float | None
-    """Of the neutral params and the bare model."""
+    """Between the neutral params and the bare model."""
     checkpoint: float
-    """Of the gradients with and without jax.checkpoint."""
+    """Between the gradients with and without jax.checkpoint."""
     work: float | None
     """Compiled operations of a step, over those of the bare model and its gradient."""
     row: float
-    """Of a batch of one and its row in the batch."""
+    """Between a batch of one and its row in the batch."""
 
 
 def contract(
@@ -70,20 +70,20 @@ def contract(
 
     Args:
         x: at least two rows, the leading axis of its first leaf. Leaves of x and of the
-            context that are as long are cut into rows with it.
+            context of the same length are cut into rows, too.
         labels: [B]. Without them the loss is the mean square of the answer.
-        forward: the model that the program edits, for the eighth and eleventh law.
-        shape: what the answer should have.
+        forward: the model that the program edits, for laws 8 and 11.
+        shape: the expected shape of the answer.
         key: for the laws of a training step. None: as in evaluation.
-        loss, sites: as in training; sites are what the loss wants besides "output".
-        no_gradient: parts of names of learnable leaves that may be without gradient.
+        loss, sites: as in training; sites are those the loss needs besides "output".
+        no_gradient: parts of names of learnable leaves that may lack a gradient.
         neutral: params -> params with which the answer is the bare model's.
-        bare: (frozen, x) -> that answer, where it is not forward(frozen, x).
-        programs: the K of the law about vmap. It is raised where the model itself
+        bare: (frozen, x) -> that answer, if it is not forward(frozen, x).
+        programs: the K of the law about vmap. It is increased if the model itself
             repeats a frozen leaf K times, such as a class token for each row.
         work: the most that a step without its loss may cost, over the bare model and
             its gradient. The default is for prompts that cost nothing; a method that
-            computes (a mask network, an image's features) states its own.
+            computes (a mask network, an image's features) sets its own.
         tolerance: of relative differences.
     """
     if loss is None:
@@ -91,7 +91,7 @@ def contract(
     x, labels, context = jax.tree.map(jnp.asarray, (x, labels, context))
     case = Case(program, frozen, x, labels, context, key, loss, tuple(sites), tolerance)
     found: dict[str, Any] = {}
-    # An accelerator's fast products would differ by more than the tolerance.
+    # Otherwise an accelerator's fast products differ by more than the tolerance.
     with jax.default_matmul_precision("highest"):
         case, output = laws.shapes(case, seed, shape)
         laws.shown_sites(case)

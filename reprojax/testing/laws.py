@@ -37,7 +37,7 @@ from reprojax.training import losses
 def shapes(
     case: Case, seed: int, shape: Sequence[int] | None
 ) -> tuple[Case, jax.ShapeDtypeStruct]:
-    """Law 1. Gives the case with its params, and the spec of the answer."""
+    """Law 1. Returns the case with its params, and the spec of the answer."""
     key = jax.random.key(seed)
     begin = jax.jit(lambda key: case.program.init(key, *case.given))
     with law(1):
@@ -55,7 +55,7 @@ def shapes(
 
 
 def no_new_trace(case: Case) -> tuple[Callable[..., Called], Called]:
-    """Law 2. Gives the jitted step, and its answer."""
+    """Law 2. Returns the jitted step, and its results."""
     traces, step = [], stepper(case)
 
     def counted(*args: Any) -> Called:
@@ -74,7 +74,7 @@ def no_new_trace(case: Case) -> tuple[Callable[..., Called], Called]:
 
 
 def _changes(before: PyTree, after: PyTree) -> str:
-    """Which leaves are of another type after a step."""
+    """Which leaves change their type in a step."""
 
     def types(tree: PyTree) -> dict[str, str]:
         paths = jax.tree_util.tree_leaves_with_path(tree)
@@ -154,7 +154,7 @@ def round_trip(case: Case) -> None:
 
 
 def devices(case: Case, step: Callable[..., Called]) -> float | None:
-    """Law 7, with SGD: Adam would hide a wrong scale."""
+    """Law 7, with SGD: Adam would hide a wrong scale of the gradient."""
     if (count := jax.device_count()) == 1:
         return None
     kinds = (jax.sharding.AxisType.Auto,)
@@ -182,7 +182,7 @@ def neutral(
         return None
     if bare is None:
         raise ValueError(
-            "contract got neutral= alone, expected a model to compare with; give "
+            "contract got neutral= without a model to compare with; give "
             "forward= too, or bare=lambda frozen, x: ..."
         )
     with law(8):
@@ -191,7 +191,7 @@ def neutral(
 
 
 def bfloat16(case: Case) -> None:
-    """Law 9, by types alone."""
+    """Law 9, by types; nothing is computed."""
     types = {}
 
     def spy(site: str, value: PyTree) -> PyTree:
@@ -208,7 +208,7 @@ def bfloat16(case: Case) -> None:
     with law(9):
         try:
             jax.eval_shape(apply, case.params, *case.given)
-        finally:  # where the model refuses a type, say first where it came from
+        finally:  # if the model rejects a type, first report the site it came from
             for site in (name for name in types if f"{name}/raw" in types):
                 if (
                     {*types[f"{site}/raw"]}
@@ -236,7 +236,7 @@ def work(
         return None
     bare, free = bare_step(forward, case.program, case.params, *case.given)
     mine = operations(step, case.params, *case.given, case.labels, case.key)
-    mine -= _of_loss(case, step)  # the bare model has none
+    mine -= _of_loss(case, step)  # the bare step has no loss
     ratio = mine / operations(bare, free, case.frozen, case.x)
     with law(11):
         if ratio > most:
@@ -245,7 +245,7 @@ def work(
 
 
 def _of_loss(case: Case, step: Callable[..., Called]) -> float:
-    """Operations of the loss and its gradient, from what it sees on."""
+    """Operations of the loss and its gradient with respect to what it sees."""
 
     def cost(seen: PyTree, learnable: PyTree, labels: PyTree) -> jax.Array:
         given = seen, labels, learnable, case.x, case.context, case.key, 0

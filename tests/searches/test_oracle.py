@@ -58,9 +58,7 @@ def test_the_budget_is_met_exactly_and_never_passed():
     model = Model()
     with Account(oracle(model), 20) as account:
         account.ask(X)
-        with pytest.raises(
-            BudgetSpent, match="9 queries and 8 of 20 are left; no"
-        ):
+        with pytest.raises(BudgetSpent, match="9 queries and 8 of 20 are left; no"):
             account.ask(X[:9])
         assert model.rows == 12  # not even the five that a chunk had
         account.ask(X[:8])
@@ -72,9 +70,7 @@ def test_the_budget_is_met_exactly_and_never_passed():
 
 @pytest.mark.parametrize("budget", [0, -3])
 def test_a_budget_of_nothing(budget, tmp_path):
-    with pytest.raises(
-        ValueError, match=f"a budget of {budget} queries, expected"
-    ):
+    with pytest.raises(ValueError, match=f"a budget of {budget} queries, expected"):
         Account(oracle(Model()), budget, tmp_path / "log")
     assert not (tmp_path / "log").exists()
 
@@ -179,7 +175,9 @@ def test_a_flipped_bit_is_no_torn_tail(tmp_path):
 
 def test_another_file_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is not a log of queries; nothing was changed"):
+    with pytest.raises(
+        ValueError, match="is not a log of queries; nothing was changed"
+    ):
         Account(oracle(Model()), 40, tmp_path / "thesis.txt").__enter__()
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

@@ -337,9 +337,7 @@ def test_requests_run_at_a_time():
 def test_the_budget_is_asked_before_anything_is_sent():
     with far(upper, budget=3) as (server, endpoint):
         endpoint.complete([Request("a"), Request("b")])
-        with pytest.raises(
-            BudgetSpent, match="2 new requests and 1 of 3 are left"
-        ):
+        with pytest.raises(BudgetSpent, match="2 new requests and 1 of 3 are left"):
             endpoint.complete([Request("c"), Request("a"), Request("d")])
         assert len(server.seen) == 2
         endpoint.complete([Request("b"), Request("c"), Request("c"), Request("a")])

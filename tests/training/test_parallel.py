@@ -414,7 +414,7 @@ def shaped(**axes: int) -> Any:
         ({"*/conv/*": P("rows")}, "names the mesh axis 'rows', but the mesh has"),
         (
             {"*/bias": P(None, "model")},
-            r"of 2 axes .* 'params/conv/bias' has the shape",
+            r"has 2 axes .* 'params/conv/bias' has the shape",
         ),
     ],
 )

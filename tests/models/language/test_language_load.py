@@ -164,7 +164,7 @@ def test_a_copy_of_a_tied_table_is_passed_over(tmp_path):
         ({"use_sliding_window": True}, "use_sliding_window = True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"tie_word_embeddings": False}, "missing: lm_head.weight"),
-        ({"vocab_size": 41}, r"got \[40, 16\], expected \[41, 16\]"),
+        ({"vocab_size": 41}, r"is \[40, 16\], expected \[41, 16\]"),
         ({"num_hidden_layers": 1}, "unexpected: layers.1"),
     ],
 )
