@@ -6,8 +6,8 @@ MUTANTS = (
     Mutant(
         "loss: rows that fill a batch are examples",
         "training/losses.py",
-        "known = real(labels)\n    # A",
-        "known = real(labels + 1)\n    # A",
+        "known = real(labels)\n    # N",
+        "known = real(labels + 1)\n    # N",
         "test_losses.py::test_rows_that_fill_a_batch_have_no_influence_whatever_is_in_them",
     ),
     Mutant(
