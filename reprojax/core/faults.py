@@ -310,7 +310,7 @@ def running(
             raise
         where = "before its first site"
         if passage.site:
-            where = f"behind the site {passage.site!r} ({value_text(passage.got)})"
+            where = f"after the site {passage.site!r} ({value_text(passage.got)})"
         do = "sites(forward, frozen, x) shows what the model itself has at each site"
         if isinstance(error, KeyError) and _keys(frozen):
             do = f"the frozen tree holds {_keys(frozen)[:8]}; {do}"

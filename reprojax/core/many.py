@@ -61,7 +61,7 @@ def stacked(forward: Forward, program: Program, size: int) -> Program:
 
     Call `apply(params, frozen, x, index)`, with params from `stack_params`. Convert a
     prefix that an MLP makes by `without_mlp` first: otherwise the MLP runs once a row.
-    Label maps are not estimated anew.
+    Label maps keep their estimates.
 
     Args:
         forward: the program's own forward, such as `card.forward`.

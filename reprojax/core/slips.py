@@ -150,8 +150,8 @@ def _instead(came: Any) -> str:
         return "leave the entry out: sites without an entry are not changed"
     if isinstance(came, Program):
         return (
-            "a program stands around a forward: reprogram(partial(program.apply, "
-            "params), {...})"
+            "a program is not a manipulation but makes a forward: reprogram("
+            "partial(program.apply, params), {...})"
         )
     if callable(came) and (is_ours(came) or not takes(came, None)):
         return f"call it first: {name_of(came)}(...)"
@@ -282,8 +282,8 @@ def check_no_card(who: str, frozen: Any) -> None:
     if isinstance(frozen, Program | Params | Manipulation):
         raise ValueError(
             f"{who} got {shown(frozen)} for the frozen tree, expected the model's "
-            "weights; the frozen tree comes behind the program or the params, and "
-            "before x"
+            "weights; the frozen tree is the argument between the program or params "
+            "and x"
         )
 
 

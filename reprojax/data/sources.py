@@ -16,7 +16,7 @@ from reprojax.data.task import SPELLINGS, SPLITS, Answers, Task, listed
 from reprojax.data.tfds import from_tfds
 from reprojax.saving.files import open_regular
 
-DEFLATE = 1040  # no compressed byte can stand for more
+DEFLATE = 1040  # the most bytes that one compressed byte can expand to
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -39,18 +39,18 @@ def from_arrays(
     """A task from images x, uint8 or floats in [0, 1], and whole-number labels y.
 
     x: [N h w], [N h w 1] or [N h w 3]; with another `holds` ("series", "graphs") any
-    tree of arrays [N ...], as they are. y as `Task.answers` says, of numbers [N] too,
-    and NaN for a missing one of several labels; None where there are no labels.
-    `context` as `Split.context`.
+    tree of arrays [N ...], unchanged. y has the form of `Task.answers`, but numbers may
+    be [N], and NaN marks a missing one of several labels; None: no labels. `context` is
+    that of `Split`.
 
-    `validation` and `test` are pairs (x, y), or (x, y, context), of their own, or a
-    number or share to draw (a fifth unless given), each class by its share: validation
-    by `seed`, test by `test_seed` (0 unless given), so that all seeds are tested on the
-    same images. `train` limits the training images.
+    `validation` and `test` are tuples (x, y) or (x, y, context), or a number or share
+    to draw with equal class shares (by default a fifth): validation by `seed`, test by
+    `test_seed` (by default 0), so that all seeds have the same test images. `train`
+    limits the training images.
 
     Equal images (by their pixels) in two splits, or under two labels, are counted in
-    one warning; duplicates="drop" leaves them out before anything is drawn, as
-    `splits.divide` says; "keep" keeps them without a word.
+    one warning. duplicates="drop" leaves them out before anything is drawn (see
+    `splits.divide`); "keep" does not look.
     """
     answers = answers or ("none" if y is None else "class")
     parts, sizes = {"train": (x, y, context)}, {"train": train}
@@ -112,12 +112,11 @@ def load(
     """A task by name, or from an npz file, a folder of images, or "tfds:NAME".
 
     The names are "digits" (scikit-learn's) and "letters-behind-glass" (drawn, as
-    `reprojax/data/letters.py` says). `seed` redraws training and validation
-    images and leaves the test images alone: load("digits", seed=s, train=600,
-    validation=200, test=500) has one test split for all s. test_seed=s redraws all,
-    those splits too that the set came with. `size` is the side of folder images;
-    `lazy` leaves images of a folder or of TFDS in their files until a batch needs them;
-    `duplicates` is as for `from_arrays`.
+    `reprojax/data/letters.py` says). `seed` redraws training and validation images but
+    not the test images: load("digits", seed=s, train=600, validation=200, test=500) has
+    one test split for all s. `test_seed` redraws all, also the set's own splits. `size`
+    is the side of folder images; `lazy` leaves images of a folder or of TFDS in their
+    files until a batch needs them; `duplicates` is as for `from_arrays`.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     seeds = {"seed": seed, "test_seed": test_seed, "duplicates": duplicates}
@@ -168,9 +167,9 @@ def _read_npz(path: Path) -> tuple[Parts, list[str] | None]:
 
 
 def _check_sizes(handle: IO[bytes]) -> None:
-    """ValueError where an array is announced that the file cannot hold.
+    """Raise at an array larger than the file can hold.
 
-    NumPy makes room for an array before it reads it.
+    NumPy would allocate its announced size before reading it.
     """
     from numpy.lib import format as npy
 

@@ -131,7 +131,7 @@ def _joined(x: list) -> Any:
     lazy = [isinstance(own, Images) for own in x]
     if any(lazy) and not all(lazy):
         raise ValueError(
-            "some splits are arrays and some lie in files; expected all alike"
+            "some splits are arrays and some lie in files; expected one kind for all"
         )
     return x[0].joined(*x[1:]) if lazy[0] else _stacked(x)
 
@@ -141,8 +141,8 @@ def _joined_contexts(contexts: list) -> Any:
         (c is None) != (contexts[0] is None) for c in contexts
     ):
         raise ValueError(
-            "some splits have a context and some have none, expected all alike; give "
-            "each as (x, y, context)"
+            "some splits have a context and some have none, expected one for "
+            "each; give each as (x, y, context)"
         )
     return contexts[0] if len(contexts) == 1 else _stacked(contexts)
 

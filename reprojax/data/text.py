@@ -75,7 +75,7 @@ def _distinct(parts: Mapping[str, Labelled]) -> dict[str, Labelled]:
             if first != label:
                 raise ValueError(
                     f"{text[:60]!r} has the label {label} in {part} {i} and {first} in "
-                    f"{where}; expected one; mend the data"
+                    f"{where}; expected one; correct the data"
                 )
             first_part = where.split()[0]
             if part in ("test", first_part) and (

@@ -42,7 +42,7 @@ def haiku(
             if ctx.method_name != "__call__":
                 return next_fun(*args, **kwargs)
             own = next(k for k in type(ctx.module).__mro__ if "__call__" in vars(k))
-            if ctx.orig_class is not own:  # super().__call__ is no second visit
+            if ctx.orig_class is not own:  # super().__call__ is not a visit
                 return next_fun(*args, **kwargs)
             if own.__module__ == hk.lift.__module__:
                 # this call only hands the params to a scan or a vmap

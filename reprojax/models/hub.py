@@ -13,7 +13,7 @@ def fetch(name: str, revision: str | None = None, beside: Sequence[str] = ()) ->
         import huggingface_hub as hub
     except ImportError as error:
         raise ValueError(
-            f"{name!r} is no local file or folder, and the hub cannot be asked: the "
+            f"{name!r} is not a local file or folder, and the hub cannot be asked: the "
             "package huggingface-hub is missing; pip install huggingface-hub, or give "
             "load() a folder"
         ) from error
@@ -35,7 +35,7 @@ def fetch(name: str, revision: str | None = None, beside: Sequence[str] = ()) ->
         raise ValueError(f"{name!r} is no hub name ({error})") from error
     except Exception as error:
         raise ValueError(
-            f"{name!r} is no local file or folder and could not be fetched from the "
+            f"{name!r} is not a local file or folder and was not fetched from the "
             f"hub ({type(error).__name__}); with no network, give load() a folder that "
             f"holds {', '.join(('model.safetensors', 'config.json', *beside))}"
         ) from error

@@ -1,6 +1,6 @@
 """Share a compiled function between programs that compute the same.
 
-`jax.jit` knows a function by identity, so it compiles anew for the program of a second
+`jax.jit` knows a function by identity, so it compiles again for the program of a second
 equal recipe call, or for another `optax.adam(.05)`. Here a function is traced first,
 which is cheap, and known by its jaxpr: every operation with its settings, the types of
 the inputs, and the bytes of each array that it closes over. That jaxpr is what runs,

@@ -541,7 +541,7 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "apply makes another width, and the model fails on it",
         at_hidden(apply=lambda params, v, scope: jnp.concatenate([v, v], 1)),
-        ("the forward (dense) behind the site 'hidden' (float32[4,14])", "toys.py"),
+        ("the forward (dense) after the site 'hidden' (float32[4,14])", "toys.py"),
     ),
     Case(
         "a part of a chain reads a missing key",
@@ -651,7 +651,7 @@ MISTAKES: tuple[Case, ...] = (
     Case(
         "a forward reads what the frozen tree has not",
         lambda: made({"hidden": add(soft)}, reads_more),
-        ("the forward (reads_more)", "behind the site 'hidden'", "holds ['a', 'b']"),
+        ("the forward (reads_more)", "after the site 'hidden'", "holds ['a', 'b']"),
     ),
     Case(
         "a forward without an output",

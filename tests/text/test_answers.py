@@ -172,7 +172,7 @@ def test_balanced_accuracy_is_the_mean_of_the_classes():
     assert score(answers, np.array(gold)).accuracy == 0.9
     spoiled = [*answers[:-1], Answer(1, "truncated")]
     assert balanced_accuracy(spoiled, gold) == 0.5
-    with pytest.raises(ValueError, match="10 answers and 9 right ones"):
+    with pytest.raises(ValueError, match="10 answers and 9 true ones"):
         balanced_accuracy(answers, gold[1:])
 
 
@@ -183,7 +183,7 @@ def test_a_fault_is_wrong_even_if_its_value_is_not():
 @pytest.mark.parametrize(
     "answers, gold, fault",
     [
-        ([Answer(1)], [1, 2], "1 answers and 2 right ones"),
+        ([Answer(1)], [1, 2], "1 answers and 2 true ones"),
         ([], [], "at least one"),
         ([Answer(None, "unparsable")], [None], "a true answer is None"),
     ],

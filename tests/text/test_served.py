@@ -147,7 +147,7 @@ def test_what_stays_wrong_ends_the_run_and_nothing_is_lost(tmp_path, status, tri
             and endpoint.paid == 2
             and len(server.seen) == 2 + tries
         )
-    assert f"is kept in {tmp_path / 'log'}" in caught.value.__notes__[0]
+    assert f"are kept in {tmp_path / 'log'}" in caught.value.__notes__[0]
     wrong.clear()
     with far(answer, port=server.port, **kw) as (server, endpoint):
         assert texts(endpoint.complete(requests)) == [["A"], ["B"], ["BAD"], ["C"]]

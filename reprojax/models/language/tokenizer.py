@@ -176,8 +176,8 @@ def _expect_class(folder: Path, settings: Mapping[str, Any], known: str) -> None
     if apart or odd or (kind and not re.fullmatch(rf"({known})Tokenizer(Fast)?", kind)):
         raise ValueError(
             f"the tokeniser in {folder} is a {kind} with {odd or 'tokens added'}, and "
-            f"there is no tokenizer.json; expected {known}Tokenizer with nothing of "
-            "that; write one with AutoTokenizer.from_pretrained(folder)"
+            f"there is no tokenizer.json; expected {known}Tokenizer without these; "
+            "write one with AutoTokenizer.from_pretrained(folder)"
             ".save_pretrained(folder)"
         )
 
@@ -204,7 +204,7 @@ def _text(path: Path) -> str:
         return read_file(path, MOST_JSON).decode()
     except UnicodeError as error:
         raise ValueError(
-            f"{path} is no text in UTF-8 ({error}), expected that; fetch it again"
+            f"{path} is not UTF-8 text ({error}), expected that; fetch it again"
         ) from error
 
 

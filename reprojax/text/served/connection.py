@@ -39,11 +39,11 @@ class Server(NamedTuple):
 
 
 def server(url: str | None, key: str | None) -> Server:
-    """OpenAI's own where url is None; the environment's key and names go there alone.
+    """The server at url; None means OpenAI, which alone gets the environment's key.
 
     Raises:
-        ValueError: the address is none, the key is no header's value, or there is none
-            for OpenAI.
+        ValueError: the address is malformed, the key cannot be a header's value, or
+            OpenAI has no key.
     """
     named: dict[str, str | None] = {}
     if url is None:
@@ -86,9 +86,9 @@ class Connection:
     The caller's thread only waits, so that Ctrl-C reaches it at once.
 
     Args:
-        retries: attempts after the first, where `Unanswered.passes`.
+        retries: attempts after the first, if `Unanswered.passes`.
         timeout: seconds of one attempt, from the connection to the reply's last byte.
-            All of them and the waits between take (retries + 1) * timeout at most.
+            All attempts and waits take (retries + 1) * timeout at most.
     """
 
     def __init__(self, to: Server, retries: int, timeout: float) -> None:

@@ -167,5 +167,5 @@ def test_tokeniser_files_that_are_none(tmp_path):
         with pytest.raises(ValueError, match="tokeniser in .* cannot be read"):
             language.load(folder)
     (folder / "tokenizer.json").write_bytes(b"\xff{")
-    with pytest.raises(ValueError, match="tokenizer.json is no text in UTF-8"):
+    with pytest.raises(ValueError, match="tokenizer.json is not UTF-8 text"):
         language.load(folder)
