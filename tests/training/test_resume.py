@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     files = [p for p in (tmp_path / "checkpoints" / "9").rglob("*") if p.is_file()]
     largest = max(files, key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="resuming from step 6, because newer check"):
+    with pytest.warns(UserWarning, match="resuming from step 6: other checkpoints"):
         assert outcome(train(tmp_path)) == whole
     assert steps_in(tmp_path) == [6, 9]
 
