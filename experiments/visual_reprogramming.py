@@ -64,7 +64,12 @@ class Config(train.Config):
 
 
 ASSETS = {"load_backbone": assets.load_backbone, "load_task": assets.load_task}
-run = partial(train.run, **ASSETS, prog="python -m experiments.visual_reprogramming")
+run = partial(
+    train.run,
+    **ASSETS,
+    prog="python -m experiments.visual_reprogramming",
+    predict="python -m experiments.predict",
+)
 
 if __name__ == "__main__":
     command(run, Config, more=train.MORE)

@@ -130,7 +130,7 @@ def curve(
         if baselines:
             figure.legend(loc="outside lower left", frameon=False, fontsize=9)
 
-    return plot(draw, 5.6, 3.5 + 0.21 * len(baselines), alt)
+    return plot(draw, 4.4, 2.9 + 0.21 * len(baselines), alt)
 
 
 class Line(NamedTuple):
@@ -192,8 +192,8 @@ def heat(
     values: np.ndarray, x: str, y: str, bar: str, alt: str, *, square: bool = False
 ) -> str:
     """Signed values [h w] on a scale that diverges from 0, with its bar."""
-    wide = 5.6
-    height = 4.6 if square else min(1.6 + 0.13 * len(values), 9.0)
+    wide = 4.4
+    height = 3.6 if square else min(1.6 + 0.13 * len(values), 9.0)
 
     def draw(figure: Any, theme: Theme) -> None:
         axes = figure.add_subplot()

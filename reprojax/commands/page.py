@@ -27,6 +27,31 @@ def results(
     title: str = "Result",
 ) -> str:
     """The table, its first row above the others, and sentences below it."""
+    head, (own, *rest) = _lines(header, rows)
+    controls = "\n".join(rest)
+    controls = f'\n<tbody class="controls">\n{controls}\n</tbody>' if rest else ""
+    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
+    return (
+        f'<h2>{escape(title)}</h2>\n<div class="scroll">\n<table class="results scores">'
+        f"<thead>{head}</thead>\n"
+        f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{below}'
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of equal rows."""
+    head, lines = _lines(header, rows)
+    body = "\n".join(lines)
+    return (
+        f'<div class="scroll"><table class="results">\n<thead>{head}</thead>\n'
+        f'<tbody class="controls">\n{body}\n</tbody>\n</table></div>'
+    )
+
+
+def _lines(
+    header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[str, list[str]]:
+    """The head and the rows; a column of numbers is set to the right."""
     columns = zip(*rows, strict=True)
     kinds = [' class="number"' if _is_number(cells) else "" for cells in columns]
 
@@ -35,15 +60,7 @@ def results(
         inner = (f"<{tag}{kind}>{escape(c)}</{tag}>" for c, kind in found)
         return f"<tr>{''.join(inner)}</tr>"
 
-    own = "".join(line(row, "td") for row in rows[:1])
-    rest = "\n".join(line(row, "td") for row in rows[1:])
-    controls = f'\n<tbody class="controls">\n{rest}\n</tbody>' if rest else ""
-    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
-    return (
-        f'<h2>{escape(title)}</h2>\n<div class="scroll"><table class="results">\n'
-        f"<thead>{line(header, 'th')}</thead>\n"
-        f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{below}'
-    )
+    return line(header, "th"), [line(row, "td") for row in rows]
 
 
 def _is_number(cells: Sequence[str]) -> bool:

@@ -1,13 +1,14 @@
 """What a program does to the pixels, as pictures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
 from reprojax.core import Params, Program, record
+from reprojax.data import Split, in_order
 from reprojax.models import Model, Pixels
 from reprojax.recipes import map_only
 
@@ -23,16 +24,13 @@ def pictures(
     x: np.ndarray,
     y: np.ndarray,
     classes: Sequence[str],
-    n: int = 8,
 ) -> tuple[Images, np.ndarray | None]:
     """(images, prompt) for a `RunReport`: what the network really receives.
 
-    Of x uint8 [N h w C] with labels y, the first image of each class, then the rest,
-    `n` in all. The prompt is what stands in the pixels whatever the image (a frame,
-    with NaN inside); else the mean change to the pixels; else the learned tokens.
+    Of x uint8 [N h w C] with labels y. The prompt is what stands in the pixels whatever
+    the image (a frame, with NaN inside); else the mean change to the pixels; None where
+    the pixels are as they were. Tokens inside the network are no pictures.
     """
-    rows = _one_of_each(y)[:n]
-    x, y = x[rows], y[rows]
     look = partial(_look, backbone=backbone)
     answers, network = look(program, params, x)
     bare = map_only(backbone, targets=len(classes))
@@ -54,13 +52,72 @@ def pictures(
         return images, np.where(frame[..., None], np.clip(black[0], 0, 1), np.nan)
     if np.abs(difference).max() > 1e-6:
         return images, difference.mean(0)
-    return images, _tokens(program, params)
+    return images, None
+
+
+def answers_of(
+    program: Program,
+    params: Params,
+    backbone: Model[Pixels],
+    split: Split,
+    batch: int = 50,
+) -> np.ndarray:
+    """The class that the program gives to each image of a split, [N]."""
+    call = jax.jit(program.apply)
+    found = [
+        np.asarray(call(params, backbone.frozen, x)).argmax(-1)
+        for x, *_ in in_order(split, min(batch, len(split.y)))
+    ]
+    return np.concatenate(found)[: len(split.y)]
+
+
+def by_class(
+    y: np.ndarray, answers: np.ndarray, classes: Sequence[str], most: int = 20
+) -> list[tuple[str, ...]]:
+    """(accuracy, class, images, what it is taken for most often) of each class.
+
+    Of more than `most` classes those with the lowest accuracy. A class without images
+    is left out.
+    """
+    rows = []
+    for label, name in enumerate(classes):
+        own = answers[y == label]
+        if not len(own):
+            continue
+        wrong = Counter(own[own != label].tolist()).most_common(1)
+        taken = f"{classes[wrong[0][0]]} ({wrong[0][1]})" if wrong else ""
+        rows.append(((own == label).mean(), name, str(len(own)), taken))
+    if len(rows) > most:
+        rows = sorted(rows, key=lambda row: row[0])[:most]
+    return [(f"{share:.3f}", *rest) for share, *rest in rows]
+
+
+def examples(split: Split, n: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """`n` images uint8 [n h w C] and labels, each class once before one comes twice."""
+    rows = _one_of_each(split.y)[:n]
+    return split.x[rows], split.y[rows]
+
+
+def mistakes(
+    split: Split, answers: np.ndarray, classes: Sequence[str], n: int = 8
+) -> list[tuple[str, np.ndarray]]:
+    """(caption, image uint8 [h w C]) of wrong answers, each class once before twice."""
+    wrong = np.flatnonzero(answers != split.y)
+    wrong = wrong[_one_of_each(split.y[wrong])][:n]
+    if not len(wrong):
+        return []
+    pairs = zip(split.y[wrong].tolist(), answers[wrong].tolist(), strict=True)
+    captions = [f"label {classes[i]}, answered {classes[j]}" for i, j in pairs]
+    return list(zip(captions, split.x[wrong], strict=True))
 
 
 def _one_of_each(y: np.ndarray) -> np.ndarray:
     """The rows in an order in which every class comes once before any comes twice."""
-    visit = np.array([(y[:i] == label).sum() for i, label in enumerate(y)])
-    return np.lexsort((np.arange(len(y)), visit))
+    order = np.argsort(y, kind="stable")
+    _, starts, counts = np.unique(y[order], return_index=True, return_counts=True)
+    visit = np.empty(len(y), int)  # how often its class came before
+    visit[order] = np.arange(len(y)) - np.repeat(starts, counts)
+    return np.argsort(visit, kind="stable")
 
 
 def _look(
@@ -72,13 +129,3 @@ def _look(
     pixels = np.asarray(seen["normalized"], np.float32)
     pixels = pixels * np.asarray(backbone.input.std) + np.asarray(backbone.input.mean)
     return np.asarray(seen["output"]).argmax(-1), pixels
-
-
-def _tokens(program: Program, params: Params) -> np.ndarray | None:
-    """The learned rows [P D] of all sites inside the network, in their order."""
-    outer = ("input", "normalized", "output")
-    inside = [sites[0] for sites, _ in program.at if sites[0] not in outer]
-    leaves: list[Any] = jax.tree.leaves([params.learnable[site] for site in inside])
-    rows = [np.asarray(leaf) for leaf in leaves if leaf.ndim == 2]
-    same = [row for row in rows if row.shape[1] == rows[0].shape[1]]
-    return np.concatenate(same) if same else None

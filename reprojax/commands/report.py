@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reprojax.commands import figures
-from reprojax.commands.page import captioned, results, write_page
+from reprojax.commands.page import captioned, results, table, write_page
 from reprojax.commands.pictures import Images
 
 
@@ -19,6 +19,10 @@ class RunReport(NamedTuple):
     title: str
     command: str
     """The command line that made the run."""
+    verdict: list[str]
+    """What the table means, a sentence each."""
+    use: str
+    """The command line that uses the program to take; empty where none is kept."""
     description: str
     """The table of coordinates, as `str(describe(...))` prints it."""
     header: tuple[str, ...]
@@ -33,11 +37,19 @@ class RunReport(NamedTuple):
     images: Images
     """As `pictures` gives them."""
     prompt: np.ndarray | None
-    """[H W 3] signed; or in [0, 1] with NaN where the image stands; or tokens [P D]."""
+    """[H W 3] signed; or in [0, 1] with NaN where the image stands."""
+    classes: list[tuple[str, ...]]
+    """As `pictures.by_class` gives them."""
+    mistakes: list[tuple[str, np.ndarray]]
+    """As `pictures.mistakes` gives them."""
+    shown: str
+    """Which of the programs the pictures and the accuracies of classes are of."""
     label_map: np.ndarray | None
     """[S T]"""
     sources: tuple[str, ...]
     targets: tuple[str, ...]
+    settings: list[tuple[str, str]]
+    """(name, value) of settings, sizes and versions."""
 
 
 def write_report(path: Path, report: RunReport) -> None:
@@ -48,16 +60,52 @@ def write_report(path: Path, report: RunReport) -> None:
 def _sections(report: RunReport) -> list[str]:
     return [
         f"<h1>{escape(report.title)}</h1>",
-        f'<pre class="command">{escape(report.command)}</pre>',
+        _verdict(report.verdict, report.use),
         results(report.header, report.rows, report.notes),
-        _curves(report.curves, report.baselines),
+        _classes(report),
         _examples(report.images, report.prompt),
         _prompt(report.prompt),
+        _curves(report.curves, report.baselines),
         _label_map(report),
         "<h2>The program</h2>\n<p class='soft'>Its coordinates (format, location, "
         "operator &rarr; alignment) were observed by running each part alone.</p>\n"
         f"<pre>{escape(report.description)}</pre>",
+        "<h2>Settings, sizes and versions</h2>\n"
+        f'<pre class="command">{escape(report.command)}</pre>\n'
+        + table(("setting", "value"), report.settings),
     ]
+
+
+def _verdict(sentences: list[str], use: str) -> str:
+    whole = [
+        sentence.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+        for sentence in sentences
+    ]
+    text = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in whole)
+    command = f'\n<pre class="command">{escape(use)}</pre>' if use else ""
+    return f'<div class="verdict">\n{text}{command}\n</div>'
+
+
+def _classes(report: RunReport) -> str:
+    if not report.classes:
+        return ""
+    header = ("test", "class", "images", "taken most often for")
+    few = len(report.classes) < len(report.targets)
+    which = "The classes with the lowest accuracy" if few else "Accuracy of each class"
+    text = (
+        f"<h2>Classes and mistakes</h2>\n<p class='soft'>{which}, {report.shown}.</p>\n"
+        + table(header, report.classes)
+    )
+    if not report.mistakes:
+        return text + "\n<p class='soft'>It makes no mistake on the test images.</p>"
+    cards = [
+        (figures.picture(figures.rgb(image), f"Test image, {caption}"), caption)
+        for caption, image in report.mistakes
+    ]
+    return (
+        f"{text}\n<p class='soft'>Test images that it gets wrong:</p>\n"
+        f'<div class="mistakes">{captioned(cards)}</div>'
+    )
 
 
 def _curves(curves: np.ndarray, baselines: Mapping[str, float]) -> str:
@@ -120,21 +168,12 @@ def _examples(images: Images, prompt: np.ndarray | None) -> str:
 def _prompt(prompt: np.ndarray | None) -> str:
     if prompt is None:
         return ""
-    if prompt.ndim == 2:
-        shown = [_tokens(prompt)]
-    elif np.isnan(prompt).any():
+    if np.isnan(prompt).any():
         shown = [_frame(prompt)]
     else:
         shown = _signed(prompt)
     images = captioned(shown)
     return f'<h2>The learned prompt</h2>\n<div class="pair prompt">{images}</div>'
-
-
-def _tokens(prompt: np.ndarray) -> tuple[str, str]:
-    rows, width = prompt.shape
-    alt = f"Heat map of {rows} learned tokens of width {width}"
-    text = f"The {rows} learned tokens, one a row, the first block's above."
-    return figures.heat(prompt, "dimension", "token", "value", alt), text
 
 
 def _frame(prompt: np.ndarray) -> tuple[str, str]:

@@ -16,8 +16,10 @@ was stopped goes on with --resume. `reprojax list` says what each method is.
 
 import contextlib
 import os
+import platform
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -29,7 +31,7 @@ import numpy as np
 import optax
 import tyro
 
-from reprojax import data, models, recipes
+from reprojax import __version__, data, models, recipes
 from reprojax.commands import controls, listing
 from reprojax.commands.methods import read_methods
 from reprojax.commands.tables import (
@@ -40,12 +42,13 @@ from reprojax.commands.tables import (
     summary,
     text_table,
 )
+from reprojax.commands.verdict import verdict
 from reprojax.core import Params, Program, fingerprint
 from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs
 from reprojax.saving.files import write_json
-from reprojax.taxonomy import describe
+from reprojax.taxonomy import Description, describe
 from reprojax.training import parallel
 from reprojax.training.black_box import (
     evaluate,
@@ -58,6 +61,8 @@ from reprojax.training.loop import Fitted, fit
 
 METHODS = ", ".join(recipes.methods(Pixels))
 MAPS = ", ".join(recipes.ALIGNMENTS)
+FILES = {"linear probe": "linear-probe", "best map without prompt": "map-only"}
+"""{control: how its files' names begin}"""
 MORE = f"Methods, for --method. {listing.for_images()}"
 """What --help says below the docstring."""
 ESTIMATED = recipes.Preset(lambda *_: optax.sgd(0.0), 0.0, epochs=1, batch=50)
@@ -145,13 +150,14 @@ def main(
     load_backbone: Callable[..., Model[Pixels]] = models.load,
     load_task: Callable[..., data.Task] = data.load,
     prog: str = "reprojax train",
+    predict: str = "reprojax predict",
 ) -> dict[str, Any]:
     """Train, print and write everything; returns what results.json holds.
 
     Args:
         load_backbone: (name, **given) -> frozen model.
         load_task: (name, **given) -> task.
-        prog: the command's name, for the report.
+        prog, predict: this command and the one that uses its files, for the report.
     """
     read_methods(config.methods)
     check_config(config)
@@ -187,7 +193,10 @@ def main(
     rows = [program_row(title, seen, fits)]
     rows += [control_row(control, table[control]) for control in list(table)[1:]]
     notes = comparisons(table)
-    print("\n" + text_table(HEADER, rows) + "\n\n" + "\n".join(notes))
+    print("\n" + text_table(HEADER, rows) + "\n\n" + "\n".join(notes) + "\n")
+    said, use = judge(config, title, seen, table, predict)
+    print("\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in said))
+    print(use)
     paths: dict[str, Any] = {"out": str(config.out)}
     paths["profile"] = config.profile and str(config.profile)
     paths["methods"] = [*map(str, config.methods)]
@@ -195,11 +204,13 @@ def main(
     results |= {"coordinates": seen.coordinates, "learnable": seen.learnable}
     if not lead:
         return results
-    write_json(config.out / "results.json", results | {"notes": notes})
+    results |= {"notes": notes, "verdict": said}
+    write_json(config.out / "results.json", results)
     page = {"title": f"{title}: {backbone.name} on {tasks[0].name}", "notes": notes}
     page |= {"description": str(seen), "header": HEADER, "rows": rows}
+    page |= {"verdict": said, "use": use}
     page["command"] = f"{prog} {shlex.join(sys.argv[1:])}"
-    report(config, program, backbone, tasks[0], fits, page, table)
+    report(config, program, backbone, tasks, fits, page, table)
     print(f"\n{config.out / 'report.html'}")
     return results
 
@@ -530,22 +541,52 @@ def keep_control(
     print(f"{path}: {alignment or 'logistic regression'}, test {metric['test']:.3f}")
 
 
+def judge(
+    config: Config,
+    title: str,
+    seen: Description,
+    table: Mapping[str, Mapping[str, list[float]]],
+    predict: str,
+) -> tuple[list[str], str]:
+    """(what the table means, the command line that uses what it says to take)."""
+    scores = {title if n == "program" else n: s["test"] for n, s in table.items()}
+    files = {title: "seed", **FILES}
+    found = verdict(
+        scores, files.keys(), prompt=not seen.coordinates.startswith("no prompt")
+    )
+    if found.take is None:
+        return found.sentences, ""
+    own = table["program" if found.take == title else found.take]["validation"]
+    seed = int(np.argmax(own))
+    path = config.out / f"{files[found.take]}-{seed}.safetensors"
+    words = [*predict.split(), "--program", str(path), "--images", "FOLDER"]
+    if config.backbone not in models.names():
+        words += ["--backbone", config.backbone]
+    if config.methods:
+        words += ["--methods", *map(str, config.methods)]
+    best = f"the seed with the best validation accuracy ({own[seed]:.3f})"
+    use = f"The program to take is {path.name}, of {best}. To label new images:"
+    return [*found.sentences, use], shlex.join(words)
+
+
 def report(
     config: Config,
     program: Program,
     backbone: Model[Pixels],
-    task: data.Task,
+    tasks: Sequence[data.Task],
     fits: Sequence[Fitted],
     page: dict[str, Any],
     table: Mapping[str, Mapping[str, list[float]]],
 ) -> None:
-    """report.html: the table, the curves, the prompt, prompted images, the map."""
-    from reprojax.commands.pictures import pictures
+    """report.html: the table, what it means, mistakes, pictures, curves, settings."""
+    from reprojax.commands import pictures
     from reprojax.commands.report import RunReport, write_report
 
-    params = fits[0].params
-    x, y = task.test.x[:100], task.test.y[:100]
-    images, prompt = pictures(program, params, backbone, x, y, task.classes)
+    seed = int(np.argmax(table["program"]["validation"]))
+    params, task = fits[seed].params, tasks[seed]
+    x, y = pictures.examples(task.test)
+    images, prompt = pictures.pictures(program, params, backbone, x, y, task.classes)
+    answers = pictures.answers_of(program, params, backbone, task.test)
     label_map = params.fixed["output"]
     baselines = {
         name: float(np.mean(table[name]["validation"])) for name in list(table)[1:]
@@ -557,12 +598,54 @@ def report(
             baselines=baselines,
             images=images,
             prompt=prompt,
+            classes=pictures.by_class(task.test.y, answers, task.classes),
+            mistakes=pictures.mistakes(task.test, answers, task.classes),
+            shown=f"{len(task.test.y):,} test images, program of seed {seed}",
             label_map=np.asarray(label_map) if hasattr(label_map, "shape") else None,
             sources=backbone.classes,
             targets=task.classes,
+            settings=settings(config, backbone, task, params),
             **page,
         ),
     )
+
+
+def settings(
+    config: Config, backbone: Model[Pixels], task: data.Task, params: Params
+) -> list[tuple[str, str]]:
+    """(name, value) of what a run is made of, for its reader."""
+    method, preset = recipes.find_method(config.method), preset_of(config.method)
+    batch, steps, rate = pace(config, task)
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    if isinstance(preset, BlackBox):
+        length = f"{config.budget:,} queries a seed"
+    else:
+        length = f"{config.epochs or preset.epochs} epochs of {steps} steps a seed"
+    parts = {n: len(getattr(task, n).y) for n in ("train", "validation", "test")}
+    device = jax.devices()[0]
+    file = (config.out / "seed-0.safetensors").stat().st_size
+    return [
+        ("method", f"{config.method}: {listing.summary(method)}"),
+        ("label map", alignment_name(config) or "none: a linear head on features"),
+        ("settings from", method.source),
+        ("sizes given", ", ".join(f"{n} {v}" for n, v in sizes(config).items())),
+        ("frozen model", f"{backbone.name}, {count(backbone.frozen):,} numbers"),
+        ("images", ", ".join(f"{n:,} {part}" for part, n in parts.items())),
+        ("classes", f"{len(task.classes)} of {task.name}"),
+        ("seeds", f"{config.seeds}"),
+        ("training", f"{length}, {batch} images a step, learning rate {rate:g}"),
+        ("learnable", f"{count(params.learnable):,} numbers"),
+        ("file of a seed", f"{file:,} bytes"),
+        (
+            "device",
+            f"{jax.device_count()} x {device.device_kind}, {platform.machine()}",
+        ),
+        (
+            "versions",
+            f"reprojax {__version__}, jax {jax.__version__}, numpy {np.__version__}, "
+            f"Python {platform.python_version()}",
+        ),
+    ]
 
 
 def run(config: Config, **given: Any) -> None:

@@ -12,8 +12,15 @@ import pytest
 from PIL import Image
 
 from reprojax import recipes
-from reprojax.commands.pictures import pictures
+from reprojax.commands.pictures import (
+    answers_of,
+    by_class,
+    examples,
+    mistakes,
+    pictures,
+)
 from reprojax.commands.report import RunReport, write_report
+from reprojax.data import Split
 
 VOID = {"meta", "img", "source", "br", "link"}
 
@@ -72,10 +79,10 @@ def a_report(**changes):
     weights = random.uniform(size=(12, 3))
     report = RunReport(
         title="watermark with blm: glyphs on digits",
-        command="python -m experiments.visual_reprogramming --seeds 2",
+        command="reprojax train --seeds 2",
         description="learnable input additive -> statistical\nsite  format",
-        header=("method", "test", "seconds"),
-        rows=[("watermark", "0.841 ± 0.02", "0.034"), ("linear probe", "0.95", "")],
+        header=("test", "method", "seconds"),
+        rows=[("0.841 ± 0.02", "watermark", "0.034"), ("0.95", "linear probe", "")],
         notes=["over the probe: -0.11 [-0.13, -0.09]"],
         curves=random.uniform(size=(2, 6, 2)),
         baselines={"linear probe": 0.94},
@@ -84,6 +91,12 @@ def a_report(**changes):
         label_map=weights / weights.sum(0),
         sources=tuple(f"source {i}" for i in range(12)),
         targets=("zero", "one", "two"),
+        verdict=["Take the probe.", "It is better."],
+        use="reprojax predict --program a",
+        classes=[("0.900", "zero", "10", "two (1)"), ("1.000", "one", "9", "")],
+        mistakes=[("label 0, answered 2", x[0])],
+        shown="19 test images, program of seed 0",
+        settings=[("jax", "0.1"), ("learnable", "27 numbers")],
     )
     return report._replace(**changes)
 
@@ -106,8 +119,12 @@ def test_the_page_is_whole_and_offline(tmp_path):
         page.all("meta")
     )
     said = " ".join(page.texts)
-    for words in (a_report().command, a_report().description, a_report().notes[0]):
+    own = a_report()
+    for words in (own.command, own.description, own.use, *own.notes, *own.verdict):
         assert words in said
+    for row in (*own.classes, *own.settings, *own.rows):
+        assert set(row) <= set(page.cells)
+    assert "label 0, answered 2" in said
 
 
 def test_controls_stand_below_a_rule(tmp_path):
@@ -115,22 +132,23 @@ def test_controls_stand_below_a_rule(tmp_path):
     bodies = [a.get("class") for a in page.all("tbody")]
     assert bodies[:2] == ["program", "controls"]
     assert page.cells[:9] == [
-        *("method", "test", "seconds"),
-        *("watermark", "0.841 ± 0.02", "0.034"),
-        *("linear probe", "0.95", ""),
+        *("test", "method", "seconds"),
+        *("0.841 ± 0.02", "watermark", "0.034"),
+        *("0.95", "linear probe", ""),
     ]
     lines = [(a, inside) for tag, a, inside in page.tags if tag in ("td", "th")][:9]
     numbers = [a.get("class") == "number" for a, _ in lines]
-    assert numbers == [False, True, True] * 3
+    assert numbers == [True, False, True] * 3
     alone = written(tmp_path, rows=a_report().rows[:1])[1]
-    assert "controls" not in [a.get("class") for a in alone.all("tbody")]
+    bodies = [a.get("class") for a in alone.all("tbody")]
+    assert bodies[:2] == ["program", "controls"] and len(alone.cells) < len(page.cells)
 
 
 def test_pictures_are_valid_and_of_their_own_sizes(tmp_path):
     _, page = written(tmp_path)
     sizes = [image.size for image in page.images()]
     raw = [decoded(a["src"]).size for a in page.all("img") if a["class"] == "pixels"]
-    assert raw == [(7, 5), (9, 9), (9, 9)] * 2 + [(9, 9)]
+    assert raw == [(7, 5), *[(7, 5), (9, 9), (9, 9)] * 2, (9, 9)]
     plots = [a for a in page.all("img") if a["class"] == "plot"]
     assert len(plots) == len(page.all("source")) == 3  # accuracy, loss, the prompt
     assert len(sizes) == len(raw) + 6
@@ -138,7 +156,7 @@ def test_pictures_are_valid_and_of_their_own_sizes(tmp_path):
         width, height = decoded(a["src"]).size
         assert (width, height) == (2 * int(a["width"]), 2 * int(a["height"]))
     assert all(a["alt"] for a in page.all("img"))
-    assert len(page.all("figcaption")) == 2 + 2 + 2
+    assert len(page.all("figcaption")) == 1 + 2 + 2 + 2
 
 
 def test_grey_means_no_change(tmp_path):
@@ -146,7 +164,7 @@ def test_grey_means_no_change(tmp_path):
     change[0, 0], change[8, 8] = 0.25, -0.5
     images = [(*a_report().images[0][:3], change)]
     _, page = written(tmp_path, images=images)
-    third = [decoded(a["src"]) for a in page.all("img")][4]
+    third = [decoded(a["src"]) for a in page.all("img")][3]
     assert third.getpixel((4, 4)) == (128, 128, 128)
     assert third.getpixel((0, 0)) == (191, 191, 191)
     assert third.getpixel((8, 8)) == (0, 0, 0)
@@ -205,26 +223,22 @@ def test_negative_weights_have_a_colour_of_their_own(tmp_path):
     )
     cells = [a for a in page.all("td") if "style" in a]
     assert [a.get("class") for a in cells] == ["strong", "minus", "minus strong", None]
-    assert page.cells[-5:] == ["10.50", "-1.00", "b", "-10.50", ".25"]
+    shown = page.cells[: page.cells.index("setting")]
+    assert shown[-5:] == ["10.50", "-1.00", "b", "-10.50", ".25"]
 
 
-def test_tokens_and_frames_and_none(tmp_path):
-    still = [(c, x, net, np.zeros_like(d)) for c, x, net, d in a_report().images]
-    tokens = np.random.default_rng(0).normal(size=(10, 64))
-    _, page = written(tmp_path, prompt=tokens, images=still, label_map=None)
-    assert len([a for a in page.all("img") if a["class"] == "pixels"]) == 4
-    assert any("10 learned tokens of width 64" in a["alt"] for a in page.all("img"))
-    assert len(page.all("table")) == 1
-
+def test_frames_and_no_prompt(tmp_path):
     frame = np.full((9, 9, 3), 0.5)
     frame[3:6, 3:6] = np.nan
     _, page = written(tmp_path, prompt=frame)
-    shown = decoded(page.all("img")[-1]["src"])
+    shown = decoded([a for a in page.all("img") if "frame" in a["alt"]][-1]["src"])
     assert shown.getpixel((0, 0)) == (128, 128, 128, 255)
     assert shown.getpixel((4, 4))[3] == 0
 
-    _, page = written(tmp_path, prompt=None, images=[], curves=np.ones((1, 1, 2)))
+    one = np.ones((1, 1, 2))
+    _, page = written(tmp_path, prompt=None, images=[], curves=one, mistakes=[])
     assert len(page.all("img")) == 2  # the curves alone
+    assert "no mistake" in " ".join(page.texts)
 
 
 def test_a_failed_write_keeps_the_page_that_is_there(tmp_path):
@@ -263,14 +277,21 @@ def test_a_watermark_is_the_change_in_pixels():
     np.testing.assert_allclose(prompt, wanted, atol=1e-5)
     y_hat = jax.jit(program.apply)(params, backbone.frozen, x)
     answers = np.asarray(y_hat).argmax(-1)
-    order = [0, 2, 3, 1]  # each class once before one comes twice
-    names = [f"label {'abc'[y[i]]}, answered {'abc'[answers[i]]}" for i in order]
+    names = [
+        f"label {'abc'[i]}, answered {'abc'[j]}"
+        for i, j in zip(y, answers, strict=True)
+    ]
     assert [image[0] for image in images] == names
-    for i, (_, target, network, difference) in zip(order, images, strict=True):
+    for i, (_, target, network, difference) in enumerate(images):
         np.testing.assert_array_equal(target, x[i])
         assert network.min() >= 0 and network.max() <= 1
         np.testing.assert_allclose(difference, wanted, atol=1e-5)
-    assert len(pictures(program, params, backbone, x, y, "abc", 2)[0]) == 2
+    split = Split(x, y)
+    found = answers_of(program, params, backbone, split, batch=3)
+    np.testing.assert_array_equal(found, answers)
+    shown, labels = examples(split, 3)  # each class once before one comes twice
+    np.testing.assert_array_equal(shown, x[[0, 2, 3]])
+    assert labels.tolist() == [1, 0, 2]
 
 
 def test_a_padding_is_a_frame_around_a_hole():
@@ -283,13 +304,33 @@ def test_a_padding_is_a_frame_around_a_hole():
     np.testing.assert_allclose(images[0][2][~hole], 0.5, atol=1e-6)
 
 
-def test_a_vit_prompt_is_its_tokens():
+def test_tokens_inside_the_network_are_no_picture():
     backbone = backbones.transformer()
     program, params, x, y = built("vpt-deep", backbone, length=3)
     images, prompt = pictures(program, params, backbone, x, y, "abc")
-    first, second = (params.learnable[f"block_{i}:in"] for i in range(2))
-    np.testing.assert_array_equal(prompt, np.concatenate([first, second]))
+    assert prompt is None
     assert all(np.abs(difference).max() < 1e-6 for *_, difference in images)
+
+
+def test_classes_and_mistakes():
+    y, answers = np.array([0, 0, 0, 0, 1, 1, 3]), np.array([0, 1, 1, 3, 1, 1, 0])
+    assert by_class(y, answers, "abcd") == [
+        ("0.250", "a", "4", "b (2)"),
+        ("1.000", "b", "2", ""),
+        ("0.000", "d", "1", "a (1)"),
+    ]
+    assert [row[1] for row in by_class(y, answers, "abcd", most=2)] == ["d", "a"]
+    x = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
+    found = [
+        (text, image.item()) for text, image in mistakes(Split(x, y), answers, "abcd")
+    ]
+    assert found == [
+        ("label a, answered b", 1),
+        ("label d, answered a", 6),
+        ("label a, answered b", 2),
+        ("label a, answered d", 3),
+    ]
+    assert mistakes(Split(x, y), y, "abcd") == []
 
 
 def test_no_prompt_shows_none():

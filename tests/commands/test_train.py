@@ -1,13 +1,15 @@
 """The main command: methods whose model only answers, and what it refuses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from reprojax.commands.train import Config, alignment_name, main
+from reprojax.commands.train import Config, alignment_name, judge, main
 from reprojax.saving import programs
+from reprojax.taxonomy import Description
 
 SMALL = Config(train=20, validation=10, test=10, seeds=1, controls=False)
 
@@ -24,11 +26,33 @@ def test_a_black_box_is_asked_and_not_differentiated(
     assert f"seed-0: {budget} queries" in capsys.readouterr().out
     asked = (tmp_path / "seed-0.log").stat().st_size
     assert asked > 4 * 10 * 20  # answers of floats were paid for and kept
+    page = (tmp_path / "report.html").read_text()
+    assert "It was compared with nothing." in page and f"{budget} queries" in page
     assert 0 <= found["test"][0] <= 1 and 0 <= found["validation"][0] <= 1
     saved = programs.load(tmp_path / "seed-0.safetensors")
     assert saved.card.method == method
     leaves = jax.tree.leaves(saved.params)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_the_file_to_take_and_the_command_that_uses_it():
+    config = Config(backbone="mine", methods=(Path("a.py"),), out=Path("runs/a"))
+    table = {
+        "program": {"test": [0.5, 0.6], "validation": [0.5, 0.6]},
+        "linear probe": {"test": [0.9, 0.9], "validation": [0.8, 0.9]},
+    }
+    seen = Description((), "statistical")
+    said, use = judge(config, "mark", seen, table, "reprojax predict")
+    assert use == (
+        "reprojax predict --program runs/a/linear-probe-1.safetensors --images FOLDER "
+        "--backbone mine --methods a.py"
+    )
+    assert said[0] == "The linear probe is best: it has 0.900 ± 0.000."
+    assert said[-1].startswith("The program to take is linear-probe-1.safetensors, of ")
+    config, table = Config(out=Path("runs/a")), {"program": table["program"]}
+    assert judge(config, "mark", seen, table, "use")[1] == (
+        "use --program runs/a/seed-1.safetensors --images FOLDER"
+    )
 
 
 def test_budgets_belong_to_black_boxes(tmp_path):

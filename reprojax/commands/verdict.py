@@ -1,0 +1,155 @@
+"""What a table of accuracies means, in sentences."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from reprojax.commands.intervals import Mean, mean_of, paired
+
+PIXELS = "nearest pixels, no model"
+RANDOM = "same program, random weights"
+_SAID = {
+    "best map without prompt": "the best map without a prompt",
+    "random map without prompt": "a random map",
+    "linear probe": "the linear probe",
+    PIXELS: "the nearest training image",
+}
+
+
+class Verdict(NamedTuple):
+    """What the user should do, and why."""
+
+    take: str | None
+    """The row whose program should be used; None where none is kept."""
+    sentences: list[str]
+
+
+def verdict(
+    scores: Mapping[str, Sequence[float]],
+    kept: Collection[str],
+    *,
+    prompt: bool = True,
+) -> Verdict:
+    """Which row is best, by how much, and what follows for the user.
+
+    Differences are paired over the seeds; intervals are Student's t, 95 %. A row is
+    called better only where the interval of its difference does not hold 0.
+
+    Args:
+        scores: {row: test accuracies by seed}, the run's own program first, its
+            controls behind it. The program on random weights (`RANDOM`) may have fewer
+            seeds. It is no candidate: it says whether the model's weights matter.
+        kept: the rows whose programs are in files.
+        prompt: whether the run's own program has a prompt.
+    """
+    own, *rest = scores
+    finite = [n for n in rest if np.isfinite(scores[n]).all()]
+    others = sorted(
+        (n for n in finite if n != RANDOM), key=lambda n: -np.mean(scores[n])
+    )
+    left_out = [f"{n} has values that are not finite." for n in rest if n not in finite]
+    if not np.isfinite(scores[own]).all():
+        said = f"{own} has values that are not finite: take a smaller --learning-rate."
+        usable = [n for n in others if n in kept]
+        return Verdict(usable[0] if usable else None, [said, *left_out])
+    if not others:
+        said = f"{own} has {mean_of(scores[own])}. It was compared with nothing."
+        return Verdict(own, [said, *left_out])
+    take, said = _own_or_other(scores, others, kept, prompt)
+    return Verdict(take, [*said, *_weights(scores), *left_out])
+
+
+def _own_or_other(
+    scores: Mapping[str, Sequence[float]],
+    others: list[str],
+    kept: Collection[str],
+    prompt: bool,
+) -> tuple[str, list[str]]:
+    own, rival, seeds = next(iter(scores)), others[0], len(scores[next(iter(scores))])
+    mean = {name: mean_of(scores[name]) for name in (own, *others)}
+    subject = "the prompt" if prompt else own
+    filed = [name for name in others if name in kept]
+    best = max([own, *filed], key=lambda n: mean[n].value)
+    difference = paired(scores[own], scores[rival])
+    if seeds == 1:
+        ahead, behind = sorted((rival, own), key=lambda n: -mean[n].value)
+        return (
+            best,
+            [
+                f"In one seed, {_the(ahead)} has {mean[ahead]} and {_the(behind)} "
+                f"{mean[behind]}.",
+                "One seed gives no interval, so this difference may be chance: run the "
+                "same command with --seeds 5 --resume.",
+            ],
+        )
+    how = f"paired over {seeds} seeds, 95 % interval"
+    if _low(difference) > 0:
+        over = ", the best of the rows without a prompt" if prompt else ""
+        won = "The prompt wins" if prompt else f"{own} is best"
+        name = f"{own} has" if prompt else "it has"
+        return own, [
+            f"{won}: {name} {mean[own]}, {difference.interval} over {_the(rival)}"
+            f"{over} ({how}).",
+            f"Take {subject}: nothing that it was compared with does as well.",
+        ]
+    less = f"{own} less {_the(rival)}: {difference.interval}"
+    if _high(difference) < 0:
+        said = [f"{_upper(_the(rival))} is best: it has {mean[rival]}."]
+        said += [f"{_upper(subject)} does not beat it here ({less}; {how})."]
+        said += _second(scores, others, how)
+        which = "Take" if rival in kept else "It is in no file. Of the others take"
+        return best, [*said, f"{which} {subject if best == own else _the(best)}."]
+    ahead = not filed or _low(paired(scores[own], scores[filed[0]])) > 0
+    take = own if ahead else filed[0]
+    until = subject if ahead else f"{_the(take)}, which is simpler"
+    return take, [
+        f"{seeds} seeds do not settle whether {subject} is better: {own} has "
+        f"{mean[own]}, {_the(rival)} {mean[rival]} ({less}; {how}).",
+        f"Run the same command with --seeds {max(2 * seeds, 5)} --resume. Until then "
+        f"take {until}.",
+    ]
+
+
+def _second(
+    scores: Mapping[str, Sequence[float]], others: list[str], how: str
+) -> list[str]:
+    """Where the best control is not settled against the second one."""
+    if len(others) < 2:
+        return []
+    difference = paired(*(scores[name] for name in others[:2]))
+    if _low(difference) > 0:
+        return []
+    over = f"{difference.interval} over {_the(others[1])}"
+    return [f"It is not settled that it is better than the next row: {over} ({how})."]
+
+
+def _weights(scores: Mapping[str, Sequence[float]]) -> list[str]:
+    """Whether the frozen model's weights matter."""
+    untrained = scores.get(RANDOM, ())
+    if len(untrained) < 2 or not np.isfinite(untrained).all():
+        return []
+    own = next(iter(scores.values()))[: len(untrained)]
+    difference, level = paired(own, untrained), mean_of(untrained)
+    said = f"on random weights the same program has {level} ({difference.interval})"
+    if _low(difference) > 0:
+        return [f"What the model has learned matters: {said}."]
+    if _high(difference) < 0:
+        return [f"What the model has learned does not help: {said}."]
+    return [f"It is not settled that what the model has learned matters: {said}."]
+
+
+def _low(difference: Mean) -> float:
+    return difference.value - difference.half
+
+
+def _high(difference: Mean) -> float:
+    return difference.value + difference.half
+
+
+def _the(row: str) -> str:
+    return _SAID.get(row, row)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,106 @@
+"""Sentences about tables whose answers are known."""
+
+import pytest
+
+from reprojax.commands.verdict import PIXELS, RANDOM, verdict
+
+PROBE, MAP = "linear probe", "best map without prompt"
+KEPT = ("mark", PROBE, MAP)
+
+
+def said(scores, kept=KEPT, **given):
+    found = verdict(scores, kept, **given)
+    return found.take, " ".join(found.sentences)
+
+
+def test_a_prompt_that_wins():
+    # t of two degrees of freedom is 4.303; the differences are .3, .4 and .5
+    take, text = said(
+        {"mark": [0.8, 0.9, 1.0], MAP: [0.2, 0.2, 0.2], PROBE: [0.5, 0.5, 0.5]}
+    )
+    assert take == "mark"
+    assert text == (
+        "The prompt wins: mark has 0.900 ± 0.248, +0.400 [+0.152, +0.648] over the "
+        "linear probe, the best of the rows without a prompt (paired over 3 seeds, "
+        "95 % interval). Take the prompt: nothing that it was compared with does as "
+        "well."
+    )
+
+
+def test_a_probe_that_wins():
+    take, text = said(
+        {"mark": [0.8, 0.82, 0.84], MAP: [0.3] * 3, PROBE: [0.9, 0.92, 0.94]}
+    )
+    assert take == PROBE
+    assert text == (
+        "The linear probe is best: it has 0.920 ± 0.050. The prompt does not beat it "
+        "here (mark less the linear probe: -0.100 [-0.100, -0.100]; paired over 3 "
+        "seeds, 95 % interval). Take the linear probe."
+    )
+    close = {"mark": [0.5] * 3, MAP: [0.8, 0.9, 0.8], PROBE: [0.9, 0.8, 0.9]}
+    take, text = said(close)
+    assert take == PROBE and "not settled that it is better than the next row" in text
+    assert "over the best map without a prompt (paired" in text
+
+
+def test_what_is_not_settled():
+    take, text = said({"mark": [0.8, 0.9], MAP: [0.2, 0.2], PROBE: [0.84, 0.84]})
+    assert take == PROBE
+    assert text.startswith("2 seeds do not settle whether the prompt is better: mark ")
+    assert "(mark less the linear probe: +0.010 [-0.625, +0.645]; paired" in text
+    assert "--seeds 5 --resume. Until then take the linear probe, which is " in text
+    assert "--seeds 12 " in said({"mark": [0.5] * 6, PROBE: [0.5] * 6})[1]
+
+
+def test_one_seed_has_no_interval():
+    for own, probe, wanted in ((0.9, 0.8, "mark"), (0.8, 0.9, PROBE)):
+        take, text = said({"mark": [own], PROBE: [probe], RANDOM: [0.1]})
+        assert take == wanted and "One seed gives no interval" in text
+        assert "±" not in text and "[" not in text
+    assert text.startswith("In one seed, the linear probe has 0.900 and mark 0.800.")
+
+
+def test_pixels_are_in_no_file():
+    take, text = said(
+        {"mark": [0.8, 0.8], MAP: [0.3] * 2, PROBE: [0.7] * 2, PIXELS: [0.9, 0.9]}
+    )
+    assert take == "mark"
+    assert text.startswith("The nearest training image is best: it has 0.900 ± 0.000.")
+    assert text.endswith("It is in no file. Of the others take the prompt.")
+    take, text = said({"mark": [0.8, 0.9], PROBE: [0.2, 0.3], PIXELS: [0.84, 0.84]})
+    assert take == "mark" and text.endswith("Until then take the prompt.")
+    assert said({"mark": [0.8], PIXELS: [0.9], PROBE: [0.2]})[0] == "mark"
+
+
+@pytest.mark.parametrize(
+    "untrained, begins",
+    [
+        ([0.2, 0.2], "What the model has learned matters: on random weights the same "),
+        ([0.9, 0.9], "What the model has learned does not help: on random weights the"),
+        ([0.2, 0.9], "It is not settled that what the model has learned matters: on "),
+        ([0.2], None),
+    ],
+)
+def test_whether_the_weights_matter(untrained, begins):
+    scores = {"mark": [0.8, 0.8, 0.8], PROBE: [0.5, 0.5, 0.5], RANDOM: untrained}
+    take, text = said(scores)
+    assert take == "mark" and (begins or "") in text
+    assert ("random weights" in text) == (begins is not None)
+    assert "the linear probe, the best of the rows without" in text  # no candidate
+
+
+def test_other_tables():
+    assert said({"mark": [0.5, 0.7]}) == (
+        "mark",
+        "mark has 0.600 ± 1.271. It was compared with nothing.",
+    )
+    take, text = said({"probe": [0.9, 0.9], MAP: [0.5, 0.5]}, ("probe",), prompt=False)
+    assert take == "probe" and text.startswith("probe is best: it has 0.900 ± 0.000, ")
+    nan = float("nan")
+    take, text = said({"mark": [nan, 0.9], PROBE: [0.5, 0.5]})
+    assert take == PROBE and "mark has values that are not finite" in text
+    take, text = said({"mark": [0.9, 0.9], PROBE: [nan, 0.5], MAP: [0.5, 0.5]})
+    assert take == "mark" and text.endswith(
+        "linear probe has values that are not finite."
+    )
+    assert verdict({"mark": [nan]}, KEPT).take is None
