@@ -32,13 +32,14 @@ def results(
     controls = f'\n<tbody class="controls">\n{controls}\n</tbody>' if rest else ""
     below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
     return (
-        f'<h2>{escape(title)}</h2>\n<div class="scroll">\n<table class="results scores">'
+        f"<h2>{escape(title)}</h2>\n"
+        '<div class="scroll"><table class="results scores">\n'
         f"<thead>{head}</thead>\n"
         f'<tbody class="program">{own}</tbody>{controls}\n</table></div>{below}'
     )
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of equal rows."""
     head, lines = _lines(header, rows)
     body = "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reprojax.commands import figures
-from reprojax.commands.page import captioned, results, table, write_page
+from reprojax.commands.page import captioned, plain_table, results, write_page
 from reprojax.commands.pictures import Images
 
 
@@ -71,8 +71,8 @@ def _sections(report: RunReport) -> list[str]:
         "operator &rarr; alignment) were observed by running each part alone.</p>\n"
         f"<pre>{escape(report.description)}</pre>",
         "<h2>Settings, sizes and versions</h2>\n"
-        f'<pre class="command">{escape(report.command)}</pre>\n'
-        + table(("setting", "value"), report.settings),
+        f"{_command(report.command)}\n"
+        + plain_table(("setting", "value"), report.settings),
     ]
 
 
@@ -82,8 +82,14 @@ def _verdict(sentences: list[str], use: str) -> str:
         for sentence in sentences
     ]
     text = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in whole)
-    command = f'\n<pre class="command">{escape(use)}</pre>' if use else ""
+    command = f"\n{_command(use)}" if use else ""
     return f'<div class="verdict">\n{text}{command}\n</div>'
+
+
+def _command(line: str) -> str:
+    """A line that wraps between its words, and not at the hyphens of its flags."""
+    words = "".join(f"<span>{escape(part)}</span> " for part in line.split(" "))
+    return f'<pre class="command">{words.rstrip()}</pre>'
 
 
 def _classes(report: RunReport) -> str:
@@ -94,7 +100,7 @@ def _classes(report: RunReport) -> str:
     which = "The classes with the lowest accuracy" if few else "Accuracy of each class"
     text = (
         f"<h2>Classes and mistakes</h2>\n<p class='soft'>{which}, {report.shown}.</p>\n"
-        + table(header, report.classes)
+        + plain_table(header, report.classes)
     )
     if not report.mistakes:
         return text + "\n<p class='soft'>It makes no mistake on the test images.</p>"

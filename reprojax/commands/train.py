@@ -624,7 +624,7 @@ def settings(
     parts = {n: len(getattr(task, n).y) for n in ("train", "validation", "test")}
     device = jax.devices()[0]
     file = (config.out / "seed-0.safetensors").stat().st_size
-    return [
+    rows = [
         ("method", f"{config.method}: {listing.summary(method)}"),
         ("label map", alignment_name(config) or "none: a linear head on features"),
         ("settings from", method.source),
@@ -646,6 +646,7 @@ def settings(
             f"Python {platform.python_version()}",
         ),
     ]
+    return [(name, value) for name, value in rows if value]
 
 
 def run(config: Config, **given: Any) -> None:

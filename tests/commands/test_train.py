@@ -38,7 +38,7 @@ def test_a_black_box_is_asked_and_not_differentiated(
 def test_the_file_to_take_and_the_command_that_uses_it():
     config = Config(backbone="mine", methods=(Path("a.py"),), out=Path("runs/a"))
     table = {
-        "program": {"test": [0.5, 0.6], "validation": [0.5, 0.6]},
+        "program": {"test": [0.5, 0.5], "validation": [0.5, 0.6]},
         "linear probe": {"test": [0.9, 0.9], "validation": [0.8, 0.9]},
     }
     seen = Description((), "statistical")
