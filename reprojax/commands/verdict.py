@@ -74,15 +74,15 @@ def _own_or_other(
     difference = paired(scores[own], scores[rival])
     if seeds == 1:
         ahead, behind = sorted((rival, own), key=lambda n: -mean[n].value)
-        return (
-            best,
-            [
-                f"In one seed, {_the(ahead)} has {mean[ahead]} and {_the(behind)} "
-                f"{mean[behind]}.",
-                "One seed gives no interval, so this difference may be chance: run the "
-                "same command with --seeds 5 --resume.",
-            ],
-        )
+        pair = f"{_the(ahead)} has {mean[ahead]}, {_the(behind)} {mean[behind]}"
+        said = [f"In one seed, {pair}."]
+        if best not in (ahead, behind):
+            said += [f"Of the programs in files, {_the(best)} has most: {mean[best]}."]
+        return best, [
+            *said,
+            "One seed gives no interval, so this may be chance: run the same command "
+            "with --seeds 5 --resume.",
+        ]
     how = f"paired over {seeds} seeds, 95 % interval"
     if _low(difference) > 0:
         over = ", the best of the rows without a prompt" if prompt else ""
@@ -98,8 +98,10 @@ def _own_or_other(
         said = [f"{_upper(_the(rival))} is best: it has {mean[rival]}."]
         said += [f"{_upper(subject)} does not beat it here ({less}; {how})."]
         said += _second(scores, others, how)
-        which = "Take" if rival in kept else "It is in no file. Of the others take"
-        return best, [*said, f"{which} {subject if best == own else _the(best)}."]
+        program = subject if best == own else _the(best)
+        if rival in kept:
+            return best, [*said, f"Take {program}."]
+        return best, [*said, f"No file holds {_the(rival)}: take {program}."]
     ahead = not filed or _low(paired(scores[own], scores[filed[0]])) > 0
     take = own if ahead else filed[0]
     until = subject if ahead else f"{_the(take)}, which is simpler"
@@ -120,8 +122,11 @@ def _second(
     difference = paired(*(scores[name] for name in others[:2]))
     if _low(difference) > 0:
         return []
-    over = f"{difference.interval} over {_the(others[1])}"
-    return [f"It is not settled that it is better than the next row: {over} ({how})."]
+    first, second = map(_the, others[:2])
+    return [
+        f"Whether {first} is better than {second} is not settled: "
+        f"{difference.interval} ({how})."
+    ]
 
 
 def _weights(scores: Mapping[str, Sequence[float]]) -> list[str]:

@@ -39,8 +39,8 @@ def test_a_probe_that_wins():
     )
     close = {"mark": [0.5] * 3, MAP: [0.8, 0.9, 0.8], PROBE: [0.9, 0.8, 0.9]}
     take, text = said(close)
-    assert take == PROBE and "not settled that it is better than the next row" in text
-    assert "over the best map without a prompt (paired" in text
+    assert take == PROBE and "Whether the linear probe is better than " in text
+    assert "than the best map without a prompt is not settled: +0.033 [" in text
 
 
 def test_what_is_not_settled():
@@ -57,7 +57,7 @@ def test_one_seed_has_no_interval():
         take, text = said({"mark": [own], PROBE: [probe], RANDOM: [0.1]})
         assert take == wanted and "One seed gives no interval" in text
         assert "±" not in text and "[" not in text
-    assert text.startswith("In one seed, the linear probe has 0.900 and mark 0.800.")
+    assert text.startswith("In one seed, the linear probe has 0.900, mark 0.800.")
 
 
 def test_pixels_are_in_no_file():
@@ -66,10 +66,11 @@ def test_pixels_are_in_no_file():
     )
     assert take == "mark"
     assert text.startswith("The nearest training image is best: it has 0.900 ± 0.000.")
-    assert text.endswith("It is in no file. Of the others take the prompt.")
+    assert text.endswith("No file holds the nearest training image: take the prompt.")
     take, text = said({"mark": [0.8, 0.9], PROBE: [0.2, 0.3], PIXELS: [0.84, 0.84]})
     assert take == "mark" and text.endswith("Until then take the prompt.")
-    assert said({"mark": [0.8], PIXELS: [0.9], PROBE: [0.2]})[0] == "mark"
+    take, text = said({"mark": [0.1], PIXELS: [0.9], PROBE: [0.2]})
+    assert take == PROBE and "in files, the linear probe has most: 0.200. One" in text
 
 
 @pytest.mark.parametrize(
