@@ -24,10 +24,11 @@ Expected, on two cores (docs/results.md has the controls and more):
         of the resplits take 17 minutes
 
 This is `reprojax train`, which knows the names of our assets too. It prints a table
-with the controls below, and leaves in the run's folder `report.html`, `results.json`
-and three programs a seed for `experiments.predict`: `seed-0.safetensors`, and its
-controls `linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that was
-stopped goes on with --resume.
+with the controls below, which row is best, and what to take. It leaves in the run's
+folder `report.html`, `results.json` and three programs a seed for
+`experiments.predict`: `seed-0.safetensors`, and its controls
+`linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that was stopped goes
+on with --resume.
 """
 
 from dataclasses import dataclass

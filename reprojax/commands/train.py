@@ -8,10 +8,11 @@ r"""Reprogram a frozen image classifier for a task that it was never trained on.
     reprojax train --method bar --budget 200000
         without gradients: the model is only asked
 
-Prints a table with the controls below, and leaves in the run's folder `report.html`,
-`results.json` and three programs a seed for `reprojax predict`: `seed-0.safetensors`,
-and its controls `linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that
-was stopped goes on with --resume. `reprojax list` says what each method is.
+Prints a table with the controls below, which row is best, by how much, and what to
+take. Leaves in the run's folder `report.html`, `results.json` and three programs a seed
+for `reprojax predict`: `seed-0.safetensors`, and its controls
+`linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that was stopped goes
+on with --resume. `reprojax list` says what each method is.
 """
 
 import contextlib

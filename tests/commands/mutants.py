@@ -38,4 +38,41 @@ MUTANTS = (
         ".append(True)",
         "test_predict.py::test_a_labelled_folder_says_its_accuracy",
     ),
+    Mutant(
+        "verdict: a mean that is higher is a prompt that wins",
+        "commands/verdict.py",
+        """    if _low(difference) > 0:
+        over =""",
+        """    if difference.value > 0:
+        over =""",
+        "test_verdict.py::test_what_is_not_settled",
+    ),
+    Mutant(
+        "verdict: the program on random weights is a candidate",
+        "commands/verdict.py",
+        "(n for n in finite if n != RANDOM)",
+        "(n for n in finite)",
+        "test_verdict.py::test_whether_the_weights_matter",
+    ),
+    Mutant(
+        "verdict: what is best is taken, though no file holds it",
+        "commands/verdict.py",
+        "filed = [name for name in others if name in kept]",
+        "filed = others",
+        "test_verdict.py::test_pixels_are_in_no_file",
+    ),
+    Mutant(
+        "train: the file to take is that of the first seed",
+        "commands/train.py",
+        "seed = int(np.argmax(own))",
+        "seed = 0",
+        "test_train.py::test_the_file_to_take_and_the_command_that_uses_it",
+    ),
+    Mutant(
+        "report: the accuracy of a class counts what was answered as it",
+        "commands/pictures.py",
+        "own = answers[y == label]",
+        "own = y[answers == label]",
+        "test_report.py::test_classes_and_mistakes",
+    ),
 )

@@ -73,4 +73,11 @@ MUTANTS = (
         "part and (",
         "test_data_text.py::test_no_text_stands_in_two_splits",
     ),
+    Mutant(
+        "letters: each letter is behind a glass of its own",
+        "data/letters.py",
+        "_behind(rng, glass, lines, each)",
+        "_behind(rng, _reflection(rng), lines, each)",
+        "test_sources.py::test_the_same_light_lies_over_all_letters",
+    ),
 )
