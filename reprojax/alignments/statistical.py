@@ -201,6 +201,7 @@ def mean_probability(targets: int, several: int = 6) -> Manipulation:
 
     def apply(params: Params, y: Float[Array, "*B S"], scope: Scope) -> Array:
         mean = jax.nn.softmax(y) @ params.fixed.astype(y.dtype)
+        # The floor keeps the log and its gradient finite.
         return jnp.log(jnp.maximum(mean, 1e-30))
 
     def observe(params: Params, y: Array, labels: Array) -> Array:
@@ -247,6 +248,7 @@ def calibrated(
 
     def refresh(params: Params, sums: Float[Array, "T"]) -> Params:
         total = sums.sum()
+        # A label that never had any probability gets a finite log.
         share = jnp.maximum(sums, 1e-30) / jnp.maximum(total, 1e-30)
         return params._replace(fixed=jnp.where(total > 0, jnp.log(share), 0.0))
 

@@ -41,7 +41,7 @@ def warp(
     """Logits to sample from; -inf for tokens excluded by top-k or top-p."""
     down = jnp.sort(logits)[::-1]
     least = down[jnp.where(top_k > 0, jnp.minimum(top_k, down.size), down.size) - 1]
-    scale = jnp.maximum(temperature, 1e-6)
+    scale = jnp.maximum(temperature, 1e-6)  # a greedy row's draw is finite, and unused
     mass = jax.nn.softmax(jnp.where(down >= least, down, -jnp.inf) / scale)
     kept = jnp.cumsum(mass) - mass < top_p  # includes the first token always
     nucleus = jnp.min(jnp.where(kept & (down >= least), down, jnp.inf))

@@ -111,6 +111,7 @@ def observe(alone: Alone, prompt: str) -> Seen:
     if all(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(bare(v))):
         along = compiled(alone, partial(_along, prompt))
         d, d2 = np.asarray(along(p, v, t)), np.asarray(along(p2, v2, t))
+        # Equal derivatives at two values and prompts: the value passes unchanged.
         depends, passes = d != 0, np.isclose(d, d2, rtol=1e-5, atol=0) & (d != 0)
     else:
         depends = np.asarray(out != run(p, v2, scope.x))
@@ -161,7 +162,7 @@ def acting(group: Sequence[Alone], patience: int = 8, most: int = 64) -> int:
     Tries the given params and random ones until `patience` draws in a row find no new
     numbers, because a clip, say, hides some in each draw. Numbers that integers of the
     context select count, even if the given integers do not select them. If none acts in
-    evaluation (dropout, say, may need a key), training is tried.
+    evaluation (an argmax, say, has no derivative), training is tried.
     """
     learnable = group[0].params.learnable
     leaves = jax.tree.leaves(learnable)

@@ -169,6 +169,7 @@ def summed(found: jax.Array | Rows, labels: Any) -> tuple[jax.Array, jax.Array]:
     known = real(labels)
     # Negative weights can cancel, so there is no mean: NaN, which every run refuses.
     weight = jnp.where(weight < 0, jnp.nan, weight)
+    # Weights are data: a loss may compute them, but is not minimised through them.
     weight = jax.lax.stop_gradient(jnp.where(known, weight, 0))
     # Mask the value, too: zero times a value that is not finite would be NaN.
     return (jnp.where(known, value, 0) * weight).sum(), weight.sum()

@@ -34,7 +34,7 @@ from reprojax.models.settings import Common, Config, Count, Positive, bounded, r
 class Segments(nn.Module):
     """Adds the first segment's vector to every token.
 
-    For a model trained with second segments, `add` the difference after "embed".
+    To mark a second segment, `add` the difference of the two vectors after "embed".
     """
 
     types: int

@@ -44,6 +44,7 @@ def attend(
         seen = seen & (back >= 0)
         if window is not None:
             seen = seen & (back < window)
+    # Adding log w to a score multiplies its exponential by w.
     log = jnp.log(jnp.where(kv.weight > 0, kv.weight, 1.0))[:, None, :]
     bias = jnp.where(seen, log, HIDDEN)[:, None]
     rows, length, heads, size = query.shape

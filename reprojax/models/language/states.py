@@ -89,6 +89,7 @@ def contrast(
         for start in range(0, len(rows), batch):
             x = padded(rows[start : start + batch], length=longest)
             h = last_value(look(x)[site]).astype(jnp.float32)
+            # float64, because the difference of two means cancels digits
             total += np.asarray(h, np.float64).sum(0)
         means.append(total / len(rows))
     return jnp.asarray(means[0] - means[1], jnp.float32)

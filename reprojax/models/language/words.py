@@ -84,6 +84,7 @@ def _nearest(
         table, own = words(ids), rows
         if metric == "cosine":
             table, own = (_unit(a) for a in (table, own))
+        # An accelerator's fast products could swap words of similar distance.
         product = jnp.matmul(own, table.T, precision="highest")
         if metric == "euclidean":
             square = lambda a: jnp.square(a).sum(-1)

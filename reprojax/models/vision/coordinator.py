@@ -99,6 +99,7 @@ def coordinator(model: Model[Pixels], encoder: Model[Pixels]) -> Manipulation:
     def look(frozen: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
         pixels = jnp.clip(x.astype(jnp.float32) * std + mean, 0, 1)
         small = to_size.apply(Params(), pixels, Scope())
+        # No gradient: the encoder is frozen, and nothing learnable lies below it.
         return jax.lax.stop_gradient(features(frozen, small)).astype(x.dtype)
 
     def init(key: Key, x: PyTree, scope: Scope) -> Params:

@@ -128,6 +128,7 @@ def random(
 
 
 def _drawn(path: str, leaf: Any, key: Array) -> Array:
+    # A key by path: the draw does not depend on the order or number of the leaves.
     key, name = jax.random.fold_in(key, zlib.crc32(path.encode())), path.split("/")[-1]
     if name == "kernel":  # dense kernels are [in, out ...]
         fan_in = np.prod(leaf.shape[:-1] if leaf.ndim == 4 else leaf.shape[:1])

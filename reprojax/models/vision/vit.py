@@ -47,6 +47,7 @@ class Attention(nn.Module):
         )
         scores = jnp.einsum("blhd,bmhd->bhlm", query * shape[1] ** -0.5, key)
         scores = scores.astype(jnp.float32)
+        # A softmax does not change with this shift, so it needs no gradient.
         top = lax.stop_gradient(scores.max(-1, keepdims=True))
         weights = jnp.exp(scores - top)
         total = weights.sum(-1, keepdims=True)

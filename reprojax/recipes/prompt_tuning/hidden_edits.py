@@ -24,9 +24,9 @@ def loreft(
 ) -> Program:
     """Low-rank edits of the outputs of blocks, one for each block (arXiv 2404.03592).
 
-    If a head is shared (`decoding.share`), the query must hold all of the last tokens
-    that are edited, and the whole prompt at least 2 * first tokens; otherwise the
-    answer is NaN.
+    If a beginning is shared (`decoding.share`), the query must hold all of the last
+    tokens that are edited, and the whole prompt at least 2 * first tokens; otherwise
+    the answer is NaN.
 
     Args:
         align: `label_words(ids)` for a task of classes; None: Tokens of logits.
