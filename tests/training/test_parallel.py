@@ -435,7 +435,7 @@ def test_meshes_that_do_not_fit_are_refused():
 
 def test_frozen_weights_on_another_mesh_are_refused(eight):
     error = str(read(eight / "refused.npz")["other_mesh"])
-    assert "'params/conv/bias' lies on Mesh('data': 4, 'model': 2," in error
+    assert "'params/conv/bias' is on Mesh('data': 4, 'model': 2," in error
     assert "the program runs on Mesh('data': 8," in error
     error = str(read(eight / "refused.npz")["no_mesh"])
     assert "got no mesh, expected the one that they are on" in error
