@@ -95,7 +95,7 @@ def _command(line: str) -> str:
 def _classes(report: RunReport) -> str:
     if not report.classes:
         return ""
-    header = ("test", "class", "images", "taken most often for")
+    header = ("test", "class", "images", "often taken for")
     few = len(report.classes) < len(report.targets)
     which = "The classes with the lowest accuracy" if few else "Accuracy of each class"
     text = (

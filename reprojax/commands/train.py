@@ -565,8 +565,9 @@ def judge(
         words += ["--backbone", config.backbone]
     if config.methods:
         words += ["--methods", *map(str, config.methods)]
-    best = f"the seed with the best validation accuracy ({own[seed]:.3f})"
-    use = f"The program to take is {path.name}, of {best}. To label new images:"
+    of = ", of the seed that validation chose" if len(own) > 1 else ""
+    use = f"The program to take is {path.name}{of} (validation: {own[seed]:.3f})."
+    use += " To label new images:"
     return [*found.sentences, use], shlex.join(words)
 
 
