@@ -56,6 +56,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="tests at a time")
     given = parser.parse_args()
     chosen = [m for m in mutants() if not given.words or _has(m, given.words)]
+    if not chosen:
+        print(f"no mutant has one of the words {', '.join(given.words)}")
+        return 2
     if moved := [m for m in chosen if _places(m) != 1]:
         for m in moved:
             print(f"{m.file} holds {m.right!r} {_places(m)} times, not once: {m.what}")
