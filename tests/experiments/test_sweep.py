@@ -142,7 +142,7 @@ def test_jobs_that_cannot_be_kept(tmp_path, given, error):
 def test_another_configuration_is_refused_by_what_differs(tmp_path, monkeypatch):
     identity = {"images": 600, "protocol": 1}
     done(tmp_path, identity=identity)
-    with pytest.raises(ValueError, match="images: came 16, expected 600"):
+    with pytest.raises(ValueError, match="images: got 16, expected 600"):
         done(tmp_path, identity=identity | {"images": 16})
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "FORMAT", "of another version")
