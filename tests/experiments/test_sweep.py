@@ -148,7 +148,7 @@ def test_another_configuration_is_refused_by_what_differs(tmp_path, monkeypatch)
         patch.setattr(sweep, "FORMAT", "of another version")
         with pytest.raises(ValueError, match="another version of reprojax made it"):
             done(tmp_path, identity=identity)
-    with pytest.raises(ValueError, match=r"(?s)'square/1' .*\n  n: came 7, expected 1"):
+    with pytest.raises(ValueError, match=r"(?s)'square/1' .*\n  n: got 7, expected 1"):
         done(tmp_path, jobs() | {"square/1": {"n": 7}}, identity=identity)
     with pytest.raises(ValueError, match="holds no sweep"):
         sweep.finished(tmp_path / "results")
