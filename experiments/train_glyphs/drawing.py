@@ -205,5 +205,10 @@ def draw(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]
             "so that every class has the same share"
         )
     labels = rng.permutation(np.arange(number, dtype=np.int32) % len(CLASSES))
-    parts = [_render(rng, labels[i : i + 256]) for i in range(0, number, 256)]
-    return np.concatenate(parts), labels
+    return drawn(rng, labels), labels
+
+
+def drawn(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """Images uint8 [B 32 32 3] of the given labels [B]."""
+    parts = [_render(rng, labels[i : i + 256]) for i in range(0, len(labels), 256)]
+    return np.concatenate(parts)
