@@ -359,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> Report:
     size.add_argument("--full", action="store_true", help="not tiny on a CPU either")
     args = parser.parse_args(argv)
     if args.limit <= MARGIN:
-        parser.error(f"--limit {args.limit:g} came, expected more than {MARGIN:g} s")
+        parser.error(f"got --limit {args.limit:g}, expected more than {MARGIN:g} s")
     # PyTorch, in its own process, needs some of the card's memory too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     tiny = args.tiny or (jax.default_backend() == "cpu" and not args.full)

@@ -279,7 +279,7 @@ def kept(config: Config, name: str, seed: int, make: Callable[[], dict]) -> dict
     found = read_json(path, Kept)
     if lines := differences(settings, found["settings"]):
         raise ValueError(
-            f"{path} came from other settings:{below(lines)}\nremove it to run it "
+            f"{path} is of other settings:{below(lines)}\nremove it to run it "
             "again, or choose another folder"
         )
     return found

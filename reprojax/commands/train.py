@@ -221,8 +221,8 @@ def alignment_name(config: Config) -> str | None:
     own = recipes.find_method(config.method).alignment
     if config.map is not None and own is None:
         raise ValueError(
-            f"{config.method} has a linear head of its own on features, and came with "
-            f"--map {config.map}; leave --map out"
+            f"got --map {config.map} with {config.method}, which has a linear head of "
+            "its own on features; leave --map out"
         )
     name = config.map or own
     if name is not None:
@@ -262,22 +262,22 @@ def check_config(config: Config) -> None:
     if not only_asks(config):
         if config.budget is not None:
             raise ValueError(
-                f"--budget {config.budget} came with {config.method}, which trains by "
+                f"got --budget {config.budget} with {config.method}, which trains by "
                 "gradients; expected a method whose model only answers: bar, blackvip; "
                 "leave --budget out"
             )
         return
     if config.budget is None:
         raise ValueError(
-            f"{config.method} searches for a model that only answers, and no --budget "
-            "came; expected a number of queries, such as --budget 200000 (an image is "
-            "one)"
+            f"got no --budget with {config.method}, which asks a model that only "
+            "answers; expected a number of queries, such as --budget 200000 (an image "
+            "is one)"
         )
     plain = Config()
     of_gradients = ("epochs", "accumulate", "cache", "profile", "distributed")
     if given := [n for n in of_gradients if getattr(config, n) != getattr(plain, n)]:
         raise ValueError(
-            f"--{given[0]} came with {config.method}, which has no gradients and "
+            f"got --{given[0]} with {config.method}, which has no gradients and no "
             "epochs; expected --budget, --batch and --learning-rate; leave it out"
         )
 
