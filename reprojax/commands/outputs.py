@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def command(
     more: str = "",
 ) -> None:
     """main(settings of the command line). A fault is one line, and exit status 1.
+    Ctrl-C is one line too, and exit status 130.
 
     --help shows the docstring of the module in which the settings stand.
 
@@ -36,6 +38,11 @@ def command(
         main(tyro.cli(settings, prog=prog, args=args, description=about))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        resumable = "resume" in {field.name for field in fields(settings)}
+        again = "; the same command with --resume continues" if resumable else ""
+        print(f"\nstopped{again}", file=sys.stderr)
+        sys.exit(130)
 
 
 def replaceable(path: Path, mark: bytes) -> None:

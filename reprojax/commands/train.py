@@ -16,6 +16,7 @@ on with --resume. `reprojax list` says what each method is.
 """
 
 import contextlib
+import math
 import os
 import platform
 import shlex
@@ -24,6 +25,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,6 +47,7 @@ from reprojax.commands.tables import (
 )
 from reprojax.commands.verdict import verdict
 from reprojax.core import Params, Program, fingerprint
+from reprojax.core.guards import find
 from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs
@@ -165,8 +168,6 @@ def main(
     method = recipes.find_method(config.method)
     name = alignment_name(config)
     lead = jax.process_index() == 0
-    if config.seeds < 1:
-        raise ValueError(f"--seeds {config.seeds}, expected at least 1")
     backbone = load_backbone(config.backbone, dtype=config.dtype)
     tasks = [read_task(config, seed, load_task) for seed in range(config.seeds)]
     targets = len(tasks[0].classes)
@@ -176,7 +177,8 @@ def main(
     )
     title = f"{config.method} with {name or 'a linear head'}"
     print(f"settings from {method.source}\n")
-    print(f"{title}: {backbone.name} -> {tasks[0].name}\n\n{seen}\n", flush=True)
+    print(f"{title}: {backbone.name} -> {tasks[0].name}\n\n{seen}\n")
+    print(f"{trainings(config)}\n", flush=True)
 
     fits = [
         train(config, program, backbone, task, seed, f"seed-{seed}")
@@ -243,12 +245,13 @@ def check_probable(method: str, name: str) -> None:
 
 def preset_of(method: str) -> recipes.Preset | BlackBox:
     """The paper's settings of a method."""
-    found = recipes.find_method(method)
-    if method not in (known := recipes.methods(Pixels)):
+    known = recipes.methods(Pixels)
+    if method in recipes.METHODS and method not in known:
         raise ValueError(
             f"got --method {method}, which is not for images, expected one of "
             f"{', '.join(known)}"
         )
+    found = find("method", method, known, "; --methods FILE registers your own")
     return found.preset or ESTIMATED
 
 
@@ -257,7 +260,53 @@ def only_asks(config: Config) -> bool:
     return isinstance(preset_of(config.method), BlackBox)
 
 
+def untrained(config: Config) -> int:
+    """For how many seeds the program is trained on random weights too."""
+    if not config.controls:
+        return 0
+    return config.seeds if config.random_weights is None else config.random_weights
+
+
+def trainings(config: Config) -> str:
+    """How often the program is trained: a run takes that many times as long."""
+    if not (random := untrained(config)):
+        return f"trainings: {config.seeds}, one for each seed"
+    return (
+        f"trainings: {config.seeds + random}, one for each seed and {random} on random "
+        "weights, as a control (--random-weights 0 leaves it out)"
+    )
+
+
 def check_config(config: Config) -> None:
+    """Raise for settings that the method does not have, and for wrong numbers."""
+    check_access(config)
+    check_sizes(config)
+    for name in ("seeds", "epochs", "batch", "budget"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise ValueError(f"got --{name} {value}, expected at least 1")
+    if not 0 <= untrained(config) <= config.seeds:
+        raise ValueError(
+            f"got --random-weights {config.random_weights}, expected 0 to "
+            f"{config.seeds}, the number of --seeds"
+        )
+    rate = config.learning_rate
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError(f"got --learning-rate {rate}, expected a number above 0")
+
+
+def check_sizes(config: Config) -> None:
+    """Raise for a size that the method's recipe does not take."""
+    parameters = {n: signature(m.build).parameters for n, m in recipes.METHODS.items()}
+    for name, value in sizes(config).items():
+        if name not in parameters[config.method]:
+            taken = [n for n in recipes.methods(Pixels) if name in parameters[n]]
+            raise ValueError(
+                f"got --{name} {value} with --method {config.method}, which has no "
+                f"{name}; expected one of {', '.join(taken)}; leave --{name} out"
+            )
+
+
+def check_access(config: Config) -> None:
     """Raise for arguments of gradients where there are none, and the reverse."""
     if not only_asks(config):
         if config.budget is not None:
@@ -478,10 +527,9 @@ def run_controls(
             keep("map-only", own, scores[best], best)
         if not config.lazy:  # it compares with all images at once
             add("nearest pixels, no model", controls.nearest_pixels(task))
-    count = config.seeds if config.random_weights is None else config.random_weights
-    for seed, task in enumerate(tasks[:count]):
-        untrained = controls.random_weights(backbone, task, seed)
-        fitted = train(config, program, untrained, task, seed, f"random-weights-{seed}")
+    for seed, task in enumerate(tasks[: untrained(config)]):
+        drawn = controls.random_weights(backbone, task, seed)
+        fitted = train(config, program, drawn, task, seed, f"random-weights-{seed}")
         add("same program, random weights", fitted.score)
     return found
 

@@ -18,6 +18,7 @@ from reprojax.commands import predict
 from reprojax.commands.intervals import Share
 from reprojax.commands.outputs import command
 from reprojax.commands.predict import Config
+from reprojax.commands.train import Config as Train
 from reprojax.recipes import registry
 from reprojax.saving import programs
 
@@ -314,6 +315,18 @@ def test_a_fault_is_one_line(error, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         command(fails, Config)
     assert ended.value.code == f"error: {error}"
+
+
+@pytest.mark.parametrize("settings, said", [(Config, ""), (Train, "; the same comm")])
+def test_ctrl_c_is_one_line_too(settings, said, capsys):
+    def stops(config):
+        raise KeyboardInterrupt
+
+    args = ["--program", "a", "--images", "b"] if settings is Config else []
+    with pytest.raises(SystemExit) as ended:
+        command(stops, settings, args=args)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith(f"\nstopped{said}")
 
 
 def test_the_command_line_names_the_fault():

@@ -66,6 +66,29 @@ def test_budgets_belong_to_black_boxes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"epochs": 0}, "got --epochs 0, expected at least 1"),
+        ({"batch": 0}, "got --batch 0, expected at least 1"),
+        ({"seeds": 0}, "got --seeds 0, expected at least 1"),
+        ({"method": "bar", "budget": 0}, "got --budget 0, expected at least 1"),
+        ({"learning_rate": -0.1}, "got --learning-rate -0.1, expected a number above"),
+        ({"learning_rate": np.nan}, "got --learning-rate nan, expected a number above"),
+        ({"controls": True, "random_weights": -1}, "-1, expected 0 to 1, the number"),
+        ({"controls": True, "random_weights": 2}, "2, expected 0 to 1, the number of"),
+        ({"length": 5}, "--length 5 with --method watermark, .* one of vpt-shallow,"),
+        ({"method": "padding", "augment": True}, "which has no augment; .*watermark"),
+        ({"method": "waterark"}, "no method 'waterark'; did you mean 'watermark'"),
+        ({"method": "few-shot"}, "few-shot, which is not for images, expected one of"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_first(given, said, tmp_path):
+    unread = lambda *a, **k: pytest.fail("the model was loaded")
+    with pytest.raises(ValueError, match=said):
+        main(replace(SMALL, out=tmp_path, **given), load_backbone=unread)
+
+
 @pytest.mark.parametrize("method", ["ar", "bar"])
 def test_a_loss_of_probabilities_refuses_a_map_of_none(method):
     with pytest.raises(ValueError, match="--map linear.*expected one of first, rlm"):
