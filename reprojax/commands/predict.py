@@ -194,9 +194,15 @@ def read(
         bad.update(name for name, _ in wrong)
         print(f"left out {len(wrong)} of {count} files:\n  {printable(faults(wrong))}")
 
+    def name_them(wrong: Sequence[tuple[str, Exception]], count: int) -> None:
+        raise ValueError(
+            f"{len(wrong)} of {count} images cannot be read; replace or remove them, "
+            f"or leave them out by --skip-bad:\n  {printable(faults(wrong))}"
+        )
+
     files = [one.path for one in found]
-    how = {"on_bad": leave_out} if skip_bad else {}
-    x = data.read_images(files, size=height, **how)
+    how = leave_out if skip_bad else name_them
+    x = data.read_images(files, size=height, on_bad=how)
     kept = [one for one in found if str(one.path) not in bad]
     if not kept:
         raise ValueError(f"none of {len(files)} files is an image that can be read")
