@@ -45,6 +45,21 @@ def command(
         sys.exit(130)
 
 
+def writable(folder: Path) -> None:
+    """Before long work: make the folder where none is; raise where it cannot be used.
+
+    Raises:
+        ValueError: a file has that name, it cannot be made, or not be written to.
+    """
+    expected = "expected a folder that can be made and written to; choose another --out"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"got --out {folder} ({error.strerror}), {expected}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"got --out {folder}, which is read-only, {expected}")
+
+
 def replaceable(path: Path, mark: bytes) -> None:
     """Before long work: a file can be written there, and none of others is lost.
 

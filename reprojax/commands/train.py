@@ -37,6 +37,7 @@ import tyro
 from reprojax import __version__, data, models, recipes
 from reprojax.commands import controls, listing
 from reprojax.commands.methods import read_methods
+from reprojax.commands.outputs import writable
 from reprojax.commands.tables import (
     HEADER,
     comparisons,
@@ -168,6 +169,7 @@ def main(
     method = recipes.find_method(config.method)
     name = alignment_name(config)
     lead = jax.process_index() == 0
+    writable(config.out)
     backbone = load_backbone(config.backbone, dtype=config.dtype)
     tasks = [read_task(config, seed, load_task) for seed in range(config.seeds)]
     targets = len(tasks[0].classes)

@@ -89,6 +89,17 @@ def test_settings_that_cannot_be_are_refused_first(given, said, tmp_path):
         main(replace(SMALL, out=tmp_path, **given), load_backbone=unread)
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_first(tmp_path, monkeypatch):
+    unread = lambda *a, **k: pytest.fail("the model was loaded")
+    (tmp_path / "notes").write_text("a year")
+    for out in (tmp_path / "notes", tmp_path / "notes/run"):
+        with pytest.raises(ValueError, match=r"--out .*notes.* a folder that can be"):
+            main(replace(SMALL, out=out), load_backbone=unread)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(ValueError, match="which is read-only, expected a folder"):
+        main(replace(SMALL, out=tmp_path / "run"), load_backbone=unread)
+
+
 @pytest.mark.parametrize("method", ["ar", "bar"])
 def test_a_loss_of_probabilities_refuses_a_map_of_none(method):
     with pytest.raises(ValueError, match="--map linear.*expected one of first, rlm"):
