@@ -79,6 +79,12 @@ def main(
     if config.batch < 1:
         raise ValueError(f"got --batch {config.batch}, expected at least 1")
     read_methods(config.methods)
+    if config.program.is_dir():
+        inside = sorted(file.name for file in config.program.glob("*.safetensors"))
+        raise ValueError(
+            f"got --program {config.program}, which is a folder, expected a program's "
+            f"file, such as {inside[0] if inside else 'seed-0.safetensors of a run'}"
+        )
     saved = programs.load(config.program)
     replaceable(config.out, ",".join(HEAD).encode())
     found = find_images(config.images)

@@ -270,12 +270,13 @@ def untrained(config: Config) -> int:
 
 
 def trainings(config: Config) -> str:
-    """How often the program is trained: a run takes that many times as long."""
-    if not (random := untrained(config)):
-        return f"trainings: {config.seeds}, one for each seed"
+    """How many programs the run trains: it takes that many times as long as one."""
+    said = f"programs to train: {config.seeds + untrained(config)}"
+    if not untrained(config):
+        return said
     return (
-        f"trainings: {config.seeds + random}, one for each seed and {random} on random "
-        "weights, as a control (--random-weights 0 leaves it out)"
+        f"{said} ({config.seeds} on the model's weights; {untrained(config)} on random "
+        "weights, a control that --random-weights 0 leaves out)"
     )
 
 

@@ -226,6 +226,8 @@ def test_bad_requests(home):
         main(Config(path, (home / "absent",)))
     with pytest.raises(ValueError, match="could not be read as safetensors"):
         main(Config(home / "absent.safetensors", (home / "photos",)))
+    with pytest.raises(ValueError, match=f"is a folder, .* such as {path.name}"):
+        main(Config(path.parent, (home / "photos",)))
     with pytest.raises(ValueError, match="--batch 0"):
         main(Config(path, (home / "photos",), batch=0))
     _, _, wide = kept(home, image=(12, 14, 3))
