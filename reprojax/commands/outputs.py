@@ -1,8 +1,10 @@
 """How a script is called, how it ends, and what it may write."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,8 @@ def command(
         prog = f"python -m {name.removesuffix('.__main__')}"
     about = f"{module.__doc__}\n{more}"
     try:
-        main(tyro.cli(settings, prog=prog, args=args, description=about))
+        with brief_warnings():
+            main(tyro.cli(settings, prog=prog, args=args, description=about))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -43,6 +46,23 @@ def command(
         again = "; the same command with --resume continues" if resumable else ""
         print(f"\nstopped{again}", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def brief_warnings() -> Iterator[None]:
+    """A `UserWarning` is one line, without the place in the code that gave it."""
+    before = warnings.formatwarning
+
+    def brief(message: Any, category: type[Warning], *place: Any, **more: Any) -> str:
+        if category is UserWarning:
+            return f"warning: {message}\n"
+        return before(message, category, *place, **more)
+
+    warnings.formatwarning = brief
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def writable(folder: Path) -> None:

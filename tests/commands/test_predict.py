@@ -4,6 +4,7 @@ import csv
 import io
 import subprocess
 import sys
+import warnings
 from functools import partial
 
 import backbones
@@ -329,6 +330,15 @@ def test_ctrl_c_is_one_line_too(settings, said, capsys):
         command(stops, settings, args=args)
     assert ended.value.code == 130
     assert capsys.readouterr().err.startswith(f"\nstopped{said}")
+
+
+def test_a_warning_is_one_line_without_its_place(capsys):
+    kinds = (UserWarning, DeprecationWarning)
+    show = lambda _: print(*(warnings.formatwarning("one", k, "f", 1) for k in kinds))
+    before = warnings.formatwarning
+    command(show, Config, args=["--program", "a", "--images", "b"])
+    assert capsys.readouterr().out.startswith("warning: one\n f:1: DeprecationWarning")
+    assert warnings.formatwarning is before
 
 
 def test_the_command_line_names_the_fault():
