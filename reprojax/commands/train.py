@@ -22,6 +22,7 @@ import platform
 import shlex
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -49,6 +50,7 @@ from reprojax.commands.tables import (
 from reprojax.commands.verdict import verdict
 from reprojax.core import Params, Program, fingerprint
 from reprojax.core.guards import find
+from reprojax.data.task import listed
 from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs
@@ -181,6 +183,7 @@ def main(
     print(f"settings from {method.source}\n")
     print(f"{title}: {backbone.name} -> {tasks[0].name}\n\n{seen}\n")
     print(f"{trainings(config)}\n", flush=True)
+    warn_of_unmeasured(tasks[0])
 
     fits = [
         train(config, program, backbone, task, seed, f"seed-{seed}")
@@ -278,6 +281,21 @@ def trainings(config: Config) -> str:
         f"{said} ({config.seeds} on the model's weights; {untrained(config)} on random "
         "weights, a control that --random-weights 0 leaves out)"
     )
+
+
+def warn_of_unmeasured(task: data.Task) -> None:
+    """Warn of classes without an image in a split by which programs are judged."""
+    found = []
+    for name in ("validation", "test"):
+        y = getattr(task, name).y
+        none = [c for i, c in enumerate(task.classes) if not (y == i).any()]
+        found += [f"no {name} image of {listed(none)}"] if none else []
+    if found and task.answers == "class":
+        warnings.warn(
+            f"got {' and '.join(found)}, expected some of each class: the accuracies "
+            "say nothing about a class without; add images of it",
+            stacklevel=2,
+        )
 
 
 def check_config(config: Config) -> None:

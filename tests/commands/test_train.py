@@ -1,5 +1,6 @@
 """The main command: methods whose model only answers, and what it refuses."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from reprojax.commands.train import Config, alignment_name, judge, main
+from reprojax import data
+from reprojax.commands.train import (
+    Config,
+    alignment_name,
+    judge,
+    main,
+    warn_of_unmeasured,
+)
 from reprojax.saving import programs
 from reprojax.taxonomy import Description
 
@@ -98,6 +106,16 @@ def test_a_folder_that_cannot_be_written_to_is_refused_first(tmp_path, monkeypat
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     with pytest.raises(ValueError, match="which is read-only, expected a folder"):
         main(replace(SMALL, out=tmp_path / "run"), load_backbone=unread)
+
+
+def test_classes_that_no_accuracy_counts_are_named():
+    x, y = np.zeros((21, 8, 8), np.uint8), np.repeat([0, 1, 2], [10, 10, 1])
+    x += np.arange(21, dtype=np.uint8)[:, None, None]
+    task = data.from_arrays(x, y, ["cat", "dog", "rare"])
+    with pytest.warns(UserWarning, match="got no validation .*no test image of rare, "):
+        warn_of_unmeasured(task)
+    with warnings.catch_warnings(action="error"):
+        warn_of_unmeasured(data.from_arrays(x[:20], y[:20], ["cat", "dog"]))
 
 
 @pytest.mark.parametrize("method", ["ar", "bar"])
