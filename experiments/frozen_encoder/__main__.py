@@ -60,7 +60,8 @@ from reprojax.commands.tables import text_table
 from reprojax.core import padded
 from reprojax.core.trees import below, differences
 from reprojax.data import Split, Task
-from reprojax.data.task import SPLITS, taken
+from reprojax.data.rows import taken
+from reprojax.data.task import SPLITS
 from reprojax.models.language import Tokenizer
 from reprojax.saving.files import plain, read_json, write_json
 from reprojax.saving.folders import only_writer

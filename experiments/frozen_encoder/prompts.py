@@ -26,7 +26,7 @@ from reprojax.core import (
     stateless,
 )
 from reprojax.data import Split, Task, in_order
-from reprojax.data.task import taken
+from reprojax.data.rows import taken
 from reprojax.formats import learnable
 from reprojax.locations import opaque
 from reprojax.models import Model

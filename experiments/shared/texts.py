@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.shared.assets import file
 from reprojax.data import Questions, Task, from_texts
-from reprojax.data.task import listed
+from reprojax.data.checks import listed
 from reprojax.data.text import Labelled, Sizes
 from reprojax.saving.files import MOST_JSON, decode_json, read_file, read_json
 

@@ -19,7 +19,7 @@ from reprojax.alignments import centred
 from reprojax.commands import controls
 from reprojax.core import PyTree
 from reprojax.data import Split, Task
-from reprojax.data.task import taken
+from reprojax.data.rows import taken
 from reprojax.locations import opaque
 from reprojax.recipes import find_alignment
 from reprojax.saving.files import read_json

@@ -29,8 +29,8 @@ from reprojax.commands.intervals import Share
 from reprojax.commands.methods import read_methods
 from reprojax.commands.outputs import replaceable
 from reprojax.core import Params, Program, PyTree
+from reprojax.data.checks import listed
 from reprojax.data.lazy import faults
-from reprojax.data.task import listed
 from reprojax.models import Model, Pixels
 from reprojax.recipes import registry
 from reprojax.saving import programs

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from reprojax.data.checks import listed
 from reprojax.data.lazy import Images
 from reprojax.data.pixels import endings, opened, read_images, square
 from reprojax.data.splits import assemble
-from reprojax.data.task import SPELLINGS, Task, listed
+from reprojax.data.task import SPELLINGS, Task
 from reprojax.saving.files import printable
 
 JUNK = ("thumbs.db", "desktop.ini")  # files that file managers leave behind

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reprojax.data.checks import check
 from reprojax.data.lazy import Images
-from reprojax.data.task import Split, batch_labels, filler, taken
+from reprojax.data.rows import batch_labels, filler, spec, taken, unshared
+from reprojax.data.task import Answers, Split, Task
 
 READERS, AHEAD = 2, 3
 """Threads that make batches of images in files, and how many batches are made ahead."""
@@ -20,6 +22,42 @@ READERS, AHEAD = 2, 3
 Batch = tuple[Any, Any, Any]
 """x uint8 [B h w C], or a tree of arrays [B ...]; y int32 [B]; the context. NumPy
 arrays, or placed on devices by a `Reader`."""
+
+
+class Outline(NamedTuple):
+    """What is known of a task's training batches before any row is read."""
+
+    name: str
+    answers: Answers
+    classes: int
+    """The number of classes."""
+    size: int
+    """Rows of a batch."""
+    steps: int
+    """Batches an epoch."""
+    short: int
+    """Real rows of the last batch; 0 if it is full."""
+    gaps: bool
+    """Whether some label is missing."""
+    x: Any
+    """Shapes and types of a batch, as programs get it; likewise y and context."""
+    y: Any
+    context: Any
+
+
+def outline(task: Task, batch: int) -> Outline:
+    """Check a task, and describe its batches of that many rows."""
+    x, y, context = check(task).train
+    size = min(batch, len(y))
+    steps, short = -(-len(y) // size), len(y) % size
+    gaps = np.isnan(y) if np.issubdtype(y.dtype, np.floating) else y < 0
+    specs = (
+        spec(x, size),
+        spec(batch_labels(y[:1]), size),
+        unshared(spec(context, size)),
+    )
+    known = task.name, task.answers, len(task.classes), size, steps, short
+    return Outline(*known, bool(gaps.any()), *specs)
 
 
 def read_rows(split: Split, rows: np.ndarray, y: np.ndarray) -> Batch:

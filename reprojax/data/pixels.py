@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from reprojax.data.checks import listed
 from reprojax.data.lazy import refuse
-from reprojax.data.task import listed
 from reprojax.saving.files import open_regular
 
 # What Pillow decodes itself: not EPS, for which it starts another program, nor TGA,

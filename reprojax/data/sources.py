@@ -9,10 +9,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from reprojax.data.checks import listed
 from reprojax.data.folder import from_folder
 from reprojax.data.letters import letters_behind_glass
 from reprojax.data.splits import assemble
-from reprojax.data.task import SPELLINGS, SPLITS, Answers, Task, listed
+from reprojax.data.task import SPELLINGS, SPLITS, Answers, Task
 from reprojax.data.tfds import from_tfds
 from reprojax.saving.files import open_regular
 

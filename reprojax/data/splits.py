@@ -16,25 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from reprojax.data.lazy import Images
-from reprojax.data.task import (
-    SPLITS,
-    Answers,
-    Shared,
-    Split,
-    Task,
-    batch_labels,
+from reprojax.data.checks import (
     check,
     check_classes,
     checked_images,
     class_names,
     labels,
-    leaves,
     listed,
-    shape_of,
-    taken,
     whole_seed,
 )
+from reprojax.data.lazy import Images
+from reprojax.data.rows import Shared, batch_labels, leaves, shape_of, taken
+from reprojax.data.task import SPLITS, Answers, Split, Task
 
 SHARE = 0.2  # of the training images, for a split neither given nor sized
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reprojax.data.checks import check, labels
 from reprojax.data.splits import draw
-from reprojax.data.task import Split, Task, check, labels
+from reprojax.data.task import Split, Task
 
 Labelled = tuple[list[str], list[int]]
 Sizes = int | float | None

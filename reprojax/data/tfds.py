@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from reprojax.data.checks import check, listed
 from reprojax.data.lazy import Images
 from reprojax.data.pixels import decode_image, opened, rgb, square
 from reprojax.data.splits import divide
-from reprojax.data.task import SPELLINGS, Split, Task, check, listed
+from reprojax.data.task import SPELLINGS, Split, Task
 
 
 def from_tfds(

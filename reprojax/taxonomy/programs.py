@@ -27,7 +27,7 @@ from reprojax.core import (
     spec_of,
     watching,
 )
-from reprojax.data.task import unshared
+from reprojax.data.rows import unshared
 from reprojax.taxonomy.manipulations import (
     Alone,
     acting,

@@ -41,7 +41,9 @@ from reprojax.core.estimation import Refresh
 from reprojax.core.slips import shown
 from reprojax.core.trees import fingerprint
 from reprojax.data import Split, Task, digest, in_order, order
-from reprojax.data.task import outline, taken, unshared, whole, whole_seed
+from reprojax.data.checks import whole, whole_seed
+from reprojax.data.order import outline
+from reprojax.data.rows import taken, unshared
 from reprojax.models import Model, Pixels
 from reprojax.saving.identity import of_asking, traced
 from reprojax.searches import Account, BudgetSpent, Oracle, Search, logits

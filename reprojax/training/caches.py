@@ -30,7 +30,8 @@ from reprojax.core import Edit, Params, Program, PyTree, passthrough, record
 from reprojax.core.guards import check_sites
 from reprojax.core.trees import below, differences, fingerprint
 from reprojax.data import Split, Task, digest, in_order, steps
-from reprojax.data.task import SPLITS, spec, taken, unshared
+from reprojax.data.rows import spec, taken, unshared
+from reprojax.data.task import SPLITS
 from reprojax.saving.files import read_json, write_json
 from reprojax.saving.folders import only_writer
 from reprojax.training.checks import check_arguments

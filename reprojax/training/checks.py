@@ -20,7 +20,8 @@ from reprojax.core.names import name_of
 from reprojax.core.slips import arguments, array_text, check_no_card, shown, takes
 from reprojax.core.trees import below, differences, specs
 from reprojax.data import Task
-from reprojax.data.task import Outline, whole
+from reprojax.data.checks import whole
+from reprojax.data.order import Outline
 from reprojax.training import parallel
 from reprojax.training.losses import Loss, Rows, judge
 from reprojax.training.metrics import Metric, observed

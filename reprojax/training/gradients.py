@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.data import Shared
-from reprojax.data.task import parted, unshared
+from reprojax.data.rows import parted, unshared
 from reprojax.training import parallel
 from reprojax.training.losses import Loss, judge, summed
 

@@ -21,7 +21,8 @@ from reprojax.core import Params, Program, PyTree
 from reprojax.core.estimation import Refresh
 from reprojax.core.trees import fingerprint
 from reprojax.data import Split, Task, digest, order
-from reprojax.data.task import outline, whole_seed
+from reprojax.data.checks import whole_seed
+from reprojax.data.order import outline
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import of_mesh
 from reprojax.training import checks, hooks, parallel

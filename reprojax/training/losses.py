@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from reprojax.core import Key, PyTree
 from reprojax.core.estimation import real
 from reprojax.core.program import fold
-from reprojax.data.task import Outline
+from reprojax.data.order import Outline
 
 
 class Seen(NamedTuple):

@@ -14,7 +14,7 @@ import optax
 
 from reprojax.core import Program, PyTree, estimation
 from reprojax.data import Split, Task, in_order, order
-from reprojax.data.task import spec
+from reprojax.data.rows import spec
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.training import checks
 from reprojax.training.checks import check_statistics, not_finite

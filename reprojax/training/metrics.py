@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from reprojax.core import PyTree
-from reprojax.data.task import Outline
+from reprojax.data.order import Outline
 from reprojax.training.losses import (
     Loss,
     Seen,

@@ -36,7 +36,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from reprojax.core import PyTree
 from reprojax.data import Shared, Split
 from reprojax.data.order import Batch, Reader, read_rows
-from reprojax.data.task import by_rows, filler
+from reprojax.data.rows import by_rows, filler
 from reprojax.models import stored
 
 Rules = Mapping[str, PartitionSpec]

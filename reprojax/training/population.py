@@ -34,7 +34,10 @@ from reprojax.core.estimation import Refresh
 from reprojax.core.slips import array_text
 from reprojax.core.trees import below, differences
 from reprojax.data import Task, digest
-from reprojax.data.task import SPLITS, batch_labels, outline, whole_seed
+from reprojax.data.checks import whole_seed
+from reprojax.data.order import outline
+from reprojax.data.rows import batch_labels
+from reprojax.data.task import SPLITS
 from reprojax.saving.checkpoints import Checkpoints
 from reprojax.saving.identity import traced
 from reprojax.training import checks

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from reprojax.core import Program, PyTree
 from reprojax.core.estimation import Refresh
-from reprojax.data.task import Outline
+from reprojax.data.order import Outline
 from reprojax.saving.identity import of_run
 from reprojax.training.losses import Loss, judge
 from reprojax.training.metrics import Metric, accuracy, observed

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from reprojax.core import Key, Params, Program, PyTree, estimation, record
 from reprojax.data import Split, in_order
-from reprojax.data.task import unshared
+from reprojax.data.rows import unshared
 from reprojax.training.checks import check_statistics
 from reprojax.training.compilation import Compiled
 from reprojax.training.gradients import forward, gradient

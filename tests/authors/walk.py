@@ -10,7 +10,7 @@ import numpy as np
 from reprojax import load, save
 from reprojax.core import Params, Program
 from reprojax.data import Task
-from reprojax.data.task import taken, unshared
+from reprojax.data.rows import taken, unshared
 from reprojax.models import Model, Pixels
 from reprojax.recipes import METHODS, Method, build, rebuild, register
 from reprojax.saving import Card

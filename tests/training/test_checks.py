@@ -15,7 +15,8 @@ from reprojax import reprogram, stateless
 from reprojax.alignments import bayesian
 from reprojax.core import chain
 from reprojax.data import Split
-from reprojax.data.task import outline, whole, whole_seed
+from reprojax.data.checks import whole, whole_seed
+from reprojax.data.order import outline
 from reprojax.formats import learnable
 from reprojax.operators import add
 from reprojax.training import metrics, steps

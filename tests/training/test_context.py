@@ -162,7 +162,7 @@ def test_fifty_steps_are_those_of_a_loop_by_hand(name):
     task = task_of(case)
     x, y, context = task.train
     row = context["query"] if name == "retrieval" else context
-    own = case.program.init(jax.random.key(0), FROZEN, x, data.task.unshared(context))
+    own = case.program.init(jax.random.key(0), FROZEN, x, data.rows.unshared(context))
     moved, losses = own.learnable, []
 
     @jax.jit

@@ -16,7 +16,8 @@ from reprojax import reprogram
 from reprojax.alignments import bayesian, linear
 from reprojax.core import Manipulation, Params, chain
 from reprojax.data import Shared, Split, Task, order
-from reprojax.data.task import SPLITS, outline
+from reprojax.data.order import outline
+from reprojax.data.task import SPLITS
 from reprojax.formats import learnable
 from reprojax.operators import add, dropout
 from reprojax.testing.compiled import operations
