@@ -37,6 +37,15 @@ from reprojax.taxonomy import describe
 IMAGES = list(recipes.methods(Pixels))  # before a document registers its own
 
 
+@pytest.fixture(autouse=True)
+def methods_of_documents():
+    """Another test file must not find what a document registers."""
+    before = dict(recipes.METHODS)
+    yield
+    recipes.METHODS.clear()
+    recipes.METHODS.update(before)
+
+
 RUN_ELSEWHERE = ["docs/black_boxes.md"]  # tests/training/test_black_box.py: a service
 BLOCKS = [name(p) for p in PAGES if "\n```python" in p.read_text("utf-8")]
 
