@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Mean(NamedTuple):
-    """A mean and the half width of its 95 % interval (NaN for a single value).
+    """A mean and the half width of its 95 % interval (NaN if there is none).
 
     Where a value is NaN or infinite the mean is NaN, and is printed as "not finite".
     """
@@ -27,18 +27,24 @@ class Mean(NamedTuple):
         """As in "+0.123 [+0.100, +0.146]"."""
         if not np.isfinite(self.value):
             return "not finite"
+        if np.isnan(self.half):
+            return f"{self.value:+.3f} [no interval]"
         low, high = self.value - self.half, self.value + self.half
         return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def mean_of(values: Sequence[float] | np.ndarray) -> Mean:
-    """The mean of runs that differ by their seeds."""
+    """The mean of runs that differ by their seeds.
+
+    One value has no interval, and neither have two equal ones: accuracies of a few
+    images are equal by chance, and the formula would give a width of 0.
+    """
     from scipy import stats
 
     array = np.asarray(values, np.float64)
     if not np.isfinite(array).all():
         return Mean(float("nan"), float("nan"))
-    if len(array) < 2:
+    if len(array) < 2 or len(array) == 2 and array[0] == array[1]:
         return Mean(float(array.mean()), float("nan"))
     t = stats.t.ppf(0.975, len(array) - 1)
     return Mean(float(array.mean()), float(t * array.std(ddof=1) / len(array) ** 0.5))

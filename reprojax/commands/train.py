@@ -50,7 +50,7 @@ from reprojax.commands.tables import (
 from reprojax.commands.verdict import verdict
 from reprojax.core import Params, Program, fingerprint
 from reprojax.core.guards import find
-from reprojax.data.task import listed
+from reprojax.data.checks import listed
 from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs

@@ -102,7 +102,7 @@ def _own_or_other(
         if rival in kept:
             return best, [*said, f"Take {program}."]
         return best, [*said, f"No file holds {_the(rival)}: take {program}."]
-    ahead = not filed or _low(paired(scores[own], scores[filed[0]])) > 0
+    ahead = not filed or _ahead(paired(scores[own], scores[filed[0]]))
     take = own if ahead else filed[0]
     until = subject if ahead else f"{_the(take)}, which is simpler"
     return take, [
@@ -142,6 +142,11 @@ def _weights(scores: Mapping[str, Sequence[float]]) -> list[str]:
     if _high(difference) < 0:
         return [f"What the model has learned does not help: {said}."]
     return [f"It is not settled that what the model has learned matters: {said}."]
+
+
+def _ahead(difference: Mean) -> bool:
+    """Of two equal differences there is no interval, so the mean decides."""
+    return (difference.value if np.isnan(difference.half) else _low(difference)) > 0
 
 
 def _low(difference: Mean) -> float:

@@ -52,6 +52,16 @@ def test_what_is_not_settled():
     assert "--seeds 12 " in said({"mark": [0.5] * 6, PROBE: [0.5] * 6})[1]
 
 
+def test_two_equal_differences_settle_nothing():
+    """Accuracies of a few images are equal by chance."""
+    for own, probe, wanted in ((0.8, 0.7, "mark"), (0.7, 0.8, PROBE)):
+        take, text = said({"mark": [own] * 2, PROBE: [probe] * 2})
+        assert take == wanted and text.startswith("2 seeds do not settle whether the ")
+        assert (
+            f"(mark less the linear probe: {own - probe:+.3f} [no interval]; " in text
+        )
+
+
 def test_one_seed_has_no_interval():
     for own, probe, wanted in ((0.9, 0.8, "mark"), (0.8, 0.9, PROBE)):
         take, text = said({"mark": [own], PROBE: [probe], RANDOM: [0.1]})
@@ -62,7 +72,7 @@ def test_one_seed_has_no_interval():
 
 def test_pixels_are_in_no_file():
     take, text = said(
-        {"mark": [0.8, 0.8], MAP: [0.3] * 2, PROBE: [0.7] * 2, PIXELS: [0.9, 0.9]}
+        {"mark": [0.8] * 3, MAP: [0.3] * 3, PROBE: [0.7] * 3, PIXELS: [0.9] * 3}
     )
     assert take == "mark"
     assert text.startswith("The nearest training image is best: it has 0.900 ± 0.000.")
@@ -76,8 +86,8 @@ def test_pixels_are_in_no_file():
 @pytest.mark.parametrize(
     "untrained, begins",
     [
-        ([0.2, 0.2], "What the model has learned matters: on random weights the same "),
-        ([0.9, 0.9], "What the model has learned does not help: on random weights the"),
+        ([0.2] * 3, "What the model has learned matters: on random weights the same "),
+        ([0.9] * 3, "What the model has learned does not help: on random weights the"),
         ([0.2, 0.9], "It is not settled that what the model has learned matters: on "),
         ([0.2], None),
     ],
@@ -95,12 +105,12 @@ def test_other_tables():
         "mark",
         "mark has 0.600 ± 1.271. It was compared with nothing.",
     )
-    take, text = said({"probe": [0.9, 0.9], MAP: [0.5, 0.5]}, ("probe",), prompt=False)
+    take, text = said({"probe": [0.9] * 3, MAP: [0.5] * 3}, ("probe",), prompt=False)
     assert take == "probe" and text.startswith("probe is best: it has 0.900 ± 0.000, ")
     nan = float("nan")
     take, text = said({"mark": [nan, 0.9], PROBE: [0.5, 0.5]})
     assert take == PROBE and "mark has values that are not finite" in text
-    take, text = said({"mark": [0.9, 0.9], PROBE: [nan, 0.5], MAP: [0.5, 0.5]})
+    take, text = said({"mark": [0.9] * 3, PROBE: [nan, 0.5, 0.5], MAP: [0.5] * 3})
     assert take == "mark" and text.endswith(
         "linear probe has values that are not finite."
     )
