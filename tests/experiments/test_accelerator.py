@@ -148,7 +148,7 @@ def test_what_would_not_fit_is_skipped(tmp_path):
 def test_a_limit_without_room_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         accelerator.main(["--out", str(tmp_path), "--limit", "15"])
-    assert "--limit 15 came, expected more than 15 s" in capsys.readouterr().err
+    assert "got --limit 15, expected more than 15 s" in capsys.readouterr().err
 
 
 def test_the_limit_cuts_off_what_runs(tmp_path, monkeypatch):
