@@ -49,6 +49,7 @@ from reprojax.commands.tables import (
 )
 from reprojax.commands.verdict import verdict
 from reprojax.core import Params, Program, fingerprint
+from reprojax.core.estimation import Refresh
 from reprojax.core.guards import find
 from reprojax.data.checks import listed
 from reprojax.models import Model, Pixels
@@ -116,9 +117,8 @@ class Config:
     """By default the paper's."""
     batch: int | None = None
     """Images a step; by default the paper's."""
-    refresh: Annotated[
-        str | None, tyro.conf.arg(help="label maps: epoch, exact or once")
-    ] = None
+    refresh: Refresh | None = None
+    """When label maps are estimated again; by default as their paper does."""
     budget: int | None = None
     """Queries a run, each an image sent, of a method whose model only answers (bar,
     blackvip): it searches until they are spent, without gradients and epochs."""
@@ -428,7 +428,7 @@ def caches(config: Config) -> bool:
     return config.cache or config.method == "linear-probe"
 
 
-def map_refresh(config: Config) -> Any:
+def map_refresh(config: Config) -> Refresh:
     """When the label map is estimated: as asked for, or as its paper does."""
     name = alignment_name(config)
     own = recipes.find_alignment(name).refresh if name else "once"

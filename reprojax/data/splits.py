@@ -354,9 +354,13 @@ def _stratified(every, rows, size, part, count, key, *, keep=0, least=0) -> np.n
     if not low.sum() <= n <= high.sum():
         why = "; training needs one a class" if keep or least else ""
         few, most = max(low.sum(), 1), high.sum()
-        fits = f"{few} to {most}" if most >= few else "more images: none can be left"
+        if most < few:
+            raise ValueError(
+                f"got {len(rows)} images, of which none can be left for the {part} "
+                f"split{why}; expected more images of each class"
+            )
         raise ValueError(
-            f"{part}={size!r} asks for {n} images; expected {fits}, of the "
+            f"{part}={size!r} asks for {n} images; expected {few} to {most}, of the "
             f"{len(rows)} there are{why}"
         )
     return _first(every, rows, _shares(counts, n, low, high), key)

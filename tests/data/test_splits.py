@@ -152,6 +152,12 @@ def test_impossible_sizes(sizes, message):
         from_arrays(*numbered([20, 20]), **sizes)
 
 
+def test_too_few_images_for_a_split():
+    wanted = "got 2 images, of which none can be left for the test split; training"
+    with pytest.raises(ValueError, match=wanted):
+        from_arrays(*numbered([1, 1]))
+
+
 def test_an_empty_given_split():
     x, y = numbered([20, 20])
     with pytest.raises(ValueError, match="the test split is empty"):
