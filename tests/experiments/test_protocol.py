@@ -1,0 +1,160 @@
+"""The protocol of the map: who chooses, what is reported, and by which numbers."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import taxonomy_map
+from experiments.map import protocol, tasks
+from experiments.map.protocol import choose, measured, place_of
+from experiments.sweep import Outcome
+from reprojax.training import fit, metrics
+
+SMALL = {"train": 20, "validation": 10, "test": 12}
+QUICK = {"rates": [0.01, 0.1], "epochs": 1, "batch": 10, "sizes": SMALL}
+QUICK |= {"choosing": [0], "reported": [1, 2]}
+LEARNED = ["learnable", "input", "additive", "statistical"]
+FIXED = ["fixed", "input", "parametric", "identity"]
+
+
+def settings(cell, **more):
+    return {"bench": "figures", "cell": cell, "protocol": QUICK | more}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(tasks, "POOL", 120)
+    for cached in (protocol._bench, protocol._entry):
+        cached.cache_clear()
+
+
+def test_reported_numbers_are_those_of_plain_fits():
+    """By `fit` with a plain optimiser, for the rate that was chosen."""
+    found = json.loads(json.dumps(measured(settings(LEARNED))))
+    assert found["rate"] in QUICK["rates"] and len(found["validation"]) == 2
+    for run, seed in zip(found["runs"], (1, 2), strict=True):
+        bench, entry = place_of(settings(LEARNED)).at(seed)
+        (program,) = entry.programs.values()
+        plain = fit(
+            program,
+            bench.model.frozen,
+            entry.task,
+            optimizer=optax.adam(found["rate"]),
+            epochs=1,
+            batch=10,
+            seed=seed,
+            metrics=(metrics.calibration_error,),
+            progress=False,
+        )
+        assert run["seed"] == seed
+        assert (run["test"], run["validation"]) == (
+            plain.score["test"],
+            plain.score["validation"],
+        )
+        wanted = plain.metrics["calibration error"]
+        assert run["calibration error"] == pytest.approx(wanted, abs=1e-5)
+    params = plain.params
+    assert found["prompt"] == sum(a.size for a in jax.tree.leaves(params.learnable))
+    assert found["alignment"] == 0
+    assert found["bytes"] == sum(a.nbytes for a in jax.tree.leaves(params))
+
+
+def test_the_test_split_does_not_choose(monkeypatch):
+    place = place_of(settings(FIXED))
+    name, rate, compared = choose(place)
+    assert rate is None and len(compared) > 1
+    assert compared[name] == max(compared.values())
+    whole = tasks.BENCHES["figures"]
+
+    def spoilt(**given):
+        bench = whole(**given)
+        test = bench.task.test
+        wrong = test._replace(y=(test.y + 1) % len(bench.task.classes))
+        return bench._replace(task=bench.task._replace(test=wrong))
+
+    monkeypatch.setitem(tasks.BENCHES, "figures", spoilt)
+    for cached in (protocol._bench, protocol._entry):
+        cached.cache_clear()
+    assert choose(place) == (name, rate, compared)
+
+
+def test_the_test_examples_are_those_of_all_seeds():
+    place = place_of(settings(FIXED))
+    (a, _), (b, _) = place.at(0), place.at(1)
+    assert np.array_equal(a.task.test.x, b.task.test.x)
+    assert not np.array_equal(a.task.train.x, b.task.train.x)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"bench": "nothing"}, "got the bench 'nothing', expected one of"),
+        ({"cell": ["fixed", "input", "additive", "map"]}, "expected one of the 72"),
+        (
+            {"protocol": {"steps": 3}},
+            "got \\['steps'\\] in the protocol, expected some",
+        ),
+        ({"protocol": {"reported": [0, 2]}}, "got the seeds \\[0\\] to choose by and"),
+        ({"protocol": {"rates": []}}, "expected rates, and seeds of both kinds"),
+    ],
+)
+def test_wrong_settings(changed, message):
+    with pytest.raises(ValueError, match=message):
+        measured(settings(LEARNED) | changed)
+
+
+def test_a_cell_without_a_program_says_why():
+    own = settings(["fixed", "input", "additive", "identity"]) | {"bench": "digits"}
+    assert measured(own)["why_not"].startswith("The task's classes are none of the")
+
+
+# -- all cells
+
+
+def test_every_cell_is_a_job_and_a_place_in_the_table():
+    given = taxonomy_map.jobs(["figures", "maps"], QUICK)
+    assert len(given) == 2 * 72
+    names = list(given)
+    done = {"candidate": "a", "runs": [{"test": 0.5}, {"test": 0.7}]}
+    values = [(done, None), ({"why_not": "No."}, None), (None, "ValueError: no")]
+    found = {
+        name: Outcome(name, given[name], value, error, [], 1.0)
+        for name, (value, error) in zip(names, values, strict=False)
+    }
+    first, second = (
+        "\n".join(taxonomy_map.table(b, found)) for b in ("figures", "maps")
+    )
+    assert "| fixed input additive | 0.600 ± 1.271 | — | failed | … |" in first
+    assert first.count("\n| ") == 18 + 1 and "\n—: No." in first
+    assert "±" not in second
+
+
+@pytest.mark.verify
+def test_cells_are_run_kept_and_shown(tmp_path, monkeypatch, capsys):
+    """In this process: another one would draw the whole pool."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    few = [cell for cell in taxonomy_map.CELLS if [*cell] in (LEARNED, FIXED)]
+    monkeypatch.setattr(taxonomy_map, "CELLS", few)
+    pool = lambda workers, *_, **__: ThreadPoolExecutor(workers)
+    monkeypatch.setattr(taxonomy_map, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(protocol, "Protocol", quick)
+    config = taxonomy_map.Config(("figures",), epochs=1, workers=1, out=tmp_path)
+    found = taxonomy_map.main(config)
+    text = (tmp_path / "table.md").read_text()
+    assert text in capsys.readouterr().out and text.count("±") == 2
+    assert taxonomy_map.main(config) == found, "nothing is run again"
+    with pytest.raises(ValueError, match="another run(?s:.*)epochs: got 2, expected 1"):
+        taxonomy_map.main(replace(config, epochs=2))
+
+
+def quick(**given):
+    listed = {n: tuple(v) if isinstance(v, list) else v for n, v in QUICK.items()}
+    return _Protocol(**listed | given)
+
+
+_Protocol = protocol.Protocol
