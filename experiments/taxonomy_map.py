@@ -36,8 +36,8 @@ class Config:
 
     benches: tuple[str, ...] = BENCHES_OF_EMBEDDED
     """Tasks, each with its model: see `python -m experiments.map.cells --help`."""
-    epochs: int = 12
-    """Of programs that learn."""
+    protocol: Protocol = Protocol()
+    """The same for all cells."""
     workers: int = 2
     """Processes."""
     retry_failed: bool = False
@@ -46,11 +46,11 @@ class Config:
     """The run's folder; `table.md` in it is the table."""
 
 
-def jobs(benches: Iterable[str], protocol: Mapping[str, Any]) -> dict[str, Any]:
+def jobs(benches: Iterable[str], protocol: Protocol) -> dict[str, Any]:
     """{name: settings} of all cells, in the order of the table."""
     found = {}
     for bench, cell in product(benches, CELLS):
-        settings = {"bench": bench, "cell": [*cell], "protocol": dict(protocol)}
+        settings = {"bench": bench, "cell": cell, "protocol": asdict(protocol)}
         place_of(settings)  # a wrong bench or protocol raises here, before any job
         found[f"{bench}/{'-'.join(cell)}"] = settings
     return found
@@ -87,8 +87,8 @@ def main(config: Config) -> dict[str, sweep.Outcome]:
         raise ValueError(f"got --workers {config.workers}, expected at least 1")
     if unknown := [name for name in config.benches if name not in BENCHES]:
         raise ValueError(f"got --benches {unknown}, expected some of {[*BENCHES]}")
-    given = jobs(config.benches, {"epochs": config.epochs})
-    identity = {"protocol": asdict(Protocol(epochs=config.epochs))}
+    given = jobs(config.benches, config.protocol)
+    identity = asdict(config.protocol)
     print(f"{len(given)} cells, in {config.out}", flush=True)
     found = {}
     with ProcessPoolExecutor(

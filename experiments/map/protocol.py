@@ -15,7 +15,7 @@ estimated) makes one pass over the training examples instead of training.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -94,7 +94,9 @@ def place_of(settings: Mapping[str, Any]) -> Place:
     names = [own.name for own in fields(Protocol)]
     if unknown := [name for name in given if name not in names]:
         raise ValueError(f"got {unknown} in the protocol, expected some of {names}")
-    listed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    listed: dict[str, Any] = {
+        n: tuple(v) if isinstance(v, list) else v for n, v in given.items()
+    }
     protocol = Protocol(**listed)
     if both := {*protocol.choosing} & {*protocol.reported}:
         raise ValueError(
@@ -226,14 +228,13 @@ class Config:
     """A name of `experiments.map.tasks.BENCHES`."""
     cell: tuple[str, str, str, str] = ("learnable", "input", "additive", "statistical")
     """Configuration, location, operator and alignment."""
-    epochs: int = 12
+    protocol: Protocol = Protocol()
 
 
 def main(config: Config) -> None:
     """Print what a job of that cell finds, and the mean over the reported seeds."""
-    protocol = {"epochs": config.epochs}
-    settings = {"bench": config.bench, "cell": config.cell, "protocol": protocol}
-    found = measured(settings)
+    own = {"bench": config.bench, "cell": config.cell}
+    found = measured(own | {"protocol": asdict(config.protocol)})
     print(json.dumps(found, indent=2, ensure_ascii=False))
     if runs := found.get("runs"):
         print("test accuracy", mean_of([run["test"] for run in runs]))
