@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reprojax import models, recipes
-from reprojax.commands import train as job
+from reprojax.commands import runs, settings
 from reprojax.commands.intervals import mean_of, paired
 from reprojax.commands.outputs import command
 from reprojax.commands.tables import summary
@@ -45,7 +45,7 @@ class Config:
 
 def scores(config: Config, method: str, map_name: str, rate: float) -> dict:
     """{"test": by seed, "validation": by seed, "last": by seed}"""
-    run = job.Config(
+    run = settings.Config(
         method=method,
         map=map_name,
         epochs=config.epochs,
@@ -58,12 +58,12 @@ def scores(config: Config, method: str, map_name: str, rate: float) -> dict:
         resume=config.resume,
     )
     backbone = models.load(run.backbone)
-    targets = len(job.read_task(run, 0).classes)
-    program = recipes.build(method, backbone, targets, map_name, **job.sizes(run))
+    targets = len(runs.read_task(run, 0).classes)
+    program = recipes.build(method, backbone, targets, map_name, **settings.sizes(run))
     fits = []
     for seed in range(config.first_seed, config.first_seed + config.seeds):
-        task = job.read_task(replace(run, seeds=1), seed)
-        fits.append(job.train(run, program, backbone, task, seed, f"seed-{seed}"))
+        task = runs.read_task(replace(run, seeds=1), seed)
+        fits.append(runs.train(run, program, backbone, task, seed, f"seed-{seed}"))
     return summary(fits)
 
 

@@ -73,4 +73,4 @@ run = partial(
 )
 
 if __name__ == "__main__":
-    command(run, Config, more=train.MORE)
+    command(run, Config, about=f"{__doc__}\n{train.METHODS_OF_IMAGES}")

@@ -39,8 +39,8 @@ def main(args: Sequence[str] | None = None) -> None:
     outputs = importlib.import_module("reprojax.commands.outputs")
     module = importlib.import_module(f"reprojax.commands.{place}")
     own = getattr(module, function)
-    more = getattr(module, "MORE", "")
-    outputs.command(own, module.Config, f"reprojax {name}", rest, more)
+    about = getattr(module, "ABOUT", module.__doc__)
+    outputs.command(own, module.Config, f"reprojax {name}", rest, about)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ def command(
     settings: type,
     prog: str | None = None,
     args: Sequence[str] | None = None,
-    more: str = "",
+    about: str | None = None,
 ) -> None:
     """main(settings of the command line). A fault is one line, and exit status 1.
     Ctrl-C is one line too, and exit status 130.
 
-    --help shows the docstring of the module in which the settings stand.
-
     Args:
-        more: what --help shows below that docstring.
+        about: what --help shows above the settings; by default the docstring of the
+            module in which the settings stand.
         prog: what the usage line shows; by default `python -m` and that module.
         args: words of the command line; by default all behind the script's name.
     """
@@ -35,10 +34,13 @@ def command(
     if prog is None:
         name = getattr(module.__spec__, "name", module.__name__)
         prog = f"python -m {name.removesuffix('.__main__')}"
-    about = f"{module.__doc__}\n{more}"
     try:
         with brief_warnings():
-            main(tyro.cli(settings, prog=prog, args=args, description=about))
+            main(
+                tyro.cli(
+                    settings, prog=prog, args=args, description=about or module.__doc__
+                )
+            )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

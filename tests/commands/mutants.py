@@ -19,7 +19,7 @@ MUTANTS = (
     ),
     Mutant(
         "controls: the file of the best map holds the map that was drawn",
-        "commands/train.py",
+        "commands/kept.py",
         "{**drawn.fixed, **head.fixed}",
         "{**head.fixed, **program.init(jax.random.key(0), backbone.frozen, x).fixed}",
         "test_kept_controls.py::test_the_files_answer_as_the_table_says",
@@ -63,7 +63,7 @@ MUTANTS = (
     ),
     Mutant(
         "train: the file to take is that of the first seed",
-        "commands/train.py",
+        "commands/kept.py",
         "seed = int(np.argmax(own))",
         "seed = 0",
         "test_train.py::test_the_file_to_take_and_the_command_that_uses_it",

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 from reprojax import data
-from reprojax.commands.train import (
-    Config,
-    alignment_name,
-    judge,
-    main,
-    warn_of_unmeasured,
-)
+from reprojax.commands.kept import judge
+from reprojax.commands.runs import warn_of_unmeasured
+from reprojax.commands.settings import Config, alignment_name
+from reprojax.commands.train import main
 from reprojax.saving import programs
 from reprojax.taxonomy import Description
 

@@ -1,0 +1,153 @@
+"""The programs that a run keeps, its controls beside them, and which one to take."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from reprojax import data, models, recipes
+from reprojax.commands import controls
+from reprojax.commands.runs import train
+from reprojax.commands.settings import Config, untrained
+from reprojax.commands.verdict import verdict
+from reprojax.core import Params, Program
+from reprojax.models import Model, Pixels
+from reprojax.saving import programs
+from reprojax.taxonomy import Description, describe
+
+FILES = {"linear probe": "linear-probe", "best map without prompt": "map-only"}
+"""{control: how its files' names begin}"""
+
+
+def run_controls(
+    config: Config,
+    program: Program,
+    backbone: Model[Pixels],
+    tasks: Sequence[data.Task],
+) -> dict[str, dict[str, list[float]]]:
+    """{name: accuracies by seed} of what the learned prompt has to beat."""
+    print("controls", flush=True)
+    alone = controls.maps_alone(len(tasks[0].classes), len(backbone.classes))
+    found: dict[str, dict[str, list[float]]] = {}
+    observed: dict[str, str] = {}
+
+    def add(name: str, scores: Mapping[str, float]) -> None:
+        slot = found.setdefault(name, {"test": [], "validation": []})
+        for split in slot:
+            slot[split].append(scores[split])
+
+    test = None
+    for seed, task in enumerate(tasks):
+        if test is None or config.resplit:  # else all seeds have the same test images
+            test = controls.frozen_outputs(backbone, task.test)
+        seen = {
+            "train": controls.frozen_outputs(backbone, task.train),
+            "validation": controls.frozen_outputs(backbone, task.validation),
+            "test": test,
+        }
+        best, scores = controls.best_map(alone, seen, seed)
+        add("best map without prompt", scores[best])
+        add("random map without prompt", scores["rlm"])
+        probed, probe = controls.logistic_probe(seen)
+        add("linear probe", probed)
+        if jax.process_index() == 0:
+            keep = partial(keep_control, config, backbone, task, seed, observed)
+            head = controls.probe_params(probe, len(task.classes))
+            keep("linear-probe", head, probed)
+            own = controls.estimated(alone[best], seen["train"], seed)
+            keep("map-only", own, scores[best], best)
+        if not config.lazy:  # it compares with all images at once
+            add("nearest pixels, no model", controls.nearest_pixels(task))
+    for seed, task in enumerate(tasks[: untrained(config)]):
+        drawn = controls.random_weights(backbone, task, seed)
+        fitted = train(config, program, drawn, task, seed, f"random-weights-{seed}")
+        add("same program, random weights", fitted.score)
+    return found
+
+
+def keep_control(
+    config: Config,
+    backbone: Model[Pixels],
+    task: data.Task,
+    seed: int,
+    observed: dict[str, str],
+    method: str,
+    head: Params,
+    scores: Mapping[str, float],
+    alignment: str | None = None,
+) -> None:
+    """A control that is a program, as a file beside the learned one.
+
+    Args:
+        observed: {alignment, or else method: coordinates}, to which it adds its own:
+            they are the same for every seed, and take seconds to observe.
+        head: what its alignment holds, under "output"; nothing else in it has params.
+    """
+    program = recipes.build(method, backbone, len(task.classes), alignment)
+    x = task.train.x[:2]
+    drawn = jax.eval_shape(program.init, jax.random.key(seed), backbone.frozen, x)
+    params = Params(
+        {**drawn.learnable, **head.learnable}, {**drawn.fixed, **head.fixed}
+    )
+    if (kind := alignment or method) not in observed:
+        seen = describe(program, backbone.frozen, x, roles=backbone.roles)
+        observed[kind] = seen.coordinates
+    card = card_of(config, backbone, task, seed, method, {"alignment": alignment})
+    metric = {name: scores[name] for name in ("validation", "test")}
+    card = card._replace(coordinates=(observed[kind],), metric=metric)
+    path = config.out / f"{method}-{seed}.safetensors"
+    programs.save(path, params, card)
+    print(f"{path}: {alignment or 'logistic regression'}, test {metric['test']:.3f}")
+
+
+def card_of(
+    config: Config,
+    backbone: Model[Pixels],
+    task: data.Task,
+    seed: int,
+    method: str,
+    arguments: Mapping[str, Any],
+) -> programs.Card:
+    """What a program's file says about itself."""
+    card = programs.Card.of(
+        backbone,
+        method=method,
+        arguments=arguments,
+        image=tuple(task.train.x.shape[1:]),
+        classes=task.classes,
+        split={"name": task.name, "digest": data.digest(task), "seed": seed},
+        seed=seed,
+    )
+    return card._replace(backbone=config.backbone)  # what `models.load` finds it by
+
+
+def judge(
+    config: Config,
+    title: str,
+    seen: Description,
+    table: Mapping[str, Mapping[str, list[float]]],
+    predict: str,
+) -> tuple[list[str], str]:
+    """(what the table means, the command line that uses what it says to take)."""
+    scores = {title if n == "program" else n: s["test"] for n, s in table.items()}
+    files = {title: "seed", **FILES}
+    found = verdict(
+        scores, files.keys(), prompt=not seen.coordinates.startswith("no prompt")
+    )
+    if found.take is None:
+        return found.sentences, ""
+    own = table["program" if found.take == title else found.take]["validation"]
+    seed = int(np.argmax(own))
+    path = config.out / f"{files[found.take]}-{seed}.safetensors"
+    words = [*predict.split(), "--program", str(path), "--images", "FOLDER"]
+    if config.backbone not in models.names():
+        words += ["--backbone", config.backbone]
+    if config.methods:
+        words += ["--methods", *map(str, config.methods)]
+    of = ", of the seed that validation chose" if len(own) > 1 else ""
+    use = f"The program to take is {path.name}{of} (validation: {own[seed]:.3f})."
+    use += " To label new images:"
+    return [*found.sentences, use], shlex.join(words)
