@@ -41,6 +41,8 @@ def command(
                     settings, prog=prog, args=args, description=about or module.__doc__
                 )
             )
+    except BrokenPipeError:  # such as of `head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -81,7 +81,8 @@ def _verdict(sentences: list[str], use: str) -> str:
         sentence.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
         for sentence in sentences
     ]
-    text = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in whole)
+    flag = r'<span class="flag">\g<0></span>'
+    text = "\n".join(f"<p>{re.sub('--[a-z-]+', flag, escape(s))}</p>" for s in whole)
     command = f"\n{_command(use)}" if use else ""
     return f'<div class="verdict">\n{text}{command}\n</div>'
 

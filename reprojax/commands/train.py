@@ -155,7 +155,7 @@ def report(
     x, y = pictures.examples(task.test)
     images, prompt = pictures.pictures(program, params, backbone, x, y, task.classes)
     answers = pictures.answers_of(program, params, backbone, task.test)
-    label_map = params.fixed["output"]
+    label_map, own = params.fixed["output"], page["rows"][0][1]
     baselines = {
         name: float(np.mean(table[name]["validation"])) for name in list(table)[1:]
     }
@@ -168,7 +168,7 @@ def report(
             prompt=prompt,
             classes=pictures.by_class(task.test.y, answers, task.classes),
             mistakes=pictures.mistakes(task.test, answers, task.classes),
-            shown=f"{len(task.test.y):,} test images, program of seed {seed}",
+            shown=f"{len(task.test.y):,} test images, {own} of seed {seed}",
             label_map=np.asarray(label_map) if hasattr(label_map, "shape") else None,
             sources=backbone.classes,
             targets=task.classes,

@@ -67,3 +67,18 @@ def test_a_wheel_holds_all_that_the_command_needs(tmp_path):
     )
     first, _, rest = done.stdout.partition("\n")
     assert first.startswith(str(installed)) and "Try watermark first" in rest
+
+
+def test_a_reader_that_has_read_enough_is_no_fault():
+    """As in `reprojax list | head`: the pipe is closed before anything is written."""
+    code = "import sys; from reprojax.__main__ import main; sys.stdin.read(); main()"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, "list"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert reader.stdout is not None
+    reader.stdout.close()
+    assert reader.communicate()[1] == "" and reader.returncode == 0

@@ -91,7 +91,7 @@ def a_report(**changes):
         label_map=weights / weights.sum(0),
         sources=tuple(f"source {i}" for i in range(12)),
         targets=("zero", "one", "two"),
-        verdict=["Take the probe.", "It is better."],
+        verdict=["Take the probe.", "Or run --seeds 5 again."],
         use="reprojax predict --program a",
         classes=[("0.900", "zero", "10", "two (1)"), ("1.000", "one", "9", "")],
         mistakes=[("label 0, answered 2", x[0])],
@@ -120,9 +120,12 @@ def test_the_page_is_whole_and_offline(tmp_path):
     )
     said = " ".join(page.texts)
     own = a_report()
-    for words in (own.description, *own.notes, *own.verdict):
+    for words in (own.description, *own.notes):
         assert words in said
-    for line in (own.command, own.use):
+    assert '<span class="flag">--seeds</span> 5' in text, (
+        "a line ends behind its hyphens"
+    )
+    for line in (own.command, own.use, *own.verdict):
         assert line in " ".join(said.split())
     for row in (*own.classes, *own.settings, *own.rows):
         assert set(row) <= set(page.cells)
