@@ -48,7 +48,8 @@ def prefixed(
     deviation: float,
     drop: float = 0.0,
 ) -> dict:
-    """{site: manipulation}: a prefix at all layers and the shift that makes room."""
+    """{site: manipulation} of prefix tuning (arXiv 2101.00190): a prefix at all layers,
+    and the shift that makes room."""
     check_length(model, length)
     plain = learnable(normal(deviation) if start is None else start)
     fmt = plain if hidden is None else reparametrised(hidden, start)
