@@ -74,4 +74,5 @@ class Share(NamedTuple):
         share, n = self.part / self.whole, self.whole
         middle = share + z**2 / (2 * n)
         half = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-        return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+        low, high = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+        return max(low, 0.0), min(high, 1.0)  # rounding may leave -1e-17

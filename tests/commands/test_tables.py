@@ -31,6 +31,8 @@ def test_the_interval_of_a_share():
     for part, whole in ((0, 5), (3, 7), (90, 100), (5, 5)):
         wanted = binomtest(part, whole).proportion_ci(method="wilson")
         assert Share(part, whole).interval == pytest.approx(tuple(wanted), abs=1e-7)
+    assert str(Share(0, 7)) == "0.000 [0.000, 0.354]"  # not -0.000
+    assert Share(20, 20).interval[1] == 1
 
 
 def test_cells_are_read_back_and_wrong_ones_are_named(tmp_path):
