@@ -108,7 +108,7 @@ def label_words(ids: Sequence[int]) -> Manipulation:
     """The next token's logits at one label word for each class [B T].
 
     With the card `models.language.maps.one_word(language)` in place of the model, the
-    head computes logits for the last token only, which matters for a large vocabulary.
+    head computes logits for that token only, which matters for a large vocabulary.
 
     Args:
         ids: such as `text.labels.one_token_each` gives, which refuses labels that are

@@ -182,8 +182,8 @@ def neutral(
         return None
     if bare is None:
         raise ValueError(
-            "contract got neutral= without a model to compare with; give "
-            "forward= too, or bare=lambda frozen, x: ..."
+            "contract got neutral= alone, expected a model to compare with, too; give "
+            "forward=, or bare=lambda frozen, x: ..."
         )
     with law(8):
         found = jax.jit(case.program.apply)(rest(case.params), *case.given)

@@ -4,7 +4,6 @@ It reads random key-value maps off demonstrations nearly as well as possible if 
 follow keys directly ("{text}{label}"), and computes short chains of operations and sums
 in written steps. It knows no words. `python -m experiments.train_abacus` draws, trains
 and writes abacus.safetensors, which also holds the measured abilities: `abacus_card()`.
-%%
 
 >>> from reprojax.models import language
 >>> from reprojax.text import in_process

@@ -26,8 +26,8 @@ def sentencepiece(
     prefix: bool = True,
     user: Sequence[int] = (),
 ) -> Tokenizer:
-    """Byte pairs merged by the score of the result; a character in no piece is encoded
-    as its bytes <0x..>.
+    """Pairs of pieces merged by the score of the result; a character in no piece is
+    encoded as its bytes <0x..>.
 
     Args:
         pieces: by id, with "\u2581" for a space.

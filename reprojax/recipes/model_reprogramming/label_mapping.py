@@ -28,7 +28,7 @@ def padding(
 ) -> Program:
     """The image, made smaller, inside a learned border (arXiv 2211.11635).
 
-    The border starts at grey, sigmoid(0), not at zero.
+    The border enters before normalisation, and starts at grey, sigmoid(0), not at zero.
 
     Args:
         inner: side of the image in pixels; by default 128 in 224 (32 x 32 sets: 32).
@@ -50,6 +50,8 @@ def watermark(
     augment: bool = False,
 ) -> Program:
     """A learned image, at first zero, added to the whole image (arXiv 2410.24018).
+
+    It enters after normalisation.
 
     Args:
         augment: in training, a random crop of 224 in 228 and a mirror, as published.

@@ -29,7 +29,8 @@ def sample_specific_masks(
 ) -> Program:
     """x + mask(x) * prompt; a small net makes each image's mask (arXiv 2406.03150).
 
-    The prompt starts at zero, so the masks get no gradient at the first step.
+    The prompt enters after normalisation. It starts at zero, so the masks get no
+    gradient at the first step.
 
     Args:
         layers: of the mask network; by default 6 for transformers and 5 for others, as
@@ -62,7 +63,7 @@ def _check(layers: int, pools: int, channels: int) -> None:
 def _optimizer(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Adam in steps; the mask network of a six-layer model has rate / 10, constant."""
+    """Adam in steps; a mask network of six layers has rate / 10, constant."""
     falling = adam_in_steps(learning_rate, steps, epochs)
     constant = optax.adam(learning_rate / 10)
 

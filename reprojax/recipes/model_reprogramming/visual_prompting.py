@@ -23,6 +23,8 @@ def visual_prompting(
 ) -> Program:
     """Four learned strips over the edges of the image (arXiv 2203.17274).
 
+    They enter after normalisation.
+
     Args:
         width: of the strips in pixels; by default 30 in 224, which are 69,840 numbers.
     """

@@ -27,10 +27,11 @@ def vpt_deep(
 ) -> Program:
     """Learned tokens in a ViT, new ones at each block (arXiv 2203.12119).
 
-    A later block's tokens *replace* the outputs of the earlier ones. They get no
-    position. The head is linear on the class token's feature [D] and starts as the
-    published one, N(0, 2 / T) and bias -log 99. Its input is standardised (the paper's
-    is not), so that one learning rate serves backbones whose features differ in scale.
+    They stand after the class token and get no position. A later block's tokens
+    *replace* the outputs of the earlier ones. The head is linear on the class token's
+    feature [D] and starts as the published one, N(0, 2 / T) and bias -log 99. Its input
+    is standardised (the paper's is not), so that one learning rate serves backbones
+    whose features differ in scale.
 
     Args:
         length: P, tokens a block.
