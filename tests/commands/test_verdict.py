@@ -54,11 +54,13 @@ def test_what_is_not_settled():
 
 def test_two_equal_differences_settle_nothing():
     """Accuracies of a few images are equal by chance."""
-    for own, probe, wanted in ((0.8, 0.7, "mark"), (0.7, 0.8, PROBE)):
-        take, text = said({"mark": [own] * 2, PROBE: [probe] * 2})
+    high, low = [0.8, 0.4], [0.7, 0.3]  # 0.8 - 0.7 is 0.4 - 0.3 but for its rounding
+    for own, probe, wanted in ((high, low, "mark"), (low, high, PROBE)):
+        take, text = said({"mark": own, PROBE: probe})
         assert take == wanted and text.startswith("2 seeds do not settle whether the ")
         assert (
-            f"(mark less the linear probe: {own - probe:+.3f} [no interval]; " in text
+            f"(mark less the linear probe: {own[0] - probe[0]:+.3f} [no interval]; "
+            in text
         )
 
 
