@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from reprojax.core import Params, Program, record
+from reprojax.core import Params, Program, PyTree, record
 from reprojax.data import Split, in_order
 from reprojax.models import Model, Pixels
 from reprojax.recipes import map_only
@@ -124,8 +124,14 @@ def _look(
     program: Program, params: Params, x: np.ndarray, backbone: Model[Pixels]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(answers [B], pixels [B H W 3] that the network gets, without normalisation)."""
-    call = jax.jit(record(program.apply, ["normalized", "output"]))
-    _, seen = call(params, backbone.frozen, x)
+    seen = _recorded(program, params, backbone.frozen, x)
     pixels = np.asarray(seen["normalized"], np.float32)
     pixels = pixels * np.asarray(backbone.input.std) + np.asarray(backbone.input.mean)
     return np.asarray(seen["output"]).argmax(-1), pixels
+
+
+@partial(jax.jit, static_argnums=0)  # one compilation for all images of a program
+def _recorded(
+    program: Program, params: Params, frozen: PyTree, x: jax.Array
+) -> dict[str, jax.Array]:
+    return record(program.apply, ["normalized", "output"])(params, frozen, x)[1]

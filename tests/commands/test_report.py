@@ -13,6 +13,7 @@ from PIL import Image
 
 from reprojax import recipes
 from reprojax.commands.pictures import (
+    _recorded,
     answers_of,
     by_class,
     examples,
@@ -277,7 +278,9 @@ def test_a_watermark_is_the_change_in_pixels():
     backbone = backbones.convolutional()
     program, params, x, y = built("watermark", backbone)
     params = moved(params)
+    before = _recorded._cache_size()
     images, prompt = pictures(program, params, backbone, x, y, ("a", "b", "c"))
+    assert _recorded._cache_size() == before + 2  # the program, and without a prompt
     wanted = params.learnable["normalized"] * np.array(backbones.STD)
     np.testing.assert_allclose(prompt, wanted, atol=1e-5)
     y_hat = jax.jit(program.apply)(params, backbone.frozen, x)
