@@ -236,7 +236,8 @@ def find_backbone(
             f"where it is by --backbone (--backbone {name}, if you trust that)"
         )
     try:
-        return load_backbone(name, **{} if name == "glyphs" else own)
+        given = {} if name == "glyphs" else own
+        return load_backbone(name, dtype=card.dtype, **given)
     except ValueError as error:
         if source is not None:
             raise

@@ -51,6 +51,8 @@ class Card(NamedTuple):
     backbone: str
     """The frozen model's name; `fingerprint` is its weights'."""
     fingerprint: str
+    dtype: str = "float32"
+    """That of its weights, with which it has to be loaded."""
     size: int = 0
     """The backbone's image size; `mean` and `std` are its normalisation."""
     mean: tuple[float, ...] = ()
@@ -76,6 +78,9 @@ class Card(NamedTuple):
             reads = model.input
             pixels = {"mean": tuple(reads.mean), "std": tuple(reads.std)}
             rest = {"size": reads.size, **pixels, **rest}
+        kinds = (jnp.result_type(leaf) for leaf in jax.tree.leaves(model.frozen))
+        floats = (kind.name for kind in kinds if jnp.issubdtype(kind, jnp.floating))
+        rest = {"dtype": next(floats, "float32"), **rest}
         own = fingerprint(model.frozen)
         return cls(backbone=model.name, fingerprint=own, **rest)
 

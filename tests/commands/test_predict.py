@@ -22,6 +22,7 @@ from reprojax.commands.predict import Config
 from reprojax.commands.train import Config as Train
 from reprojax.recipes import registry
 from reprojax.saving import programs
+from reprojax.training.parallel import cast
 
 CLASSES = ("cat", 'a "dog", small', "größer")
 MODELS = {
@@ -34,8 +35,10 @@ MODELS = {
 def load(name, **given):
     if name not in MODELS:
         raise ValueError(f"no backbone {name!r}")
+    dtype = given.pop("dtype")
     assert given == {"size": 16, "mean": backbones.MEAN, "std": backbones.STD}
-    return MODELS[name]()
+    model = MODELS[name]()
+    return model._replace(frozen=cast(model.frozen, dtype))
 
 
 main = partial(predict.main, load_backbone=load, known=tuple(MODELS))
@@ -52,9 +55,11 @@ def home(tmp_path):
     return tmp_path
 
 
-def kept(home, method="watermark", image=(12, 12, 3), **arguments):
+def kept(home, method="watermark", image=(12, 12, 3), dtype="float32", **arguments):
     """Random params of a recipe, saved as a run would, and the program."""
-    backbone = backbones.convolutional()
+    backbone = load(
+        "here", size=16, mean=backbones.MEAN, std=backbones.STD, dtype=dtype
+    )
     name = arguments.get("alignment")
     sizes = {k: v for k, v in arguments.items() if k != "alignment"}
     program = recipes.build(method, backbone, 3, name, **sizes)
@@ -138,6 +143,13 @@ def test_a_moved_backbone_is_found_and_another_refused(home):
     with pytest.raises(ValueError, match="'tiny transformer' with fingerprint"):
         main(wrong)
     assert not (home / "three.csv").exists()
+
+
+def test_a_backbone_has_the_type_of_the_run(home):
+    _, _, path = kept(home, dtype="bfloat16")
+    assert programs.load(path).card.dtype == "bfloat16"
+    main(Config(path, (home / "photos",), out=home / "out.csv"))
+    assert len(read_csv(home / "out.csv")) == 8
 
 
 def test_a_missing_backbone_says_how_to_name_it(home):

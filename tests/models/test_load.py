@@ -75,8 +75,9 @@ def test_load_casts(tmp_path):
     half = load(path, dtype=jnp.bfloat16)
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(half.frozen)}
     assert dtypes == {jnp.dtype(jnp.bfloat16)}
-    with pytest.raises(ValueError, match="expected jnp.float32 or jnp.bfloat16"):
-        load(path, dtype=jnp.int8)
+    for wrong in (jnp.int8, "half", "no type"):
+        with pytest.raises(ValueError, match="expected jnp.float32 or jnp.bfloat16"):
+            load(path, dtype=wrong)
 
 
 @pytest.mark.parametrize("stored", [np.float16, jnp.bfloat16])

@@ -442,6 +442,7 @@ FITTING = {
     "arguments": ({"a": 1}, {"a": "b"}),
     "backbone": ("text",),
     "fingerprint": ("text",),
+    "dtype": ("text",),
     "size": (3,),
     "mean": ([1],),
     "std": ([1],),
@@ -512,10 +513,10 @@ def test_the_same_program_is_the_same_file(tmp_path):
     assert (tmp_path / "again").read_bytes() == (tmp_path / "a").read_bytes()
 
 
-def test_a_card_without_a_template_is_read(tmp_path, monkeypatch):
-    """As it was written before there were language models."""
+def test_a_card_without_a_template_or_a_dtype_is_read(tmp_path, monkeypatch):
+    """As cards were written before they had these."""
     old = card()._asdict()
-    del old["template"]
+    del old["template"], old["dtype"]
     monkeypatch.setattr(programs, "_text", lambda card: json.dumps(old))
     save(tmp_path / "p", Params(), card())
     assert load(tmp_path / "p").card == card()

@@ -62,7 +62,7 @@ def load(
     Raises:
         ValueError: an architecture, tensor or setting that no family reads.
     """
-    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+    if dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
         raise ValueError(f"got dtype {dtype}, expected jnp.float32 or jnp.bfloat16")
     if source == "abacus":
         return _abacus(dtype, tokenizer)

@@ -60,7 +60,7 @@ def load(
     Raises:
         ValueError: an architecture, tensor or setting that no layout reads.
     """
-    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+    if dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
         raise ValueError(f"got dtype {dtype}, expected jnp.float32 or jnp.bfloat16")
     own = dict(size=size, classes=classes, mean=mean, std=std)
     if source == "glyphs":

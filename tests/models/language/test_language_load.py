@@ -132,8 +132,9 @@ def test_load_casts(tmp_path):
     half = language.load(folder, dtype=jnp.bfloat16)
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(half.frozen)}
     assert dtypes == {jnp.dtype(jnp.bfloat16)}
-    with pytest.raises(ValueError, match="expected jnp.float32 or jnp.bfloat16"):
-        language.load(folder, dtype=jnp.int8)
+    for wrong in (jnp.int8, "half", "no type"):
+        with pytest.raises(ValueError, match="expected jnp.float32 or jnp.bfloat16"):
+            language.load(folder, dtype=wrong)
 
 
 def test_a_copy_of_a_tied_table_is_passed_over(tmp_path):
