@@ -10,7 +10,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable
 from inspect import isgenerator
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import backbones
@@ -20,8 +20,10 @@ import pytest
 import tyro
 from documents import (
     ELIDED,
+    FENCE,
     PAGES,
     ROOT,
+    SHELL,
     commands,
     docstrings,
     is_python,
@@ -47,6 +49,7 @@ def methods_of_documents():
 
 
 RUN_ELSEWHERE = ["docs/black_boxes.md"]  # tests/training/test_black_box.py: a service
+OTHERS = "docs/your_model.md"  # its blocks for other libraries run in `make verify`
 BLOCKS = [name(p) for p in PAGES if "\n```python" in p.read_text("utf-8")]
 
 
@@ -55,9 +58,20 @@ def test_the_python_blocks_run_one_after_the_other(page):
     run(ROOT / page)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_is_one_that_a_test_runs_or_compares(page):
+    text = page.read_text("utf-8")
+    fences = [*FENCE.finditer(text)]
+    assert len(re.findall(r"^\s*(?:```|~~~)", text, re.M)) == 2 * len(fences)
+    kinds = ["sh", *(fence[1] for fence in fences)]
+    assert {*kinds} <= {"python", "text", *SHELL}
+    assert all(a == "python" for a, b in pairwise(kinds) if b == "text")
+    assert name(page) == OTHERS or not any(fence[2] for fence in fences)
+
+
 @pytest.mark.verify
 def test_the_blocks_with_other_libraries_run_too():
-    names = run(ROOT / "docs/your_model.md", libraries=True)
+    names = run(ROOT / OTHERS, libraries=True)
     assert {"eqx", "hk", "keras", "torch"} <= names.keys()
 
 
@@ -99,7 +113,8 @@ def test_the_examples_of_docstrings_run(module, monkeypatch, tmp_path):
     for text in docstrings(EXAMPLES[module]):
         test = doctest.DocTestParser().get_doctest(text, names, module, None, None)
         report: list[str] = []
-        doctest.DocTestRunner(optionflags=ELIDED).run(test, out=report.append)
+        runner = doctest.DocTestRunner(verbose=False, optionflags=ELIDED)
+        runner.run(test, out=report.append)
         assert not report, "".join(report)
     for _ in rest:  # closes what it opened
         pass
@@ -207,7 +222,7 @@ def test_no_line_of_the_documents_speaks_of_a_file_that_is_not_there():
         text = page.read_text("utf-8")
         found = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)
         links = [page.parent / p for p in found]
-        inside = r"`((?:reprojax|docs|tests)/[\w/.]+)`"
+        inside = r"`((?:reprojax|experiments|docs|tests)/[\w/.]+)`"
         named = [ROOT / p for p in re.findall(inside, text)]
         for path in links + named:
             assert path.exists(), (name(page), path)
