@@ -293,8 +293,7 @@ from reprojax.operators import add
 from reprojax.testing import contract, laws
 
 at = {"hidden": add(learnable(jax.nn.initializers.normal(1.0))), "output": bayesian(3)}
-report = contract(reprogram(dense, at), DENSE_FROZEN, ROWS, LABELS, forward=dense)
-print(jax.device_count(), report.devices)
+law_7 = laws.devices
 
 def local(step):
     def scaled(params, frozen, x, *rest):
@@ -303,12 +302,16 @@ def local(step):
         return answer._replace(gradient=jax.tree.map(many, answer.gradient))
     return scaled
 
-seen = laws.devices
-laws.devices = lambda case, step: seen(case, local(step))
-try:
-    contract(reprogram(dense, at), DENSE_FROZEN, ROWS, LABELS, forward=dense)
-except AssertionError as error:
-    print(error)
+def both(case, step):
+    try:
+        law_7(case, local(step))
+    except AssertionError as error:
+        print(error)
+    return law_7(case, step)
+
+laws.devices = both
+report = contract(reprogram(dense, at), DENSE_FROZEN, ROWS, LABELS, forward=dense)
+print(jax.device_count(), report.devices)
 """
 
 
@@ -326,7 +329,7 @@ def test_law_7_on_eight_devices():
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    sound, scaled = done.stdout.splitlines()[:2]
+    scaled, sound = done.stdout.splitlines()
     count, gap = sound.split()
     assert count == "8" and float(gap) < 1e-5
     assert scaled.startswith("law 7 is broken: many devices equal one")
