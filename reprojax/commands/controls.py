@@ -19,8 +19,6 @@ from reprojax.training.steps import refresh_maps
 
 MAPS = ("rlm", "flm", "blm", "blm+")
 """Without a prompt nothing changes between epochs, so ILM is FLM."""
-UNSEEN = -1e9
-"""The logit of a class without training images; a probability of 0."""
 
 
 class Outputs(NamedTuple):
@@ -121,27 +119,20 @@ def logistic_probe(seen: Mapping[str, Outputs]) -> tuple[dict[str, float], Any]:
     return max(fits, key=lambda fit: fit[0]["validation"])  # the first of equals
 
 
-def probe_params(pipeline: Any, targets: int) -> Params:
+def probe_params(pipeline: Any) -> Params:
     """A fitted `logistic_probe` as the params of `recipes.linear_probe`'s head.
 
     Its logits are the regression's, up to a number that all classes of an image share.
-    A class that no training image had gets the weight 0 and a bias that no other class
-    falls below.
     """
     scaler, regression = (step for _, step in pipeline.steps)
     weights, bias = regression.coef_, regression.intercept_
-    if len(regression.classes_) == 2:  # one row: how far the second class is ahead
+    if len(weights) == 1:  # of two classes: how far the second one is ahead
         weights, bias = np.stack([0 * weights[0], weights[0]]), np.append(0, bias)
-    kernel = np.zeros((weights.shape[1], targets), np.float32)
-    kernel[:, regression.classes_] = weights.T
-    biases = np.full(targets, UNSEEN, np.float32)
-    biases[regression.classes_] = bias
+    learned = {"kernel": weights.T, "bias": bias}
     middle = {"mean": scaler.mean_, "deviation": scaler.scale_}
-    fixed = {name: jnp.asarray(v, jnp.float32) for name, v in middle.items()}
-    return Params(
-        {"output": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(biases)}},
-        {"output": {**fixed, "known": jnp.ones((), bool)}},
-    )
+    single = lambda tree: {n: jnp.asarray(v, jnp.float32) for n, v in tree.items()}
+    fixed = {**single(middle), "known": jnp.ones((), bool)}
+    return Params({"output": single(learned)}, {"output": fixed})
 
 
 def nearest_pixels(task: Task) -> dict[str, float]:

@@ -55,7 +55,7 @@ def run_controls(
         add("linear probe", probed)
         if jax.process_index() == 0:
             keep = partial(keep_control, config, backbone, task, seed, observed)
-            head = controls.probe_params(probe, len(task.classes))
+            head = controls.probe_params(probe)
             keep("linear-probe", head, probed)
             own = controls.estimated(alone[best], seen["train"], seed)
             keep("map-only", own, scores[best], best)

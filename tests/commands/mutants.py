@@ -11,13 +11,6 @@ MUTANTS = (
         "test_kept_controls.py::test_the_regression_is_the_head_of_a_linear_probe",
     ),
     Mutant(
-        "controls: a class without training images has a chance",
-        "commands/controls.py",
-        "np.full(targets, UNSEEN, np.float32)",
-        "np.zeros(targets, np.float32)",
-        "test_kept_controls.py::test_the_regression_is_the_head_of_a_linear_probe",
-    ),
-    Mutant(
         "controls: the file of the best map holds the map that was drawn",
         "commands/kept.py",
         "{**drawn.fixed, **head.fixed}",

@@ -28,20 +28,19 @@ def task():
     return data.from_arrays(x, y, CLASSES, train=30, validation=15, test=15)
 
 
-@pytest.mark.parametrize("present", [(0, 1, 2), (0, 2), (1, 2, 3)])
-def test_the_regression_is_the_head_of_a_linear_probe(present):
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_regression_is_the_head_of_a_linear_probe(classes):
     random = np.random.default_rng(0)
-    labels = random.choice(present, 80)
+    labels = random.integers(0, classes, 80)
     features = random.normal(3, 2, (80, 5)) * (1, 10, 0.1, 1, 0) + labels[:, None]
     split = Outputs(np.zeros((80, 0)), features.astype(np.float32), labels)
     seen = {"train": split, "validation": split, "test": split}
     _, pipeline = controls.logistic_probe(seen)
-    head = controls.probe_params(pipeline, targets=4)
+    head = controls.probe_params(pipeline)
     own = Params(head.learnable["output"], head.fixed["output"])
-    align = dict(recipes.linear_probe(BACKBONE, targets=4).at)[("output",)]
+    align = dict(recipes.linear_probe(BACKBONE, targets=classes).at)[("output",)]
     logits = align.apply(own, jnp.asarray(split.features), Scope())
-    wanted = np.zeros((80, 4))
-    wanted[:, pipeline.classes_] = pipeline.predict_proba(split.features)
+    wanted = pipeline.predict_proba(split.features)
     np.testing.assert_allclose(jax.nn.softmax(logits), wanted, atol=1e-5)
 
 
