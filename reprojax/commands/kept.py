@@ -27,8 +27,13 @@ def run_controls(
     program: Program,
     backbone: Model[Pixels],
     tasks: Sequence[data.Task],
+    cards: Sequence[programs.Card],
 ) -> dict[str, dict[str, list[float]]]:
-    """{name: accuracies by seed} of what the learned prompt has to beat."""
+    """{name: accuracies by seed} of what the learned prompt has to beat.
+
+    Args:
+        cards: those of `cards_of`, for the controls that are kept as files.
+    """
     print("controls", flush=True)
     alone = controls.maps_alone(len(tasks[0].classes), len(backbone.classes))
     found: dict[str, dict[str, list[float]]] = {}
@@ -54,7 +59,7 @@ def run_controls(
         probed, probe = controls.logistic_probe(seen)
         add("linear probe", probed)
         if jax.process_index() == 0:
-            keep = partial(keep_control, config, backbone, task, seed, observed)
+            keep = partial(keep_control, config, backbone, task, cards[seed], observed)
             head = controls.probe_params(probe)
             keep("linear-probe", head, probed)
             own = controls.estimated(alone[best], seen["train"], seed)
@@ -72,7 +77,7 @@ def keep_control(
     config: Config,
     backbone: Model[Pixels],
     task: data.Task,
-    seed: int,
+    card: programs.Card,
     observed: dict[str, str],
     method: str,
     head: Params,
@@ -88,40 +93,42 @@ def keep_control(
     """
     program = recipes.build(method, backbone, len(task.classes), alignment)
     x = task.train.x[:2]
-    drawn = jax.eval_shape(program.init, jax.random.key(seed), backbone.frozen, x)
+    drawn = jax.eval_shape(program.init, jax.random.key(card.seed), backbone.frozen, x)
     params = Params(
         {**drawn.learnable, **head.learnable}, {**drawn.fixed, **head.fixed}
     )
     if (kind := alignment or method) not in observed:
         seen = describe(program, backbone.frozen, x, roles=backbone.roles)
         observed[kind] = seen.coordinates
-    card = card_of(config, backbone, task, seed, method, {"alignment": alignment})
     metric = {name: scores[name] for name in ("validation", "test")}
-    card = card._replace(coordinates=(observed[kind],), metric=metric)
-    path = config.out / f"{method}-{seed}.safetensors"
-    programs.save(path, params, card)
+    own = card._replace(method=method, arguments={"alignment": alignment})
+    own = own._replace(coordinates=(observed[kind],), metric=metric)
+    path = config.out / f"{method}-{card.seed}.safetensors"
+    programs.save(path, params, own)
     print(f"{path}: {alignment or 'logistic regression'}, test {metric['test']:.3f}")
 
 
-def card_of(
+def cards_of(
     config: Config,
     backbone: Model[Pixels],
-    task: data.Task,
-    seed: int,
-    method: str,
+    tasks: Sequence[data.Task],
     arguments: Mapping[str, Any],
-) -> programs.Card:
-    """What a program's file says about itself."""
-    card = programs.Card.of(
-        backbone,
-        method=method,
-        arguments=arguments,
-        image=tuple(task.train.x.shape[1:]),
-        classes=task.classes,
-        split={"name": task.name, "digest": data.digest(task), "seed": seed},
-        seed=seed,
-    )
-    return card._replace(backbone=config.backbone)  # what `models.load` finds it by
+) -> list[programs.Card]:
+    """What the file of each seed's program says about itself, but for its results.
+
+    Made once for all files, since a digest of weights or images reads all of them.
+    """
+    model = programs.Card.of(backbone, method=config.method, arguments=arguments)
+    model = model._replace(backbone=config.backbone)  # what `models.load` finds it by
+    return [
+        model._replace(
+            image=tuple(task.train.x.shape[1:]),
+            classes=task.classes,
+            split={"name": task.name, "digest": data.digest(task), "seed": seed},
+            seed=seed,
+        )
+        for seed, task in enumerate(tasks)
+    ]
 
 
 def judge(

@@ -30,7 +30,7 @@ import numpy as np
 
 from reprojax import __version__, data, models, recipes
 from reprojax.commands import listing
-from reprojax.commands.kept import card_of, judge, run_controls
+from reprojax.commands.kept import cards_of, judge, run_controls
 from reprojax.commands.methods import read_methods
 from reprojax.commands.outputs import writable
 from reprojax.commands.runs import read_task, train, warn_of_unmeasured
@@ -103,15 +103,13 @@ def main(
         train(config, program, backbone, task, seed, f"seed-{seed}")
         for seed, task in enumerate(tasks)
     ]
-    if lead:
-        for seed, (task, fitted) in enumerate(zip(tasks, fits, strict=True)):
-            given = {"alignment": name, **sizes(config)}
-            card = card_of(config, backbone, task, seed, config.method, given)
-            card = card._replace(coordinates=(seen.coordinates,), metric=fitted.score)
-            programs.save(config.out / f"seed-{seed}.safetensors", fitted.params, card)
+    cards = cards_of(config, backbone, tasks, {"alignment": name, **sizes(config)})
+    for card, fitted in zip(cards, fits, strict=True) if lead else ():
+        own = card._replace(coordinates=(seen.coordinates,), metric=fitted.score)
+        programs.save(config.out / f"seed-{card.seed}.safetensors", fitted.params, own)
     table: dict[str, dict[str, list[float]]] = {"program": summary(fits)}
     if config.controls:
-        table |= run_controls(config, program, backbone, tasks)
+        table |= run_controls(config, program, backbone, tasks, cards)
     rows = [program_row(title, seen, fits)]
     rows += [control_row(control, table[control]) for control in list(table)[1:]]
     notes = comparisons(table)

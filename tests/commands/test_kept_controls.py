@@ -9,6 +9,7 @@ import pytest
 from reprojax import data, recipes
 from reprojax.commands import controls, train
 from reprojax.commands.controls import Outputs
+from reprojax.commands.kept import cards_of, run_controls
 from reprojax.core import Params, Scope
 from reprojax.recipes import registry
 from reprojax.saving import programs
@@ -47,7 +48,8 @@ def test_the_regression_is_the_head_of_a_linear_probe(classes):
 def test_the_files_answer_as_the_table_says(task, tmp_path):
     config = train.Config(method="map-only", seeds=1, random_weights=0, out=tmp_path)
     program = recipes.map_only(BACKBONE, targets=3)
-    table = train.run_controls(config, program, BACKBONE, [task])
+    cards = cards_of(config, BACKBONE, [task], {})
+    table = run_controls(config, program, BACKBONE, [task], cards)
     rows = {"linear-probe": "linear probe", "map-only": "best map without prompt"}
     for method, row in rows.items():
         saved = programs.load(tmp_path / f"{method}-0.safetensors")
@@ -58,6 +60,7 @@ def test_the_files_answer_as_the_table_says(task, tmp_path):
             assert found == pytest.approx(table[row][split][0])
             assert found == pytest.approx(saved.card.metric[split])
         assert saved.card.method == method and saved.card.classes == CLASSES
+        assert saved.card.split == cards[0].split and saved.card.backbone == "glyphs"
     assert table["linear probe"]["test"][0] > 1 / 3
 
 
