@@ -228,6 +228,10 @@ def test_a_labelled_folder_says_its_accuracy(home, capsys):
     (labelled / "bird/7.png").write_bytes((home / "photos" / name).read_bytes())
     main(Config(path, (labelled,), out=out))
     assert "no accuracy of" in (said := capsys.readouterr().out) and "bird" in said
+    assert "\naccuracy" not in said
+    (labelled / "bird/7.png").write_bytes(b"no image")  # left out, it labels nothing
+    main(Config(path, (labelled,), out=out, skip_bad=True))
+    assert total in capsys.readouterr().out
 
 
 def test_bad_requests(home):
