@@ -360,7 +360,7 @@ def test_same_is_relative_to_each_leaf_and_to_the_tree():
 
 def test_bad_calls_are_refused():
     program = reprogram(dense, {"hidden": add(soft)})
-    with pytest.raises(ValueError, match="give forward= too"):
+    with pytest.raises(ValueError, match="expected a model to compare with"):
         contract(program, *ON_DENSE, neutral=lambda params: params)
     with pytest.raises(ValueError, match="at least two"):
         contract(program, DENSE_FROZEN, ROWS[:1], LABELS[:1])
