@@ -3,9 +3,12 @@
     python -m experiments.taxonomy_map
     python -m experiments.taxonomy_map --benches figures --workers 1 --out runs/map
 
-A job is a cell of a task (`experiments.map.protocol`), and each finished one is a file
-in the run's folder. Stop it at any moment: the same command goes on, and prints the
-table of what is there. On several machines start it on each, in one shared folder.
+A job is a cell of a task, or a control (`experiments.map.protocol`), and each finished
+one is a file in the run's folder. Stop it at any moment: the same command goes on, and
+prints the table of what is there. On several machines start it on each, in one shared
+folder. Then the best learnable cells are trained on other numbers of examples by
+
+    python -m experiments.taxonomy_map --examples 16 64 1024
 """
 
 import sys
@@ -19,8 +22,9 @@ from typing import Any
 
 from experiments import sweep
 from experiments.map.cells import CELLS
+from experiments.map.controls import CONTROLS
 from experiments.map.protocol import Protocol, measured, place_of
-from experiments.map.tasks import BENCHES
+from experiments.map.tasks import BENCHES, SIZES
 from reprojax.commands.intervals import mean_of
 from reprojax.commands.outputs import command
 from reprojax.saving.files import write_file
@@ -38,6 +42,11 @@ class Config:
     """Tasks, each with its model: see `python -m experiments.map.cells --help`."""
     protocol: Protocol = Protocol()
     """The same for all cells."""
+    examples: tuple[int, ...] = ()
+    """Numbers of training examples, on which each task's best learnable cells are then
+    trained too, with as many steps."""
+    best: int = 12
+    """How many cells these are, by their validation accuracy."""
     workers: int = 2
     """Processes."""
     retry_failed: bool = False
@@ -47,13 +56,55 @@ class Config:
 
 
 def jobs(benches: Iterable[str], protocol: Protocol) -> dict[str, Any]:
-    """{name: settings} of all cells, in the order of the table."""
+    """{name: settings} of all cells and controls, in the order of the table."""
     found = {}
-    for bench, cell in product(benches, CELLS):
-        settings = {"bench": bench, "cell": cell, "protocol": asdict(protocol)}
+    for bench in benches:
+        for cell in CELLS:
+            found[f"{bench}/{'-'.join(cell)}"] = {"bench": bench, "cell": cell}
+        for name in CONTROLS:
+            found[f"{bench}/control-{name}"] = {"bench": bench, "control": name}
+    for settings in found.values():
+        settings["protocol"] = asdict(protocol)
         place_of(settings)  # a wrong bench or protocol raises here, before any job
-        found[f"{bench}/{'-'.join(cell)}"] = settings
     return found
+
+
+def on_examples(
+    found: Mapping[str, sweep.Outcome], numbers: Iterable[int], best: int
+) -> dict[str, Any]:
+    """{name: settings} of each task's best learnable cells on more or fewer examples.
+
+    Validation has at most as many examples as training, and the steps are the map's.
+    """
+    by_bench: dict[str, list[sweep.Outcome]] = {}
+    for outcome in found.values():
+        cell = outcome.settings.get("cell", [""])
+        if cell[0] == "learnable" and outcome.value and "runs" in outcome.value:
+            by_bench.setdefault(outcome.settings["bench"], []).append(outcome)
+    given = {}
+    for (bench, own), number in product(by_bench.items(), numbers):
+        ranked = sorted(own, key=validation, reverse=True)
+        for outcome in ranked[:best]:
+            name = f"{bench}/examples-{number}/{'-'.join(outcome.settings['cell'])}"
+            protocol = resized(outcome.settings["protocol"], number)
+            given[name] = outcome.settings | {"protocol": protocol}
+            place_of(given[name])
+    return given
+
+
+def validation(outcome: sweep.Outcome) -> float:
+    """The mean accuracy by which the rate was chosen; those seeds are not reported."""
+    return max(outcome.value["validation"].values())
+
+
+def resized(protocol: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The protocol with `number` training examples and as many steps."""
+    sizes, batch = SIZES | protocol["sizes"], min(number, protocol["batch"])
+    steps = protocol["epochs"] * -(-sizes["train"] // protocol["batch"])
+    few = {"train": number, "validation": min(number, sizes["validation"])}
+    epochs = max(1, round(steps / -(-number // batch)))
+    own = {"sizes": protocol["sizes"] | few, "batch": batch, "epochs": epochs}
+    return dict(protocol) | own
 
 
 def table(bench: str, found: Mapping[str, sweep.Outcome]) -> Iterator[str]:
@@ -66,6 +117,9 @@ def table(bench: str, found: Mapping[str, sweep.Outcome]) -> Iterator[str]:
             said(found.get(f"{bench}/{'-'.join(Cell(*at, omega))}")) for omega in OMEGAS
         ]
         yield f"| {' '.join(at)} | {' | '.join(row)} |"
+    yield "\n| control | |\n|---|---|"
+    for name in CONTROLS:
+        yield f"| {name} | {said(found.get(f'{bench}/control-{name}'))} |"
     reasons = [o.value.get("why_not") for o in found.values() if o.value]
     yield from [f"\n—: {why}" for why in dict.fromkeys(reasons) if why]
 
@@ -88,21 +142,30 @@ def main(config: Config) -> dict[str, sweep.Outcome]:
     if unknown := [name for name in config.benches if name not in BENCHES]:
         raise ValueError(f"got --benches {unknown}, expected some of {[*BENCHES]}")
     given = jobs(config.benches, config.protocol)
-    identity = asdict(config.protocol)
-    print(f"{len(given)} cells, in {config.out}", flush=True)
+    print(f"{len(given)} cells and controls, in {config.out}", flush=True)
+    found = finish(config, given)
+    if config.examples:
+        further = on_examples(found, config.examples, config.best)
+        print(f"{len(further)} of them on other numbers of examples", flush=True)
+        found |= finish(config, further)
+    if failed := sweep.failures(found):
+        sys.exit(failed)
+    return found
+
+
+def finish(config: Config, given: Mapping[str, Any]) -> dict[str, sweep.Outcome]:
+    """Run the jobs that have no file yet, and print the table."""
     found = {}
     with ProcessPoolExecutor(
         config.workers, get_context("spawn"), max_tasks_per_child=JOBS
     ) as pool:
-        own = {"executor": pool, "identity": identity}
+        own = {"executor": pool, "identity": asdict(config.protocol)}
         own["retry_failed"] = config.retry_failed
         for name, outcome in sweep.run(measured, given, config.out, **own):
             found[name] = outcome
             if not len(found) % 20:
                 write(config, found)
     print(write(config, found))
-    if failed := sweep.failures(found):
-        sys.exit(failed)
     return found
 
 

@@ -16,7 +16,7 @@ statistical: a centred Bayesian map, BLM+, of the 50 most probable classes.
 linear: a learned map of the features that the model's own head reads, standardised.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, NamedTuple
@@ -44,7 +44,6 @@ OUTSIDE = (
 class Entry(NamedTuple):
     """What stands in a cell, for one model and one task."""
 
-    cell: Cell
     programs: dict[str, Program]
     """Candidates by name: one in a learnable cell, up to eight in a fixed one."""
     task: Task
@@ -53,29 +52,48 @@ class Entry(NamedTuple):
     """Where there is no program, one sentence that says why."""
 
 
-def entries(bench: Bench, chosen: Iterable[Cell] = CELLS) -> list[Entry]:
-    """The programs of cells, or why there are none.
+def entries(
+    bench: Bench, chosen: Iterable[Cell] = CELLS, made: "Prompts | None" = None
+) -> dict[Cell, Entry]:
+    """{cell: its programs, or why there are none}.
 
-    The values of the training examples at the model's sites are computed once.
+    Args:
+        made: what `prompts_of(bench)` gave: it runs the model on all training examples.
     """
-    prompts, impossible = prompts_of(bench)
-    found = []
+    prompts, impossible = made or prompts_of(bench)
+    found = {}
     for cell in chosen:
         at, why_not = prompts.get(cell[:3], {}), impossible.get(cell[:3], "")
         if cell.omega == "identity" and not bench.own:
             why_not = why_not or OUTSIDE
         if why_not:
-            found.append(Entry(cell, {}, bench.task, why_not))
+            found[cell] = Entry({}, bench.task, why_not)
             continue
-        forward, align = aligned(bench, cell.omega)
-        programs = {name: reprogram(forward, own, align) for name, own in at.items()}
-        identity = cell.omega == "identity"
-        task = in_own_classes(bench.task, bench.own) if identity else bench.task
-        found.append(Entry(cell, programs, task))
+        found[cell] = Entry(*behind(bench, at, cell.omega))
     return found
 
 
-def prompts_of(bench: Bench) -> tuple[dict[Any, dict[str, Any]], dict[Any, str]]:
+def behind(
+    bench: Bench, at: Mapping[str, Any], omega: str
+) -> tuple[dict[str, Program], Task]:
+    """{candidate: program} of prompts by candidate, with one alignment; their task."""
+    forward, align = aligned(bench, omega)
+    programs = {name: reprogram(forward, own, align) for name, own in at.items()}
+    own = omega == "identity"
+    return programs, in_own_classes(bench.task, bench.own) if own else bench.task
+
+
+def without_prompt(bench: Bench, omega: str) -> Entry:
+    """An alignment alone."""
+    if omega == "identity" and not bench.own:
+        return Entry({}, bench.task, OUTSIDE)
+    return Entry(*behind(bench, {"no prompt": bench.sized}, omega))
+
+
+Prompts = tuple[dict[Any, dict[str, Any]], dict[Any, str]]
+
+
+def prompts_of(bench: Bench) -> Prompts:
     """{(configuration, location, operator): candidates}, and why others have none."""
     if isinstance(bench.model.input, Pixels):
         return images.prompts(bench), {}
@@ -116,17 +134,18 @@ class Config:
     """Examples that fixed prompts are computed from, for the list."""
 
 
-def lines(bench: Bench, found: Iterable[Entry]) -> Iterator[str]:
+def lines(bench: Bench, found: Mapping[Cell, Entry]) -> Iterator[str]:
     """A line for each kind of prompt: learnable numbers, alignments, candidates."""
-    by_prompt: dict[tuple[str, ...], list[Entry]] = {}
-    for entry in found:
-        by_prompt.setdefault(entry.cell[:3], []).append(entry)
+    by_prompt: dict[tuple[str, ...], dict[str, Entry]] = {}
+    for cell, entry in found.items():
+        by_prompt.setdefault(cell[:3], {})[cell.omega] = entry
     yield f"{'prompt':34}{'learnable':>9}  {'alignments':40}candidates"
     for at, own in by_prompt.items():
-        whole = [e for e in own if e.programs]
-        omegas = ", ".join(e.cell.omega for e in whole) or "none"
-        names = ", ".join(whole[0].programs) if whole else ""
-        count = learned_numbers(bench, whole[0]) if whole else 0
+        whole = {omega: e for omega, e in own.items() if e.programs}
+        one = next(iter(whole.values()), None)
+        names = ", ".join(one.programs) if one else ""
+        count = learned_numbers(bench, one) if one else 0
+        omegas = ", ".join(whole) or "none"
         yield f"{' '.join(at):34}{count or '':>9}  {omegas:40}{names}".rstrip()
 
 
@@ -148,14 +167,15 @@ def main(config: Config) -> None:
     for name in [config.bench] if config.bench else EMBEDDED:
         bench = BENCHES[name](train=config.train)
         found = entries(bench)
-        count = sum(len(e.programs) for e in found)
+        count = sum(len(e.programs) for e in found.values())
         print(
             f"\n{name}: {bench.model.name} on {bench.task.name}, {count} programs in "
-            f"{sum(bool(e.programs) for e in found)} of {len(CELLS)} cells"
+            f"{sum(bool(e.programs) for e in found.values())} of {len(CELLS)} cells"
         )
         print("\n".join(lines(bench, found)))
-        for why in dict.fromkeys(e.why_not for e in found if e.why_not):
-            print(f"{sum(e.why_not == why for e in found)} cells without: {why}")
+        reasons = [e.why_not for e in found.values() if e.why_not]
+        for why in dict.fromkeys(reasons):
+            print(f"{reasons.count(why)} cells without: {why}")
 
 
 if __name__ == "__main__":

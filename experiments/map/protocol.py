@@ -1,7 +1,8 @@
-"""One cell of the map, under the protocol that all cells share.
+"""One cell of the map, or one of its controls, under the protocol that all share.
 
     python -m experiments.map.protocol --bench figures \
         --cell learnable input additive statistical
+    python -m experiments.map.protocol --bench figures --control fine-tuning
 
 The runs of two seeds choose: of a fixed prompt's candidates the one, and of the rates
 the one with the best mean accuracy on validation examples. They never see the test
@@ -23,12 +24,21 @@ import jax
 import numpy as np
 import optax
 
-from experiments.map.cells import CELLS, Entry, entries, learned_numbers
+from experiments.map import images, measures, words
+from experiments.map.cells import CELLS, Entry, Prompts, entries, prompts_of
+from experiments.map.controls import (
+    COMPUTED,
+    CONTROLS,
+    SLOWER,
+    computed,
+    trained,
+)
 from experiments.map.tasks import BENCHES, Bench
 from reprojax.commands.intervals import mean_of
 from reprojax.commands.outputs import command
 from reprojax.core import Params
 from reprojax.data import Task
+from reprojax.models import Pixels
 from reprojax.taxonomy import Cell
 from reprojax.training.loop import Fitted
 from reprojax.training.metrics import calibration_error
@@ -39,8 +49,8 @@ from reprojax.training.population import fit_population
 class Protocol:
     """What is the same for all cells."""
 
-    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
-    """Of Adam, from low to high. The middle one, or the upper of two, compares a fixed
+    rates: tuple[float, ...] = (0.003, 0.012, 0.05, 0.2)
+    """Of Adam, from low to high. The middle one, or the lower of two, compares a fixed
     prompt's candidates."""
     epochs: int = 12
     batch: int = 32
@@ -52,42 +62,60 @@ class Protocol:
 
 
 class Place(NamedTuple):
-    """A cell of a bench under a protocol."""
+    """A cell of a bench, or one of its controls, under a protocol."""
 
     bench: str
-    cell: Cell
+    what: Cell | str
     protocol: Protocol
 
     def at(self, seed: int) -> tuple[Bench, Entry]:
         """The model and the programs, with the examples of a seed."""
         sizes = tuple(sorted(self.protocol.sizes.items()))
-        bench = _bench(self.bench, seed, sizes)
-        return bench, _entry(self.bench, seed, sizes, self.cell)
+        return _made(self.bench, seed, sizes, self.what)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        slower = SLOWER.get(self.what, 1.0) if isinstance(self.what, str) else 1.0
+        return tuple(rate * slower for rate in self.protocol.rates)
+
+
+Sizes = tuple[tuple[str, int], ...]
 
 
 @lru_cache(maxsize=8)
-def _bench(name: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> Bench:
+def _bench(name: str, seed: int, sizes: Sizes) -> Bench:
     return BENCHES[name](seed=seed, **dict(sizes))
 
 
+@lru_cache(maxsize=8)  # the model sees the training examples once, for all cells
+def _prompts(name: str, seed: int, sizes: Sizes) -> Prompts:
+    return prompts_of(_bench(name, seed, sizes))
+
+
 @lru_cache(maxsize=8)
-def _entry(
-    name: str, seed: int, sizes: tuple[tuple[str, int], ...], cell: Cell
-) -> Entry:
-    (entry,) = entries(_bench(name, seed, sizes), [cell])
-    return entry
+def _made(name: str, seed: int, sizes: Sizes, what: Cell | str) -> tuple[Bench, Entry]:
+    bench = _bench(name, seed, sizes)
+    if isinstance(what, str):
+        return trained(bench, what, seed)
+    return bench, entries(bench, [what], _prompts(name, seed, sizes))[what]
 
 
 def place_of(settings: Mapping[str, Any]) -> Place:
     """Settings as JSON keeps them, checked.
 
     Args:
-        settings: "bench", a name of `BENCHES`; "cell", its four words; "protocol", the
-            fields of `Protocol` that differ from the defaults.
+        settings: "bench", a name of `BENCHES`; "cell", its four words, or "control", a
+            name of `CONTROLS`; "protocol", the fields of `Protocol` that differ from
+            the defaults.
     """
-    cell, bench = Cell(*settings["cell"]), settings["bench"]
-    if cell not in CELLS:
-        raise ValueError(f"got the cell {cell}, expected one of the 72: {CELLS[0]}, …")
+    bench, control = settings["bench"], settings.get("control")
+    what: Any = control or Cell(*settings["cell"])
+    if what not in (CONTROLS if control else CELLS):
+        raise ValueError(
+            f"got {what}, expected one of the controls {CONTROLS}"
+            if control
+            else f"got the cell {what}, expected one of the 72: {CELLS[0]}, …"
+        )
     if bench not in BENCHES:
         raise ValueError(f"got the bench {bench!r}, expected one of {[*BENCHES]}")
     given = dict(settings.get("protocol", {}))
@@ -105,31 +133,66 @@ def place_of(settings: Mapping[str, Any]) -> Place:
         )
     if not (protocol.rates and protocol.choosing and protocol.reported):
         raise ValueError(f"got {protocol}, expected rates, and seeds of both kinds")
-    return Place(bench, cell, protocol)
+    return Place(bench, what, protocol)
 
 
 def measured(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose and report one cell: a job of `experiments.sweep`.
+    """Choose and report one cell or control: a job of `experiments.sweep`.
 
     Returns:
-        for a cell without a program "why_not" alone; else "candidate" and "rate", which
-        were chosen, "validation" {what was compared: mean accuracy}, "runs" [one for
-        each reported seed], and the size of the program: learnable numbers of the
-        "prompt", of the "alignment", and "bytes" of all that is stored.
+        of a cell without a program "why_not" alone; else "candidate" and "rate", which
+        were chosen, "validation" {what was compared: mean accuracy}, and "runs" [one
+        for each reported seed]. Then the program's size: learnable numbers of the
+        "prompt", of the "alignment", and "bytes" of all that is stored; and what the
+        first of the runs shows, as in `experiments.map.measures`.
     """
     place = place_of(settings)
+    if place.what in COMPUTED:
+        return {"runs": [_computed(place, seed) for seed in place.protocol.reported]}
     bench, entry = place.at(place.protocol.choosing[0])
     if not entry.programs:
         return {"why_not": entry.why_not}
     name, rate, compared = choose(place)
-    runs = [reported(place, name, rate, seed) for seed in place.protocol.reported]
-    found = {"candidate": name, "rate": rate, "validation": compared, "runs": runs}
-    prompt, params = learned_numbers(bench, entry), _shapes(place, name)
-    return found | {
-        "prompt": prompt,
-        "alignment": _count(params.learnable) - prompt,
-        "bytes": sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params)),
+    found = {"candidate": name, "rate": rate, "validation": compared}
+    fits = {
+        seed: _reported(place, name, rate, seed) for seed in place.protocol.reported
     }
+    found["runs"] = [run(place, name, seed, own) for seed, own in fits.items()]
+    seed, fitted = next(iter(fits.items()))
+    return found | _size(fitted.params) | _further(place, name, seed, fitted)
+
+
+def _computed(place: Place, seed: int) -> dict[str, Any]:
+    sizes = tuple(sorted(place.protocol.sizes.items()))
+    return {"seed": seed} | computed(_bench(place.bench, seed, sizes), str(place.what))
+
+
+def _size(params: Params) -> dict[str, int]:
+    every = _count(params.learnable)
+    prompt = every - _count(params.learnable.get("output", ()))
+    stored = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params))
+    return {"prompt": prompt, "alignment": every - prompt, "bytes": stored}
+
+
+def _further(place: Place, name: str, seed: int, fitted: Fitted) -> dict[str, Any]:
+    """Costs, the table and pictures of a cell's first reported run."""
+    if place.what == "fine-tuning":
+        return {}
+    bench, entry = place.at(seed)
+    own = bench, entry.programs[name], fitted.params
+    found = measures.costs(*own) | {"tokens": measures.tokens(*own)}
+    if isinstance(place.what, str):
+        return found
+    site = {**_sites(bench), "input": "normalized"}[place.what.location]
+    return found | {
+        "sites": measures.table(*own[:2]),
+        "pictures": measures.pictures(*own, site),
+    }
+
+
+def _sites(bench: Bench) -> dict[str, str]:
+    find = images.places if isinstance(bench.model.input, Pixels) else words.places
+    return dict(zip(("embedding", "hidden"), find(bench), strict=True))
 
 
 def choose(place: Place) -> tuple[str, float | None, dict[str, float]]:
@@ -137,11 +200,11 @@ def choose(place: Place) -> tuple[str, float | None, dict[str, float]]:
 
     Of equal ones the first is taken: the earlier candidate, the lower rate.
     """
-    rates = place.protocol.rates
+    rates = place.rates
     names = [*place.at(place.protocol.choosing[0])[1].programs]
     compared = {}
     if len(names) > 1:
-        middle = [rates[len(rates) // 2]]
+        middle = [rates[(len(rates) - 1) // 2]]
         compared = {name: validated(place, name, middle)[0] for name in names}
     name = max(names, key=lambda own: compared.get(own, 0.0))
     if not _count(_shapes(place, name).learnable):
@@ -162,18 +225,25 @@ def validated(place: Place, name: str, rates: Sequence[float]) -> list[float]:
     return np.nan_to_num(np.array(every), nan=0.0).mean(0).tolist()
 
 
-def reported(
-    place: Place, name: str, rate: float | None, seed: int
-) -> dict[str, float]:
-    """Of a seed: accuracies, and the expected calibration error on the test split."""
+def _reported(place: Place, name: str, rate: float | None, seed: int) -> Fitted:
     rates = [] if rate is None else [rate]
     (fitted,) = _trained(place, name, rates, seed, test=True)
+    return fitted
+
+
+def run(place: Place, name: str, seed: int, fitted: Fitted) -> dict[str, Any]:
+    """Of a seed: accuracies, also under shifts; the expected calibration error on the
+    test split; and how long training took, evaluation left out."""
+    bench, entry = place.at(seed)
+    own = bench, entry.programs[name], fitted.params
+    steps = len(fitted.curves) * -(-len(entry.task.train.y) // place.protocol.batch)
     return {
         "seed": seed,
         "test": float(fitted.score["test"]),
         "validation": float(fitted.score["validation"]),
         "calibration error": float(fitted.metrics[calibration_error.name]),
-        "seconds a step": fitted.seconds_per_step,
+        "training seconds": fitted.seconds_per_step * steps,
+        "shifted": measures.shifted(*own, in_own=not entry.task.classes),
     }
 
 
@@ -222,18 +292,20 @@ def _count(tree: Any) -> int:
 
 @dataclass(frozen=True)
 class Config:
-    """Which cell."""
+    """Which cell, or which control."""
 
     bench: str = "figures"
     """A name of `experiments.map.tasks.BENCHES`."""
     cell: tuple[str, str, str, str] = ("learnable", "input", "additive", "statistical")
     """Configuration, location, operator and alignment."""
+    control: str | None = None
+    """A control in place of a cell: see `experiments.map.controls`."""
     protocol: Protocol = Protocol()
 
 
 def main(config: Config) -> None:
     """Print what a job of that cell finds, and the mean over the reported seeds."""
-    own = {"bench": config.bench, "cell": config.cell}
+    own = {"bench": config.bench, "cell": config.cell, "control": config.control}
     found = measured(own | {"protocol": asdict(config.protocol)})
     print(json.dumps(found, indent=2, ensure_ascii=False))
     if runs := found.get("runs"):

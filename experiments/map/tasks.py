@@ -13,20 +13,24 @@ The shifts were chosen so that the first column lies between .3 and .6.
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.map import shifts
+from experiments.map.shifts import Shifts
 from experiments.shared import abacus, assets
 from experiments.shared.texts import load_text
 from experiments.train_glyphs import drawing
 from reprojax import data, models
-from reprojax.core import Forward, PyTree, Tokens, padded, passthrough
+from reprojax.core import Forward, Manipulation, PyTree, Tokens, padded, passthrough
 from reprojax.data import Task
-from reprojax.models import Model, language, role
+from reprojax.models import Model, Pixels, language, role
 from reprojax.models.language.maps import one_word
+from reprojax.operators import resize
 from reprojax.text.tasks import encoded
 
 POOL = 2400  # examples from which the three splits are drawn
@@ -45,6 +49,14 @@ class Bench(NamedTuple):
     """Learnable numbers of each learnable cell, a linear alignment not counted."""
     source: PyTree = None
     """Unlabelled examples of the kind that the model was trained on."""
+    shifts: Shifts = MappingProxyType({})
+    """Test examples as training never shows them."""
+
+    @property
+    def sized(self) -> dict[str, Manipulation]:
+        """What every program of an image model has: the image in the model's size."""
+        own = self.model.input
+        return {"input": resize(own.size)} if isinstance(own, Pixels) else {}
 
 
 def next_word(card: Model[Any]) -> Model[Any]:
@@ -92,12 +104,15 @@ def figures(seed: int = 0, **sizes: int) -> Bench:
     x, y = drawn_figures(POOL)
     names = [model.classes[i] for i in FIGURES]
     task = _of(worn(x), y, names, "worn figures", seed, sizes)
-    return Bench(model, task, FIGURES, 1728, source_figures())
+    shifted = shifts.of_images(task.test.x, task.test.y)
+    return Bench(model, task, FIGURES, 1728, source_figures(), shifted)
 
 
 def digits(seed: int = 0, **sizes: int) -> Bench:
     """Handwritten digits, which the embedded image model has no class for."""
-    return _outside("digits", seed, sizes)
+    bench = _outside("digits", seed, sizes)
+    printed = {"printed digits": shifts.printed_digits()}
+    return bench._replace(shifts={**bench.shifts, **printed})
 
 
 def letters(seed: int = 0, **sizes: int) -> Bench:
@@ -108,7 +123,8 @@ def letters(seed: int = 0, **sizes: int) -> Bench:
 def _outside(name: str, seed: int, sizes: dict[str, int]) -> Bench:
     given = SIZES | {"test": 500} | sizes
     task = data.load(name, seed=seed, duplicates="keep", **given)  # type: ignore[arg-type]
-    return Bench(models.load("glyphs"), task, (), 1728, source_figures())
+    shifted = shifts.of_images(task.test.x, task.test.y)
+    return Bench(models.load("glyphs"), task, (), 1728, source_figures(), shifted)
 
 
 @cache
@@ -160,7 +176,14 @@ def marked_maps(seed: int = 0, **sizes: int) -> Bench:
     texts, y = drawn_maps(OTHER_FORM, POOL)
     own = tuple(card.input.tokenizer.encode(LABELS))
     task = _of_texts(card, texts, y, list(LABELS), "marked maps", seed, sizes)
-    return Bench(next_word(card), task, own, 1024, source_maps(card))
+    given: dict[str, Any] = {
+        "another sign": drawn_maps(abacus.Form("", ":", ","), shifts.ROWS, 5),
+        "other keys": drawn_maps(OTHER_FORM, shifts.ROWS, 6, keys=abacus.DIGITS),
+        "half as many shown": drawn_maps(OTHER_FORM, shifts.ROWS, 7, times=1),
+    }
+    length = task.test.x.weight.shape[1]
+    shifted = shifts.of_texts(given, card.input.tokenizer.encode, length)
+    return Bench(next_word(card), task, own, 1024, source_maps(card), shifted)
 
 
 def functions(seed: int = 0, **sizes: int) -> Bench:
@@ -174,24 +197,36 @@ def functions(seed: int = 0, **sizes: int) -> Bench:
         found.setdefault(f"{made.question}>{made.answer}", i)
     texts, y = list(found), np.array(list(found.values()))
     task = _of_texts(card, texts, y, names, "functions", seed, sizes)
-    return Bench(next_word(card), task, (), 1024, source_maps(card))
+    given: dict[str, Any] = {
+        "another sign": shifts.applied(names, sign="="),
+        "digits for letters": shifts.applied(names, alphabet=abacus.DIGITS),
+    }
+    assert card.input.tokenizer is not None
+    length = task.test.x.weight.shape[1]
+    shifted = shifts.of_texts(given, card.input.tokenizer.encode, length)
+    return Bench(next_word(card), task, (), 1024, source_maps(card), shifted)
 
 
 def drawn_maps(
-    form: abacus.Form, number: int, seed: int = 0
+    form: abacus.Form,
+    number: int,
+    seed: int = 0,
+    keys: str = abacus.LETTERS.strip(LABELS),
+    times: int = 2,
 ) -> tuple[list[str], np.ndarray]:
-    """Texts of eight demonstrations of four keys and a query, none of training's maps;
-    and the class of the label that follows."""
-    pairs = list(_maps(form, number, seed))
+    """Texts in which each of four keys is shown `times` times, and one is asked, none
+    of training's maps; and the class of the label that follows."""
+    pairs = list(_maps(form, number, seed, keys, times))
     return [text for text, _ in pairs], np.array([y for _, y in pairs])
 
 
-def _maps(form: abacus.Form, number: int, seed: int) -> Iterator[tuple[str, int]]:
-    rng = random.Random(seed)
-    alphabets = abacus.LETTERS.strip(LABELS), LABELS
+def _maps(
+    form: abacus.Form, number: int, seed: int, keys: str, times: int
+) -> Iterator[tuple[str, int]]:
+    rng, alphabets = random.Random(seed), (keys, LABELS)
     for _ in range(number):
         one = abacus.drawn_map(rng, 4, len(LABELS), held=True, alphabets=alphabets)
-        shown = 2 * list(one.pairs)
+        shown = times * list(one.pairs)
         rng.shuffle(shown)
         asked = rng.choice(shown)
         before = (form.asked(k) + one.pairs[k] + form.between for k in shown)

@@ -51,11 +51,10 @@ SHOWN = (1, 2, 4)  # demonstrations in front of a text
 
 def prompts(bench: Bench) -> Prompts:
     """{(configuration, location, operator): {candidate: manipulations by site}}"""
-    (embedding,) = role(bench.model, "embedding")
-    blocks, kv = role(bench.model, "blocks"), role(bench.model, "kv")
-    middle = len(blocks) // 2
+    sites = dict(zip(("embedding", "hidden"), places(bench), strict=True))
+    kv = role(bench.model, "kv")
+    middle = len(kv) // 2
     found: Prompts = {}
-    sites = {"embedding": embedding, "hidden": blocks[middle]}
     for location, site in sites.items():
         for name, at in learnable_at(bench, site).items():
             found["learnable", location, name] = {"learned": at}
@@ -76,6 +75,13 @@ def prompts(bench: Bench) -> Prompts:
         name: {"input": one} for name, one in substitutions(bench).items()
     }
     return found
+
+
+def places(bench: Bench) -> tuple[str, str]:
+    """The sites of the embedding and of a middle block."""
+    blocks = role(bench.model, "blocks", "the hidden cells")
+    (embedding,) = role(bench.model, "embedding")
+    return embedding, blocks[len(blocks) // 2]
 
 
 # -- learnable
