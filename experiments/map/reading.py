@@ -1,4 +1,4 @@
-"""What a finished map says: variance, winners, empty cells, transfer, other measures.
+"""What a map says: variance, winners, empty cells, transfer, numbers of examples.
 
     python -m experiments.map.reading --folder runs/map
 
@@ -14,12 +14,14 @@ import numpy as np
 
 from experiments import sweep
 from experiments.map import spread, transfer, variance
+from experiments.map.amounts import on_other_numbers
 from experiments.map.rows import (
     Row,
     Rows,
     benches_of,
     bootstrap,
     grid,
+    numbers_of,
     present,
     rows,
     seeds_of,
@@ -54,7 +56,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Print the reading."""
-    found = rows(sweep.finished(config.folder), config.benches)
+    table = sweep.finished(config.folder)
+    found = rows(table, config.benches)
     if not found.rows:
         raise ValueError(
             f"{config.folder} holds no measured cell of these benches, "
@@ -66,6 +69,9 @@ def main(config: Config) -> None:
         raise ValueError(f"got --draws {config.draws}, expected at least 20")
     for line in lines(found, config.draws if config.mixed else 0):
         print(line, flush=True)
+    others = {n: rows(table, config.benches, n).rows for n in numbers_of(table)}
+    for line in on_other_numbers(found.rows, others):
+        print(line)
 
 
 def lines(found: Rows, draws: int = variance.DRAWS) -> Iterator[str]:

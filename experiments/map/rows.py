@@ -56,18 +56,22 @@ class Rows(NamedTuple):
     """Cells in which no program can stand, left out."""
 
 
-def rows(table: Mapping[str, Outcome], benches: Sequence[str] = ()) -> Rows:
+def rows(
+    table: Mapping[str, Outcome], benches: Sequence[str] = (), examples: str = ""
+) -> Rows:
     """A row for each reported run of each cell.
 
     Args:
         table: as of `sweep.finished`.
         benches: whose jobs to read; all by default.
+        examples: read the cells on another number of training examples, such as "16";
+            by default on the map's own.
 
     Raises:
         ValueError: a bench that is not known or has no job here, or an unknown cell.
     """
-    split = {name: tuple(name.split("/", 1)) for name in table}
-    there = dict.fromkeys(parts[0] for parts in split.values())
+    split = {name: _words(name) for name in table}
+    there = dict.fromkeys(bench for bench, *_ in split.values())
     if unknown := [name for name in (*there, *benches) if name not in BENCHES]:
         raise ValueError(f"got the benches {unknown}, expected some of {[*BENCHES]}")
     if absent := [name for name in benches if name not in there]:
@@ -75,14 +79,14 @@ def rows(table: Mapping[str, Outcome], benches: Sequence[str] = ()) -> Rows:
             f"got the benches {absent}, expected some of those measured: {[*there]}"
         )
     wanted = benches or [*there]
-    own = {name: parts for name, parts in split.items() if parts[0] in wanted}
+    own = {n: s for n, s in split.items() if s[0] in wanted and s[1] == examples}
     whole = {name: table[name].value for name in own if table[name].error is None}
     ran = {name: value for name, value in whole.items() if "runs" in value}
     tests = [run["test"] for value in ran.values() for run in value["runs"]]
     found: list[Row] = []
     controls = {}
     for name, value in ran.items():
-        bench, rest = own[name]
+        bench, _, rest = own[name]
         if rest.startswith("control-"):
             runs = {run["seed"]: _or_zero(run["test"]) for run in value["runs"]}
             controls[bench, rest.removeprefix("control-")] = runs
@@ -95,6 +99,20 @@ def rows(table: Mapping[str, Outcome], benches: Sequence[str] = ()) -> Rows:
         failed=len(own) - len(whole),
         impossible=len(whole) - len(ran),
     )
+
+
+def _words(name: str) -> tuple[str, str, str]:
+    """A job's bench, number of examples ("" for the map's own), and cell or control."""
+    bench, _, rest = name.partition("/")
+    if rest.startswith("examples-"):
+        number, _, rest = rest.removeprefix("examples-").partition("/")
+        return bench, number, rest
+    return bench, "", rest
+
+
+def numbers_of(table: Mapping[str, Outcome]) -> list[str]:
+    """The other numbers of examples in a table, from low to high."""
+    return sorted({_words(name)[1] for name in table} - {""}, key=int)
 
 
 def _cell(name: str, words: str) -> Cell:

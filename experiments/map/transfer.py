@@ -70,12 +70,11 @@ def errors(held: Held) -> np.ndarray:
     return np.array([float(np.sum(part**2)) for part in parts])
 
 
-def order(held: Held) -> float:
-    """Spearman's correlation; NaN if all are equal."""
+def ranks_agree(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation; NaN if all values of one are equal."""
     from scipy import stats
 
-    a, b = stats.rankdata(held.true), stats.rankdata(held.guess)
-    return correlation(a, b)
+    return correlation(stats.rankdata(a), stats.rankdata(b))
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -96,7 +95,7 @@ def transfer(accuracy: np.ndarray) -> np.ndarray:
         held = [held_out(scores, task, pairs) for task in range(len(scores))]
         sums = np.array([errors(own) for own in held])
         sums = np.concatenate([sums, sums.sum(0, keepdims=True)])
-        orders = np.array([order(own) for own in held])
+        orders = np.array([ranks_agree(own.true, own.guess) for own in held])
         orders = np.append(orders, mean(orders))
         found.append([_r2(*sums.T[:2]), _r2(*sums.T[2:]), orders])
     return np.array(found)

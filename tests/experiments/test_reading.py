@@ -8,7 +8,15 @@ import pytest
 from planted import SEEDS, control, job, run, table
 
 from experiments import sweep
-from experiments.map import comparisons, rows, spread, survey, transfer, variance
+from experiments.map import (
+    amounts,
+    comparisons,
+    rows,
+    spread,
+    survey,
+    transfer,
+    variance,
+)
 from experiments.map.reading import Config, lines, main
 from experiments.map.rows import bootstrap, grid
 from experiments.map.survey import KINDS
@@ -252,9 +260,11 @@ def test_pairs_of_levels_predict_what_single_ones_cannot():
     assert (np.abs(found[0, 0]) < 0.05).all() and (found[1, 0] > 0.95).all()
 
 
-def test_order_without_variation_has_no_number():
-    held = transfer.Held(np.ones(3), np.arange(3.0), 0.5)
-    assert np.isnan(transfer.order(held))
+def test_ranks_without_variation_have_no_correlation():
+    assert np.isnan(transfer.ranks_agree(np.ones(3), np.arange(3.0)))
+    assert np.isclose(
+        transfer.ranks_agree(np.array([1, 5, 9]), np.array([3, 2, 1])), -1
+    )
 
 
 # -- variance without a model
@@ -307,6 +317,50 @@ def test_levels_are_compared_within_what_else_is_equal():
     assert np.allclose(found[0], [0.3, 0.8, 1.1])
     assert np.allclose(found[1], [-0.1, -0.125, 0.175])
     assert spread.levels(loss.reshape(2, 18, 4, 1), "alignment").shape == (2, 4)
+
+
+# -- numbers of examples
+
+
+def test_an_order_that_turns_is_found():
+    own = np.arange(4.0)[:, None] + 0.01 * normal(4, 5)
+    other = own.copy()
+    other[:2] = own[1::-1]  # the two worst change places
+    assert amounts.turned(own, own) == (0, 6)
+    assert amounts.turned(own, other) == (1, 6)
+    whole = (np.pad(a, ((0, 68), (0, 0)), constant_values=np.nan) for a in (own, other))
+    found = amounts.agreement(*(a.reshape(1, 18, 4, 5) for a in whole))
+    assert np.isclose(found, 0.8)
+
+
+def test_cells_on_other_numbers_of_examples_are_read_apart():
+    whole = table(lambda *_: 0.5, ["figures"])
+    cells = [name for name in whole if name.startswith("figures/learnable-hidden")]
+    for i, name in enumerate(cells):
+        for one, seed in zip(whole[name].value["runs"], SEEDS, strict=True):
+            one |= {"test": 0.5 + 0.02 * i + 0.001 * seed}
+    for number in ("1024", "16"):
+        for i, name in enumerate(cells):
+            more = name.replace("/", f"/examples-{number}/")
+            tests = [0.4 - 0.02 * i + 0.001 * seed**2 for seed in SEEDS]
+            runs = [run(*own) for own in zip(SEEDS, tests, strict=True)]
+            whole[more] = job(more, {"runs": runs})
+    assert len(rows.rows(whole).rows) == 72 * len(SEEDS)
+    assert rows.numbers_of(whole) == ["16", "1024"]
+    others = {n: rows.rows(whole, examples=n).rows for n in rows.numbers_of(whole)}
+    head, *lines = [
+        line
+        for line in amounts.on_other_numbers(rows.rows(whole).rows, others)
+        if line.startswith("| ")
+    ]
+    assert [line.split(" | ")[:4] for line in lines] == [
+        ["| figures", "16", "12", "3"],
+        ["| figures", "1024", "12", "3"],
+    ]
+    assert "| learnable hidden additive identity | 0.410 ± " in lines[0]
+    assert "| -1.000 [-1.000, -1.000] | 66 of 66 |" in lines[0]
+    (text,) = [*amounts.on_other_numbers(rows.rows(whole).rows, {})][1:]
+    assert text == "No other number of examples has been measured yet."
 
 
 # -- the page
