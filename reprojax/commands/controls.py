@@ -135,14 +135,19 @@ def probe_params(pipeline: Any) -> Params:
     return Params({"output": single(learned)}, {"output": fixed})
 
 
-def nearest_pixels(task: Task) -> dict[str, float]:
-    """The label of the nearest training image, pixel by pixel: no model at all."""
+def nearest(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """[N] the label of the nearest known row, for each row that is asked for."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    flat = lambda split: split.x.reshape(len(split.x), -1)
-    model = KNeighborsClassifier(1).fit(flat(task.train), task.train.y)
+    flat = lambda rows: rows.reshape(len(rows), -1)
+    return KNeighborsClassifier(1).fit(flat(known), labels).predict(flat(asked))
+
+
+def nearest_pixels(task: Task) -> dict[str, float]:
+    """The label of the nearest training image, pixel by pixel: no model at all."""
     splits = {"validation": task.validation, "test": task.test}
-    return {n: float(model.score(flat(s), s.y)) for n, s in splits.items()}
+    found = {n: nearest(task.train.x, task.train.y, s.x) for n, s in splits.items()}
+    return {n: float((found[n] == s.y).mean()) for n, s in splits.items()}
 
 
 def random_weights(

@@ -90,6 +90,7 @@ def keep_control(
         observed: {alignment, or else method: coordinates}, to which it adds its own:
             they are the same for every seed, and take seconds to observe.
         head: what its alignment holds, under "output"; nothing else in it has params.
+        scores: accuracies; those on "validation" and "test" go into the file.
     """
     program = recipes.build(method, backbone, len(task.classes), alignment)
     x = task.train.x[:2]
@@ -100,12 +101,14 @@ def keep_control(
     if (kind := alignment or method) not in observed:
         seen = describe(program, backbone.frozen, x, roles=backbone.roles)
         observed[kind] = seen.coordinates
-    metric = {name: scores[name] for name in ("validation", "test")}
+    metric = {n: scores[n] for n in ("validation", "test") if n in scores}
     own = card._replace(method=method, arguments={"alignment": alignment})
     own = own._replace(coordinates=(observed[kind],), metric=metric)
     path = config.out / f"{method}-{card.seed}.safetensors"
     programs.save(path, params, own)
-    print(f"{path}: {alignment or 'logistic regression'}, test {metric['test']:.3f}")
+    if "test" in metric:
+        kind = alignment or "logistic regression"
+        print(f"{path}: {kind}, test {metric['test']:.3f}")
 
 
 def cards_of(

@@ -1,5 +1,6 @@
 """One offline page: its style, a table, images with a text below each."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -18,6 +19,24 @@ def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
     write_file(path, page.encode())
+
+
+def verdict_box(sentences: Sequence[str], use: str) -> str:
+    """What to take and why, with the command line that uses it."""
+    whole = [
+        sentence.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+        for sentence in sentences
+    ]
+    flag = r'<span class="flag">\g<0></span>'
+    text = "\n".join(f"<p>{re.sub('--[a-z-]+', flag, escape(s))}</p>" for s in whole)
+    command = f"\n{command_line(use)}" if use else ""
+    return f'<div class="verdict">\n{text}{command}\n</div>'
+
+
+def command_line(line: str) -> str:
+    """A line that wraps between its words, and not at the hyphens of its flags."""
+    words = "".join(f"<span>{escape(part)}</span> " for part in line.split(" "))
+    return f'<pre class="command">{words.rstrip()}</pre>'
 
 
 def results(

@@ -9,7 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from reprojax.commands import figures
-from reprojax.commands.page import captioned, plain_table, results, write_page
+from reprojax.commands.page import (
+    captioned,
+    command_line,
+    plain_table,
+    results,
+    verdict_box,
+    write_page,
+)
 from reprojax.commands.pictures import Images
 
 
@@ -60,7 +67,7 @@ def write_report(path: Path, report: RunReport) -> None:
 def _sections(report: RunReport) -> list[str]:
     return [
         f"<h1>{escape(report.title)}</h1>",
-        _verdict(report.verdict, report.use),
+        verdict_box(report.verdict, report.use),
         results(report.header, report.rows, report.notes),
         _classes(report),
         _examples(report.images, report.prompt),
@@ -71,26 +78,9 @@ def _sections(report: RunReport) -> list[str]:
         "operator &rarr; alignment) were observed by running each part alone.</p>\n"
         f"<pre>{escape(report.description)}</pre>",
         "<h2>Settings, sizes and versions</h2>\n"
-        f"{_command(report.command)}\n"
+        f"{command_line(report.command)}\n"
         + plain_table(("setting", "value"), report.settings),
     ]
-
-
-def _verdict(sentences: list[str], use: str) -> str:
-    whole = [
-        sentence.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
-        for sentence in sentences
-    ]
-    flag = r'<span class="flag">\g<0></span>'
-    text = "\n".join(f"<p>{re.sub('--[a-z-]+', flag, escape(s))}</p>" for s in whole)
-    command = f"\n{_command(use)}" if use else ""
-    return f'<div class="verdict">\n{text}{command}\n</div>'
-
-
-def _command(line: str) -> str:
-    """A line that wraps between its words, and not at the hyphens of its flags."""
-    words = "".join(f"<span>{escape(part)}</span> " for part in line.split(" "))
-    return f'<pre class="command">{words.rstrip()}</pre>'
 
 
 def _classes(report: RunReport) -> str:

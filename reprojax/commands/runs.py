@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,37 +72,45 @@ def train(
     task: data.Task,
     seed: int,
     folder: str,
+    **how: Any,
 ) -> Fitted:
-    """One run, with the paper's settings where none were given."""
+    """One run, with the paper's settings where none were given.
+
+    Args:
+        how: arguments of `fit`, or of `fit_black_box`, in the place of the command's:
+            `progress=False` also prints nothing, `out=None` leaves no checkpoints.
+    """
     preset = preset_of(config.method)
     if isinstance(preset, BlackBox):
-        return train_black_box(config, preset, backbone, task, seed, folder)
+        return train_black_box(config, preset, backbone, task, seed, folder, **how)
     refresh, identity = map_refresh(config), identity_of(config, backbone)
     epochs = config.epochs or preset.epochs
     batch, steps, rate = pace(config, task)
-    print(
-        f"{folder}: {epochs} epochs of {steps} steps, learning rate {rate:g}",
-        flush=True,
-    )
+    if how.get("progress", True):
+        print(
+            f"{folder}: {epochs} epochs of {steps} steps, learning rate {rate:g}",
+            flush=True,
+        )
     given = program, backbone.frozen, task
-    fitted = fit(
-        *(cached(*given, batch=batch) if caches(config) else given),
-        optimizer=_optimizer(config.method, rate, steps, epochs),
-        epochs=epochs,
-        batch=batch,
-        seed=seed,
-        loss=preset.loss,
-        refresh=refresh,
-        mesh=parallel.mesh() if jax.device_count() > 1 else None,
-        accumulate=config.accumulate,
-        out=config.out / folder,
-        resume=config.resume,
-        identity=identity,
-        profile=config.profile,
-    )
+    own: dict[str, Any] = {
+        "optimizer": _optimizer(config.method, rate, steps, epochs),
+        "epochs": epochs,
+        "batch": batch,
+        "seed": seed,
+        "loss": preset.loss,
+        "refresh": refresh,
+        "mesh": parallel.mesh() if jax.device_count() > 1 else None,
+        "accumulate": config.accumulate,
+        "out": config.out / folder,
+        "resume": config.resume,
+        "identity": identity,
+        "profile": config.profile,
+    }
+    given = cached(*given, batch=batch) if caches(config) else given
+    fitted = fit(*given, **(own | how))
     # Off the mesh: what follows (pictures, files) is each process's own.
-    own = jax.device_get(fitted[:2])
-    return fitted._replace(params=own[0], last=own[1])
+    params, last = jax.device_get(fitted[:2])
+    return fitted._replace(params=params, last=last)
 
 
 def train_black_box(
@@ -111,6 +120,7 @@ def train_black_box(
     task: data.Task,
     seed: int,
     folder: str,
+    **how: Any,
 ) -> Fitted:
     """One run of a method whose model only answers: the backbone is asked, no more."""
     oracle, targets = in_process(backbone), len(task.classes)
@@ -120,24 +130,23 @@ def train_black_box(
     given = alignment_name(config), sizes(config)
     program = recipes.build(config.method, card, targets, given[0], **given[1])
     batch, steps, rate = pace(config, task)
-    print(
-        f"{folder}: {config.budget:,} queries, {batch} images a step, learning rate "
-        f"{rate:g}; what is answered is kept in {folder}.log",
-        flush=True,
-    )
-    found = fit_black_box(
-        program,
-        oracle,
-        task,
-        preset.search(rate, steps),
-        budget=config.budget or 0,
-        batch=batch,
-        seed=seed,
-        loss=preset.loss(task.train.y, targets),
-        refresh=map_refresh(config),
-        log=config.out / f"{folder}.log",
-        identity=identity_of(config, backbone),
-    )
+    if how.get("progress", True):
+        print(
+            f"{folder}: {config.budget:,} queries, {batch} images a step, learning "
+            f"rate {rate:g}; what is answered is kept in {folder}.log",
+            flush=True,
+        )
+    own: dict[str, Any] = {
+        "budget": config.budget or 0,
+        "batch": batch,
+        "seed": seed,
+        "loss": preset.loss(task.train.y, targets),
+        "refresh": map_refresh(config),
+        "log": config.out / f"{folder}.log",
+        "identity": identity_of(config, backbone),
+    }
+    search = preset.search(rate, steps)
+    found = fit_black_box(program, oracle, task, search, **(own | how))
     test = lambda params: evaluate(program, params, oracle, task.test)
     accuracy = {"test": test(found.params), "last": test(found.last)}
     accuracy |= {"validation": found.accuracy["validation"]}

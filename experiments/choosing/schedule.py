@@ -1,0 +1,204 @@
+"""How a budget is spent: rounds of successive halving, and finals.
+
+A round trains each candidate for some epochs; the better third goes on, with twice the
+epochs. The finals train what is left on other seeds.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from reprojax.saving.files import read_json, write_json
+
+FINALISTS = 2
+KEPT = 3  # one of three goes on
+SEARCH = 0.55  # of the time between the trial and the test; the finals have the rest
+STEPS = 100  # of a first round at least, unless they take longer than to compile
+MOST = 64  # epochs
+ROWS = 3  # programs that read the test split: the winner, the next, the best control
+
+
+class Cost(NamedTuple):
+    """Seconds of a run."""
+
+    overhead: float
+    """Once: to compile, to load."""
+    epoch: float
+    row: float = 0.0
+    """Of an image that is only answered."""
+
+    def of(self, epochs: int) -> float:
+        return self.overhead + epochs * self.epoch
+
+
+class Clock(Protocol):
+    """What a budget is measured in."""
+
+    margin: float
+    """For what is not planned: the tables, the page."""
+
+    def spent(self) -> float: ...
+    def tell(self, value: Mapping[str, Any]) -> None:
+        """A job has ended, with that result."""
+        ...
+
+    def cost(self, value: Mapping[str, Any]) -> Cost:
+        """What a job of this kind takes, from the result of one."""
+        ...
+
+
+class Wall:
+    """Seconds on the wall."""
+
+    margin = 5.0
+
+    def __init__(self, before: float = 0.0) -> None:
+        self.before, self.since = before, time.time()
+
+    def spent(self) -> float:
+        return self.before + time.time() - self.since
+
+    def tell(self, value: Mapping[str, Any]) -> None:
+        pass
+
+    def cost(self, value: Mapping[str, Any]) -> Cost:
+        return Cost(*(value.get(name, 0.0) for name in Cost._fields))
+
+
+class Round(NamedTuple):
+    """That many candidates for so many epochs."""
+
+    candidates: int
+    epochs: int
+
+
+class Finals(NamedTuple):
+    """The size of the finals."""
+
+    finalists: int
+    seeds: int
+    epochs: int
+
+
+class Plan(NamedTuple):
+    """What a budget allows, if each run takes what the trial did."""
+
+    candidates: int
+    epochs: int
+    """Of the first round."""
+    search: float
+    """Seconds of all rounds."""
+    left: float
+    """Seconds that they may take."""
+    finals: Finals
+    trained: float
+    """Seconds of the finals."""
+
+
+def plan(
+    candidates: int, cost: Cost, left: float, *, workers: int, seeds: int, steps: int
+) -> Plan:
+    """The widest search that fits, and then the longest.
+
+    Args:
+        left: seconds for the rounds and the finals.
+        seeds: of the finals.
+        steps: an epoch.
+
+    Raises:
+        Short: there is no time for a single candidate.
+    """
+    seconds = lambda rounds: sum(n * cost.of(e) for n, e in rounds) / workers
+    one = cost.of(1) / workers / min(SEARCH, 1 - SEARCH)
+    if one > left:
+        raise Short(one - left)
+    least = min(math.ceil(cost.overhead / cost.epoch), math.ceil(STEPS / steps))
+    sizes = [(n, e) for e in (max(1, least), 1) for n in range(candidates, 0, -1)]
+    share = SEARCH * left
+    n, epochs = next(s for s in sizes if seconds(halved(*s)) <= share)
+    while 2 * epochs <= MOST and seconds(halved(n, 2 * epochs)) <= share:
+        epochs *= 2
+    rounds = halved(n, epochs)
+    search, own = seconds(rounds), [cost] * min(FINALISTS, n)
+    last = rounds[-1].epochs
+    size = finals(own, left - search, last, workers=workers, seeds=seeds)
+    trained = size.finalists * size.seeds * cost.of(size.epochs) / workers
+    return Plan(n, epochs, search, share, size, trained)
+
+
+class Short(ValueError):
+    """The budget is too small."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"{seconds:.0f} seconds more are needed")
+        self.seconds = seconds
+        """By so many."""
+
+
+def halved(candidates: int, epochs: int) -> list[Round]:
+    """The rounds until the finals."""
+    rounds = [Round(candidates, min(epochs, MOST))]
+    while rounds[-1].candidates > KEPT:
+        n, e = rounds[-1]
+        rounds.append(Round(math.ceil(n / KEPT), min(2 * e, MOST)))
+    return rounds
+
+
+def survivors(costs: Sequence[Cost], epochs: int, left: float, workers: int) -> int:
+    """How many of the ranked candidates go on: a third, if they can be trained in the
+    seconds that are left."""
+    n = math.ceil(len(costs) / KEPT)
+    while n and sum(cost.of(epochs) for cost in costs[:n]) / workers > left:
+        n -= 1
+    return n
+
+
+def finals(
+    costs: Sequence[Cost], left: float, epochs: int, *, workers: int, seeds: int
+) -> Finals:
+    """The largest finals that fit: first all seeds and finalists with the epochs of the
+    last round, and more if there is time; else fewer finalists, seeds, epochs."""
+
+    def fits(size: Finals) -> bool:
+        runs = (cost.of(size.epochs) for cost in costs[: size.finalists])
+        return size.seeds * sum(runs) / workers <= left
+
+    counts = [(f, s) for s in range(seeds, 0, -1) for f in range(len(costs), 0, -1)]
+    own = epochs
+    while own >= 1:
+        for finalists, count in counts:
+            size = Finals(finalists, count, own)
+            if fits(size):
+                while 2 * size.epochs <= MOST and fits(
+                    size._replace(epochs=2 * size.epochs)
+                ):
+                    size = size._replace(epochs=2 * size.epochs)
+                return size
+        own //= 2
+    return Finals(min(1, len(costs)), 1, 1)
+
+
+def end(cost: Cost, images: int, seeds: int, workers: int, margin: float) -> float:
+    """Seconds for the test split and the page."""
+    return margin + ROWS * seeds * images * cost.row / workers
+
+
+class Book:
+    """What was decided, as a file, so that a resumed run follows it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        there = read_json(path, dict[str, Any]) if path.exists() else {}
+        self.decided: dict[str, Any] = there.get("decided", {})
+        self.before = float(there.get("spent", 0.0))
+
+    def once(self, name: str, decide: Callable[[], Any]) -> Any:
+        """What was decided under the name before, or else now."""
+        if name not in self.decided:
+            self.decided[name] = decide()
+        return self.decided[name]
+
+    def save(self, spent: float) -> None:
+        write_json(self.path, {"decided": self.decided, "spent": spent})

@@ -1,0 +1,140 @@
+"""What a choice means, in two sentences, and its table."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from reprojax.commands.intervals import Mean, mean_of, paired
+
+Z = 1.96
+FAR = 100  # times the test images: more than anyone would label
+
+
+class Row(NamedTuple):
+    """A program in the finals."""
+
+    title: str
+    """As a sentence names it."""
+    prompt: bool
+    test: list[float]
+    """Accuracies by seed."""
+    right: np.ndarray
+    """[seeds N] 0 or 1 for each test image."""
+    file: str | None
+    """Where the program is kept."""
+
+
+def sentences(winner: Row, others: Sequence[Row], validation: int) -> list[str]:
+    """(what won, by how much; what to do next).
+
+    Args:
+        winner: what validation chose.
+        others: what came next on validation first; the best without a prompt, or the
+            best with one, is among them.
+        validation: number of validation images.
+    """
+    if not others:
+        return [
+            f"{_upper(winner.title)} won: it has {mean_of(winner.test)} on the test "
+            "images, and nothing else was finished.",
+            f"Take {winner.title}, or give more --minutes.",
+        ]
+    return [_won(winner, others), _next(winner, others, validation)]
+
+
+def _won(winner: Row, others: Sequence[Row]) -> str:
+    rival, seeds = _rival(winner, others), len(winner.test)
+    ahead = others[0]
+    kind = "the best that needs no prompt" if winner.prompt else "the best prompt"
+    over = [f"{_over(winner, ahead)} {ahead.title}, the next"]
+    if rival is ahead:
+        over[0] += f" and {kind}"
+    elif rival is not None:
+        over.append(f"{_over(winner, rival)} {rival.title}, {kind}")
+    how = f"paired over {seeds} seeds, 95 % interval" if seeds > 1 else "one seed"
+    return (
+        f"{_upper(winner.title)} won on validation: it has {mean_of(winner.test)} on "
+        f"the test images, {', and '.join(over)} ({how})."
+    )
+
+
+def _rival(winner: Row, others: Sequence[Row]) -> Row | None:
+    """The best of the other kind: with a prompt or without."""
+    return next((row for row in others if row.prompt != winner.prompt), None)
+
+
+def _over(a: Row, b: Row) -> str:
+    return f"{paired(a.test, b.test).interval} over"
+
+
+def _next(winner: Row, others: Sequence[Row], validation: int) -> str:
+    better = [row for row in others if _settled(paired(row.test, winner.test))]
+    if better:
+        gain = paired(better[0].test, winner.test).interval
+        return (
+            f"Label more images: {better[0].title} does better on the test images "
+            f"({gain}), so {validation} validation images are too few to choose by; "
+            f"until then take {better[0].title if better[0].file else winner.title}."
+        )
+    rival = _rival(winner, others)
+    if not winner.prompt:
+        return _without(winner, others, rival)
+    open_ = [row for row in others if not _settled(paired(winner.test, row.test))]
+    if rival is not None and rival in open_:
+        simpler = ", which needs no prompt"
+        kept = " and is kept as a file too" if rival.file else ""
+        return f"{_more(winner, rival, simpler + kept)}; until then take either."
+    if open_:
+        return f"Take {winner.title}. {_more(winner, open_[0])}."
+    return f"Take {winner.title}: nothing that it was compared with does as well."
+
+
+def _without(winner: Row, others: Sequence[Row], rival: Row | None) -> str:
+    filed = next((row for row in (winner, *others) if row.file), None)
+    take = f"Take {winner.title}"
+    if filed is not winner:
+        instead = f": take {filed.title}" if filed else ""
+        take = f"No file holds {winner.title}{instead}"
+    if rival is None:
+        return f"{take}: no prompt was trained; give more --minutes to try some."
+    if _settled(paired(winner.test, rival.test)):
+        return f"{take}: no prompt beats it here."
+    return f"{take}: it needs no prompt, and {rival.title} was not shown to beat it."
+
+
+def _more(a: Row, b: Row, what: str = "") -> str:
+    """How many labels would tell two programs apart."""
+    images, more = a.right.shape[1], more_images(a.right, b.right)
+    apart = f"{a.title} cannot be told apart from {b.title}{what}"
+    if more is None:
+        return f"On {images} test images {apart}, and more labels would hardly help"
+    return f"Label about {more:,} more images: on {images} test images {apart}"
+
+
+def more_images(a: np.ndarray, b: np.ndarray) -> int | None:
+    """How many more test images would tell two programs apart that go on to differ as
+    on these; None if more than a hundred times as many.
+
+    Of n images, differences d of a mean m have a standard error of √(var(d)/n), so that
+    n = (1.96/m)² var(d) puts m at the border of the 95 % interval.
+
+    Args:
+        a, b: [seeds N] 0 or 1 for each image.
+    """
+    d = (a - b).mean(0)
+    n, m = len(d), abs(d.mean())
+    if m * (FAR * n) ** 0.5 <= Z * d.std():
+        return None
+    wanted = (Z / m) ** 2 * d.var() if m else 0.0
+    more = max(wanted - n, n)  # n images did not suffice, whatever the formula says
+    size = 10 ** max(0, int(np.log10(more)) - 1)
+    return int(np.ceil(more / size) * size)
+
+
+def _settled(difference: Mean) -> bool:
+    return difference.value - difference.half > 0
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
