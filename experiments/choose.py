@@ -15,9 +15,8 @@ that are left are trained on new seeds, each with its own training and validatio
 images. Validation alone chooses. The test images are read once, at the end, for the
 winner, the one behind it, and the best of the other kind (with a prompt, or without).
 
-It ends with a table, `report.html`, two sentences, and `winner.safetensors`, which
-`python -m experiments.predict --program` takes; where the probe wins, that is the
-probe. A run that was stopped goes on with --resume, and follows the schedule in its
+It ends with a table, `report.html`, two sentences, and `winner.safetensors`, a program
+for `python -m experiments.predict`; where the probe wins, it is the probe. A run that was stopped goes on with --resume, and follows the schedule in its
 folder. The exit status is 1 if a job failed; the choice is made among the others.
 """
 
