@@ -16,8 +16,9 @@ images. Validation alone chooses. The test images are read once, at the end, for
 winner, the one behind it, and the best of the other kind (with a prompt, or without).
 
 It ends with a table, `report.html`, two sentences, and `winner.safetensors`, a program
-for `python -m experiments.predict`; where the probe wins, it is the probe. A run that was stopped goes on with --resume, and follows the schedule in its
-folder. The exit status is 1 if a job failed; the choice is made among the others.
+for `python -m experiments.predict`; where the probe wins, it is the probe. A run that
+was stopped goes on with --resume, and follows the schedule in its folder. The exit
+status is 1 if a job failed; the choice is made among the others.
 """
 
 import sys
