@@ -94,6 +94,7 @@ def _render(
 ) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
+    from PIL import Image
 
     ink = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
     faint = ("axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
@@ -105,7 +106,10 @@ def _render(
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure, theme)
         figure.savefig(out, format="png", dpi=200, transparent=True)
-    return out.getvalue()
+    palette = Image.open(out).quantize(256, Image.Quantize.FASTOCTREE)
+    small = io.BytesIO()  # a third of the bytes
+    palette.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def curve(

@@ -8,9 +8,15 @@ from pathlib import Path
 from reprojax.saving.files import write_file
 
 
-def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
-    """HTML as one file, atomically: a reader sees the old one or the new one."""
-    style = Path(__file__).with_name("page.css").read_text()
+def write_page(
+    path: Path, title: str, sections: Sequence[str], style: str = ""
+) -> None:
+    """HTML as one file, atomically: a reader sees the old one or the new one.
+
+    Args:
+        style: CSS of this page, behind that of all pages.
+    """
+    style = Path(__file__).with_name("page.css").read_text() + style
     body = "\n".join(part for part in sections if part)
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
