@@ -67,11 +67,11 @@ class _Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, v: Array, train: bool) -> Array:
-        window = (self.window,) * (v.ndim - 2)
-        few = nn.silu(nn.Conv(self.width, window, name="into")(v))
-        out = nn.Conv(
-            v.shape[-1], window, use_bias=False, kernel_init=zeros, name="out"
-        )
+        # A convolution of one place is a product, which XLA computes faster under vmap.
+        conv = lambda width, **own: nn.Conv(width, (self.window,) * (v.ndim - 2), **own)
+        layer: Any = nn.Dense if self.window == 1 else conv
+        few = nn.silu(layer(self.width, name="into")(v))
+        out = layer(v.shape[-1], use_bias=False, kernel_init=zeros, name="out")
         return v + out(few).astype(v.dtype)
 
 

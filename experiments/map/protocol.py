@@ -39,20 +39,20 @@ from reprojax.commands.outputs import command
 from reprojax.core import Params
 from reprojax.data import Task
 from reprojax.models import Pixels
-from reprojax.taxonomy import Cell
+from reprojax.taxonomy import OMEGAS, Cell
 from reprojax.training.loop import Fitted
 from reprojax.training.metrics import calibration_error
-from reprojax.training.population import fit_population
+from reprojax.training.population import How, fit_population
 
 
 @dataclass(frozen=True)
 class Protocol:
     """What is the same for all cells."""
 
-    rates: tuple[float, ...] = (0.003, 0.012, 0.05, 0.2)
+    rates: tuple[float, ...] = (0.005, 0.03, 0.15)
     """Of Adam, from low to high. The middle one, or the lower of two, compares a fixed
     prompt's candidates."""
-    epochs: int = 12
+    epochs: int = 6
     batch: int = 32
     choosing: tuple[int, ...] = (0, 1)
     """Seeds that choose, and are not reported."""
@@ -79,6 +79,9 @@ class Place(NamedTuple):
         return tuple(rate * slower for rate in self.protocol.rates)
 
 
+LOOPS = ("fine-tuning", *(Cell("learnable", "input", "parametric", o) for o in OMEGAS))
+"""Whose members have kernels of their own for convolutions of several pixels, which the
+form vmap computes slowly on CPUs."""
 Sizes = tuple[tuple[str, int], ...]
 
 
@@ -154,12 +157,11 @@ def measured(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"why_not": entry.why_not}
     name, rate, compared = choose(place)
     found = {"candidate": name, "rate": rate, "validation": compared}
-    fits = {
-        seed: _reported(place, name, rate, seed) for seed in place.protocol.reported
-    }
-    found["runs"] = [run(place, name, seed, own) for seed, own in fits.items()]
-    seed, fitted = next(iter(fits.items()))
-    return found | _size(fitted.params) | _further(place, name, seed, fitted)
+    seeds, fits = place.protocol.reported, _reported(place, name, rate)
+    each = zip(seeds, fits, strict=True)
+    found["runs"] = [run(place, name, seed, fitted) for seed, fitted in each]
+    found |= _size(fits[0].params)
+    return found | _further(place, name, seeds[0], fits[0])
 
 
 def _computed(place: Place, seed: int) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def choose(place: Place) -> tuple[str, float | None, dict[str, float]]:
         middle = [rates[(len(rates) - 1) // 2]]
         compared = {name: validated(place, name, middle)[0] for name in names}
     name = max(names, key=lambda own: compared.get(own, 0.0))
-    if not _count(_shapes(place, name).learnable):
+    if not _count(_shapes(place, name, place.protocol.choosing[0]).learnable):
         return name, None, compared
     scores = validated(place, name, rates)
     for rate, score in zip(rates, scores, strict=True):
@@ -218,17 +220,15 @@ def choose(place: Place) -> tuple[str, float | None, dict[str, float]]:
 def validated(place: Place, name: str, rates: Sequence[float]) -> list[float]:
     """Mean validation accuracy over the choosing seeds, for each rate. A run whose loss
     diverged counts as 0."""
-    every = [
-        [fitted.score["validation"] for fitted in _trained(place, name, rates, seed)]
-        for seed in place.protocol.choosing
-    ]
-    return np.nan_to_num(np.array(every), nan=0.0).mean(0).tolist()
+    pairs = [(seed, rate) for rate in rates for seed in place.protocol.choosing]
+    fits = _trained(place, name, pairs)
+    each = np.array([fitted.score["validation"] for fitted in fits])
+    return np.nan_to_num(each, nan=0.0).reshape(len(rates), -1).mean(1).tolist()
 
 
-def _reported(place: Place, name: str, rate: float | None, seed: int) -> Fitted:
-    rates = [] if rate is None else [rate]
-    (fitted,) = _trained(place, name, rates, seed, test=True)
-    return fitted
+def _reported(place: Place, name: str, rate: float | None) -> list[Fitted]:
+    pairs = [(seed, rate or 0.0) for seed in place.protocol.reported]
+    return _trained(place, name, pairs, test=True)
 
 
 def run(place: Place, name: str, seed: int, fitted: Fitted) -> dict[str, Any]:
@@ -248,26 +248,43 @@ def run(place: Place, name: str, seed: int, fitted: Fitted) -> dict[str, Any]:
 
 
 def _trained(
-    place: Place, name: str, rates: Sequence[float], seed: int, test: bool = False
+    place: Place, name: str, pairs: Sequence[tuple[int, float]], test: bool = False
 ) -> list[Fitted]:
-    """A run for each rate; of a program that learns nothing, one pass in all."""
-    bench, entry = place.at(seed)
-    learned = _count(_shapes(place, name).learnable) > 0
-    own = list(rates) if learned else [0.0]
-    fits = fit_population(
-        entry.programs[name],
-        bench.model.frozen,
-        entry.task if test else without_test(entry.task),
-        optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=own[0]),
-        epochs=place.protocol.epochs if learned else 1,
-        batch=place.protocol.batch,
-        seeds=[seed] * len(own),
-        settings=[{"learning_rate": rate} for rate in own],
-        metrics=(calibration_error,),
-        refresh="epoch" if learned else "once",
-        progress=False,
-    )
-    return fits if learned else fits * max(1, len(rates))
+    """A run for each (seed, rate); one pass of a program that learns nothing.
+
+    The runs are one population where its members have the same shapes: the programs of
+    two seeds differ in their initial values alone. Demonstrations differ in length.
+    """
+    shapes = {seed: _shapes(place, name, seed) for seed, _ in pairs}
+    alike = len({_of_shapes(shape) for shape in shapes.values()}) == 1
+    alike &= place.what != "random-weights"  # another frozen tree for each seed
+    learned = _count(shapes[pairs[0][0]].learnable) > 0
+    how: How = "loop" if place.what in LOOPS else "vmap"
+    given: dict[str, Any] = {
+        "epochs": place.protocol.epochs if learned else 1,
+        "batch": place.protocol.batch,
+        "metrics": (calibration_error,),
+        "refresh": "epoch" if learned else "once",
+        "progress": False,
+    }
+
+    def run(own: Sequence[tuple[int, float]]) -> list[Fitted]:
+        entries = [place.at(seed)[1] for seed, _ in own]
+        tasks = [e.task if test else without_test(e.task) for e in entries]
+        bench, entry = place.at(own[0][0])
+        return fit_population(
+            entry.programs[name],
+            bench.model.frozen,
+            tasks,
+            optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=own[0][1]),
+            seeds=[seed for seed, _ in own],
+            settings=[{"learning_rate": rate} for _, rate in own],
+            inits=[e.programs[name].init for e in entries],
+            how=how,
+            **given,
+        )
+
+    return run(pairs) if alike else [fit for pair in pairs for fit in run([pair])]
 
 
 def without_test(task: Task) -> Task:
@@ -276,11 +293,16 @@ def without_test(task: Task) -> Task:
     return task._replace(test=task.validation)
 
 
-def _shapes(place: Place, name: str) -> Params:
-    bench, entry = place.at(place.protocol.choosing[0])
+def _shapes(place: Place, name: str, seed: int) -> Params:
+    bench, entry = place.at(seed)
     x = jax.tree.map(lambda a: a[:1], entry.task.train.x)
     program, key = entry.programs[name], jax.random.key(0)
     return jax.eval_shape(program.init, key, bench.model.frozen, x)
+
+
+def _of_shapes(params: Params) -> tuple[Any, ...]:
+    leaves, tree = jax.tree.flatten(params)
+    return tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def _count(tree: Any) -> int:

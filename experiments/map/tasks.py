@@ -34,7 +34,7 @@ from reprojax.operators import resize
 from reprojax.text.tasks import encoded
 
 POOL = 2400  # examples from which the three splits are drawn
-SIZES = {"train": 256, "validation": 200, "test": 1000}
+SIZES = {"train": 256, "validation": 100, "test": 1000}
 
 
 class Bench(NamedTuple):

@@ -10,11 +10,11 @@ import optax
 import pytest
 from backbones import photos, transformer
 
-from experiments.map import parts, tasks
+from experiments.map import parts, shifts, tasks
 from experiments.map.cells import CELLS, OUTSIDE, Config, entries, learned_numbers, main
 from reprojax import data
 from reprojax.core import Scope, padded
-from reprojax.taxonomy import FORMATS, LOCATIONS, OMEGAS, OPERATORS, describe
+from reprojax.taxonomy import FORMATS, LOCATIONS, OMEGAS, OPERATORS, Cell, describe
 from reprojax.training import fit
 
 SMALL = {"train": 20, "validation": 10, "test": 12}
@@ -49,26 +49,25 @@ def coordinates(name, entry, program):
 
 def chosen(name):
     """One program of each kind of prompt, each with another alignment than the last."""
-    found = {entry.cell: entry for entry in every(name)}
     for i, kind in enumerate(KINDS):
-        entry = found[(*kind, OMEGAS[i % len(OMEGAS)])]
-        if entry.programs:
-            yield entry
+        cell = Cell(*kind, OMEGAS[i % len(OMEGAS)])
+        if every(name)[cell].programs:
+            yield cell, every(name)[cell]
 
 
 @pytest.mark.parametrize("name", ["figures", "maps", "transformer"])
 def test_a_program_stands_in_its_cell(name):
-    for entry in chosen(name):
+    for cell, entry in chosen(name):
         program = next(iter(entry.programs.values()))
-        *kind, omega = entry.cell
+        *kind, omega = cell
         assert coordinates(name, entry, program) == f"{' '.join(kind)} -> {omega}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["figures", "maps"])
 def test_every_program_stands_in_its_cell(name):
-    for entry in every(name):
-        *kind, omega = entry.cell
+    for cell, entry in every(name).items():
+        *kind, omega = cell
         for candidate, program in entry.programs.items():
             seen = coordinates(name, entry, program)
             assert seen == f"{' '.join(kind)} -> {omega}", candidate
@@ -76,10 +75,11 @@ def test_every_program_stands_in_its_cell(name):
 
 @pytest.mark.parametrize("name", ["figures", "maps"])
 def test_learnable_cells_have_as_many_numbers(name):
-    found = [e for e in every(name) if e.cell.omega == "rule" and e.programs]
-    counts = {e.cell.format: [] for e in found}
-    for entry in found:
-        counts[entry.cell.format].append(learned_numbers(bench(name), entry))
+    counts = {format: [] for format in FORMATS}
+    for cell, entry in every(name).items():
+        if cell.omega != "rule" or not entry.programs:
+            continue
+        counts[cell.format].append(learned_numbers(bench(name), entry))
         assert 1 <= len(entry.programs) <= 8
     assert len(counts["learnable"]) == {"figures": 9, "maps": 6}[name]
     assert max(counts["learnable"]) <= 1.1 * min(counts["learnable"])
@@ -91,10 +91,10 @@ def test_learnable_cells_have_as_many_numbers(name):
 )
 def test_a_cell_has_programs_or_a_reason(name, whole):
     found = every(name)
-    assert [entry.cell for entry in found] == list(CELLS)
-    assert all(bool(entry.programs) != bool(entry.why_not) for entry in found)
-    assert sum(bool(entry.programs) for entry in found) == whole
-    outside = [e.cell.omega for e in found if e.why_not == OUTSIDE]
+    assert list(found) == list(CELLS)
+    assert all(bool(e.programs) != bool(e.why_not) for e in found.values())
+    assert sum(bool(entry.programs) for entry in found.values()) == whole
+    outside = [cell.omega for cell, e in found.items() if e.why_not == OUTSIDE]
     assert set(outside) == ({"identity"} if not bench(name).own else set())
 
 
@@ -115,7 +115,7 @@ def test_the_list_is_printed(capsys):
 )
 def test_a_cell_trains(name, cell):
     own = bench(name)
-    (entry,) = entries(own, [CELLS[CELLS.index(cell)]])
+    (entry,) = entries(own, [Cell(*cell)]).values()
     (program,) = entry.programs.values()
     adam = optax.adam(0.01)
     settings = {"optimizer": adam, "epochs": 3, "batch": 20, "progress": False}
@@ -188,3 +188,29 @@ def test_maps_are_read_off_their_demonstrations():
         pairs = dict(one.split(">") for one in shown)
         assert pairs[asked.removesuffix(">")] == tasks.LABELS[label]
         assert len(shown) == 8 and len(pairs) == 4
+
+
+def test_printed_digits_are_ten_and_centred():
+    x, y = shifts.printed_digits()
+    assert x.shape == (200, 8, 8, 1) and set(y) == set(range(10))
+    ink = x[..., 0].sum((1, 2))
+    across = (x[..., 0].sum(1) @ np.arange(8)) / ink
+    assert np.abs(across - 3.5).max() < 1.2 and ink.min() > 255
+
+
+def test_shifted_images_keep_their_labels_and_lose_what_the_shift_takes():
+    x = photos(30, side=32)
+    found = shifts.of_images(x, np.arange(30))
+    assert [y.tolist() for _, y in found.values()] == 3 * [list(range(30))]
+    rough = lambda a: np.abs(np.diff(a.astype(float), axis=2)).mean()
+    assert rough(found["blur"][0]) < rough(x) < rough(found["noise"][0])
+    deviation = lambda a: a.astype(float).std((1, 2, 3))
+    ratio = deviation(found["less contrast"][0]) / deviation(x)
+    np.testing.assert_allclose(ratio, 0.4, atol=0.01)
+
+
+def test_shifted_texts_say_the_same_function():
+    texts, y = shifts.applied(["copy", "double"], sign="=", alphabet="01")
+    for text, label in zip(texts, y, strict=True):
+        word, made = text.split("=")
+        assert set(word) <= {"0", "1"} and made == word * (1 + label)

@@ -23,10 +23,11 @@ LEARNED = ["learnable", "input", "additive", "statistical"]
 FIXED = ["fixed", "input", "parametric", "identity"]
 
 
-def two_candidates(bench, chosen):
+def two_candidates(*given):
     """Of each cell: to compile all eight takes long."""
-    for entry in entries(bench, chosen):
-        yield entry._replace(programs=dict([*entry.programs.items()][:2]))
+    few = lambda entry: dict([*entry.programs.items()][:2])
+    found = entries(*given).items()
+    return {cell: entry._replace(programs=few(entry)) for cell, entry in found}
 
 
 def settings(cell, **more):
@@ -37,7 +38,7 @@ def settings(cell, **more):
 def few(monkeypatch):
     monkeypatch.setattr(tasks, "POOL", 120)
     monkeypatch.setattr(protocol, "entries", two_candidates)
-    for cached in (protocol._bench, protocol._entry):
+    for cached in (protocol._bench, protocol._prompts, protocol._made):
         cached.cache_clear()
 
 
@@ -86,7 +87,7 @@ def test_the_test_split_does_not_choose(monkeypatch):
         return bench._replace(task=bench.task._replace(test=wrong))
 
     monkeypatch.setitem(tasks.BENCHES, "figures", spoilt)
-    for cached in (protocol._bench, protocol._entry):
+    for cached in (protocol._bench, protocol._prompts, protocol._made):
         cached.cache_clear()
     assert choose(place) == (name, rate, compared)
 
