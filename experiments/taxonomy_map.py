@@ -5,8 +5,10 @@
 
 A job is a cell of a task, or a control (`experiments.map.protocol`), and each finished
 one is a file in the run's folder. Stop it at any moment: the same command goes on, and
-prints the table of what is there. On several machines start it on each, in one shared
-folder. Then the best learnable cells are trained on other numbers of examples by
+prints the table of what is there. `report.html` in the folder is the same as a page,
+which `python -m experiments.map.page --folder runs/map` writes at any time. On several
+machines start it on each, in one shared folder. Then the best learnable cells are
+trained on other numbers of examples by
 
     python -m experiments.taxonomy_map --examples 16 64 1024
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import sweep
+from experiments.map import page
 from experiments.map.cells import CELLS
 from experiments.map.controls import CONTROLS
 from experiments.map.protocol import Protocol, measured, place_of
@@ -52,7 +55,7 @@ class Config:
     retry_failed: bool = False
     """Run the jobs that failed once more."""
     out: Path = Path("runs/map")
-    """The run's folder; `table.md` in it is the table."""
+    """The run's folder; `table.md` in it is the table, `report.html` the page."""
 
 
 def jobs(benches: Iterable[str], protocol: Protocol) -> dict[str, Any]:
@@ -164,14 +167,19 @@ def finish(config: Config, given: Mapping[str, Any]) -> dict[str, sweep.Outcome]
         for name, outcome in sweep.run(measured, given, config.out, **own):
             found[name] = outcome
             if not len(found) % 20:
-                write(config, found)
-    print(write(config, found))
+                write(config, plotted=False)
+    print(write(config))
     return found
 
 
-def write(config: Config, found: Mapping[str, sweep.Outcome]) -> str:
-    """Keep the table of what has been measured so far."""
-    parts = []
+def write(config: Config, plotted: bool = True) -> str:
+    """Keep the table and the page of what the folder holds by now.
+
+    Args:
+        plotted: False leaves out the page's plots, which take seconds.
+    """
+    found, parts = sweep.finished(config.out), []
+    page.write(config.out, found, plotted=plotted)
     for bench in config.benches:
         own = {n: o for n, o in found.items() if n.startswith(f"{bench}/")}
         parts.append("\n".join(table(bench, own)))

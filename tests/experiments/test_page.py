@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_report import Page
 
-from experiments import sweep
+from experiments import sweep, taxonomy_map
 from experiments.map import page, plots, sentences
 from experiments.map.cells import CELLS
 from experiments.map.outcomes import as_csv, boards
@@ -365,6 +365,20 @@ def test_the_command_reads_a_folder_that_a_sweep_fills(tmp_path, capsys):
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     assert "of 72 cells are measured on 1 task (digits)" in read(tmp_path)[0]
     assert 10_000 < (tmp_path / "map.png").stat().st_size < 300_000
+
+
+def test_the_map_keeps_its_table_and_page_of_all_that_the_folder_holds(tmp_path):
+    """Jobs of an earlier call too, such as cells before those on few examples."""
+    for names in (NAMES[:1], [f"examples-16/{NAMES[0]}", "control-linear-probe"]):
+        jobs = {f"digits/{name}": {"mean": 0.5} for name in names}
+        with ThreadPoolExecutor(1) as pool:
+            list(sweep.run(planted, jobs, tmp_path, executor=pool, progress=False))
+    text = taxonomy_map.write(taxonomy_map.Config(("digits",), out=tmp_path), False)
+    assert (tmp_path / "table.md").read_text() == text
+    assert "| learnable input additive | 0.500 ± 0.002 |" in text
+    assert "| linear-probe | 0.500 ± 0.002 |" in text
+    assert "1 of 72 cells are measured" in read(tmp_path)[0]
+    assert not read(tmp_path)[1].all("source"), "no plots in between"
 
 
 def test_a_folder_without_cells_has_a_page_and_no_picture(tmp_path):
