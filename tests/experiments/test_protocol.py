@@ -1,7 +1,7 @@
 """The protocol of the map: who chooses, what is reported, and by which numbers."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from experiments import taxonomy_map
 from experiments.map import protocol, tasks
 from experiments.map.cells import CELLS, entries
+from experiments.map.controls import CONTROLS
 from experiments.map.protocol import choose, measured, place_of
 from experiments.sweep import Outcome
 from reprojax.training import fit, metrics
@@ -122,12 +123,18 @@ def test_a_cell_without_a_program_says_why():
     assert measured(own)["why_not"].startswith("The task's classes are none of the")
 
 
+def test_a_wrong_control():
+    own = {"bench": "figures", "control": "luck", "protocol": QUICK}
+    with pytest.raises(ValueError, match="got luck, expected one of the controls"):
+        measured(own)
+
+
 # -- all cells
 
 
 def test_every_cell_is_a_job_and_a_place_in_the_table():
     given = taxonomy_map.jobs(["figures", "maps"], PROTOCOL)
-    assert len(given) == 2 * 72
+    assert len(given) == 2 * (72 + len(CONTROLS))
     names = list(given)
     done = {"candidate": "a", "runs": [{"test": 0.5}, {"test": 0.7}]}
     values = [(done, None), ({"why_not": "No."}, None), (None, "ValueError: no")]
@@ -139,8 +146,36 @@ def test_every_cell_is_a_job_and_a_place_in_the_table():
         "\n".join(taxonomy_map.table(b, found)) for b in ("figures", "maps")
     )
     assert "| learnable input additive | 0.600 ± 1.271 | — | failed | … |" in first
-    assert first.count("\n| ") == 18 + 1 and "\n—: No." in first
+    assert first.count("\n| ") == 18 + len(CONTROLS) + 2 and "\n—: No." in first
+    assert "| fine-tuning | … |" in first
     assert "±" not in second
+
+
+def learned(bench, cell, accuracy):
+    own = {
+        "bench": bench,
+        "cell": list(cell),
+        "protocol": asdict(PROTOCOL),
+    }
+    value = {"validation": {"a": accuracy / 2, "b": accuracy}, "runs": []}
+    return Outcome(f"{bench}/{'-'.join(cell)}", own, value, None, [], 1.0)
+
+
+def test_the_best_cells_get_other_numbers_of_examples_and_as_many_steps():
+    cells = [cell for cell in CELLS if cell.format == "learnable"][:4]
+    found = [learned("figures", c, a) for c, a in zip(cells, (1, 3, 2, 0), strict=True)]
+    found += [learned("figures", CELLS[-1], 9), learned("maps", cells[0], 0)]
+    given = taxonomy_map.on_examples({o.name: o for o in found}, (5, 40), 2)
+    names = [
+        f"figures/examples-{n}/{'-'.join(cells[i])}" for n in (5, 40) for i in (1, 2)
+    ]
+    names += [f"maps/examples-{n}/{'-'.join(cells[0])}" for n in (5, 40)]
+    assert sorted(given) == sorted(names)
+    few, many = (given[names[i]]["protocol"] for i in (0, 3))
+    assert few["sizes"] == SMALL | {"train": 5, "validation": 5}
+    assert (few["batch"], few["epochs"]) == (5, 2), "two steps, as 20 examples by 10"
+    assert many["sizes"] == SMALL | {"train": 40, "validation": 10}
+    assert (many["batch"], many["epochs"]) == (10, 1), "at least one epoch"
 
 
 def test_cells_are_run_kept_and_shown(tmp_path, monkeypatch, capsys):
@@ -149,12 +184,15 @@ def test_cells_are_run_kept_and_shown(tmp_path, monkeypatch, capsys):
 
     few = [cell for cell in CELLS if [*cell] in (LEARNED, FIXED)]
     monkeypatch.setattr(taxonomy_map, "CELLS", few)
+    controls = ["no-prompt-rule", "nearest-input"]
+    monkeypatch.setattr(taxonomy_map, "CONTROLS", controls)
     pool = lambda workers, *_, **__: ThreadPoolExecutor(workers)
     monkeypatch.setattr(taxonomy_map, "ProcessPoolExecutor", pool)
     config = taxonomy_map.Config(("figures",), PROTOCOL, workers=1, out=tmp_path)
     found = taxonomy_map.main(config)
     text = (tmp_path / "table.md").read_text()
     assert text in capsys.readouterr().out and text.count("| …") == 18 * 4 - 2
+    assert all(f"| {name} | 0" in text for name in controls)
     assert taxonomy_map.main(config) == found, "nothing is run again"
     with pytest.raises(ValueError, match="another run(?s:.*)epochs: got 2, expected 1"):
         taxonomy_map.main(replace(config, protocol=replace(PROTOCOL, epochs=2)))
