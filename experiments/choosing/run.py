@@ -142,6 +142,9 @@ def planned(
 ) -> Plan:
     """The plan, printed.
 
+    Returns:
+        its "shares" as what the clock shows when each round should end.
+
     Raises:
         ValueError: the budget is too small for one candidate.
     """
@@ -161,8 +164,9 @@ def planned(
                 f"{spent:.0f} for what needs no prompt and {end:.0f} for the end; give "
                 "more --minutes and --resume, or fewer images"
             ) from short
-        until = choice.clock.spent() + found.left
-        return found._asdict() | {"finals": [*found.finals], "left": until}
+        begun = choice.clock.spent()
+        ends = [begun + share * found.left for share in found.shares]
+        return found._asdict() | {"finals": [*found.finals], "shares": ends}
 
     own = choice.book.once("plan", decide)
     found = Plan(**own | {"finals": schedule.Finals(*own["finals"])})
@@ -206,10 +210,11 @@ def search(choice: Choice, compared: list[Candidate], plan: Plan) -> dict[str, E
             f"{choice.left / 60:.1f} minutes are left",
             flush=True,
         )
-        found = choice.run(f"round-{number}", jobs, plan.left - choice.clock.spent())
+        end = plan.shares[min(number, len(plan.shares)) - 1]
+        found = choice.run(f"round-{number}", jobs, end - choice.clock.spent())
         ranking = _round(choice, entries, found, number)
         epochs, number = min(2 * epochs, schedule.MOST), number + 1
-        seconds = plan.left - choice.clock.spent()
+        seconds = plan.shares[-1] - choice.clock.spent()
         costs = [e.cost for e in ranking if e.cost is not None]
         n = schedule.survivors(costs, epochs, seconds, config.workers)
         if f"round-{number}" not in choice.book.decided and (

@@ -17,6 +17,7 @@ KEPT = 3  # one of three goes on
 SEARCH = 0.55  # of the time between the trial and the test; the finals have the rest
 STEPS = 100  # of a first round at least, unless they take longer than to compile
 MOST = 64  # epochs
+SPARE = 0.9  # of the time is planned for
 ROWS = 3  # programs that read the test split: the winner, the next, the best control
 
 
@@ -92,6 +93,8 @@ class Plan(NamedTuple):
     """Seconds of all rounds."""
     left: float
     """Seconds that they may take."""
+    shares: list[float]
+    """How much of these has passed when each round should end."""
     finals: Finals
     trained: float
     """Seconds of the finals."""
@@ -122,10 +125,11 @@ def plan(
         epochs *= 2
     rounds = halved(n, epochs)
     search, own = seconds(rounds), [cost] * min(FINALISTS, n)
+    shares = [seconds(rounds[: i + 1]) / search for i in range(len(rounds))]
     last = rounds[-1].epochs
     size = finals(own, left - search, last, workers=workers, seeds=seeds)
     trained = size.finalists * size.seeds * cost.of(size.epochs) / workers
-    return Plan(n, epochs, search, share, size, trained)
+    return Plan(n, epochs, search, share, shares, size, trained)
 
 
 class Short(ValueError):
@@ -163,7 +167,7 @@ def finals(
 
     def fits(size: Finals) -> bool:
         runs = (cost.of(size.epochs) for cost in costs[: size.finalists])
-        return size.seeds * sum(runs) / workers <= left
+        return size.seeds * sum(runs) / workers <= SPARE * left
 
     counts = [(f, s) for s in range(seeds, 0, -1) for f in range(len(costs), 0, -1)]
     own = epochs
@@ -171,11 +175,8 @@ def finals(
         for finalists, count in counts:
             size = Finals(finalists, count, own)
             if fits(size):
-                while 2 * size.epochs <= MOST and fits(
-                    size._replace(epochs=2 * size.epochs)
-                ):
-                    size = size._replace(epochs=2 * size.epochs)
-                return size
+                longer = (size._replace(epochs=e) for e in range(MOST, own, -1))
+                return next(filter(fits, longer), size)
         own //= 2
     return Finals(min(1, len(costs)), 1, 1)
 

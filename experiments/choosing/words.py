@@ -92,9 +92,14 @@ def _next(winner: Row, others: Sequence[Row], validation: int) -> str:
 
 def _without(winner: Row, others: Sequence[Row], rival: Row | None) -> str:
     filed = next((row for row in (winner, *others) if row.file), None)
+    if filed is not winner and filed is not None and filed.prompt:
+        return (
+            f"No file holds {winner.title}: take {filed.title}, or answer with the "
+            "label of the nearest training image yourself."
+        )
     take = f"Take {winner.title}"
     if filed is not winner:
-        instead = f": take {filed.title}" if filed else ""
+        instead = f", so take {filed.title}" if filed else ""
         take = f"No file holds {winner.title}{instead}"
     if rival is None:
         return f"{take}: no prompt was trained; give more --minutes to try some."
