@@ -15,7 +15,7 @@ from reprojax.saving.files import read_json, write_json
 FINALISTS = 2
 KEPT = 3  # one of three goes on
 SEARCH = 0.55  # of the time between the trial and the test; the finals have the rest
-STEPS = 100  # of a first round at least, unless they take longer than to compile
+STEPS = 50  # of a first round at least, unless they take longer than to compile
 MOST = 64  # epochs
 SPARE = 0.9  # of the time is planned for
 ROWS = 3  # programs that read the test split: the winner, the next, the best control
@@ -39,6 +39,8 @@ class Clock(Protocol):
 
     margin: float
     """For what is not planned: the tables, the page."""
+    real: bool
+    """Whether jobs can see on their own watch when to end."""
 
     def spent(self) -> float: ...
     def tell(self, value: Mapping[str, Any]) -> None:
@@ -53,7 +55,7 @@ class Clock(Protocol):
 class Wall:
     """Seconds on the wall."""
 
-    margin = 5.0
+    margin, real = 5.0, True
 
     def __init__(self, before: float = 0.0) -> None:
         self.before, self.since = before, time.time()

@@ -4,6 +4,7 @@ the winner is a file that answers."""
 import errno
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import cache, partial
@@ -34,7 +35,7 @@ SIZES = {"train": 24, "validation": 16, "test": 20}
 class Units:
     """A budget of epochs, whatever they take."""
 
-    margin = 0.0
+    margin, real = 0.0, False
 
     def __init__(self, overhead=0.0):
         self.epochs, self.overhead = 0, overhead
@@ -376,6 +377,29 @@ def test_how_much_a_choice_loses(known, tmp_path, monkeypatch, capsys):
     assert identity["test_seed"] == 0
     with pytest.raises(ValueError, match="got --resplits 0, expected at least 1"):
         resplits.main(resplits.Config(**own, resplits=0), **given)
+
+
+def test_a_job_ends_when_the_time_is_over(tmp_path, monkeypatch):
+    """Behind the epoch in which it sees it; one that has not begun, at once."""
+    place = jobs.Place(config(tmp_path), load_backbone, load_task)
+    job = {"kind": "train", "candidate": ["watermark", "flm", 0.1], "epochs": 3}
+    deadline = tmp_path / jobs.DEADLINE
+    deadline.write_text(repr(time.time() - 1))
+    assert jobs.work(place, job | {"seed": 0}) == {"validation": None, "epochs": 0}
+    deadline.write_text(repr(time.time() + 1000))
+
+    def trained(*given, on_epoch, **how):
+        said = []
+        for epoch in range(3):
+            said.append(on_epoch(None))
+            if epoch == 1:
+                deadline.write_text(repr(time.time() - 1))
+        assert said == [False, False, True]
+        return Fitted((), (), {"validation": 0.5}, np.zeros((3, 5)), 0.1)
+
+    monkeypatch.setattr(jobs, "train", trained)
+    found = jobs.work(place, job | {"seed": 0})
+    assert (found["validation"], found["epochs"], found["learnable"]) == (0.5, 3, 768)
 
 
 # -- bad input
