@@ -85,8 +85,9 @@ def main(
         "candidates": [own.name for own in compared],
     }
     claim(config.out, identity, resume=config.resume)
-    for title, why in left_out.items():
-        print(f"left out {title}: {why}")
+    for why in dict.fromkeys(left_out.values()):
+        titles = [title for title in left_out if left_out[title] == why]
+        print(f"left out {' and '.join(titles)}: {why}")
     choice = Choice(place, clock or begun, book, identity)
     if pool is not None:
         choice.pool = pool

@@ -20,7 +20,7 @@ from reprojax.commands.controls import Outputs
 from reprojax.commands.kept import cards_of, keep_control
 from reprojax.commands.runs import train
 from reprojax.commands.settings import pace
-from reprojax.core import Params
+from reprojax.core import Params, Program
 from reprojax.data import Split, Task
 from reprojax.models import Model, Pixels
 from reprojax.recipes import BlackBox, registry
@@ -232,10 +232,12 @@ def measured_controls(place: Place, seeds: list[int]) -> dict[str, list[float]]:
     config = commands.Config(backbone=place.config.backbone, method="map-only")
     cards = _cards(config, place, seeds, {})
     found: dict[str, list[float]] = {}
-    observed: dict[str, str] = {}
+    # To observe coordinates takes seconds: those of the winner are, at the end.
+    alone = _maps(len(tasks[0].classes), len(place.backbone.classes))
+    observed = dict.fromkeys((*alone, "linear", "linear-probe"), "")
     for task, card in zip(tasks, cards, strict=True):
         seen = {"train": next(outputs), "validation": next(outputs)}
-        own = _programs(place, task, card, seen, observed)
+        own = _programs(place, task, card, seen, alone, observed)
         for name, right in (own | _neighbours(place, task, seen)).items():
             found.setdefault(name, []).append(right)
     return found
@@ -246,10 +248,10 @@ def _programs(
     task: Task,
     card: programs.Card,
     seen: Mapping[str, Outputs],
+    alone: Mapping[str, Program],
     observed: dict[str, str],
 ) -> dict[str, float]:
     """{control that is a program: validation accuracy}; each is kept as a file."""
-    alone = _maps(len(task.classes), len(place.backbone.classes))
     best, scores = controls.best_map(alone, seen, card.seed)
     own = controls.estimated(alone[best], seen["train"], card.seed)
     fitted: dict[str, tuple[Any, ...]] = {MAP: (own, scores[best], best)}
@@ -287,7 +289,7 @@ def _folder(control: str) -> str:
     return f"programs/{control.replace(' ', '-')}"
 
 
-def _maps(targets: int, sources: int) -> dict[str, Any]:
+def _maps(targets: int, sources: int) -> dict[str, Program]:
     """Those that the model has classes for."""
     one_each = ("rlm", "flm")
     alone = controls.maps_alone(targets, sources)

@@ -9,9 +9,12 @@ as `python -m experiments.choose` does. Behind it this evaluation reads the test
 for everything that was in the finals, with a prompt and without, which no choice may
 do. The gap is the best mean test accuracy less the chosen program's. It is never below
 0, and too large rather than too small: the best of several is the best by chance too.
-A run that was stopped goes on with --resume.
+A second gap compares, of those that are files, the one that was kept with the best. A
+run that was stopped goes on with --resume.
 
-
+Expected of digits on two busy cores with --minutes 1.5: the nearest image, which is no
+program, is chosen and best in all 5 resplits (.978 to .987), and both gaps are 0. Nine
+minutes.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,9 +68,16 @@ def main(config: Config, **given: Any) -> dict[str, Any]:
         print(f"\nresplit {number + 1} of {config.resplits}", flush=True)
         found.append({})
         choose.main(one, after=_into(found[-1]), **given)
-    gaps = [f["test"][f["best"]] - f["test"][f["chosen"]] for f in found]
+    gaps = {
+        "chosen": [f["test"][f["best"]] - f["test"][f["chosen"]] for f in found],
+        "kept": [max(f["filed"].values()) - f["filed"][f["kept"]] for f in found],
+    }
+    chosen, kept = (mean_of(gaps[name]) for name in ("chosen", "kept"))
     print("\n" + text_table(HEADER, [*map(_line, range(len(found)), found)]))
-    print(f"\nmean gap {mean_of(gaps)} (95 % interval over {len(gaps)} resplits)")
+    print(
+        f"\nmean gap of what was chosen {chosen}, of what was kept as a file {kept} "
+        f"(95 % intervals over {len(found)} resplits)"
+    )
     results = {"gaps": gaps, "resplits": found}
     write_json(config.out / "results.json", results)
     return results
@@ -82,6 +92,8 @@ def _into(found: dict[str, Any]) -> Callable[[Choice, Mapping[str, Entry]], None
         scores = {row.title: float(np.mean(row.test)) for row in rows}
         found["chosen"], found["test"] = rows[0].title, scores
         found["best"] = max(scores, key=lambda title: scores[title])
+        filed = {row.title: scores[row.title] for row in rows if row.file}
+        found["filed"], found["kept"] = filed, next(iter(filed))
 
     return read
 

@@ -26,6 +26,7 @@ from reprojax.data import Task
 from reprojax.recipes import registry
 from reprojax.saving import programs
 from reprojax.saving.files import write_json
+from reprojax.taxonomy import describe
 
 FINAL = ("test", "method", "validation", "numbers")
 TRIED = ("validation", "method", "rate", "rounds", "epochs", "numbers", "seconds")
@@ -92,9 +93,12 @@ def keep(choice: Choice, entry: Entry, row: Row, seeds: list[int]) -> str:
     file = entry.file(seeds[at])
     assert file is not None  # the caller has chosen one with a file
     saved = programs.load(config.out / file)
-    _, params = registry.rebuild(saved, backbone)
+    program, params = registry.rebuild(saved, backbone)
+    x = choice.place.task(config.seed).train.x[:2]
+    seen = describe(program, backbone.frozen, x, roles=backbone.roles)
     scores = {"validation": entry.finals[seeds[at]], "test": row.test[at]}
-    programs.save(config.out / WINNER, params, saved.card._replace(metric=scores))
+    card = saved.card._replace(metric=scores, coordinates=(seen.coordinates,))
+    programs.save(config.out / WINNER, params, card)
     path = str(config.out / WINNER)
     words = [*PREDICT.split(), "--program", path, "--images", "FOLDER"]
     if config.backbone not in models.names():
@@ -195,8 +199,8 @@ def page(
     how = (
         "<h2>Everything that was tried</h2>\n<p class='soft'>Validation accuracy in "
         "the last round that a candidate survived; controls, which have no rate, on "
-        "the first seed of the finals. Numbers of rounds with other epochs cannot be "
-        "compared.</p>\n"
+        "the first seed of the finals. Accuracies after other numbers of epochs "
+        "cannot be compared.</p>\n"
     )
     sections = [
         f"<h1>{escape(title)}</h1>",

@@ -64,7 +64,7 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that decide what is chosen."""
-        names = ("access", "minutes", "seed", "finals", "batch", "target", "backbone")
+        names = ("access", "seed", "finals", "batch", "target", "backbone")
         sizes = ("train", "validation", "test", "test_seed")
         return {name: getattr(self, name) for name in (*names, *sizes)}
 

@@ -102,7 +102,7 @@ def _without(winner: Row, others: Sequence[Row], rival: Row | None) -> str:
         instead = f", so take {filed.title}" if filed else ""
         take = f"No file holds {winner.title}{instead}"
     if rival is None:
-        return f"{take}: no prompt was trained; give more --minutes to try some."
+        return f"{take}: no prompt had time for the finals; give more --minutes."
     if _settled(paired(winner.test, rival.test)):
         return f"{take}: no prompt beats it here."
     return f"{take}: it needs no prompt, and {rival.title} was not shown to beat it."
