@@ -187,7 +187,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's 1797 digits in an order of ours, bilinearly at the net's size."""
     from sklearn.datasets import load_digits
 
-    x, y = load_digits(return_X_y=True)
+    x, y = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(0).permutation(len(x))
     x = jnp.asarray(x[order].reshape(-1, 8, 8, 1) * (255 / 16))
     x = jax.image.resize(x, (len(x), SIZE, SIZE, 1), "bilinear").round()
