@@ -34,7 +34,7 @@ from reprojax.saving.files import write_file
 from reprojax.taxonomy import FORMATS, LOCATIONS, OMEGAS, OPERATORS, Cell
 
 BENCHES_OF_EMBEDDED = ("figures", "digits", "maps", "functions")
-JOBS = 32  # of a process, which then ends: what JAX has compiled stays in its memory
+JOBS = 30  # of a process, which then ends: what JAX has compiled stays in its memory
 
 
 @dataclass(frozen=True)
@@ -158,16 +158,20 @@ def main(config: Config) -> dict[str, sweep.Outcome]:
 
 def finish(config: Config, given: Mapping[str, Any]) -> dict[str, sweep.Outcome]:
     """Run the jobs that have no file yet, and print the table."""
-    found = {}
-    with ProcessPoolExecutor(
-        config.workers, get_context("spawn"), max_tasks_per_child=JOBS
-    ) as pool:
-        own = {"executor": pool, "identity": asdict(config.protocol)}
-        own["retry_failed"] = config.retry_failed
-        for name, outcome in sweep.run(measured, given, config.out, **own):
-            found[name] = outcome
-            if not len(found) % 20:
-                write(config, plotted=False)
+    found: dict[str, sweep.Outcome] = {}
+    own = {"identity": asdict(config.protocol), "retry_failed": config.retry_failed}
+    names = [*given]
+    # Not the pool's max_tasks_per_child: Python 3.11 may wait for ever when it renews
+    # its processes.
+    for first in range(0, len(names), JOBS * config.workers):
+        part = {n: given[n] for n in names[first : first + JOBS * config.workers]}
+        with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
+            for name, outcome in sweep.run(
+                measured, part, config.out, executor=pool, **own
+            ):
+                found[name] = outcome
+                if not len(found) % 20:
+                    write(config, plotted=False)
     print(write(config))
     return found
 
