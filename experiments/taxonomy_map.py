@@ -144,6 +144,11 @@ def main(config: Config) -> dict[str, sweep.Outcome]:
         raise ValueError(f"got --workers {config.workers}, expected at least 1")
     if unknown := [name for name in config.benches if name not in BENCHES]:
         raise ValueError(f"got --benches {unknown}, expected some of {[*BENCHES]}")
+    if config.best < 1 or any(number < 2 for number in config.examples):
+        raise ValueError(
+            f"got --best {config.best} and --examples {config.examples}, expected at "
+            "least one cell, and at least two examples"
+        )
     given = jobs(config.benches, config.protocol)
     print(f"{len(given)} cells and controls, in {config.out}", flush=True)
     found = finish(config, given)
@@ -165,6 +170,7 @@ def finish(config: Config, given: Mapping[str, Any]) -> dict[str, sweep.Outcome]
     # its processes.
     for first in range(0, len(names), JOBS * config.workers):
         part = {n: given[n] for n in names[first : first + JOBS * config.workers]}
+        print(f"from {first + 1} to {first + len(part)} of {len(given)}", flush=True)
         with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
             for name, outcome in sweep.run(
                 measured, part, config.out, executor=pool, **own

@@ -196,3 +196,11 @@ def test_cells_are_run_kept_and_shown(tmp_path, monkeypatch, capsys):
     assert taxonomy_map.main(config) == found, "nothing is run again"
     with pytest.raises(ValueError, match="another run(?s:.*)epochs: got 2, expected 1"):
         taxonomy_map.main(replace(config, protocol=replace(PROTOCOL, epochs=2)))
+
+
+@pytest.mark.parametrize("wrong", [{"best": 0}, {"examples": (16, 1)}])
+def test_wrong_numbers_of_examples(wrong, tmp_path):
+    config = taxonomy_map.Config(("figures",), PROTOCOL, out=tmp_path / "map", **wrong)
+    with pytest.raises(ValueError, match="expected at least one cell, and at least tw"):
+        taxonomy_map.main(config)
+    assert not (tmp_path / "map").exists()
