@@ -409,6 +409,7 @@ def test_four_tasks_are_below_four_megabytes(whole):
     assert 1_000_000 < whole.stat().st_size < 4_000_000
 
 
+@pytest.mark.slow
 def test_it_fits_a_desk_and_a_phone_and_a_cell_opens(whole, tmp_path):
     wide = (
         "[...document.querySelectorAll(WHICH)]"
@@ -446,6 +447,7 @@ def shown(tab):
     )
 
 
+@pytest.mark.slow
 def test_colours_of_dark_cells_can_be_read(whole, tmp_path):
     """A contrast of 3 to 1 or more between each number and its cell, in both themes."""
     script = "[...document.querySelectorAll('.heat td:not(.none) a')].map(e => [" + (
