@@ -34,7 +34,7 @@ from reprojax.saving.files import write_file
 from reprojax.taxonomy import FORMATS, LOCATIONS, OMEGAS, OPERATORS, Cell
 
 BENCHES_OF_EMBEDDED = ("figures", "digits", "maps", "functions")
-JOBS = 30  # of a process, which then ends: what JAX has compiled stays in its memory
+JOBS = 60  # of a process, which then ends: what JAX has compiled stays in its memory
 
 
 @dataclass(frozen=True)
