@@ -47,7 +47,6 @@ from reprojax.models import Model, Pixels
 from reprojax.saving.folders import claim
 
 FORMAT = "reprojax choice 1"
-JOBS = 24  # of a process, which then ends: what JAX has compiled stays in its memory
 
 
 def main(
@@ -92,13 +91,10 @@ def main(
     if pool is not None:
         choice.pool = pool
         return phases(choice, task, compared, after)
-    with ProcessPoolExecutor(
-        config.workers,
-        get_context("spawn"),
-        read_methods,
-        (config.methods,),
-        max_tasks_per_child=JOBS,
-    ) as choice.pool:
+    # Without max_tasks_per_child, by which a pool of Python 3.11 may wait for ever.
+    spawn = get_context("spawn")
+    given = config.workers, spawn, read_methods, (config.methods,)
+    with ProcessPoolExecutor(*given) as choice.pool:
         return phases(choice, task, compared, after)
 
 

@@ -8,7 +8,7 @@ random-weights     a learned linear alignment of a network that was never traine
 fine-tuning        all weights of the model learned, with a linear head
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from experiments.map.cells import Entry, without_prompt
 from experiments.map.measures import chunks, first
 from experiments.map.tasks import Bench
 from reprojax.alignments import last, linear
-from reprojax.commands.controls import Outputs, logistic_probe
+from reprojax.commands.controls import Outputs, logistic_probe, nearest
 from reprojax.core import (
     Manipulation,
     Params,
@@ -120,18 +120,13 @@ def computed(bench: Bench, name: str) -> dict[str, Any]:
         scores, _ = logistic_probe(seen)
     else:
         ids = name == "nearest-input" and isinstance(task.train.x, Tokens)
-        scores = nearest(seen, "hamming" if ids else "euclidean")
+        known, distance = seen["train"], "hamming" if ids else "minkowski"
+        near = lambda asked: nearest(known.features, known.labels, asked, distance)
+        scores = {
+            n: float((near(s.features) == s.labels).mean()) for n, s in seen.items()
+        }
     moved = {n: scores[n] for n in bench.shifts}
     return {n: scores[n] for n in ("validation", "test")} | {"shifted": moved}
-
-
-def nearest(seen: Mapping[str, Outputs], distance: str) -> dict[str, float]:
-    """Accuracies of the nearest training example's label."""
-    from sklearn.neighbors import KNeighborsClassifier
-
-    rows = seen["train"]
-    model = KNeighborsClassifier(1, metric=distance).fit(rows.features, rows.labels)
-    return {n: float(model.score(s.features, s.labels)) for n, s in seen.items()}
 
 
 def flat(x: PyTree) -> np.ndarray:

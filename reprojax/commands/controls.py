@@ -135,12 +135,22 @@ def probe_params(pipeline: Any) -> Params:
     return Params({"output": single(learned)}, {"output": fixed})
 
 
-def nearest(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """[N] the label of the nearest known row, for each row that is asked for."""
+def nearest(
+    known: np.ndarray,
+    labels: np.ndarray,
+    asked: np.ndarray,
+    distance: str = "minkowski",
+) -> np.ndarray:
+    """[N] the label of the nearest known row, for each row that is asked for.
+
+    Args:
+        distance: a name of scikit-learn's; by default Euclid's.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
     flat = lambda rows: rows.reshape(len(rows), -1)
-    return KNeighborsClassifier(1).fit(flat(known), labels).predict(flat(asked))
+    model = KNeighborsClassifier(1, metric=distance).fit(flat(known), labels)
+    return model.predict(flat(asked))
 
 
 def nearest_pixels(task: Task) -> dict[str, float]:

@@ -10,7 +10,7 @@ import optax
 import pytest
 from backbones import photos, transformer
 
-from experiments.map import parts, shifts, tasks
+from experiments.map import controls, parts, shifts, tasks
 from experiments.map.cells import CELLS, OUTSIDE, Config, entries, learned_numbers, main
 from reprojax import data
 from reprojax.core import Scope, padded
@@ -214,3 +214,33 @@ def test_shifted_texts_say_the_same_function():
     for text, label in zip(texts, y, strict=True):
         word, made = text.split("=")
         assert set(word) <= {"0", "1"} and made == word * (1 + label)
+
+
+# -- controls
+
+
+def test_fine_tuning_starts_from_the_model_and_learns_all_its_weights():
+    own = bench("figures")
+    outer, entry = controls.trained(own, "fine-tuning", 0)
+    (program,) = entry.programs.values()
+    x = jnp.asarray(own.task.train.x[:3])
+    params = program.init(jax.random.key(0), outer.model.frozen, x)
+    assert not jax.tree.leaves(outer.model.frozen)
+    learned = params.learnable["output"]["model"]
+    jax.tree.map(np.testing.assert_array_equal, learned, own.model.frozen)
+    seen = program.apply(params, (), x)
+    wanted = controls.features(own, own.task.train.x[:3])
+    kernel = params.learnable["output"]["head"]["kernel"]
+    assert seen.shape == (3, 10) and kernel.shape == (wanted.shape[1], 10)
+
+
+@pytest.mark.parametrize("name", ["figures", "maps"])
+def test_an_untrained_model_has_other_weights_of_the_same_shapes(name):
+    own = bench(name)
+    frozen = controls.untrained(own, 0).frozen
+    pairs = zip(*map(jax.tree.leaves, (frozen, own.model.frozen)), strict=True)
+    assert all((a != b).any() for a, b in pairs if a.ndim > 1)
+    again = controls.untrained(own, 0).frozen
+    jax.tree.map(np.testing.assert_array_equal, frozen, again)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(frozen) == shapes(own.model.frozen)
