@@ -35,6 +35,7 @@ from reprojax.text.tasks import encoded
 
 POOL = 2400  # examples from which the three splits are drawn
 SIZES = {"train": 256, "validation": 100, "test": 1000}
+FEWER = {"test": 500}  # digits and texts
 
 
 class Bench(NamedTuple):
@@ -121,7 +122,7 @@ def letters(seed: int = 0, **sizes: int) -> Bench:
 
 
 def _outside(name: str, seed: int, sizes: dict[str, int]) -> Bench:
-    given = SIZES | {"test": 500} | sizes
+    given = SIZES | FEWER | sizes
     task = data.load(name, seed=seed, duplicates="keep", **given)  # type: ignore[arg-type]
     shifted = shifts.of_images(task.test.x, task.test.y)
     return Bench(models.load("glyphs"), task, (), 1728, source_figures(), shifted)
@@ -252,7 +253,7 @@ def _of_texts(
     assert card.input.tokenizer is not None
     x = padded([card.input.tokenizer.encode(text) for text in texts])
     x = jax.tree.map(np.asarray, x)
-    given: dict[str, Any] = SIZES | {"test": 500} | sizes
+    given: dict[str, Any] = SIZES | FEWER | sizes
     return data.from_arrays(x, y, names, name=name, seed=seed, holds="tokens", **given)
 
 

@@ -34,6 +34,7 @@ def bench(name):
 def few(monkeypatch):
     monkeypatch.setattr(tasks, "POOL", 120)
     monkeypatch.setattr(tasks, "SIZES", SMALL)
+    monkeypatch.setattr(tasks, "FEWER", {})
 
 
 @cache
