@@ -71,11 +71,13 @@ def _over(a: Row, b: Row) -> str:
 def _next(winner: Row, others: Sequence[Row], validation: int) -> str:
     better = [row for row in others if _settled(paired(row.test, winner.test))]
     if better:
-        gain = paired(better[0].test, winner.test).interval
+        best, gain = better[0], paired(better[0].test, winner.test).interval
+        # What is kept as the winner stays validation's choice: a program that the test
+        # images chose has too high an accuracy on them.
+        kept = f" It is kept too: {best.file}." if best.file else ""
         return (
-            f"Label more images: {better[0].title} does better on the test images "
-            f"({gain}), so {validation} validation images are too few to choose by; "
-            f"until then take {better[0].title if better[0].file else winner.title}."
+            f"Label more images: {best.title} does better on the test images ({gain}), "
+            f"so {validation} validation images are too few to choose by.{kept}"
         )
     rival = _rival(winner, others)
     if not winner.prompt:

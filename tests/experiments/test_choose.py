@@ -568,7 +568,9 @@ def test_validation_that_chose_the_worse_one():
         "Label more images: the linear probe does better on the test"
     )
     assert "16 validation images are too few" in said
-    assert said.endswith("until then take the linear probe.")
+    assert said.endswith("to choose by. It is kept too: a file.")
+    filed = sentences(won, [PROBE._replace(file=None)], 16)[1]
+    assert filed.endswith("images are too few to choose by.")
 
 
 def test_how_many_labels_tell_two_programs_apart():
