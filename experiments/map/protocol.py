@@ -255,7 +255,8 @@ def _trained(
     The runs are one population where its members have the same shapes: the programs of
     two seeds differ in their initial values alone. Demonstrations differ in length.
     """
-    shapes = {seed: _shapes(place, name, seed) for seed, _ in pairs}
+    seeds = dict.fromkeys(seed for seed, _ in pairs)
+    shapes = {seed: _shapes(place, name, seed) for seed in seeds}
     alike = len({_of_shapes(shape) for shape in shapes.values()}) == 1
     alike &= place.what != "random-weights"  # another frozen tree for each seed
     learned = _count(shapes[pairs[0][0]].learnable) > 0
