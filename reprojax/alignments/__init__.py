@@ -1,5 +1,6 @@
 """Omega, the alignment: maps the model's output to the task's."""
 
+from reprojax.alignments.closed_form import ridge
 from reprojax.alignments.heads import heads
 from reprojax.alignments.linear import linear
 from reprojax.alignments.rule import (
@@ -14,12 +15,15 @@ from reprojax.alignments.rule import (
     normalised,
     of_probabilities,
 )
+from reprojax.alignments.semantic import semantic
 from reprojax.alignments.statistical import (
     bayesian,
     bayesian_map,
     bayesian_plus,
     calibrated,
     centred,
+    favourites,
+    favourites_map,
     mean_probability,
     one_to_one,
     one_to_one_map,
@@ -48,7 +52,11 @@ __all__ = [
     "one_to_one_map",
     "at_words",
     "pair_counts",
+    "favourites",
+    "favourites_map",
     "random_map",
+    "ridge",
+    "semantic",
     "heads",
     "soft_pair_counts",
     "normalised",

@@ -1,5 +1,6 @@
 """Published alignments by name."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,10 +8,12 @@ from reprojax.alignments import (
     bayesian,
     bayesian_plus,
     columns,
+    favourites,
     linear,
     mean_probability,
     one_to_one,
     random_map,
+    ridge,
 )
 from reprojax.core import Manipulation
 from reprojax.core.estimation import Refresh
@@ -54,6 +57,12 @@ ALIGNMENTS: dict[str, Alignment] = {
         "epoch",
         summary="as flm, estimated again after each epoch (arXiv 2211.11635)",
     ),
+    "favourites": Alignment(
+        favourites,
+        "once",
+        summary="the source class that its images get most often, even if others have "
+        "it too, estimated before training (arXiv 2212.10556)",
+    ),
     "blm": Alignment(
         bayesian,
         "epoch",
@@ -71,6 +80,13 @@ ALIGNMENTS: dict[str, Alignment] = {
         "once",
         summary="the mean probability of several source classes (arXiv 2007.08714)",
     ),
+    "ridge": Alignment(
+        ridge,
+        "epoch",
+        probable=False,
+        summary="a weighted sum of the logits in closed form: ridge regression on the "
+        "labels, estimated after each epoch",
+    ),
     "linear": Alignment(
         lambda targets: linear(targets, bias=False),
         "once",
@@ -84,8 +100,23 @@ def find_alignment(name: str) -> Alignment:
     """The alignment of a name; an unknown one raises ValueError with the nearest names.
 
     "blm+15" is BLM+ with k = 15: it counts each answer's 15 largest probabilities.
+    "flm5", "ilm5" and "bar5" give a target class five source classes, whose logits, or
+    for BAR probabilities, are averaged.
     """
-    if isinstance(name, str) and name.startswith("blm+") and name[4:].isdecimal():
-        k = int(name[4:])
-        return Alignment(lambda targets: bayesian_plus(targets, k), "epoch")
+    kind, number = _split(name)
+    if kind == "blm+":
+        return Alignment(lambda targets: bayesian_plus(targets, number), "epoch")
+    if kind in SEVERAL:
+        build, own = SEVERAL[kind], ALIGNMENTS[kind]
+        return own._replace(build=lambda targets: build(targets, number))
     return find("alignment", name, ALIGNMENTS)
+
+
+SEVERAL = {"flm": one_to_one, "ilm": one_to_one, "bar": mean_probability}
+"""Maps of several source classes a target class, as in "ilm5"."""
+
+
+def _split(name: str) -> tuple[str, int]:
+    """The name and the number behind it; ("", 0) without one."""
+    found = re.fullmatch(r"(.*\D)([1-9]\d*)", name) if isinstance(name, str) else None
+    return (found[1], int(found[2])) if found else ("", 0)

@@ -63,6 +63,14 @@ def one_to_one_map(counts: Counts, several: int = 1) -> Map:
     return chosen / several
 
 
+def favourites_map(counts: Counts) -> Map:
+    """Each target class's most frequent source class; several may share one.
+
+    Of equal counts the first source class wins.
+    """
+    return jax.nn.one_hot(counts.argmax(0), len(counts)).T
+
+
 def bayesian_map(counts: Counts, smoothing: float = 1.0) -> Map:
     """p(target | source) with additive smoothing, then *columns* that sum to one.
 
@@ -138,6 +146,24 @@ def one_to_one(targets: int, several: int = 1) -> Manipulation:
         return pair_counts(y, labels, targets)
 
     return _mapping(initial, observe, lambda counts: one_to_one_map(counts, several))
+
+
+def favourites(targets: int) -> Manipulation:
+    """The source class that each target class's images get most often.
+
+    Source: EVP for models other than CLIP (Wu et al., arXiv 2212.10556), without a
+    prompt. Target classes that share a source class have equal logits. Before it is
+    estimated it picks the first T source classes.
+    """
+    check_sizes("favourites", targets=targets)
+
+    def initial(key: Key, y: PyTree) -> Map:
+        return jnp.eye(y.shape[-1], targets)
+
+    def observe(params: Params, y: Array, labels: Array) -> Counts:
+        return pair_counts(y, labels, targets)
+
+    return _mapping(initial, observe, favourites_map)
 
 
 def bayesian(targets: int, smoothing: float = 1.0) -> Manipulation:

@@ -32,7 +32,8 @@ class Config:
     map: Annotated[
         str | None,
         tyro.conf.arg(
-            help=f"one of: {MAPS}, blm+K (K probabilities); by default the method's"
+            help=f"one of: {MAPS}, blm+K (K probabilities), flmK, ilmK, "
+            "barK (K classes of the model a class); by default the method's"
         ),
     ] = None
     backbone: Annotated[

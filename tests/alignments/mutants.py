@@ -4,6 +4,8 @@ from mutation import Mutant
 
 CENTRED = "alignments/statistical.py"
 POOLING = "alignments/rule.py"
+RIDGE = "alignments/closed_form.py"
+SEMANTIC = "alignments/semantic.py"
 
 MUTANTS = (
     Mutant(
@@ -117,5 +119,47 @@ MUTANTS = (
         "answers.T @ jax.nn.one_hot(labels, targets)",
         "answers.T @ jax.nn.one_hot(labels % targets, targets)",
         "test_named.py::test_rows_that_fill_a_batch_count_for_nothing",
+    ),
+    Mutant(
+        "ridge: rows that fill a batch count",
+        RIDGE,
+        "jnp.where(real > 0, y.astype(jnp.float32), 0)",
+        "y.astype(jnp.float32)",
+        "test_closed_form.py::test_sums_add_up_and_rows_that_fill_a_batch_are_none",
+    ),
+    Mutant(
+        "ridge: a penalty that does not follow the logits",
+        RIDGE,
+        "strength * jnp.trace(spread) / len(mean) + 1e-12",
+        "strength",
+        "test_closed_form.py",
+    ),
+    Mutant(
+        "ridge: squares that are not centred",
+        RIDGE,
+        'sums["xx"] / rows - jnp.outer(mean, mean)',
+        'sums["xx"] / rows',
+        "test_closed_form.py",
+    ),
+    Mutant(
+        "semantic: all of a class's sources at once",
+        SEMANTIC,
+        "product(range(several), range(len(near)))",
+        "((k, t) for t in range(len(near)) for k in range(several))",
+        "test_semantic.py",
+    ),
+    Mutant(
+        "semantic: longer features are nearer",
+        SEMANTIC,
+        "np.linalg.norm(a, axis=1, keepdims=True)",
+        "1.0",
+        "test_semantic.py",
+    ),
+    Mutant(
+        "favourites: one to one",
+        CENTRED,
+        "return _mapping(initial, observe, favourites_map)",
+        "return _mapping(initial, observe, one_to_one_map)",
+        "test_named.py",
     ),
 )

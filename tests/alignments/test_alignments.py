@@ -13,6 +13,7 @@ from reprojax.alignments import (
     bayesian_map,
     bayesian_plus,
     columns,
+    favourites,
     groups,
     identity,
     linear,
@@ -31,6 +32,7 @@ TARGETS = jnp.asarray(random.integers(0, T, N))
 ESTIMATED = {
     "one to one": one_to_one(T),
     "two to one": one_to_one(T, several=2),
+    "favourites": favourites(T),
     "bayesian": bayesian(T),
     "bayesian plus": bayesian_plus(T, k=3),
 }
@@ -167,6 +169,27 @@ def test_the_greedy_map_against_the_published_loop(several, largest):
         counts = np.random.default_rng(seed).integers(0, largest + 1, (S, T))
         found = one_to_one_map(jnp.asarray(counts, jnp.float32), several)
         np.testing.assert_array_equal(found, greedy_by_hand(counts, several))
+
+
+def test_five_sources_a_class_and_favourites_are_the_published_codes():
+    """Output_Mapping of IBM/AutoVP @defe0d9, and torch.mode as in UCSC-VLAA/EVP."""
+    drawn = np.random.default_rng(0)
+    answers, labels = drawn.integers(0, 40, 60), drawn.integers(0, 6, 60)
+    y = jax.nn.one_hot(answers, 40)
+    chosen = [
+        [1, 3, 11, 21, 25],
+        [4, 26, 27, 33, 34],
+        [10, 16, 19, 20, 24],
+        [2, 5, 22, 30, 32],
+        [0, 6, 15, 38, 39],
+        [7, 8, 12, 18, 29],
+    ]
+    found = fitted(one_to_one(6, several=5), y, jnp.asarray(labels)).fixed
+    assert [list(np.flatnonzero(c)) for c in np.asarray(found).T] == chosen
+    np.testing.assert_allclose(found.max(0), 1 / 5)
+    found = fitted(favourites(6), y, jnp.asarray(labels)).fixed
+    np.testing.assert_array_equal(found.argmax(0), [25, 0, 24, 22, 0, 7])
+    np.testing.assert_array_equal(found.sum(0), 1)
 
 
 def test_the_greedy_map_is_one_to_one():

@@ -74,6 +74,7 @@ def test_frequent_answers_one_to_one(name):
     # Each target's own favourite, which two of them share, is another map.
     favourites = np.eye(len(table))[table.argmax(0)].T
     assert (favourites.sum(1) > 1).any() and not by_hand.close(found, favourites)
+    np.testing.assert_array_equal(estimated("favourites")[0], favourites)
 
 
 def test_bayesian_columns():
@@ -145,9 +146,11 @@ def test_when_maps_are_estimated():
         "rlm": "once",
         "flm": "once",
         "ilm": "epoch",
+        "favourites": "once",
         "blm": "epoch",
         "blm+": "epoch",
         "bar": "once",
+        "ridge": "epoch",
         "linear": "once",
     }
 
@@ -167,3 +170,18 @@ def test_a_number_behind_blm_plus_is_how_many_probabilities_count():
     assert not np.allclose(counts(by_name), counts(default))
     with pytest.raises(ValueError, match="no alignment 'blm-4'"):
         find_alignment("blm-4")
+
+
+@pytest.mark.parametrize("name", ["flm4", "ilm4", "bar4"])
+def test_a_number_behind_a_map_is_how_many_sources_a_class_has(name):
+    found, y = estimated(name)
+    assert find_alignment(name).refresh == find_alignment(name[:-1]).refresh
+    chosen = found > 0
+    np.testing.assert_array_equal(chosen.sum(0), 4)
+    np.testing.assert_array_equal(found.sum(0), 1)
+    logits = by_hand.logits(NORMAL)
+    mean = softmax(logits) if name == "bar4" else logits
+    wanted = np.stack([mean[:, own].mean(1) for own in chosen.T], 1)
+    assert by_hand.close(y, np.log(wanted) if name == "bar4" else wanted)
+    with pytest.raises(ValueError, match="no alignment 'ilm0'"):
+        find_alignment("ilm0")

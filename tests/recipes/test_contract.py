@@ -115,7 +115,7 @@ def test_prompts_in_tokens(method):
     assert found.learnable == blocks * 5 * 16 + 16 * 3 + 3
 
 
-@pytest.mark.parametrize("alignment", ["rlm", "ilm", "blm+", "linear"])
+@pytest.mark.parametrize("alignment", ["rlm", "ilm", "blm+", "ridge", "linear"])
 def test_every_alignment(alignment):
     model = backbones.convolutional()
     found = contract(
@@ -129,7 +129,8 @@ def test_every_alignment(alignment):
     )
     extra = {"linear": 12 * 3}.get(alignment, 0)
     assert found.learnable == 16 * 16 * 3 + extra
-    assert found.fixed == (0 if alignment == "linear" else 12 * 3)
+    wanted = {"linear": 0, "ridge": 12 * 3 + 3}
+    assert found.fixed == wanted.get(alignment, 12 * 3)
 
 
 def test_the_controls():
