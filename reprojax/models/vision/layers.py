@@ -34,6 +34,7 @@ class Patches(nn.Module):
 
     patch: int
     width: int
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B L D"]:
@@ -42,9 +43,11 @@ class Patches(nn.Module):
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (p, p, channels, self.width)
         )
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
         x = x.reshape(batch, rows, p, columns, p, channels)
-        tokens = jnp.einsum("bhiwjc,ijcd->bhwd", x, kernel) + bias
+        tokens = jnp.einsum("bhiwjc,ijcd->bhwd", x, kernel)
+        if self.bias:
+            zeros = nn.initializers.zeros
+            tokens = tokens + self.param("bias", zeros, (self.width,))
         return tokens.reshape(batch, rows * columns, self.width)
 
 

@@ -1,0 +1,308 @@
+"""A pair of towers, and the classifier that it is together with names of classes.
+
+>>> pair = image_text.load("openai/clip-vit-base-patch32")
+>>> model = classifier(pair, ["cat", "dog"], templates=["a photo of a {}."])
+>>> logits = model.forward(model.frozen, images)        # zero-shot
+
+The classifier is a card of an image model, so every recipe for images takes it. Its
+sites are those of both towers:
+
+"input", "normalized", "image/block_0:in", ..., "image/features", "text/input",
+"text/embed:out", "text/block_0:in", ..., "text/features", "output".
+
+The texts are ids in its frozen tree, beside their features, computed once. A trace that
+changes no text site takes these features, and XLA removes the text tower; a program
+with a prompt in it runs it. Nobody declares which.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from reprojax.core import Edit, Forward, PyTree, Tokens, padded, passthrough
+from reprojax.models.card import Model
+from reprojax.models.language.card import Words
+from reprojax.models.vision.pixels import Pixels
+
+TEMPLATE = "a photo of a {}."
+AT_ONCE = 64  # texts, or images, that a tower gets in one call
+
+
+class Texts(NamedTuple):
+    """The texts of a classifier, in its frozen tree."""
+
+    tokens: Tokens
+    """ids [R L]"""
+    features: Float[Array, "R J"]
+    """What the text tower makes of them."""
+    weights: Float[Array, "T R"] | None
+    """How much each text counts for a class; None: one text a class, T = R."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two towers with one joint space."""
+
+    name: str
+    image: Model[Pixels]
+    """Its answer is a feature [B J]."""
+    text: Model[Words]
+    """Its answer is a feature [R J]."""
+    scale: Float[Array, ""]
+    """Of the cosines: logits are exp(scale) cos + bias."""
+    bias: Float[Array, ""]
+    padding: bool = False
+    """Whether texts are padded to all positions, with tokens that count (SigLIP)."""
+
+
+def classifier(
+    pair: Pair,
+    classes: Sequence[str],
+    templates: Sequence[str] = (TEMPLATE,),
+    *,
+    sentences: Mapping[str, Sequence[str]] | None = None,
+    weights: Float[Array | np.ndarray, "T R"] | None = None,
+    room: int = 0,
+) -> Model[Pixels]:
+    """The pair as a classifier of these names: logits [B T], or [B R] with `each`.
+
+    A class with several texts has the mean of their unit features, again of unit
+    length (arXiv 2103.00020).
+
+    Args:
+        templates: texts with {} for the name.
+        sentences: {class: texts} instead of names in templates, as of CuPL.
+        weights: how much each text counts, in place of the same for all: [T R], its
+            columns in the order of classes, within one in that of its texts.
+        room: positions that prompts take, where texts are padded to all positions.
+
+    Raises:
+        ValueError: no names, an empty or doubled one, a template without {}, a class
+            without sentences, a text that is too long, a pair without tokeniser.
+    """
+    check_names(classes)
+    of = sentences_of(classes, templates) if sentences is None else sentences
+    check_sentences(classes, of)
+    texts = [text for name in classes for text in of[name]]
+    counts = [len(of[name]) for name in classes]
+    tokens = encoded(pair, texts, room)
+    whole = encoded(pair, texts) if room else tokens
+    if weights is None and len(texts) > len(classes):
+        weights = np.repeat(np.eye(len(classes)), counts, 1) / np.asarray(counts)[:, None]
+    if weights is not None:
+        weights = jnp.asarray(weights, jnp.float32)
+        if weights.shape != (len(classes), len(texts)):
+            raise ValueError(
+                f"got weights {list(weights.shape)}, expected [{len(classes)}, "
+                f"{len(texts)}]: a row for each class, a column for each text"
+            )
+    frozen = {
+        "image": pair.image.frozen,
+        "text": pair.text.frozen,
+        "scale": pair.scale,
+        "bias": pair.bias,
+        "texts": Texts(tokens, text_features(pair, whole), weights),
+    }
+    forward = compared(pair.image.forward, pair.text.forward)
+    roles = joint_roles(pair)
+    return Model(pair.name, forward, frozen, pair.image.input, roles, tuple(classes))
+
+
+def each(pair: Pair, texts: Sequence[str]) -> Model[Pixels]:
+    """The pair as a model whose classes are the texts themselves: logits [B R].
+
+    For alignments from texts to classes: label maps over templates and classes, or the
+    best few descriptions of each class.
+    """
+    return classifier(pair, texts, sentences={text: [text] for text in texts})
+
+
+def compared(image: Forward, text: Forward) -> Forward:
+    """The forward of a classifier, of the towers' forwards."""
+
+    def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
+        def of_image(site: str, value: PyTree) -> PyTree:
+            return edit(_joint("image", site), value)
+
+        seen = image(frozen["image"], x, edit=of_image)
+        texts, changed = frozen["texts"], []
+
+        def of_text(site: str, value: PyTree) -> PyTree:
+            if site == "output" and not changed:
+                value = texts.features.astype(value.dtype)
+            new = edit(_joint("text", site), value)
+            # An edit that changes nothing returns the object that it got.
+            if new is not value:
+                changed.append(site)
+            return new
+
+        named = text(frozen["text"], texts.tokens, edit=of_text)
+        return edit("output", logits(frozen, seen, of_classes(named, texts)))
+
+    return forward
+
+
+def _joint(tower: str, site: str) -> str:
+    """The classifier's name of a tower's site."""
+    if site == "output":
+        return f"{tower}/features"
+    keeps = tower == "image" and site in ("input", "normalized")
+    return site if keeps else f"{tower}/{site}"
+
+
+def of_classes(features: Float[Array, "N J"], texts: Texts) -> Array:
+    """Unit features of the classes, [T J]; [B T J] if the texts differ by image.
+
+    Those of B images are given as [B R J], or as rows, image by image.
+    """
+    count = texts.features.shape[0]
+    if features.ndim == 2 and features.shape[0] != count:
+        features = features.reshape(-1, count, features.shape[-1])
+    found = unit(features)
+    if texts.weights is None:
+        return found
+    return unit(jnp.einsum("tr,...rj->...tj", texts.weights, found))
+
+
+def logits(frozen: PyTree, image: Float[Array, "B J"], named: Array) -> Array:
+    """Scaled cosines [B T] of images' features and classes' unit features."""
+    form = "bj,btj->bt" if named.ndim == 3 else "bj,tj->bt"
+    cosine = jnp.einsum(form, unit(image), named)
+    scale = jnp.exp(frozen["scale"]).astype(cosine.dtype)
+    return scale * cosine + frozen["bias"].astype(cosine.dtype)
+
+
+def unit(x: Float[Array, "... J"]) -> Float[Array, "... J"]:
+    """Divided by its length, which is computed in float32."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    length = jnp.sqrt((wide**2).sum(-1, keepdims=True))
+    return (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
+
+
+def joint_roles(pair: Pair) -> dict[str, tuple[str, ...]]:
+    """The roles of the image tower, under its own names, and of the text tower, as
+    "text_embedding", "text_blocks" and "text_kv"."""
+    moved = lambda tower, sites: tuple(_joint(tower, site) for site in sites)
+    image = {role: moved("image", sites) for role, sites in pair.image.roles.items()}
+    text = {
+        f"text_{role}": moved("text", sites)
+        for role, sites in pair.text.roles.items()
+        if role in ("embedding", "blocks", "kv")
+    }
+    return image | text | {"features": ("image/features",)}
+
+
+def under(tower: str, at: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Manipulations at a tower's own sites as those of the classifier.
+
+    >>> own = prompt_tuning(pair.text, length=4)
+    >>> program = reprogram(model.forward, under("text", dict(own.at)))
+    """
+    if tower not in ("image", "text"):
+        raise ValueError(f"got the tower {tower!r}, expected 'image' or 'text'")
+
+    def moved(key: Any) -> Any:
+        if isinstance(key, str):
+            return _joint(tower, key)
+        return tuple(_joint(tower, site) for site in key)
+
+    return {moved(key): m for key, m in dict(at).items()}
+
+
+# -- features
+
+
+def text_features(pair: Pair, tokens: Tokens) -> Float[Array, "R J"]:
+    """The text tower's vectors, a few texts at a time."""
+    call = jax.jit(pair.text.forward)
+    rows = tokens.value.shape[0]
+    parts = [
+        call(pair.text.frozen, jax.tree.map(lambda a, i=i: a[i : i + AT_ONCE], tokens))
+        for i in range(0, rows, AT_ONCE)
+    ]
+    return jnp.concatenate(parts)
+
+
+def image_features(
+    pair: Pair, images: UInt8[Array | np.ndarray, "B H W 3"]
+) -> Float[Array, "B J"]:
+    """The image tower's vectors, a few images at a time."""
+    call = jax.jit(pair.image.forward)
+    parts = [
+        call(pair.image.frozen, jnp.asarray(images[i : i + AT_ONCE]))
+        for i in range(0, len(images), AT_ONCE)
+    ]
+    return jnp.concatenate(parts)
+
+
+# -- texts
+
+
+def encoded(pair: Pair, texts: Sequence[str], room: int = 0) -> Tokens:
+    """Ids [R L] of texts, with the tokens around a text that the tower was trained on."""
+    words = pair.text.input
+    if words.tokenizer is None:
+        raise ValueError(
+            f"{pair.name} has no tokeniser, expected one to read texts; call "
+            "load(..., tokenizer=folder)"
+        )
+    rows = [words.tokenizer.encode(text) for text in texts]
+    most = words.positions - room
+    if long := [i for i, row in enumerate(rows) if len(row) > most]:
+        raise ValueError(
+            f"got the text {texts[long[0]]!r:.80} of {len(rows[long[0]])} tokens, "
+            f"expected at most {most}, the positions of {pair.name}'s text tower"
+            f"{f' less {room} for prompts' if room else ''}; shorten it"
+        )
+    if not pair.padding:
+        return padded(rows, fill=words.special.pad)
+    out = padded(rows, length=most, fill=words.special.pad)
+    places = jnp.broadcast_to(jnp.arange(most), out.value.shape)
+    return out._replace(weight=jnp.ones_like(out.weight), position=places)
+
+
+def check_names(classes: Sequence[str]) -> None:
+    """Raise unless they are names of classes, each once."""
+    if isinstance(classes, str) or not len(classes):
+        raise ValueError(f"got the classes {classes!r}, expected a list of names")
+    if bad := [name for name in classes if not isinstance(name, str) or not name.strip()]:
+        raise ValueError(
+            f"got the class {bad[0]!r}, expected a name in words, which the text tower "
+            "reads; name each class"
+        )
+    if len(set(classes)) < len(classes):
+        twice = sorted(name for name in set(classes) if classes.count(name) > 1)
+        raise ValueError(f"got {twice} more than once, expected each class once")
+
+
+def sentences_of(
+    classes: Sequence[str], templates: Sequence[str]
+) -> dict[str, list[str]]:
+    """{class: its name in each template}."""
+    if isinstance(templates, str) or not templates:
+        raise ValueError(f"got the templates {templates!r}, expected a list of texts")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(
+                f"got the template {template!r}, expected one {{}} for the class's "
+                f"name, as in {TEMPLATE!r}"
+            )
+    return {n: [t.replace("{}", n) for t in templates] for n in classes}
+
+
+def check_sentences(
+    classes: Sequence[str], sentences: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise unless each class has texts."""
+    for name in classes:
+        own = sentences.get(name, ())
+        if isinstance(own, str) or not own or not all(map(str.strip, own)):
+            raise ValueError(
+                f"got the sentences {own!r:.60} for the class {name!r}, expected a list "
+                "of texts for every class; add some, or give templates"
+            )

@@ -1,0 +1,134 @@
+"""The two towers: images and texts to vectors of one joint space.
+
+CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343).
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from reprojax.core import Tokens, last_value
+from reprojax.models.language.decoder import Block
+from reprojax.models.language.layers import (
+    MLP,
+    Dense,
+    Embed,
+    Heads,
+    Positions,
+    check_positions,
+    norm,
+)
+from reprojax.models.vision.layers import Patches
+from reprojax.models.vision.vit import Attention as PatchAttention
+
+
+class ImageBlock(nn.Module):
+    """Pre-norm attention and MLP, each added to its input."""
+
+    heads: int
+    hidden: int
+    activation: str
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        attention = PatchAttention(self.heads, name="attention")
+        x = x + attention(norm(self.epsilon, "norm_1")(x))
+        mlp = MLP(self.hidden, self.activation, name="mlp")
+        return x + mlp(norm(self.epsilon, "norm_2")(x))
+
+
+class Pool(nn.Module):
+    """A learned query attends to all tokens; then an MLP (SigLIP)."""
+
+    heads: int
+    hidden: int
+    activation: str
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B D"]:
+        width = x.shape[-1]
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
+        shape = (self.heads, width // self.heads)
+        query = nn.DenseGeneral(shape, name="query")(probe)
+        key = nn.DenseGeneral(shape, name="key")(x)
+        value = nn.DenseGeneral(shape, name="value")(x)
+        scores = jnp.einsum("bqhd,blhd->bhql", query * shape[1] ** -0.5, key)
+        weights = nn.softmax(scores.astype(jnp.float32)).astype(value.dtype)
+        mixed = jnp.einsum("bhql,blhd->bqhd", weights, value)
+        y = nn.Dense(width, name="out")(mixed.reshape(len(x), 1, width))
+        mlp = MLP(self.hidden, self.activation, name="mlp")
+        return (y + mlp(norm(self.epsilon, "norm")(y)))[:, 0]
+
+
+class ImageTower(nn.Module):
+    """A ViT whose answer is a vector [B J] of the joint space.
+
+    CLIP's reads a class token and projects it; SigLIP's has neither, and pools.
+    """
+
+    patch: int
+    size: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    joint: int | None = None
+    """J, of CLIP's projection; None: SigLIP's pooling, J = D."""
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B J"]:
+        clip, start = self.joint is not None, nn.initializers.normal(0.02)
+        x = Patches(self.patch, self.width, bias=not clip, name="patches")(x)
+        if clip:
+            token = self.param("class_token", start, (self.width,))
+            token = jnp.broadcast_to(token, (len(x), 1, self.width)).astype(x.dtype)
+            x = jnp.concatenate([token, x], axis=1)
+        length = (self.size // self.patch) ** 2 + clip
+        x = x + self.param("positions", start, (length, self.width))
+        if clip:
+            x = norm(self.epsilon, "norm_before")(x)
+        own = (self.heads, self.hidden, self.activation, self.epsilon)
+        for i in range(self.depth):
+            x = ImageBlock(*own, name=f"block_{i}")(x)
+        if not clip:
+            return Pool(*own, name="pool")(norm(self.epsilon, "norm")(x))
+        x = norm(self.epsilon, "norm")(x[:, 0])
+        return nn.Dense(self.joint, use_bias=False, name="head")(x)
+
+
+class TextTower(nn.Module):
+    """Tokens of ids [R L] to vectors [R J], read at each text's last token.
+
+    CLIP's attends backwards, so padding behind a text changes nothing. SigLIP's attends
+    to all, and was trained on texts padded to its number of positions with tokens that
+    count (weight 1).
+    """
+
+    vocabulary: int
+    positions: int
+    width: int
+    depth: int
+    hidden: int
+    heads: Heads
+    joint: int
+    projection_bias: bool = False
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Float[Array, "R J"]:
+        x = Embed(self.vocabulary, self.width, name="embed")(x)
+        x = check_positions(x, self.positions)
+        x = Positions(self.positions, name="positions")(x)
+        normed = partial(norm, self.epsilon)
+        mlp = partial(MLP, self.hidden, self.activation)
+        for i in range(self.depth):
+            x = Block(self.heads, normed, mlp, name=f"block_{i}")(x)
+        last = norm(self.epsilon, "norm")(last_value(x))
+        return Dense(self.joint, use_bias=self.projection_bias, name="head")(last)
