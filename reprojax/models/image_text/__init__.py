@@ -1,6 +1,6 @@
 """Pairs of an image tower and a text tower: CLIP, SigLIP, and one of our own."""
 
-from reprojax.models.image_text.card import Pair, classifier, image_features
+from reprojax.models.image_text.card import Pair, classifier, image_features, random
 from reprojax.models.image_text.catalogue import load, names
 
-__all__ = ["Pair", "classifier", "image_features", "load", "names"]
+__all__ = ["Pair", "classifier", "image_features", "load", "names", "random"]

@@ -15,19 +15,20 @@ changes no text site takes these features, and XLA removes the text tower; a pro
 with a prompt in it runs it. Nobody declares which.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, UInt8
 
 from reprojax.core import Edit, Forward, PyTree, Tokens, padded, passthrough
 from reprojax.models.card import Model
 from reprojax.models.language.card import Words
-from reprojax.models.vision.pixels import Pixels
+from reprojax.models.vision.pixels import Pixels, drawn
 
 TEMPLATE = "a photo of a {}."
 AT_ONCE = 64  # texts, or images, that a tower gets in one call
@@ -93,7 +94,8 @@ def classifier(
     tokens = encoded(pair, texts, room)
     whole = encoded(pair, texts) if room else tokens
     if weights is None and len(texts) > len(classes):
-        weights = np.repeat(np.eye(len(classes)), counts, 1) / np.asarray(counts)[:, None]
+        shares = np.diag(1 / np.asarray(counts))
+        weights = np.repeat(shares, counts, 1)
     if weights is not None:
         weights = jnp.asarray(weights, jnp.float32)
         if weights.shape != (len(classes), len(texts)):
@@ -214,6 +216,18 @@ def under(tower: str, at: Mapping[Any, Any]) -> dict[Any, Any]:
     return {moved(key): m for key, m in dict(at).items()}
 
 
+def random(pair: Pair, key: Array) -> Pair:
+    """Both towers with random weights: a control that shows what training gave."""
+    towers = []
+    for name, tower in (("image", pair.image), ("text", pair.text)):
+        flat = flatten_dict(tower.frozen, sep="/")
+        flat = {p: drawn(f"{name}/{p}", leaf, key) for p, leaf in flat.items()}
+        towers.append(tower._replace(frozen=unflatten_dict(flat, sep="/")))
+    image, text = towers
+    named = f"{pair.name} (random weights)"
+    return replace(pair, name=named, image=image, text=text)
+
+
 # -- features
 
 
@@ -244,7 +258,7 @@ def image_features(
 
 
 def encoded(pair: Pair, texts: Sequence[str], room: int = 0) -> Tokens:
-    """Ids [R L] of texts, with the tokens around a text that the tower was trained on."""
+    """Ids [R L] of texts, with the tokens that the tower expects around a text."""
     words = pair.text.input
     if words.tokenizer is None:
         raise ValueError(
@@ -270,7 +284,7 @@ def check_names(classes: Sequence[str]) -> None:
     """Raise unless they are names of classes, each once."""
     if isinstance(classes, str) or not len(classes):
         raise ValueError(f"got the classes {classes!r}, expected a list of names")
-    if bad := [name for name in classes if not isinstance(name, str) or not name.strip()]:
+    if bad := [n for n in classes if not isinstance(n, str) or not n.strip()]:
         raise ValueError(
             f"got the class {bad[0]!r}, expected a name in words, which the text tower "
             "reads; name each class"
@@ -303,6 +317,6 @@ def check_sentences(
         own = sentences.get(name, ())
         if isinstance(own, str) or not own or not all(map(str.strip, own)):
             raise ValueError(
-                f"got the sentences {own!r:.60} for the class {name!r}, expected a list "
-                "of texts for every class; add some, or give templates"
+                f"got the sentences {own!r:.60} for the class {name!r}, expected a "
+                "list of texts for every class; add some, or give templates"
             )

@@ -95,7 +95,7 @@ def _find(source: str | os.PathLike, revision: str | None) -> Found:
     if text.count("/") == 1:
         return _folder(text, hub.fetch(text, revision, (*FILES, *BESIDE)))
     raise ValueError(
-        f'no pair of towers {text!r}; expected a folder, a .safetensors file, or '
+        f"no pair of towers {text!r}; expected a folder, a .safetensors file, or "
         '"org/name" on the Hugging Face hub'
     )
 
@@ -116,8 +116,8 @@ def _layout(found: Found, tensors: Mapping[str, Any]) -> Layout:
     if kind in ("clip", "siglip"):
         return LAYOUTS[kind]
     why = (
-        "images of any shape are not read here; take a SigLIP 2 of one resolution, such "
-        "as google/siglip2-base-patch16-224"
+        "images of any shape are not read here; take a SigLIP 2 of one resolution, "
+        "such as google/siglip2-base-patch16-224"
         if kind == "siglip2"
         else "models.load reads image models, language.load language models"
     )
@@ -139,8 +139,8 @@ def _split(
     for tower, own in (("image", image), ("text", text)):
         if not own:
             raise ValueError(
-                f"{name} holds no {tower} tower, expected both; fetch the whole pair, or "
-                "load the other tower alone by models.load or language.load"
+                f"{name} holds no {tower} tower, expected both; fetch the whole pair, "
+                "or load the other tower alone by models.load or language.load"
             )
     return image, text
 
@@ -184,12 +184,12 @@ def _text_card(
     text = _tokenizer(found, given)
     if text is not None and text.size > tower.vocabulary:
         raise ValueError(
-            f"the tokeniser has ids up to {text.size - 1} and {found.name} a vocabulary "
-            f"of {tower.vocabulary}, expected ids below that; take the model's own one: "
-            "load(..., tokenizer=folder)"
+            f"the tokeniser has ids up to {text.size - 1} and {found.name} a "
+            f"vocabulary of {tower.vocabulary}, expected ids below that; take "
+            "its own one: load(..., tokenizer=folder)"
         )
     own = plan.special
-    eos = () if own.get("eos") is None else (own["eos"],)
+    eos = tuple(i for i in (own.get("eos"),) if i is not None)
     special = Special(own.get("bos"), eos, own.get("pad") or 0)
     reads = Words("bare", tower.vocabulary, tower.positions, text, special)
     roles = {

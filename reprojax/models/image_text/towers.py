@@ -96,7 +96,7 @@ class ImageTower(nn.Module):
         own = (self.heads, self.hidden, self.activation, self.epsilon)
         for i in range(self.depth):
             x = ImageBlock(*own, name=f"block_{i}")(x)
-        if not clip:
+        if self.joint is None:
             return Pool(*own, name="pool")(norm(self.epsilon, "norm")(x))
         x = norm(self.epsilon, "norm")(x[:, 0])
         return nn.Dense(self.joint, use_bias=False, name="head")(x)

@@ -111,8 +111,13 @@ def random(
     vanish with depth and the control says nothing. If batch norm is folded into the
     convolutions, their kernels and biases are scaled instead.
     """
+    if "texts" in model.frozen:  # their features would stay those of trained weights
+        raise ValueError(
+            f"got the classifier of a pair, {model.name}, expected an image model; call "
+            "image_text.random(pair, key), and classifier(...) of what it gives"
+        )
     given: dict[str, Any] = flatten_dict(model.frozen, sep="/")
-    flat = {path: _drawn(path, leaf, key) for path, leaf in given.items()}
+    flat = {path: drawn(path, leaf, key) for path, leaf in given.items()}
     ends = _normalisers(model, flat)
     if ends and x is None:
         raise ValueError(
@@ -127,7 +132,8 @@ def random(
     )
 
 
-def _drawn(path: str, leaf: Any, key: Array) -> Array:
+def drawn(path: str, leaf: Any, key: Array) -> Array:
+    """A random leaf of a frozen tree, of a kind that its path tells."""
     # A key by path: the draw does not depend on the order or number of the leaves.
     key, name = jax.random.fold_in(key, zlib.crc32(path.encode())), path.split("/")[-1]
     if name == "kernel":  # dense kernels are [in, out ...]

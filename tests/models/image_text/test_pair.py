@@ -9,10 +9,11 @@ import pytest
 from jax.nn.initializers import normal
 from small_pairs import pair, pictures
 
+from reprojax import models
 from reprojax.alignments import linear
 from reprojax.core import given, record, reprogram, sites, until
 from reprojax.formats import learnable
-from reprojax.models.image_text import classifier, image_features
+from reprojax.models.image_text import classifier, image_features, random
 from reprojax.models.image_text.card import each, encoded, text_features, under
 from reprojax.operators import insert, replace
 from reprojax.recipes.model_reprogramming.visual_prompting import visual_prompting
@@ -53,9 +54,11 @@ def test_an_ensemble_is_the_mean_of_unit_features_again_of_unit_length():
     y = model.forward(model.frozen, pictures())
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
     # a mean of features that are not of unit length is another classifier
-    wrong = 10 * unit(image_features(own, pictures())) @ unit(
-        np.stack([np.mean(row, 0) for row in rows])
-    ).T
+    wrong = (
+        10
+        * unit(image_features(own, pictures()))
+        @ unit(np.stack([np.mean(row, 0) for row in rows])).T
+    )
     assert np.abs(wrong - expected).max() > 1e-3
 
 
@@ -125,9 +128,7 @@ def test_a_prompt_in_the_text_tower_is_used_and_recorded_features_are():
     y, seen = record(program.apply, ["text/features"])(params, model.frozen, pictures())
     plain, bare = record(model.forward, ["text/features"])(model.frozen, pictures())
     assert np.abs(y - plain).max() > 0.01
-    np.testing.assert_array_equal(
-        bare["text/features"], model.frozen["texts"].features
-    )
+    np.testing.assert_array_equal(bare["text/features"], model.frozen["texts"].features)
     again = given(model.forward, {"text/features": seen["text/features"]})
     np.testing.assert_allclose(again(model.frozen, pictures()), y, rtol=1e-4, atol=1e-5)
 
@@ -200,7 +201,7 @@ def test_recipes_of_images_and_of_texts_take_either_tower():
 
 
 BAD = {
-    "an empty name": (dict(classes=["cat", " "]), r"got the class ' ', expected a name"),
+    "an empty name": (dict(classes=["cat", " "]), "got the class ' ', expected a name"),
     "a doubled name": (dict(classes=["cat", "cat"]), r"got \['cat'\] more than once"),
     "one text": (dict(classes="cat"), "expected a list of names"),
     "no template": (dict(templates=["a photo"]), "expected one {} for the class"),
@@ -235,3 +236,13 @@ def test_a_pair_without_tokeniser_and_prompts_without_room_are_refused():
     assert y.shape == (4, 3)
     with pytest.raises(ValueError, match="expected 'image' or 'text'"):
         under("both", {})
+
+
+def test_random_towers_make_a_classifier_of_their_own():
+    own, other = pair(), random(pair(), jax.random.key(0))
+    model, control = classifier(own, NAMES), classifier(other, NAMES)
+    fresh = text_features(other, encoded(other, ["a photo of a cat."]))
+    np.testing.assert_allclose(control.frozen["texts"].features[:1], fresh, atol=1e-6)
+    assert np.abs(fresh - model.frozen["texts"].features[:1]).max() > 0.01
+    with pytest.raises(ValueError, match="image_text.random"):
+        models.random(model, jax.random.key(0))
