@@ -21,6 +21,9 @@ MAPS = ", ".join(recipes.ALIGNMENTS)
 ESTIMATED = recipes.Preset(lambda *_: optax.sgd(0.0), 0.0, epochs=1, batch=50)
 """Of a method that learns nothing: one pass over the training images, for its map."""
 
+SIZES = ("inner", "length", "layers", "rank")
+"""Settings that are arguments of some recipes; beside them `augment`."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -69,13 +72,16 @@ class Config:
     """Queries a run, each an image sent, of a method whose model only answers (bar,
     blackvip): it searches until they are spent, without gradients and epochs."""
     inner: int | None = None
-    """Side of the image inside a border, in pixels (padding, ar, bar)."""
+    """Side of the image inside a border, in pixels (padding, ar, bar, evp)."""
     length: int | None = None
     """Tokens a block (vpt-shallow, vpt-deep)."""
     layers: int | None = None
     """Layers of the mask network (smm); by default 6 for a ViT, else 5."""
+    rank: int | None = None
+    """Of each colour's matrix (lor-vp); by default 4."""
     augment: bool = False
-    """A random crop and a mirror in training, as published (watermark, smm)."""
+    """A random crop and a mirror in training, as published (watermark, smm), or a
+    mirror (evp)."""
     cache: bool = False
     """Train on the values below the lowest edit, computed once (vpt-*)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -195,7 +201,7 @@ def check_probable(method: str, name: str) -> None:
 
 def sizes(config: Config) -> dict[str, int]:
     """The arguments of the method's recipe that were given."""
-    given = {n: getattr(config, n) for n in ("inner", "length", "layers")}
+    given = {n: getattr(config, n) for n in SIZES}
     given["augment"] = config.augment or None
     return {n: value for n, value in given.items() if value is not None}
 

@@ -2,7 +2,7 @@
 
 from reprojax.formats.fixed import fixed, from_context
 from reprojax.formats.learnable import border, learnable, subspace, through
-from reprojax.formats.made import low_rank, reparametrised
+from reprojax.formats.made import low_rank, low_rank_channels, reparametrised
 
 __all__ = [
     "border",
@@ -10,6 +10,7 @@ __all__ = [
     "from_context",
     "learnable",
     "low_rank",
+    "low_rank_channels",
     "reparametrised",
     "subspace",
     "through",

@@ -88,3 +88,24 @@ def low_rank(rank: int) -> Format:
         return scale * (own["left"] @ own["right"])
 
     return Format(init, read)
+
+
+def low_rank_channels(rank: int, deviation: float = 0.01) -> Format:
+    """A prompt [H W C] whose channels are products B A, with B [C H rank] at zero and
+    A [C rank W] at N(0, deviation^2) (LoR-VP, arXiv 2502.00896)."""
+
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        height, width, channels = shape
+        if not 0 < rank <= min(height, width):
+            raise ValueError(
+                f"got a rank of {rank} for images of {height} x {width}, expected 1 to "
+                f"{min(height, width)}"
+            )
+        right = deviation * jax.random.normal(key, (channels, rank, width))
+        return Params({"left": jnp.zeros((channels, height, rank)), "right": right})
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "H W C"]:
+        own = params.learnable
+        return jnp.einsum("chr,crw->hwc", own["left"], own["right"])
+
+    return Format(init, read)

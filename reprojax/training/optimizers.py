@@ -35,7 +35,7 @@ def adam_decayed(b1: float = 0.9) -> Callable[..., optax.GradientTransformation]
 
 
 def sgd_cosine(
-    warmup: int | float, clip: float | None = None
+    warmup: int | float, clip: float | None = None, decay: float = 0.0
 ) -> Callable[..., optax.GradientTransformation]:
     """SGD with momentum .9, warm-up and a cosine to zero.
 
@@ -47,6 +47,7 @@ def sgd_cosine(
         warmup: steps, at most a tenth of the run (a short run with the published 1000
             would never reach its rate); below 1, the share of the run.
         clip: the largest norm of a gradient.
+        decay: this times the params is added to the gradient, as in PyTorch.
     """
 
     def optimizer(
@@ -62,9 +63,26 @@ def sgd_cosine(
             return learning_rate * jnp.where(step < warm, up, down)
 
         sgd = optax.sgd(schedule, momentum=0.9)
+        if decay:
+            sgd = optax.chain(optax.add_decayed_weights(decay), sgd)
         return optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd
 
     return optimizer
+
+
+def unit_cosine(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """The gradient divided by its norm, times a rate that falls as a cosine of epochs.
+
+    The schedule of EVP (arXiv 2212.10556): each step has the length of the rate.
+    """
+
+    def schedule(step: Any) -> Any:
+        return learning_rate * (1 + jnp.cos(jnp.pi * (step // steps) / epochs)) / 2
+
+    unit = optax.normalize_by_update_norm(eps=1e-10)
+    return optax.chain(unit, optax.sgd(schedule))
 
 
 def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransformation:

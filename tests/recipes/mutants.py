@@ -23,6 +23,8 @@ REMAP = "models/language/remapping.py"
 OPTIMIZERS = "training/optimizers.py"
 MASKS = "models/vision/mask_generator.py"
 STARTS = "models/language/starts.py"
+EVP = "recipes/model_reprogramming/enhanced_visual_prompting.py"
+LOR = "recipes/model_reprogramming/low_rank_visual_prompting.py"
 CHAIN = '__import__("reprojax").chain'
 
 MUTANTS = (
@@ -675,5 +677,61 @@ MUTANTS = (
         "jnp.minimum(step / steps, 1)",
         "0 * jnp.minimum(step / steps, 1)",
         "test_vocabulary_remapping.py::test_training_mixes_the_table_by_a_gumbel_softmax_that_cools",
+    ),
+    Mutant(
+        "evp: the norm of the border's gradient alone",
+        EVP,
+        "nothing = prompt - jax.lax.stop_gradient(prompt)",
+        "nothing = 0 * jax.lax.stop_gradient(prompt)",
+        "test_enhanced_visual_prompting.py",
+    ),
+    Mutant(
+        "evp: the prompt lies on the image too",
+        EVP,
+        "nothing = prompt - jax.lax.stop_gradient(prompt)",
+        "nothing = prompt",
+        "test_enhanced_visual_prompting.py",
+    ),
+    Mutant(
+        "evp: images are shrunk by triangles",
+        EVP,
+        'resize(inner, "cubic")',
+        "resize(inner)",
+        "test_enhanced_visual_prompting.py",
+    ),
+    Mutant(
+        "evp: gradients keep their length",
+        OPTIMIZERS,
+        "optax.chain(unit, optax.sgd(schedule))",
+        "optax.sgd(schedule)",
+        "test_enhanced_visual_prompting.py",
+    ),
+    Mutant(
+        "evp: the rate falls at each step",
+        OPTIMIZERS,
+        "(step // steps) / epochs",
+        "(step / steps) / epochs",
+        "test_enhanced_visual_prompting.py",
+    ),
+    Mutant(
+        "lor-vp: added after normalisation",
+        LOR,
+        '{"input": chain(resize=resize(model.input.size), prompt=prompt)}',
+        '{"input": resize(model.input.size), "normalized": chain(prompt=prompt)}',
+        "test_low_rank_visual_prompting.py",
+    ),
+    Mutant(
+        "lor-vp: one matrix for all colours",
+        MADE,
+        'jnp.einsum("chr,crw->hwc", own["left"], own["right"])',
+        'jnp.einsum("chr,crw->hwc", own["left"][:1], own["right"][:1]).repeat(3, 2)',
+        "test_low_rank_visual_prompting.py",
+    ),
+    Mutant(
+        "lor-vp: nothing decays",
+        OPTIMIZERS,
+        "sgd = optax.chain(optax.add_decayed_weights(decay), sgd)",
+        "pass",
+        "test_low_rank_visual_prompting.py",
     ),
 )

@@ -22,9 +22,9 @@ from reprojax.training.losses import cross_entropy
 LABELS = jnp.array([0, 1, 2, 1])
 # Pixels of the side that the model, or a frame, has room for: nothing is resized, which
 # would be work that the bare model has not.
-SIDES = {"ar": 2, "bar": 2, "padding": 9}
+SIDES = {"ar": 2, "bar": 2, "padding": 9, "evp": 12}
 PIXELS = [("convolutional", m) for m in ("ar", "vp", "padding", "watermark", "smm")]
-PIXELS += [("convolutional", m) for m in ("bar", "blackvip")]
+PIXELS += [("convolutional", m) for m in ("bar", "blackvip", "evp")]
 PIXELS += [("transformer", m) for m in ("padding", "watermark")]
 AT_REST = ("vp", "watermark", "smm")
 MASKS = {"smm": ("mask",)}  # behind a prompt that starts at zero
@@ -93,6 +93,7 @@ def test_prompts_in_pixels(backbone, method):
             "vp": 2 * 2 * 16 * 3 + 2 * 12 * 2 * 3,  # strips of 2 pixels
             "smm": 16 * 16 * 3 + 26_499,
             "bar": 16 * 16 * 3,
+            "evp": 16 * 16 * 3,
             # a trigger beside 192 features; 32 -> 16 -> 3 channels, doubled twice
             "blackvip": 512 - 192 + 160 + 512 + 32 + 192,
         }[method]

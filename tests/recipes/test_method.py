@@ -44,6 +44,8 @@ def test_published_settings():
     assert {name: settings(name) for name in IMAGES} == {
         "ar": (0.05, 30, 30),
         "vp": (40.0, 1000, 128),
+        "evp": (70.0, 1000, 256),
+        "lor-vp": (0.02, 20, 256),
         "padding": (0.01, 200, 256),
         "watermark": (0.01, 200, 256),
         "smm": (0.01, 200, 256),
@@ -215,4 +217,4 @@ def test_every_method_says_what_it_needs():
         if method.alignment is not None:
             assert method.alignment in recipes.ALIGNMENTS
     own = [name for name in IMAGES if find_method(name).alignment is None]
-    assert own == ["linear-probe", "vpt-shallow", "vpt-deep"]
+    assert own == ["linear-probe", "lor-vp", "vpt-shallow", "vpt-deep"]

@@ -7,7 +7,13 @@ from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     black_box_reprogramming,
 )
+from reprojax.recipes.model_reprogramming.enhanced_visual_prompting import (
+    enhanced_visual_prompting,
+)
 from reprojax.recipes.model_reprogramming.label_mapping import padding, watermark
+from reprojax.recipes.model_reprogramming.low_rank_visual_prompting import (
+    low_rank_visual_prompting,
+)
 from reprojax.recipes.model_reprogramming.sample_specific_masks import (
     sample_specific_masks,
 )
@@ -20,6 +26,8 @@ __all__ = [
     "additive_prompt",
     "adversarial_reprogramming",
     "black_box_reprogramming",
+    "enhanced_visual_prompting",
+    "low_rank_visual_prompting",
     "padding",
     "sample_specific_masks",
     "visual_prompting",
