@@ -98,6 +98,7 @@ def train(
         "batch": batch,
         "seed": seed,
         "loss": preset.loss,
+        "record_sites": preset.sites,
         "refresh": refresh,
         "mesh": parallel.mesh() if jax.device_count() > 1 else None,
         "accumulate": config.accumulate,

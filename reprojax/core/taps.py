@@ -28,7 +28,8 @@ def record(
 
     A value is the one with which the model continues. "<site>/raw" is the value before
     the outermost program's manipulation of the site, so "output/raw" are the source
-    logits; "<site>/<name>" is a part's tap.
+    logits; "<site>/<name>" is a part's tap, and "*/<name>" stands for the taps of that
+    name at all sites.
 
     Args:
         also: a predicate on names; other sites that fulfil it are recorded, too.
@@ -36,6 +37,8 @@ def record(
     if isinstance(sites, str):
         raise ValueError(f"record got the text {sites!r}, expected a list; [{sites!r}]")
     sites = frozenset(sites)
+    every = {site for site in sites if site.startswith("*/")}
+    sites, ends = sites - every, tuple(site[1:] for site in every)
 
     def run(*args: Any, edit: Edit = passthrough, **kw: Any) -> Any:
         seen, here = {}, get_opaque_trace_state()
@@ -43,7 +46,7 @@ def record(
 
         def spy(site: str, value: PyTree) -> PyTree:
             value = handed_on(site, value, edit(site, value))
-            if site in sites or also(site):
+            if site in sites or site.endswith(ends) or also(site):
                 reach(reached, site)
                 if get_opaque_trace_state() != here:
                     raise ValueError(
@@ -58,6 +61,7 @@ def record(
 
         y = apply(*args, edit=spy, **kw)
         check_sites(sites, reached)
+        check_sites(every, {f"*/{site.rpartition('/')[2]}" for site in reached})
         return y, seen
 
     return run

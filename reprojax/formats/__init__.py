@@ -3,14 +3,18 @@
 from reprojax.formats.fixed import fixed, from_context
 from reprojax.formats.learnable import border, learnable, subspace, through
 from reprojax.formats.made import low_rank, low_rank_channels, reparametrised
+from reprojax.formats.pools import begin_task, components, pool
 
 __all__ = [
+    "begin_task",
     "border",
+    "components",
     "fixed",
     "from_context",
     "learnable",
     "low_rank",
     "low_rank_channels",
+    "pool",
     "reparametrised",
     "subspace",
     "through",

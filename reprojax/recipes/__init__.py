@@ -18,7 +18,14 @@ from reprojax.recipes.model_reprogramming import (
     visual_prompting,
     watermark,
 )
-from reprojax.recipes.prompt_tuning import black_vip, vpt_deep, vpt_shallow
+from reprojax.recipes.prompt_tuning import (
+    black_vip,
+    coda_prompt,
+    dual_prompt,
+    learning_to_prompt,
+    vpt_deep,
+    vpt_shallow,
+)
 from reprojax.recipes.registry import (
     METHODS,
     build,
@@ -41,8 +48,11 @@ __all__ = [
     "black_vip",
     "build",
     "enhanced_visual_prompting",
+    "coda_prompt",
+    "dual_prompt",
     "find_alignment",
     "find_method",
+    "learning_to_prompt",
     "linear_probe",
     "low_rank_visual_prompting",
     "methods",

@@ -25,6 +25,8 @@ class Preset(NamedTuple):
     epochs: int
     batch: int
     loss: Loss = cross_entropy
+    sites: tuple[str, ...] = ()
+    """What the loss reads besides the answer: `fit(record_sites=...)`."""
 
 
 class BlackBox(NamedTuple):

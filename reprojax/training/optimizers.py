@@ -90,6 +90,14 @@ def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransfo
     return optax.adam(learning_rate)
 
 
+def adam_clipped(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """Adam at a constant rate on gradients clipped at norm 1, as L2P and DualPrompt
+    have it (arXiv 2112.08654, 2204.04799)."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
+
+
 def adamw_linear(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:

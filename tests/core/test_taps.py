@@ -21,7 +21,18 @@ from toys import (
     dense,
 )
 
-from reprojax import given, informed, record, reprogram, sites, stateless, until
+from reprojax import (
+    Manipulation,
+    Params,
+    chain,
+    given,
+    informed,
+    record,
+    reprogram,
+    sites,
+    stateless,
+    until,
+)
 from reprojax.alignments import bayesian, linear
 from reprojax.core import WHOLE, Tokens, tokens
 from reprojax.formats import from_context, learnable
@@ -52,6 +63,22 @@ def test_record_gives_what_the_model_went_on_with():
     )
     np.testing.assert_allclose(seen["hidden"] @ DENSE_FROZEN["b"], seen["output/raw"])
     np.testing.assert_array_equal(seen["output"], y)
+
+
+def test_record_takes_all_taps_of_a_name():
+    def show(value, scope):
+        scope.tap("norm", value.sum())
+        return value
+
+    tapping = Manipulation(
+        lambda key, spec, scope: Params(), lambda params, v, scope: show(v, scope)
+    )
+    program, params = made({"hidden": chain(own=tapping), "output": tapping})
+    _, seen = record(program.apply, ["*/norm"])(params, DENSE_FROZEN, ROWS)
+    assert set(seen) == {"hidden/own/norm", "output/norm"}
+    np.testing.assert_allclose(seen["hidden/own/norm"], plain.sum(), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"no such site: \['\*/nor'\].*norm"):
+        record(program.apply, ["*/nor"])(params, DENSE_FROZEN, ROWS)
 
 
 def test_record_of_a_forward_under_jit_grad_and_vmap():

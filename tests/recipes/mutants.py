@@ -25,6 +25,7 @@ MASKS = "models/vision/mask_generator.py"
 STARTS = "models/language/starts.py"
 EVP = "recipes/model_reprogramming/enhanced_visual_prompting.py"
 LOR = "recipes/model_reprogramming/low_rank_visual_prompting.py"
+POOLS = "formats/pools.py"
 CHAIN = '__import__("reprojax").chain'
 
 MUTANTS = (
@@ -733,5 +734,40 @@ MUTANTS = (
         "sgd = optax.chain(optax.add_decayed_weights(decay), sgd)",
         "pass",
         "test_low_rank_visual_prompting.py",
+    ),
+    Mutant(
+        "pool: long keys are near to everything",
+        POOLS,
+        '_unit(params.learnable["keys"]).T',
+        'params.learnable["keys"].T',
+        "test_pools.py::test_answers_are_those_of_the_official_code[l2p-None]",
+    ),
+    Mutant(
+        "pool: evaluation is told the task",
+        POOLS,
+        "if by_task and scope.key is not None:",
+        "if by_task:",
+        "test_pools.py::test_an_expert_starts_where_the_last_task_ended",
+    ),
+    Mutant(
+        "components: those of tasks to come take part",
+        POOLS,
+        'number < begin + params.fixed["share"]',
+        "number >= 0",
+        "test_pools.py::test_answers_are_those_of_the_official_code[coda-prompt-0]",
+    ),
+    Mutant(
+        "components: those of earlier tasks go on learning",
+        POOLS,
+        "_held(a, earlier) for n, a",
+        "a for n, a",
+        "test_pools.py::test_the_way_of_sixty_steps_is_that_of_the_official_code",
+    ),
+    Mutant(
+        "components: orthogonal to what they replace, too",
+        POOLS,
+        "(jnp.arange(len(flat)) < k) & ",
+        "",
+        "test_pools.py::test_components_of_a_task_are_orthogonal_to_all_before",
     ),
 )

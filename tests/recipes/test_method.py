@@ -51,6 +51,9 @@ def test_published_settings():
         "smm": (0.01, 200, 256),
         "vpt-shallow": (0.025, 100, 128),
         "vpt-deep": (0.025, 100, 128),
+        "l2p": (0.03, 5, 16),
+        "dualprompt": (0.03, 5, 24),
+        "coda-prompt": (0.001, 20, 128),
         "bar": (0.05, None, 10),
         "blackvip": (0.01, None, 128),
         "linear-probe": (0.01, 50, 128),
@@ -169,6 +172,12 @@ def test_the_schedules_count_epochs_of_any_length():
     np.testing.assert_allclose(cosine, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_coda_falls_by_epochs_along_a_part_of_a_cosine():
+    found = rates("coda-prompt", 5).reshape(5, STEPS)
+    wanted = 0.001 * np.cos(0.99 * np.pi / 2 * np.arange(5) / 4)
+    np.testing.assert_allclose(found, np.outer(wanted, [1] * STEPS), rtol=1e-3)
+
+
 @pytest.mark.parametrize("method, ratio", [("vp", 50.0), ("vpt-deep", 1.0)])
 def test_gradients_of_tokens_are_clipped_and_those_of_pixels_not(method, ratio):
     optimizer = find_method(method).preset.optimizer(1.0, STEPS, 10)
@@ -185,7 +194,7 @@ def test_gradients_of_tokens_are_clipped_and_those_of_pixels_not(method, ratio):
     np.testing.assert_allclose(large, ratio * small, rtol=1e-5)
 
 
-def test_only_ar_and_bar_have_losses_of_their_own():
+def test_few_methods_have_losses_of_their_own():
     learnable = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(2.0)}
     seen, labels = {"output": jnp.array([[2.0, 0.0], [1.0, 5.0]])}, jnp.array([0, 1])
     plain = cross_entropy(Seen(seen, labels, learnable))[0]
@@ -193,6 +202,8 @@ def test_only_ar_and_bar_have_losses_of_their_own():
     # of log h = 2, which no map would give; class 0 has a quarter of the labels
     focal = -((1 - np.exp(2.0)) ** 2) * 2.0 * 4 / (2 * 1)
     wanted = {"ar": -2.0 + 5e-7 * 29.0, "bar": focal}
+    wanted |= {"l2p": plain - 0.7, "dualprompt": plain - 0.7}
+    seen["block_0:in/match"] = jnp.array([0.7, 0.0])
     for name in IMAGES:
         method = find_method(name)
         loss = method.preset.loss
@@ -217,4 +228,5 @@ def test_every_method_says_what_it_needs():
         if method.alignment is not None:
             assert method.alignment in recipes.ALIGNMENTS
     own = [name for name in IMAGES if find_method(name).alignment is None]
-    assert own == ["linear-probe", "lor-vp", "vpt-shallow", "vpt-deep"]
+    tuned = ["lor-vp", "vpt-shallow", "vpt-deep", "l2p", "dualprompt", "coda-prompt"]
+    assert {*own} == {"linear-probe", *tuned}

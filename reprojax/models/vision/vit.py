@@ -149,6 +149,7 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
         "blocks": each(":in"),
         "keys": each("/attention/key:out"),
         "values": each("/attention/value:out"),
+        "tokens": ("norm:out",),
         "features": ("head:in",),
     }
 

@@ -3,10 +3,13 @@
 from reprojax.recipes.prompt_tuning.activation_addition import activation_addition
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
 from reprojax.recipes.prompt_tuning.black_box_visual_prompting import black_vip
+from reprojax.recipes.prompt_tuning.coda_prompt import coda_prompt
 from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import (
     decomposed_prompt_tuning,
 )
+from reprojax.recipes.prompt_tuning.dual_prompt import dual_prompt
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft
+from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
 from reprojax.recipes.prompt_tuning.prefixes import prefix_tuning, without_mlp
 from reprojax.recipes.prompt_tuning.soft_prompts import prompt_tuning
@@ -16,7 +19,10 @@ __all__ = [
     "activation_addition",
     "black_box_tuning",
     "black_vip",
+    "coda_prompt",
     "decomposed_prompt_tuning",
+    "dual_prompt",
+    "learning_to_prompt",
     "loreft",
     "p_tuning_v2",
     "prefix_tuning",
