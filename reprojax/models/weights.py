@@ -26,6 +26,8 @@ SUFFIX = {
     "var": "running_var",
 }
 
+Tensors = dict[str, np.ndarray]
+
 
 class Plan(NamedTuple):
     """A model as its tensors' shapes, and a config beside them, describe it."""
@@ -50,9 +52,7 @@ class Layout(NamedTuple):
     signature: str
     plan: Callable[[Shapes, Config], Plan]
     rules: Rules
-    prepare: Callable[[dict[str, np.ndarray], Plan], dict[str, np.ndarray]] = (
-        lambda tensors, plan: tensors
-    )
+    prepare: Callable[[Tensors, Plan], Tensors] = lambda tensors, plan: tensors
     names: str = ""
     """A pattern of timm's or transformers' names for architectures of this kind."""
     example: str = ""

@@ -65,15 +65,36 @@ def mobilenet(classes: int = 5) -> dict[str, np.ndarray]:
     return _drawn(shapes | _dense("classifier", classes, 16))
 
 
-SIZES = {"vit": 16, "resnet": 64, "cifar": 32, "mobilenet": 32}
+def convnext(classes: int = 5) -> dict[str, np.ndarray]:
+    """timm's names: one block in each of two stages, 8 and 12 channels."""
+    shapes = _conv("stem.0", 8, 3, 4) | _norm("stem.1", 8)
+    shapes |= _norm("stages.1.downsample.0", 8)
+    shapes |= _conv("stages.1.downsample.1", 12, 8, 2)
+    for stage, width in enumerate((8, 12)):
+        at = f"stages.{stage}.blocks.0."
+        shapes |= _conv(at + "conv_dw", width, 1, 7) | _norm(at + "norm", width)
+        shapes |= _dense(at + "mlp.fc1", 4 * width, width)
+        shapes |= _dense(at + "mlp.fc2", width, 4 * width)
+        shapes[at + "gamma"] = (width,)
+    return _drawn(shapes | _norm("head.norm", 12) | _dense("head.fc", classes, 12))
+
+
+SIZES = {"vit": 16, "resnet": 64, "cifar": 32, "mobilenet": 32, "convnext": 16}
 CONFIG = {"architecture": "vit", "model_args": {"num_heads": 2}}
 TOLD = {  # what a bare file of it does not tell
     "vit": dict(architecture="vit", heads=2),
     "resnet": dict(architecture="resnet50"),
     "cifar": {},
     "mobilenet": {},
+    "convnext": dict(architecture="convnext_tiny"),
 }
-MODELS = {"vit": vit, "resnet": resnet, "cifar": cifar, "mobilenet": mobilenet}
+MODELS = {
+    "vit": vit,
+    "resnet": resnet,
+    "cifar": cifar,
+    "mobilenet": mobilenet,
+    "convnext": convnext,
+}
 
 
 def write(folder: Path, name: str) -> Path:

@@ -136,7 +136,8 @@ def test_files_that_are_none(tmp_path):
     save_file({"encoder.layer.0.attention.self.query.weight": np.zeros((2, 2))}, other)
     with pytest.raises(ValueError, match="none of the known architectures") as caught:
         load(other)
-    for known in ("ViT", "DINOv2", "ResNet", "CIFAR", "MobileNetV2", "attention.self"):
+    labels = ("ViT", "DINOv2", "ResNet", "CIFAR", "MobileNetV2", "ConvNeXt")
+    for known in (*labels, "attention.self"):
         assert known in str(caught.value)
 
 
@@ -227,6 +228,29 @@ def test_wrappers_prefixes_are_taken_off(tmp_path):
 def test_settings_that_do_not_fit(tmp_path, wrong, says):
     with pytest.raises(ValueError, match=says):
         load(files.write(tmp_path, "vit"), **VIT | wrong)
+
+
+def test_a_convnext_of_fewer_pixels_than_it_divides_by(tmp_path):
+    path = files.write(tmp_path, "convnext")
+    with pytest.raises(ValueError, match="size 7 for a ConvNeXt .* at least 8"):
+        load(path, size=7, **files.TOLD["convnext"])
+
+
+def test_a_response_norm_of_a_channel_that_is_zero_has_a_gradient(tmp_path):
+    """A GELU of a large negative number is 0; the root has no slope there."""
+    tensors = files.convnext()
+    for stage, width in ((0, 32), (1, 48)):
+        at = f"stages.{stage}.blocks.0."
+        del tensors[at + "gamma"]
+        tensors[at + "mlp.grn.weight"] = np.ones(width, np.float32)
+        tensors[at + "mlp.grn.bias"] = np.ones(width, np.float32)
+        tensors[at + "mlp.fc1.bias"][0] = -100
+    save_file(tensors, tmp_path / "second.safetensors")
+    model = load(tmp_path / "second.safetensors", size=8, architecture="convnextv2")
+    x = files.photos(8) / np.float32(255)
+    total = lambda x: model.forward(model.frozen, x).sum()
+    slope = np.asarray(jax.jit(jax.grad(total))(x))
+    assert np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 
 def test_names_that_are_none(tmp_path):

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from reprojax.models import hub, stored, weights
 from reprojax.models.card import Model
 from reprojax.models.settings import Config, Count, refuse_heads, settings
-from reprojax.models.vision import cifar_resnet, mobilenet, processors, resnet, vit
+from reprojax.models.vision import (
+    cifar_resnet,
+    convnext,
+    mobilenet,
+    processors,
+    resnet,
+    vit,
+)
 from reprojax.models.vision.pixels import Pixels, images
 
 # ordered: a ResNet-18 without its head also matches the CIFAR ResNet
@@ -21,6 +28,7 @@ LAYOUTS = (
     *resnet.LAYOUTS,
     *cifar_resnet.LAYOUTS,
     *mobilenet.LAYOUTS,
+    *convnext.LAYOUTS,
 )
 
 
@@ -159,7 +167,7 @@ def _config(
             "models.images(module, size, mean, std)"
         )
     config = settings(found.config, layout.settings, name, layout.harmless, ignore)
-    refuse_heads(config, r"\w+(Model|Model[Pixels]|ForImageClassification)", found.name)
+    refuse_heads(config, r"\w+(Model|Backbone|ForImageClassification)", found.name)
     passed = r"num_classes|in_chans|img_size|" + layout.arguments
     given = config.get("model_args") or {}
     arguments = settings(given, Arguments, f"model_args in {name}", passed, ignore)

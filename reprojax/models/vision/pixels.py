@@ -154,7 +154,8 @@ def _normalisers(model: Model[Pixels], flat: Mapping[str, Array]) -> dict[str, s
     norms = [p.removesuffix("/mean") for p in flat if p.endswith("/mean")]
     if norms:
         return {f"{p.removeprefix('params/')}:in": p for p in norms}
-    if model.roles.get("keys"):  # layer norm needs no statistics
+    layer_norm = any(p.endswith("/scale") for p in flat)
+    if model.roles.get("keys") or layer_norm:  # which needs no statistics
         return {}
     kernels = [p.removesuffix("/kernel") for p, v in flat.items() if v.ndim == 4]
     return {f"{p.removeprefix('params/')}:out": p for p in kernels}

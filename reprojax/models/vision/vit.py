@@ -11,7 +11,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from reprojax.models.settings import Config, Count, Positive, Vision, bounded, refuse
-from reprojax.models.vision.layers import Patches, head
+from reprojax.models.vision.layers import LayerScale, Patches, gelu, head
 from reprojax.models.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -63,17 +63,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        up = nn.Dense(self.hidden, name="up")(x)
-        up = up * (0.5 + 0.5 * lax.erf(up * math.sqrt(0.5)))
+        up = gelu(nn.Dense(self.hidden, name="up")(x))
         return nn.Dense(x.shape[-1], name="down")(up)
-
-
-class LayerScale(nn.Module):
-    """A learned factor for each channel (CaiT, arXiv 2103.17239)."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        return x * self.param("gamma", nn.initializers.ones, x.shape[-1:])
 
 
 class Block(nn.Module):

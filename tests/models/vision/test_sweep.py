@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from timm_models import timm
+from torch_models import from_timm, from_transformers, torch
 
 from reprojax.core import tokens
 from reprojax.models import language, load
 
 pytestmark = pytest.mark.verify
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 SMALL = dict(embed_dim=32, depth=2, num_heads=4, img_size=32, num_classes=5)
 NET = dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32), num_classes=5)
+NEXT = dict(depths=(1, 1, 1, 2), dims=(8, 8, 16, 8), num_classes=5)
 SAME = {
     "vit_tiny_patch16_224": SMALL,
     "vit_base_patch8_224": SMALL | dict(num_heads=2, qkv_bias=False, mlp_ratio=3),
@@ -29,6 +29,8 @@ SAME = {
     "vit_small_patch14_dinov2": SMALL | dict(img_size=28, num_heads=1),
     "vit_large_patch32_224": SMALL | dict(num_classes=0),
     "resnet18": dict(num_classes=5),
+    "convnext_tiny": NEXT,
+    "convnextv2_atto": NEXT | dict(num_classes=0),
 }
 OTHER = {
     "resnetaa50": NET,
@@ -44,25 +46,14 @@ OTHER = {
     "vit_base_patch16_siglip_224": SMALL,
     "deit_tiny_distilled_patch16_224": SMALL,
     "mixer_s32_224": dict(img_size=32, num_classes=5),
-    "convnext_atto": dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), num_classes=5),
+    "convnext_tiny_hnf": NEXT,
+    "convnext_large_mlp": NEXT | dict(head_hidden_size=8),
+    "convnext_atto_ols": NEXT,
+    "convnext_atto_rms": NEXT,
+    "test_convnext": NEXT,
+    "test_convnext3": NEXT,
     "mobilenetv2_035": dict(num_classes=5),
 }
-
-
-def drawn(model):
-    """Every parameter and batch statistic random, values of the size of one."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, leaf in (*model.named_parameters(), *model.named_buffers()):
-            if not leaf.is_floating_point() or "inv_freq" in name:
-                continue
-            if leaf.ndim > 1 and not re.search("pos|token|emb|wte|wpe", name):
-                leaf.normal_(0, leaf[0].numel() ** -0.5)
-            elif re.search(r"(?i)var$|gamma|lambda1|(norm|bn|ln_)\w*\.weight", name):
-                leaf.uniform_(0.5, 1.5)
-            else:
-                leaf.normal_(0, 0.3)
-    return model.eval()
 
 
 def agree(mine, theirs):
@@ -84,16 +75,10 @@ def same_images(model, reference):
     agree(mine, getattr(y, "pooler_output", y).numpy().reshape(mine.shape))
 
 
-def from_timm(name, its, folder):
-    reference = drawn(timm().create_model(name, **its))
-    timm().models._hub.save_for_hf(reference, folder, safe_serialization="both")
-    return reference, folder / "model.safetensors"
-
-
 @pytest.mark.parametrize("name", SAME)
 def test_models_of_timm(name, tmp_path):
     reference, file = from_timm(name, SAME[name], tmp_path)
-    size = {"size": 64} if "resnet" in name else {}
+    size = {"size": 64} if re.match("resnet|conv", name) else {}
     same_images(load(tmp_path, **size), reference)
     with pytest.raises(ValueError, match="without a name of its architecture"):
         load(file)
@@ -115,10 +100,13 @@ def test_other_models_of_timm(name, tmp_path):
 VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=5)
 VIT |= dict(image_size=32, patch_size=16, intermediate_size=48)
 RES = dict(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1])
+CONV = dict(hidden_sizes=[8, 8, 16, 8], depths=[1, 1, 2, 1], num_labels=5)
 IMAGES = {
     "ViT": VIT | dict(layer_norm_eps=0.1, num_attention_heads=2),
     "Dinov2": VIT | dict(layer_norm_eps=0.1, mlp_ratio=2, qkv_bias=False),
     "ResNet": RES | dict(layer_type="basic", num_labels=5),
+    "ConvNext": CONV | dict(layer_norm_eps=0.1, patch_size=2),
+    "ConvNextV2": CONV | dict(layer_norm_eps=0.1),
 }
 OTHER_IMAGES = {
     "ViT": VIT | dict(hidden_act="quick_gelu"),
@@ -128,25 +116,18 @@ OTHER_IMAGES = {
     "Beit": VIT,
     "ViTMSN": VIT,
     "Dinov2WithRegisters": VIT,
-    "ConvNext": dict(hidden_sizes=[4, 4, 4, 4], depths=[1, 1, 1, 1]),
+    "ConvNext": CONV | dict(hidden_act="relu"),
     "RegNet": RES,
     "MobileNetV2": dict(depth_multiplier=0.2, num_labels=5),
     "Swin": dict(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 1]),
 }
 
 
-def from_transformers(kind, its, head, folder):
-    config = getattr(transformers, f"{kind}Config")(**its)
-    reference = drawn(getattr(transformers, f"{kind}{head}")(config))
-    reference.save_pretrained(folder)
-    return reference
-
-
 @pytest.mark.parametrize("kind", IMAGES)
 def test_image_models_of_transformers(kind, tmp_path):
     head = "ForImageClassification"
     reference = from_transformers(kind, IMAGES[kind], head, tmp_path)
-    model = load(tmp_path, size=64 if kind == "ResNet" else None)
+    model = load(tmp_path, size=64 if re.match("Res|Conv", kind) else None)
     same_images(model, reference)
     with pytest.raises(ValueError, match="without a name of its architecture"):
         load(tmp_path / "model.safetensors")
@@ -230,7 +211,7 @@ def test_other_language_models_of_transformers(kind, tmp_path):
 def test_the_names_that_are_taken_for_plain_ones_are():
     """Of all timm's names that the patterns take: heads, epsilon, activation, place of
     the norms, pooling; for a ResNet the stem, blur and pooling."""
-    from reprojax.models.vision import resnet, vit
+    from reprojax.models.vision import convnext, resnet, vit
 
     for name in timm().list_models():
         if re.fullmatch(vit.NAMES, name):
@@ -249,3 +230,11 @@ def test_the_names_that_are_taken_for_plain_ones_are():
             parts = {str(getattr(block, name, None)) for name in ("se", "aa")}
             assert parts <= {"None", "Identity()"}
             assert isinstance(block.act1, torch.nn.ReLU)
+        elif re.fullmatch(convnext.NAMES, name):
+            with torch.device("meta"):
+                net = timm().create_model(name)
+            block, down = net.stages[1].blocks[0], net.stages[1].downsample
+            norms = (net.stem[1], block.norm, down[0], net.head.norm)
+            assert {norm.eps for norm in norms} == {1e-6}
+            assert {type(n).__name__ for n in norms} <= {"LayerNorm", "LayerNorm2d"}
+            assert repr(block.mlp.act) == "GELU()"  # not GELUTanh()

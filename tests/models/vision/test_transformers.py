@@ -3,18 +3,15 @@
 import re
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from torch_models import agree, noise, ours, theirs, torch, transformers
 
-from reprojax.core import passthrough
 from reprojax.models import load
 
 pytestmark = pytest.mark.verify
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 TINY = dict(hidden_size=96, num_hidden_layers=3, num_attention_heads=4, patch_size=8)
 RESNET_18 = dict(
@@ -63,44 +60,6 @@ def drawn(name):
             elif path.endswith("running_var"):
                 leaf.uniform_(0.5, 2)
     return model
-
-
-def theirs(model, pixels):
-    """Values [B S], and the gradient of their sum in random directions."""
-    x = torch.tensor(pixels.transpose(0, 3, 1, 2), requires_grad=True)
-    out = model(x)
-    y = out.logits if hasattr(out, "logits") else out.last_hidden_state[:, 0]
-    (y * torch.tensor(directions(y.shape))).sum().backward()
-    return y.detach().numpy(), x.grad.numpy().transpose(0, 2, 3, 1)
-
-
-def ours(model, pixels):
-    """The same, the pixels put where the network starts."""
-
-    def value(frozen, z):
-        put = lambda site, v: z if site == "normalized" else passthrough(site, v)
-        blank = jnp.zeros((len(z), model.input.size, model.input.size, 3), jnp.uint8)
-        return model.forward(frozen, blank, edit=put)
-
-    y = jax.jit(value)(model.frozen, pixels)
-    inner = lambda frozen, z: (value(frozen, z) * directions(y.shape)).sum()
-    return y, jax.jit(jax.grad(inner, argnums=1))(model.frozen, pixels)
-
-
-def directions(shape):
-    return np.random.default_rng(1).standard_normal(tuple(shape)).astype(np.float32)
-
-
-def noise(size, batch=2):
-    shape = (batch, size, size, 3)
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
-def agree(mine, others):
-    """At 1e-4 of the largest, so that small gradients are no free pass."""
-    for a, b in zip(mine, others, strict=True):
-        scale = np.abs(b).max()
-        np.testing.assert_allclose(a / scale, b / scale, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
