@@ -12,6 +12,7 @@ from reprojax.operators.parametric import (
     network,
     scale_and_shift,
 )
+from reprojax.operators.scaling import scaled_in_frame
 
 __all__ = [
     "add",
@@ -31,6 +32,7 @@ __all__ = [
     "replace",
     "resize",
     "scale_and_shift",
+    "scaled_in_frame",
     "shift",
     "to_answers",
 ]

@@ -10,6 +10,7 @@ from reprojax.recipes.controls import linear_probe, map_only
 from reprojax.recipes.method import BlackBox, Method, Needs, Preset, needs
 from reprojax.recipes.model_reprogramming import (
     adversarial_reprogramming,
+    automated_visual_prompting,
     black_box_reprogramming,
     enhanced_visual_prompting,
     low_rank_visual_prompting,
@@ -46,6 +47,7 @@ __all__ = [
     "adversarial_reprogramming",
     "black_box_reprogramming",
     "black_vip",
+    "automated_visual_prompting",
     "build",
     "enhanced_visual_prompting",
     "coda_prompt",

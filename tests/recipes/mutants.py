@@ -26,6 +26,7 @@ STARTS = "models/language/starts.py"
 EVP = "recipes/model_reprogramming/enhanced_visual_prompting.py"
 LOR = "recipes/model_reprogramming/low_rank_visual_prompting.py"
 POOLS = "formats/pools.py"
+SCALING = "operators/scaling.py"
 CHAIN = '__import__("reprojax").chain'
 
 MUTANTS = (
@@ -769,5 +770,26 @@ MUTANTS = (
         "(jnp.arange(len(flat)) < k) & ",
         "",
         "test_pools.py::test_components_of_a_task_are_orthogonal_to_all_before",
+    ),
+    Mutant(
+        "autovp: a frame that does not move with the scale",
+        SCALING,
+        "jnp.minimum(side * scale // 1, size)",
+        "jnp.minimum(side, size)",
+        "test_automated_visual_prompting.py",
+    ),
+    Mutant(
+        "autovp: a scale upside down",
+        SCALING,
+        "both, middle = jnp.stack([scale] * 2), size / 2 * (1 - scale)",
+        "both, middle = jnp.stack([1 / scale] * 2), size / 2 * (1 - 1 / scale)",
+        "test_automated_visual_prompting.py",
+    ),
+    Mutant(
+        "autovp: scaled about the corner",
+        SCALING,
+        "size / 2 * (1 - scale)",
+        "0 * scale",
+        "test_automated_visual_prompting.py",
     ),
 )

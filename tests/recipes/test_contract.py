@@ -22,14 +22,15 @@ from reprojax.training.losses import cross_entropy
 LABELS = jnp.array([0, 1, 2, 1])
 # Pixels of the side that the model, or a frame, has room for: nothing is resized, which
 # would be work that the bare model has not.
-SIDES = {"ar": 2, "bar": 2, "padding": 9, "evp": 12}
+SIDES = {"ar": 2, "bar": 2, "padding": 9, "evp": 12, "autovp": 9}
 PIXELS = [("convolutional", m) for m in ("ar", "vp", "padding", "watermark", "smm")]
-PIXELS += [("convolutional", m) for m in ("bar", "blackvip", "evp")]
+PIXELS += [("convolutional", m) for m in ("bar", "blackvip", "evp", "autovp")]
 PIXELS += [("transformer", m) for m in ("padding", "watermark")]
 AT_REST = ("vp", "watermark", "smm")
 MASKS = {"smm": ("mask",)}  # behind a prompt that starts at zero
 # A prompt costs nothing; what computes one from each image states its own bound.
 WORK = {
+    "autovp": 1.2,  # images sampled at a learned scale
     "smm": 2.8,  # its mask net of 26,499 weights, trained, beside 18,000 frozen ones
     "blackvip": 21,  # a frozen encoder's pass, and a decoder of prompts 16 pixels wide
 }
@@ -94,6 +95,7 @@ def test_prompts_in_pixels(backbone, method):
             "smm": 16 * 16 * 3 + 26_499,
             "bar": 16 * 16 * 3,
             "evp": 16 * 16 * 3,
+            "autovp": 16 * 16 * 3 + 1 + 12 * 3,
             # a trigger beside 192 features; 32 -> 16 -> 3 channels, doubled twice
             "blackvip": 512 - 192 + 160 + 512 + 32 + 192,
         }[method]

@@ -44,6 +44,7 @@ def test_published_settings():
     assert {name: settings(name) for name in IMAGES} == {
         "ar": (0.05, 30, 30),
         "vp": (40.0, 1000, 128),
+        "autovp": (0.001, 200, 128),
         "evp": (70.0, 1000, 256),
         "lor-vp": (0.02, 20, 256),
         "padding": (0.01, 200, 256),

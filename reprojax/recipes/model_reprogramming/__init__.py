@@ -4,6 +4,9 @@ from reprojax.recipes.model_reprogramming.additive_prompts import additive_promp
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
+from reprojax.recipes.model_reprogramming.automated_visual_prompting import (
+    automated_visual_prompting,
+)
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     black_box_reprogramming,
 )
@@ -25,6 +28,7 @@ from reprojax.recipes.model_reprogramming.vocabulary_remapping import (
 __all__ = [
     "additive_prompt",
     "adversarial_reprogramming",
+    "automated_visual_prompting",
     "black_box_reprogramming",
     "enhanced_visual_prompting",
     "low_rank_visual_prompting",
