@@ -21,7 +21,7 @@ MAPS = ", ".join(recipes.ALIGNMENTS)
 ESTIMATED = recipes.Preset(lambda *_: optax.sgd(0.0), 0.0, epochs=1, batch=50)
 """Of a method that learns nothing: one pass over the training images, for its map."""
 
-SIZES = ("inner", "length", "layers", "rank")
+SIZES = ("inner", "length", "layers", "channels", "rank")
 """Settings that are arguments of some recipes; beside them `augment`."""
 
 
@@ -77,6 +77,8 @@ class Config:
     """Tokens a block (vpt-shallow, vpt-deep)."""
     layers: int | None = None
     """Layers of the mask network (smm); by default 6 for a ViT, else 5."""
+    channels: int | None = None
+    """Masks of an image (smm): 3, one for each colour, by default; or 1 for all."""
     rank: int | None = None
     """Of each colour's matrix (lor-vp); by default 4."""
     augment: bool = False

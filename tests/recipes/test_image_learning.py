@@ -360,18 +360,19 @@ def test_black_vip():
 
 
 @pytest.mark.verify
-@pytest.mark.parametrize("layers", [5, 6])
-def test_sample_specific_masks(layers):
+@pytest.mark.parametrize("layers, channels", [(5, 3), (6, 3), (5, 1)])
+def test_sample_specific_masks(layers, channels):
     import torch
 
     method = find_method("smm")
     # A fixed map: one that follows stored statistics makes of rounding another map.
     align = find_alignment("first").build(T)
-    ours = method.build(BACKBONE, align, layers=layers, pools=2)
+    ours = method.build(BACKBONE, align, layers=layers, pools=2, channels=channels)
     optimizer = method.preset.optimizer(0.01, 1, STEPS)
     state = steps.begin(ours, optimizer, BACKBONE.frozen, X, 0, STEPS)
     what = ours, optimizer, method.preset.loss, ()
-    mask = torch_masks(state.params.learnable["normalized"]["mask"], layers)
+    own = state.params.learnable["normalized"]["mask"]
+    mask = torch_masks(own, layers, channels)
     program = torch.zeros(3, 16, 16, requires_grad=True)
     slow = 0.001 if layers == 6 else 0.01
     optimizers = [torch.optim.Adam([program], 0.01)]
@@ -433,8 +434,8 @@ def distances(ours, theirs, start):
     A batch norm cancels the biases before it, so that their gradients are rounding
     alone, of which Adam makes whole steps: they are left out, and change no answer.
     """
-    names = [n for n in start["normalized"]["mask"] if n.startswith("Conv")]
-    last = f"Conv_{len(names) - 1}"
+    names = list(start["normalized"]["mask"])
+    last = f"Conv_{sum(n.startswith('Batch') for n in names)}"  # no norm behind it
 
     def kept(tree):
         own = tree["normalized"]
@@ -454,7 +455,7 @@ def distances(ours, theirs, start):
     ]
 
 
-def torch_masks(start, layers):
+def torch_masks(start, layers, channels):
     """The published mask network with our first numbers."""
     import torch
     from torch import nn
@@ -464,13 +465,18 @@ def torch_masks(start, layers):
         parts += [nn.Conv2d(width, 8 * 2**i, 3, padding=1), nn.BatchNorm2d(8 * 2**i)]
         parts += [nn.ReLU()] + [nn.MaxPool2d(2)] * (i < 2)
         width = 8 * 2**i
-    parts.append(nn.Conv2d(width, 3, 3, padding=1))
+    if channels == 3:
+        parts.append(nn.Conv2d(width, 3, 3, padding=1))
     convolutions = [part for part in parts if isinstance(part, nn.Conv2d)]
     with torch.no_grad():
         for i, layer in enumerate(convolutions):
             ours = start[f"Conv_{i}"]
             layer.weight.copy_(torch.tensor(ours["kernel"].transpose(3, 2, 0, 1)))
             layer.bias.copy_(torch.tensor(ours["bias"]))
+    if channels == 1:  # the mean of the last maps
+        mean = nn.Conv2d(width, 1, 1, bias=False).requires_grad_(False)
+        parts.append(nn.Sequential(mean))
+        nn.init.constant_(mean.weight, 1 / width)
     return nn.Sequential(*parts)
 
 

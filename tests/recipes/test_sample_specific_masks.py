@@ -124,7 +124,9 @@ def test_training_normalises_by_the_batch_and_moves_the_stored_statistics():
 
 def test_the_published_numbers_of_weights():
     large = backbones.convolutional(224)
-    for sizes, count in (({}, 26_499), ({"layers": 6, "pools": 4}, 102_339)):
+    one = ({"channels": 1}, 24_768)  # without the last convolution
+    six = ({"layers": 6, "pools": 4}, 102_339)
+    for sizes, count in (({}, 26_499), one, six):
         own = by_hand.planned(smm(large, targets=3, **sizes)).learnable["normalized"]
         assert by_hand.numbers(own["mask"]) == count
         assert by_hand.numbers(own["prompt"]) == 224 * 224 * 3
