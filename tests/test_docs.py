@@ -14,6 +14,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 import backbones
+import contexts
 import documents
 import examples
 import pytest
@@ -203,8 +204,21 @@ def rows(title: str) -> dict[str, list[str]]:
     return {row[0].strip("`"): row for row in cells if row and row[0].startswith("`")}
 
 
+PAIRS = [n for n in recipes.methods(contexts.model()) if n not in IMAGES]
+
+
 def test_the_table_has_every_method():
     assert set(rows("Images")) == set(IMAGES)
+    assert set(rows("Pairs of an image and a text tower")) == set(PAIRS)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_table_of_pairs_is_what_describe_observes(name):
+    method, model = recipes.METHODS[name], contexts.model(contexts.TEMPLATES[name])
+    program = method.build(model, targets=3, **contexts.SIZES.get(name, {}))
+    seen = describe(program, model.frozen, contexts.X[:2], roles=model.roles)
+    own = rows("Pairs of an image and a text tower")[name]
+    assert own[2:] == [seen.coordinates, method.enters]
 
 
 @pytest.mark.parametrize("name", IMAGES)

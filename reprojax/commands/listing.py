@@ -50,7 +50,8 @@ def main(config: Config) -> None:
         "Label maps, as --map takes them": entries(maps),
         "Backbones, as --backbone takes them": entries(backbones()),
         "Targets, as --target takes them": entries(targets()),
-        "Methods for language models, from Python": methods_text(others),
+        "Methods for language models, and for pairs of an image and a text tower, from "
+        "Python": methods_text(others),
     }
     print("\n\n".join(f"{title}\n\n{text}" for title, text in sections.items()))
 

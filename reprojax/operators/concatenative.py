@@ -8,6 +8,7 @@ from jaxtyping import Array, Shaped
 
 from reprojax.core import (
     HEAD,
+    TAIL,
     Format,
     Given,
     Key,
@@ -38,16 +39,15 @@ from reprojax.operators.additive import (
 def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
     """A prompt [length ...] before row `at` of a value [B L ...]; None: at the end.
 
-    In Tokens, positions after it move on; a span of the sequence without that place
-    only moves. A prompt that is itself Tokens brings its own weights, for rows with
-    fewer demonstrations than others.
+    A negative `at` counts from the end. In Tokens, positions after the prompt move on;
+    a span of the sequence without that place only moves. A prompt that is itself Tokens
+    brings its own weights, for rows with fewer demonstrations than others.
     """
     check_format("insert", fmt)
     check_sizes("insert", length=length)
-    check_sizes("insert", 0, at=at)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
-        check_rows(value, at or 0, f"insert(at={at})")
+        check_rows(value, abs(at or 0), f"insert(at={at})")
         return init_prompt(fmt, key, (length, *bare(value).shape[2:]), scope)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
@@ -62,7 +62,9 @@ def insert(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
 def insert_rows(
     prompt: Shaped[Array, "B P *D"], value: Shaped[Given, "B L *D"], at: int | None
 ) -> Shaped[Array, "B P+L *D"]:
-    """Insert one prompt for each row before row `at` of the value; None: at the end."""
+    """Insert one prompt for each row before row `at` of the value; None: at the end.
+
+    A negative `at` counts from the end."""
     value = jnp.asarray(value)
     i = value.shape[1] if at is None else at
     return jnp.concatenate([value[:, :i], prompt, value[:, i:]], axis=1)
@@ -72,19 +74,16 @@ def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> T
     weight = prompt.weight if isinstance(prompt, Tokens) else jnp.ones((1, length))
     weight = jnp.broadcast_to(weight, (value.weight.shape[0], length))
     count = (weight > 0).sum(1, keepdims=True)
-    if at is None:
-        here, start = value.span.last, last_position(value) + 1
-        behind = not (value.span.first or value.span.last)
+    if at is None or at < 0:
+        here, start = value.span.last, last_position(value) + 1 + (at or 0)
+        generated = not (value.span.first or value.span.last)
+        behind = generated | (here & (value.position >= start))
     else:
         here, start, behind = value.span.first, at, value.position >= at
     moved = value.position + count * behind
     if not here:
         return value._replace(position=moved)
-    if at and value.span == HEAD and value.weight.shape[1] < at:
-        raise ValueError(
-            f"insert(at={at}) got a head of {value.weight.shape[1]} tokens, expected "
-            f"the first {at} of every query in it; share them too, or insert at 0"
-        )
+    _check_end(value, at or 0)
     new = start + jnp.maximum(jnp.cumsum(weight > 0, 1) - 1, 0)
 
     def join(a: Any, b: Any) -> Any:
@@ -92,6 +91,21 @@ def _insert_tokens(value: Tokens, prompt: Any, length: int, at: int | None) -> T
 
     ids = join(value.value, rows(bare(prompt), value.value))
     return Tokens(ids, join(moved, new), join(value.weight, weight), value.span)
+
+
+def _check_end(value: Tokens, at: int) -> None:
+    """Raise if a part of a sequence does not hold the tokens beside the place."""
+    found = value.weight.shape[1]
+    if value.span == HEAD and found < at:
+        raise ValueError(
+            f"insert(at={at}) got a head of {found} tokens, expected the first {at} of "
+            "every query in it; share them too, or insert at 0"
+        )
+    if value.span == TAIL and found < -at:
+        raise ValueError(
+            f"insert(at={at}) got a query of {found} tokens behind a shared head, "
+            f"expected the last {-at} in it; share less"
+        )
 
 
 def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:

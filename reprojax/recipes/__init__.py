@@ -22,6 +22,7 @@ from reprojax.recipes.model_reprogramming import (
 from reprojax.recipes.prompt_tuning import (
     black_vip,
     coda_prompt,
+    coop,
     dual_prompt,
     learning_to_prompt,
     vpt_deep,
@@ -49,6 +50,7 @@ __all__ = [
     "black_vip",
     "automated_visual_prompting",
     "build",
+    "coop",
     "enhanced_visual_prompting",
     "coda_prompt",
     "dual_prompt",

@@ -59,7 +59,10 @@ def register(method: Method) -> Method:
 
 
 def methods(model: Model[Any] | type | None = None) -> dict[str, Method]:
-    """All methods, or those that fit a model, or a kind of input such as `Pixels`."""
+    """All methods, or those that fit a model, or a kind of input such as `Pixels`.
+
+    A kind alone has no text tower, so that methods of a pair need the pair's card.
+    """
     if model is None:
         return dict(METHODS)
     kind = model if isinstance(model, type) else type(model.input)
@@ -67,7 +70,10 @@ def methods(model: Model[Any] | type | None = None) -> dict[str, Method]:
 
     def fits(method: Method) -> bool:
         own = method.needs
-        named = roles is None or all(roles.get(name) for name in own.roles)
+        if roles is None:
+            named = not any(name.startswith("text_") for name in own.roles)
+        else:
+            named = all(roles.get(name) for name in own.roles)
         return own.access != "texts" and issubclass(kind, own.input) and named
 
     return {name: method for name, method in METHODS.items() if fits(method)}

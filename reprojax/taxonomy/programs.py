@@ -130,13 +130,15 @@ def describe(
     Args:
         x: the program's input, or its shapes; likewise the context, where `Shared` is
             replaced by its value.
-        roles: a card's. Its "embedding" and "input" sites join the next two.
+        roles: a card's. Its "embedding", "text_embedding" and "input" sites join the
+            next two.
         embedding: sites with the embedded input. A site named nowhere is hidden.
         inputs: sites with the input itself.
     """
     context = unshared(context)
     random, roles = np.random.default_rng(seed), {} if roles is None else roles
-    place = {site: "embedding" for site in (*embedding, *roles.get("embedding", ()))}
+    named = (*roles.get("embedding", ()), *roles.get("text_embedding", ()))
+    place = {site: "embedding" for site in (*embedding, *named)}
     place |= {site: "input" for site in (*inputs, *roles.get("input", ()))}
     place["output"] = "output"
     params = program.init(jax.random.key(seed), frozen, x, context)

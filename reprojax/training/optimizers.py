@@ -85,6 +85,25 @@ def unit_cosine(
     return optax.chain(unit, optax.sgd(schedule))
 
 
+def sgd_by_epochs(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """SGD with momentum .9 and a decay of 5e-4; the rate moves by epochs.
+
+    The schedule of CoOp (arXiv 2109.01134): the first epoch has 1e-5, epoch e from 1 on
+    (1 + cos(pi (e - 1) / epochs)) / 2 of the rate, so the last one is above zero.
+    """
+
+    def schedule(step: Any) -> Any:
+        epoch = step // steps
+        down = (1 + jnp.cos(jnp.pi * (epoch - 1) / epochs)) / 2
+        return jnp.where(epoch < 1, 1e-5, learning_rate * down)
+
+    return optax.chain(
+        optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9)
+    )
+
+
 def adam(learning_rate: float, steps: int, epochs: int) -> optax.GradientTransformation:
     """Adam (arXiv 1412.6980) at a constant rate."""
     return optax.adam(learning_rate)

@@ -10,6 +10,7 @@ from jax.nn.initializers import normal, zeros
 from PIL import Image
 
 from reprojax import Params, Scope, chain, stateless
+from reprojax.core import STEP, TAIL, tokens
 from reprojax.formats import fixed, from_context, learnable
 from reprojax.operators import (
     add,
@@ -120,12 +121,29 @@ def test_a_mask_does_not_enlarge_the_program():
 # -- concatenative
 
 
-@pytest.mark.parametrize("at", [0, 1, 5, None])
+@pytest.mark.parametrize("at", [0, 1, 5, None, -2])
 def test_insert_before_a_row_or_behind_the_end(at):
     params, out = run(insert(soft, 2, at), SEQUENCE)
-    i = 5 if at is None else at
+    i = {None: 5, -2: 3}.get(at, at)
     expected = np.insert(SEQUENCE, [i] * 2, params.learnable, axis=1)
     np.testing.assert_array_equal(out, expected)
+
+
+def test_insert_before_the_last_tokens_wherever_the_padding_is():
+    ids, weight = jnp.array([[0, 5, 6, 7], [5, 6, 7, 8]]), jnp.ones((2, 4))
+    x = tokens(ids, weight.at[0, 0].set(0))
+    m = insert(fixed(jnp.array([1, 2])), 2, at=-1)
+    out = m.apply(m.init(KEY, x, Scope()), x, Scope())
+    order = np.argsort(np.where(out.weight > 0, out.position, -1), axis=1)
+    found = np.take_along_axis(np.asarray(out.value), order, 1)
+    np.testing.assert_array_equal(found, [[0, 5, 6, 1, 2, 7], [5, 6, 7, 1, 2, 8]])
+    query = x._replace(span=TAIL)
+    moved = insert(fixed(jnp.array([1, 2])), 2, at=-5)
+    with pytest.raises(ValueError, match="behind a shared head, expected the last 5"):
+        moved.apply(moved.init(KEY, query, Scope()), query, Scope())
+    step = x._replace(span=STEP)
+    later = m.apply(m.init(KEY, step, Scope()), step, Scope())
+    np.testing.assert_array_equal(later.position, x.position + 2)
 
 
 def test_insert_token_ids():

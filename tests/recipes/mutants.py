@@ -27,6 +27,7 @@ EVP = "recipes/model_reprogramming/enhanced_visual_prompting.py"
 LOR = "recipes/model_reprogramming/low_rank_visual_prompting.py"
 POOLS = "formats/pools.py"
 SCALING = "operators/scaling.py"
+COOP = "recipes/prompt_tuning/context_optimisation.py"
 CHAIN = '__import__("reprojax").chain'
 
 MUTANTS = (
@@ -324,6 +325,45 @@ MUTANTS = (
         "jnp.concatenate([top, middle, bottom], axis=0)",
         "jnp.concatenate([bottom, middle, top], axis=0)",
         "test_visual_prompting.py",
+    ),
+    Mutant(
+        "coop: words in front of a text's first token",
+        COOP,
+        "return insert(fmt, length, at=ahead)",
+        "return insert(fmt, length)",
+        "test_context_optimisation.py::"
+        "test_sixty_steps_are_those_of_the_official_code[end]",
+    ),
+    Mutant(
+        "coop: words behind the full stop",
+        COOP,
+        "return insert(fmt, length, at=-behind)",
+        "return insert(fmt, length, at=1 - behind)",
+        "test_context_optimisation.py::"
+        "test_sixty_steps_are_those_of_the_official_code[front]",
+    ),
+    Mutant(
+        "coop: the full stop and the end keep their positions",
+        "operators/concatenative.py",
+        "behind = generated | (here & (value.position >= start))",
+        "behind = generated",
+        "test_context_optimisation.py::"
+        "test_sixty_steps_are_those_of_the_official_code[front]",
+    ),
+    Mutant(
+        "coop: a rate that moves by steps",
+        OPTIMIZERS,
+        "epoch = step // steps",
+        "epoch = step / steps",
+        "test_context_optimisation.py::test_the_rate_is_that_of_the_official_schedule",
+    ),
+    Mutant(
+        "coop: no decay of the words",
+        OPTIMIZERS,
+        "optax.add_decayed_weights(5e-4)",
+        "optax.add_decayed_weights(0.0)",
+        "test_context_optimisation.py::"
+        "test_sixty_steps_are_those_of_the_official_code[end]",
     ),
     Mutant(
         "model: scaled before it is centred",

@@ -4,6 +4,7 @@ from reprojax.recipes.prompt_tuning.activation_addition import activation_additi
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
 from reprojax.recipes.prompt_tuning.black_box_visual_prompting import black_vip
 from reprojax.recipes.prompt_tuning.coda_prompt import coda_prompt
+from reprojax.recipes.prompt_tuning.context_optimisation import coop
 from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import (
     decomposed_prompt_tuning,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "black_box_tuning",
     "black_vip",
     "coda_prompt",
+    "coop",
     "decomposed_prompt_tuning",
     "dual_prompt",
     "learning_to_prompt",
