@@ -2,5 +2,14 @@
 
 from reprojax.models.image_text.card import Pair, classifier, image_features, random
 from reprojax.models.image_text.catalogue import load, names
+from reprojax.models.image_text.templates import read_sentences
 
-__all__ = ["Pair", "classifier", "image_features", "load", "names", "random"]
+__all__ = [
+    "Pair",
+    "classifier",
+    "image_features",
+    "load",
+    "names",
+    "random",
+    "read_sentences",
+]
