@@ -13,10 +13,11 @@ from reprojax.saving.files import open_regular, read_json
 IGNORED = re.compile(
     r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\..*"
     r"|cls\.seq_relationship\..*|h\.\d+\.attn\.(masked_)?bias|.*\.rotary_emb\.inv_freq"
+    r"|.*relative_position_index|layers\.\d+\.blocks\.\d+\.attn_mask"
 )
 # prefixes of DataParallel, Lightning, transformers; torch.compile and FSDP insert some
 WRAPPERS = re.compile(
-    r"^((module|model|vit|dinov2|resnet|convnext(v2)?|bert|roberta|transformer|_orig_mod"
+    r"^((module|model|vit|dinov2|resnet|convnext(v2)?|swin|bert|roberta|transformer|_orig_mod"
     r"|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
     r"|(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )

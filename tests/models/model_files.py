@@ -79,7 +79,35 @@ def convnext(classes: int = 5) -> dict[str, np.ndarray]:
     return _drawn(shapes | _norm("head.norm", 12) | _dense("head.fc", classes, 12))
 
 
-SIZES = {"vit": 16, "resnet": 64, "cifar": 32, "mobilenet": 32, "convnext": 16}
+def swin(classes: int = 5) -> dict[str, np.ndarray]:
+    """timm's names: two stages of 8 and 16 channels, windows of 2 x 2, patches of 2
+    pixels; the second block of the first stage shifts."""
+    shapes = _conv("patch_embed.proj", 8, 3, 2) | _norm("patch_embed.norm", 8)
+    shapes |= _norm("layers.1.downsample.norm", 32)
+    shapes["layers.1.downsample.reduction.weight"] = (16, 32)
+    for at, width, heads in (
+        ("0.blocks.0", 8, 2),
+        ("0.blocks.1", 8, 2),
+        ("1.blocks.0", 16, 4),
+    ):
+        at = f"layers.{at}."
+        shapes[at + "attn.relative_position_bias_table"] = (9, heads)
+        shapes |= _norm(at + "norm1", width) | _norm(at + "norm2", width)
+        shapes |= _dense(at + "attn.qkv", 3 * width, width)
+        shapes |= _dense(at + "attn.proj", width, width)
+        shapes |= _dense(at + "mlp.fc1", 2 * width, width)
+        shapes |= _dense(at + "mlp.fc2", width, 2 * width)
+    return _drawn(shapes | _norm("norm", 16) | _dense("head.fc", classes, 16))
+
+
+SIZES = {
+    "vit": 16,
+    "resnet": 64,
+    "cifar": 32,
+    "mobilenet": 32,
+    "convnext": 16,
+    "swin": 8,
+}
 CONFIG = {"architecture": "vit", "model_args": {"num_heads": 2}}
 TOLD = {  # what a bare file of it does not tell
     "vit": dict(architecture="vit", heads=2),
@@ -87,6 +115,7 @@ TOLD = {  # what a bare file of it does not tell
     "cifar": {},
     "mobilenet": {},
     "convnext": dict(architecture="convnext_tiny"),
+    "swin": dict(architecture="swin"),
 }
 MODELS = {
     "vit": vit,
@@ -94,6 +123,7 @@ MODELS = {
     "cifar": cifar,
     "mobilenet": mobilenet,
     "convnext": convnext,
+    "swin": swin,
 }
 
 

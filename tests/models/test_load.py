@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from reprojax.core import record, sites
 from reprojax.models import load, names
+from reprojax.models.vision.sizes import transformer_blocks
 
 VIT = files.TOLD["vit"]
 
@@ -136,7 +137,7 @@ def test_files_that_are_none(tmp_path):
     save_file({"encoder.layer.0.attention.self.query.weight": np.zeros((2, 2))}, other)
     with pytest.raises(ValueError, match="none of the known architectures") as caught:
         load(other)
-    labels = ("ViT", "DINOv2", "ResNet", "CIFAR", "MobileNetV2", "ConvNeXt")
+    labels = ("ViT", "DINOv2", "ResNet", "CIFAR", "MobileNetV2", "ConvNeXt", "Swin")
     for known in (*labels, "attention.self"):
         assert known in str(caught.value)
 
@@ -234,6 +235,43 @@ def test_a_convnext_of_fewer_pixels_than_it_divides_by(tmp_path):
     path = files.write(tmp_path, "convnext")
     with pytest.raises(ValueError, match="size 7 for a ConvNeXt .* at least 8"):
         load(path, size=7, **files.TOLD["convnext"])
+
+
+@pytest.mark.parametrize("size", [10, 12])
+def test_windows_of_a_swin_fill_its_grids(tmp_path, size):
+    path = files.write(tmp_path, "swin")
+    with pytest.raises(ValueError, match=rf"size {size} for a Swin .* \(2, 2\) places"):
+        load(path, size=size, **files.TOLD["swin"])
+
+
+def test_windows_of_a_swin_are_squares(tmp_path):
+    tensors = files.swin()
+    name = "layers.0.blocks.0.attn.relative_position_bias_table"
+    tensors[name] = np.zeros((15, 2), np.float32)
+    save_file(tensors, tmp_path / "swin.safetensors")
+    with pytest.raises(ValueError, match="15 biases, .*expected a square number"):
+        load(tmp_path / "swin.safetensors", **files.TOLD["swin"])
+    tensors[name] = np.zeros((9, 3), np.float32)
+    save_file(tensors, tmp_path / "swin.safetensors")
+    with pytest.raises(ValueError, match=r"\(8, 16\) with \(3, 4\) heads"):
+        load(tmp_path / "swin.safetensors", **files.TOLD["swin"])
+
+
+def test_a_swins_mask_of_older_files_is_passed_over(tmp_path):
+    tensors = files.swin()
+    tensors["layers.0.blocks.1.attn_mask"] = np.zeros((4, 4, 4), np.float32)
+    at = "layers.0.blocks.1.attn.relative_position_index"
+    tensors[at] = np.zeros((4, 4), np.int64)
+    save_file(tensors, tmp_path / "old.safetensors")
+    old = load(tmp_path / "old.safetensors", **files.TOLD["swin"])
+    new = load(files.write(tmp_path, "swin"), **files.TOLD["swin"])
+    jax.tree.map(np.testing.assert_array_equal, old.frozen, new.frozen)
+
+
+def test_no_token_can_be_put_into_a_swin(tmp_path):
+    model = load(files.write(tmp_path, "swin"), **files.TOLD["swin"])
+    with pytest.raises(ValueError, match="is no transformer with tokens .*a Swin"):
+        transformer_blocks(model)
 
 
 def test_a_response_norm_of_a_channel_that_is_zero_has_a_gradient(tmp_path):

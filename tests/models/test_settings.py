@@ -25,14 +25,19 @@ def folder(path, name="vit", config=VIT, looks=None):
     return path
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet"])
+@pytest.mark.parametrize("name", ["vit", "resnet", "convnext", "swin"])
 def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
     """ResNets that blur where they stride, and ViTs of other heads, have its shapes."""
     with pytest.raises(ValueError, match=r"without a name .*load\(..., architecture="):
         load(files.write(tmp_path, name))
-    with pytest.raises(ValueError, match="'resnetaa50.a1h_in1k'|patch16_rpn_224'"):
-        other = {"vit": "vit_base_patch16_rpn_224", "resnet": "resnetaa50.a1h_in1k"}
-        load(files.write(tmp_path, name), architecture=other[name])
+    other = {
+        "vit": "vit_base_patch16_rpn_224",
+        "resnet": "resnetaa50.a1h_in1k",
+        "convnext": "convnext_tiny_hnf",
+        "swin": "swinv2_tiny_window8_256",
+    }[name]
+    with pytest.raises(ValueError, match=f"is a {other!r} in the tensor names"):
+        load(files.write(tmp_path, name), architecture=other)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,25 @@ def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
             r"model_args .*\{'output_stride': 8\}.*ignore=\['output_stride'\]",
         ),
         ("resnet", {"model_type": "resnet", "hidden_act": "gelu"}, "hidden_act"),
+        ("convnext", {"architecture": "convnext_xxlarge"}, "is a 'convnext_xxlarge'"),
+        ("convnext", {"model_type": "convnext", "hidden_act": "relu"}, "hidden_act"),
+        (
+            "convnext",
+            {"architecture": "convnext_tiny", "model_args": {"head_norm_first": True}},
+            "head_norm_first",
+        ),
+        ("swin", {"model_type": "swinv2"}, "is a 'swinv2'"),
+        ("swin", {"model_type": "swin", "use_absolute_embeddings": True}, "absolute"),
+        (
+            "swin",
+            {"architecture": "swin", "model_args": {"always_partition": True}},
+            "always_partition",
+        ),
+        (
+            "swin",
+            {"architecture": "swin", "model_args": {"window_size": [1, 5]}},
+            "expected squares",
+        ),
         ("vit", {"model_type": "vit_mae"}, "is a 'vit_mae'"),
         ("vit", VIT | {"architectures": ["ViTForMaskedImageModeling"]}, "was saved as"),
         ("vit", VIT | {"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),

@@ -19,7 +19,7 @@ def drawn(model):
     torch.manual_seed(0)
     with torch.no_grad():
         for name, leaf in (*model.named_parameters(), *model.named_buffers()):
-            if not leaf.is_floating_point() or "inv_freq" in name:
+            if not leaf.is_floating_point() or re.search("inv_freq|attn_mask", name):
                 continue
             if leaf.ndim > 1 and not re.search("pos|token|emb|wte|wpe", name):
                 leaf.normal_(0, leaf[0].numel() ** -0.5)

@@ -18,6 +18,7 @@ from reprojax.models.vision import (
     mobilenet,
     processors,
     resnet,
+    swin,
     vit,
 )
 from reprojax.models.vision.pixels import Pixels, images
@@ -29,6 +30,7 @@ LAYOUTS = (
     *cifar_resnet.LAYOUTS,
     *mobilenet.LAYOUTS,
     *convnext.LAYOUTS,
+    *swin.LAYOUTS,
 )
 
 
@@ -170,7 +172,8 @@ def _config(
     refuse_heads(config, r"\w+(Model|Backbone|ForImageClassification)", found.name)
     passed = r"num_classes|in_chans|img_size|" + layout.arguments
     given = config.get("model_args") or {}
-    arguments = settings(given, Arguments, f"model_args in {name}", passed, ignore)
+    given = {k: v for k, v in given.items() if not re.fullmatch(passed, k)}
+    arguments = settings(given, Arguments, f"model_args in {name}", ignore=ignore)
     return {**config, **arguments, **({"num_attention_heads": heads} if heads else {})}
 
 

@@ -43,8 +43,9 @@ def transformer_blocks(model: Model[Pixels]) -> tuple[str, ...]:
     """The sites of a transformer's blocks; raise for other architectures."""
     if not is_transformer(model):
         raise ValueError(
-            f"{model.name} is no transformer, expected one: tokens [B L D] at its "
-            "blocks; take a ViT, or a pixel prompt such as padding or watermark"
+            f"{model.name} is no transformer with tokens [B L D] at its blocks, "
+            "expected one (a Swin keeps a grid, into which no token can be put); take "
+            "a ViT, or a pixel prompt such as padding or watermark"
         )
     return model.roles.get("blocks", ())
 

@@ -30,6 +30,7 @@ HALF = (0.5, 0.5, 0.5)
 class Attention(nn.Module):
     """Self-attention; "query", "key" and "value" give [B L h d].
 
+    A bias for pairs of tokens is added to the scores of each n rows of the batch.
     The softmax's sums divide after the product with the values, which saves a pass over
     [L L].
     """
@@ -38,7 +39,9 @@ class Attention(nn.Module):
     bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x: Float[Array, "B L D"], bias: Float[Array, "n h L L"] | None = None
+    ) -> Float[Array, "B L D"]:
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
         query, key, value = (
@@ -47,6 +50,9 @@ class Attention(nn.Module):
         )
         scores = jnp.einsum("blhd,bmhd->bhlm", query * shape[1] ** -0.5, key)
         scores = scores.astype(jnp.float32)
+        if bias is not None:
+            groups = scores.reshape(-1, *bias.shape)
+            scores = (groups + bias.astype(jnp.float32)).reshape(scores.shape)
         # A softmax does not change with this shift, so it needs no gradient.
         top = lax.stop_gradient(scores.max(-1, keepdims=True))
         weights = jnp.exp(scores - top)
@@ -62,7 +68,7 @@ class MLP(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B *place D"]) -> Float[Array, "B *place D"]:
         up = gelu(nn.Dense(self.hidden, name="up")(x))
         return nn.Dense(x.shape[-1], name="down")(up)
 

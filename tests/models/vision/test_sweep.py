@@ -22,6 +22,8 @@ pytestmark = pytest.mark.verify
 SMALL = dict(embed_dim=32, depth=2, num_heads=4, img_size=32, num_classes=5)
 NET = dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32), num_classes=5)
 NEXT = dict(depths=(1, 1, 1, 2), dims=(8, 8, 16, 8), num_classes=5)
+SWIN = dict(img_size=32, patch_size=2, embed_dim=8, depths=(2, 1), num_heads=(1, 2))
+SWIN |= dict(window_size=4, num_classes=5)
 SAME = {
     "vit_tiny_patch16_224": SMALL,
     "vit_base_patch8_224": SMALL | dict(num_heads=2, qkv_bias=False, mlp_ratio=3),
@@ -30,6 +32,7 @@ SAME = {
     "vit_large_patch32_224": SMALL | dict(num_classes=0),
     "resnet18": dict(num_classes=5),
     "convnext_tiny": NEXT,
+    "swin_base_patch4_window7_224": SWIN,
     "convnextv2_atto": NEXT | dict(num_classes=0),
 }
 OTHER = {
@@ -46,6 +49,7 @@ OTHER = {
     "vit_base_patch16_siglip_224": SMALL,
     "deit_tiny_distilled_patch16_224": SMALL,
     "mixer_s32_224": dict(img_size=32, num_classes=5),
+    "swinv2_tiny_window8_256": SWIN,
     "convnext_tiny_hnf": NEXT,
     "convnext_large_mlp": NEXT | dict(head_hidden_size=8),
     "convnext_atto_ols": NEXT,
@@ -79,10 +83,12 @@ def same_images(model, reference):
 def test_models_of_timm(name, tmp_path):
     reference, file = from_timm(name, SAME[name], tmp_path)
     size = {"size": 64} if re.match("resnet|conv", name) else {}
+    size |= {"size": 32} if "swin" in name else {}
     same_images(load(tmp_path, **size), reference)
     with pytest.raises(ValueError, match="without a name of its architecture"):
         load(file)
-    heads = {"heads": SAME[name]["num_heads"]} if "num_heads" in SAME[name] else {}
+    heads = SAME[name].get("num_heads")
+    heads = {"heads": heads} if isinstance(heads, int) else {}
     same_images(load(file, architecture=f"{name}.mine", **heads, **size), reference)
 
 
@@ -100,6 +106,8 @@ def test_other_models_of_timm(name, tmp_path):
 VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=5)
 VIT |= dict(image_size=32, patch_size=16, intermediate_size=48)
 RES = dict(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1])
+GRID = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 1], num_labels=5)
+GRID |= dict(num_heads=[1, 2], window_size=4)
 CONV = dict(hidden_sizes=[8, 8, 16, 8], depths=[1, 1, 2, 1], num_labels=5)
 IMAGES = {
     "ViT": VIT | dict(layer_norm_eps=0.1, num_attention_heads=2),
@@ -107,6 +115,7 @@ IMAGES = {
     "ResNet": RES | dict(layer_type="basic", num_labels=5),
     "ConvNext": CONV | dict(layer_norm_eps=0.1, patch_size=2),
     "ConvNextV2": CONV | dict(layer_norm_eps=0.1),
+    "Swin": GRID | dict(layer_norm_eps=0.1),
 }
 OTHER_IMAGES = {
     "ViT": VIT | dict(hidden_act="quick_gelu"),
@@ -119,7 +128,9 @@ OTHER_IMAGES = {
     "ConvNext": CONV | dict(hidden_act="relu"),
     "RegNet": RES,
     "MobileNetV2": dict(depth_multiplier=0.2, num_labels=5),
-    "Swin": dict(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 1]),
+    "Swin": GRID | dict(hidden_act="relu"),
+    "Swinv2": GRID,
+    "DonutSwin": GRID,
 }
 
 
@@ -211,7 +222,7 @@ def test_other_language_models_of_transformers(kind, tmp_path):
 def test_the_names_that_are_taken_for_plain_ones_are():
     """Of all timm's names that the patterns take: heads, epsilon, activation, place of
     the norms, pooling; for a ResNet the stem, blur and pooling."""
-    from reprojax.models.vision import convnext, resnet, vit
+    from reprojax.models.vision import convnext, resnet, swin, vit
 
     for name in timm().list_models():
         if re.fullmatch(vit.NAMES, name):
@@ -230,6 +241,14 @@ def test_the_names_that_are_taken_for_plain_ones_are():
             parts = {str(getattr(block, name, None)) for name in ("se", "aa")}
             assert parts <= {"None", "Identity()"}
             assert isinstance(block.act1, torch.nn.ReLU)
+        elif re.fullmatch(swin.LAYOUTS[0].names, name):
+            with torch.device("meta"):
+                net = timm().create_model(name)
+            block = net.layers[1].blocks[1]
+            assert block.norm1.eps == net.norm.eps == net.patch_embed.norm.eps == 1e-5
+            assert isinstance(block.mlp.act, torch.nn.GELU)
+            assert net.head.global_pool.pool_type == "avg"
+            assert not block.always_partition
         elif re.fullmatch(convnext.NAMES, name):
             with torch.device("meta"):
                 net = timm().create_model(name)

@@ -1,12 +1,24 @@
 """Values and input gradients of more architectures against torch, random weights."""
 
 import pytest
-from torch_models import agree, from_timm, from_transformers, noise, ours, theirs
+from torch_models import (
+    agree,
+    answer,
+    from_timm,
+    from_transformers,
+    noise,
+    ours,
+    theirs,
+)
 
 from reprojax.models import load
 
 pytestmark = pytest.mark.verify
 
+SWIN = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 3], num_labels=5)
+SWIN |= dict(num_heads=[1, 4], window_size=4, mlp_ratio=2.0)
+TIMM_SWIN = dict(patch_size=2, embed_dim=8, num_heads=(2, 4), num_classes=5)
+TIMM_SWIN |= dict(depths=(2, 2))
 NEXT = dict(depths=[1, 2, 1, 1], num_labels=5)
 WIDE = dict(hidden_sizes=[8, 12, 16, 24])
 TIMM_NEXT = dict(depths=(1, 2, 1, 1), dims=(8, 12, 16, 24), num_classes=5)
@@ -19,13 +31,31 @@ TRANSFORMERS = {
     ),
     "ConvNext, no head": (64, NEXT | WIDE),
     "ConvNextV2": (64, NEXT | WIDE),
+    "Swin": (32, SWIN | dict(layer_norm_eps=0.1)),
+    "Swin, larger images": (48, SWIN),
+    "Swin, one window in the last stage": (32, SWIN | dict(window_size=8)),
+    "Swin, no biases": (32, SWIN | dict(qkv_bias=False)),
+    "Swin, no head": (32, SWIN),
 }
 TIMM = {
     "convnext_tiny": (64, TIMM_NEXT),
     "convnext_nano": (75, TIMM_NEXT),  # 1x1 convolutions; sides that do not halve
     "convnextv2_base": (64, TIMM_NEXT | dict(num_classes=0)),
     "convnextv2_femto": (64, TIMM_NEXT),
+    "swin_tiny_patch4_window7_224": (32, TIMM_SWIN | dict(window_size=4, img_size=32)),
+    "swin_base_patch4_window12_384": (
+        24,  # one window in the last stage; no head
+        TIMM_SWIN | dict(window_size=6, img_size=24, num_classes=0),
+    ),
+    "swin_s3_tiny_224": (
+        32,
+        dict(depths=(2, 2, 2), num_heads=(1, 2, 2), window_size=(4, 8, 2), img_size=32)
+        | dict(patch_size=2, embed_dim=8, num_classes=5),
+    ),
 }
+
+
+POOLED = ("Swin",)  # without a head these give a mean
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -36,7 +66,9 @@ def test_values_and_input_gradients_of_transformers(name, tmp_path):
     reference = from_transformers(kind, its, head, tmp_path)
     model = load(tmp_path, size=size)
     assert len(model.classes) == (0 if headless else 5)
-    agree(ours(model, noise(size)), theirs(reference, noise(size)))
+    pooled = headless and kind in POOLED
+    read = (lambda out: out.pooler_output) if pooled else answer
+    agree(ours(model, noise(size)), theirs(reference, noise(size), read))
 
 
 @pytest.mark.parametrize("name", TIMM)
