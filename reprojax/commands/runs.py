@@ -107,6 +107,8 @@ def train(
         "identity": identity,
         "profile": config.profile,
     }
+    if start := recipes.find_method(config.method).start:
+        own["params"] = start(program, backbone, task.train, seed)
     given = cached(*given, batch=batch) if caches(config) else given
     fitted = fit(*given, **(own | how))
     # Off the mesh: what follows (pictures, files) is each process's own.

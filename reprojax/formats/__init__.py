@@ -1,5 +1,6 @@
 """Lambda, the configuration: where a prompt's numbers come from."""
 
+from reprojax.formats.clusters import nearest_prototype, with_prototypes
 from reprojax.formats.fixed import fixed, from_context
 from reprojax.formats.learnable import border, learnable, subspace, through
 from reprojax.formats.made import low_rank, low_rank_channels, reparametrised
@@ -15,7 +16,9 @@ __all__ = [
     "low_rank",
     "low_rank_channels",
     "pool",
+    "nearest_prototype",
     "reparametrised",
     "subspace",
     "through",
+    "with_prototypes",
 ]

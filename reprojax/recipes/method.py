@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import optax
 
-from reprojax.core import Manipulation, Program
+from reprojax.core import Manipulation, Params, Program
 from reprojax.core.names import kinds_text
 from reprojax.models import Model, role
 from reprojax.searches import Search
@@ -154,6 +154,9 @@ class Method(NamedTuple):
     """The paper's own of `ALIGNMENTS`; None: the recipe has one, or needs none."""
     probable: bool = False
     """Whether its loss takes log-probabilities, which not all alignments give."""
+    start: Callable[..., Params] | None = None
+    """(program, model, training split, seed) -> first params, if they depend on the
+    training images, such as clusters of these; None: `program.init` draws them."""
 
     @property
     def needs(self) -> Needs:

@@ -82,7 +82,7 @@ def test_budgets_belong_to_black_boxes(tmp_path):
         ({"learning_rate": np.nan}, "got --learning-rate nan, expected a number above"),
         ({"controls": True, "random_weights": -1}, "-1, expected 0 to 1, the number"),
         ({"controls": True, "random_weights": 2}, "2, expected 0 to 1, the number of"),
-        ({"length": 5}, "--length 5 with --method watermark, .* one of vpt-shallow,"),
+        ({"length": 5}, "--length 5 with --method watermark, .* one of .*vpt-shallow,"),
         ({"method": "padding", "augment": True}, "which has no augment; .*watermark"),
         ({"method": "waterark"}, "no method 'waterark'; did you mean 'watermark'"),
         ({"method": "few-shot"}, "few-shot, which is not for images, expected one of"),

@@ -25,6 +25,9 @@ MASKS = "models/vision/mask_generator.py"
 STARTS = "models/language/starts.py"
 EVP = "recipes/model_reprogramming/enhanced_visual_prompting.py"
 LOR = "recipes/model_reprogramming/low_rank_visual_prompting.py"
+CLUSTERS = "formats/clusters.py"
+DAM = "recipes/model_reprogramming/diversity_aware_prompting.py"
+META = "recipes/model_reprogramming/meta_prompts.py"
 POOLS = "formats/pools.py"
 SCALING = "operators/scaling.py"
 COOP = "recipes/prompt_tuning/context_optimisation.py"
@@ -754,6 +757,30 @@ MUTANTS = (
         "(step // steps) / epochs",
         "(step / steps) / epochs",
         "test_enhanced_visual_prompting.py",
+    ),
+    Mutant(
+        "dam-vp: the farthest cluster's prompt",
+        CLUSTERS,
+        "(apart**2).sum(-1).argmin(-1)",
+        "(apart**2).sum(-1).argmax(-1)",
+        "test_diversity_aware_prompting.py::"
+        "test_each_image_has_the_strips_of_its_nearest_prototype",
+    ),
+    Mutant(
+        "dam-vp: clusters by the nearest pair",
+        DAM,
+        "tree = average(",
+        "tree = __import__('scipy.cluster.hierarchy').cluster.hierarchy.single(",
+        "test_diversity_aware_prompting.py::"
+        "test_prototypes_are_means_of_clusters_by_average_distance",
+    ),
+    Mutant(
+        "dam-vp: a mean over tasks, not over all clusters",
+        META,
+        "count += clusters",
+        "count += 1",
+        "test_diversity_aware_prompting.py::"
+        "test_a_first_prompt_by_reptile_is_the_published_codes",
     ),
     Mutant(
         "lor-vp: added after normalisation",

@@ -45,6 +45,7 @@ def test_published_settings():
         "ar": (0.05, 30, 30),
         "vp": (40.0, 1000, 128),
         "autovp": (0.001, 200, 128),
+        "dam-vp": (0.1, 50, 128),
         "evp": (70.0, 1000, 256),
         "lor-vp": (0.02, 20, 256),
         "padding": (0.01, 200, 256),
@@ -230,4 +231,4 @@ def test_every_method_says_what_it_needs():
             assert method.alignment in recipes.ALIGNMENTS
     own = [name for name in IMAGES if find_method(name).alignment is None]
     tuned = ["lor-vp", "vpt-shallow", "vpt-deep", "l2p", "dualprompt", "coda-prompt"]
-    assert {*own} == {"linear-probe", *tuned}
+    assert {*own} == {"linear-probe", "dam-vp", *tuned}

@@ -10,6 +10,9 @@ from reprojax.recipes.model_reprogramming.automated_visual_prompting import (
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     black_box_reprogramming,
 )
+from reprojax.recipes.model_reprogramming.diversity_aware_prompting import (
+    diversity_aware_prompting,
+)
 from reprojax.recipes.model_reprogramming.enhanced_visual_prompting import (
     enhanced_visual_prompting,
 )
@@ -30,6 +33,7 @@ __all__ = [
     "adversarial_reprogramming",
     "automated_visual_prompting",
     "black_box_reprogramming",
+    "diversity_aware_prompting",
     "enhanced_visual_prompting",
     "low_rank_visual_prompting",
     "padding",
