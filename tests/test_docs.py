@@ -214,7 +214,7 @@ def test_the_table_has_every_method():
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_table_of_pairs_is_what_describe_observes(name):
-    method, model = recipes.METHODS[name], contexts.model(contexts.TEMPLATES[name])
+    method, model = recipes.METHODS[name], contexts.of(name)
     program = method.build(model, targets=3, **contexts.SIZES.get(name, {}))
     seen = describe(program, model.frozen, contexts.X[:2], roles=model.roles)
     own = rows("Pairs of an image and a text tower")[name]

@@ -1,5 +1,6 @@
 """Omega, the alignment: maps the model's output to the task's."""
 
+from reprojax.alignments.cached import cached
 from reprojax.alignments.closed_form import ridge
 from reprojax.alignments.heads import heads
 from reprojax.alignments.linear import linear
@@ -38,6 +39,7 @@ __all__ = [
     "bayesian",
     "bayesian_map",
     "bayesian_plus",
+    "cached",
     "calibrated",
     "centred",
     "columns",

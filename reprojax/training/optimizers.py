@@ -117,6 +117,15 @@ def adam_clipped(
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
 
 
+def adamw_cosine(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """AdamW with a cosine to zero over all steps, a decay of .01 and an epsilon of
+    1e-4, as Tip-Adapter-F has it (arXiv 2111.03930)."""
+    rate = optax.cosine_decay_schedule(learning_rate, steps * epochs)
+    return optax.adamw(rate, eps=1e-4, weight_decay=0.01)
+
+
 def adamw_linear(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:

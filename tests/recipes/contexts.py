@@ -14,19 +14,25 @@ import numpy as np
 from small_pairs import pair, pictures
 
 from reprojax.models.image_text import classifier
+from reprojax.models.image_text.card import TEMPLATE
 from reprojax.training import steps
 
 NAMES = ["cat", "small dog", "bird"]
 X, Y = pictures(24, 3), np.arange(24) % 3
 EPOCHS, BATCH, RATE = 20, 8, 0.2
 TEMPLATES = {"coop": "{}."}
-"""Of the texts that a method takes."""
+"""Of the texts that a method takes, if other than the card's own."""
 SIZES = {"coop": {"length": 3}}  # the pair has twelve positions
 
 
 @cache
 def model(template="{}."):
     return classifier(pair(), NAMES, [template])
+
+
+def of(method):
+    """A model with the texts that the method takes."""
+    return model(TEMPLATES.get(method, TEMPLATE))
 
 
 @cache

@@ -14,6 +14,7 @@ from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
 from reprojax.recipes.prompt_tuning.prefixes import prefix_tuning, without_mlp
 from reprojax.recipes.prompt_tuning.soft_prompts import prompt_tuning
+from reprojax.recipes.prompt_tuning.tip_adapter import tip_adapter, tip_adapter_f
 from reprojax.recipes.prompt_tuning.visual_prompt_tuning import vpt_deep, vpt_shallow
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "p_tuning_v2",
     "prefix_tuning",
     "prompt_tuning",
+    "tip_adapter",
+    "tip_adapter_f",
     "vpt_deep",
     "vpt_shallow",
     "without_mlp",
