@@ -74,7 +74,8 @@ class Config:
     inner: int | None = None
     """Side of the image inside a border, in pixels (padding, ar, bar, evp)."""
     length: int | None = None
-    """Tokens a block (vpt-shallow, vpt-deep)."""
+    """Tokens a block (vpt-*, e2vpt), or of a prompt of a pool (l2p, dualprompt,
+    coda-prompt)."""
     layers: int | None = None
     """Layers of the mask network (smm); by default 6 for a ViT, else 5."""
     channels: int | None = None

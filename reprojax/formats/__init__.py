@@ -3,7 +3,13 @@
 from reprojax.formats.clusters import nearest_prototype, with_prototypes
 from reprojax.formats.fixed import fixed, from_context
 from reprojax.formats.learnable import border, learnable, subspace, through
-from reprojax.formats.made import low_rank, low_rank_channels, reparametrised
+from reprojax.formats.made import (
+    low_rank,
+    low_rank_channels,
+    projected,
+    pruned,
+    reparametrised,
+)
 from reprojax.formats.pools import begin_task, components, pool
 
 __all__ = [
@@ -17,6 +23,8 @@ __all__ = [
     "low_rank_channels",
     "pool",
     "nearest_prototype",
+    "projected",
+    "pruned",
     "reparametrised",
     "subspace",
     "through",

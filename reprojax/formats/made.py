@@ -4,9 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from reprojax.core import Format, Key, Params, PyTree, Scope
+from reprojax.core.guards import check_sizes
 from reprojax.core.initial import dense, uniform
 
 
@@ -107,5 +109,63 @@ def low_rank_channels(rank: int, deviation: float = 0.01) -> Format:
     def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "H W C"]:
         own = params.learnable
         return jnp.einsum("chr,crw->hwc", own["left"], own["right"])
+
+    return Format(init, read)
+
+
+def projected(size: int, initial: Initializer) -> Format:
+    """Prompts [n P D] of n sites, made by one linear layer of narrower vectors: VPT's
+    projection (arXiv 2203.12119), which starts as the published code's.
+
+    Each site reads its own [P D].
+
+    Args:
+        size: numbers of a vector.
+        initial: of the vectors [n P size].
+    """
+    check_sizes("projected", size=size)
+
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        k, width = jax.random.split(key, 3), shape[-1]
+        net = {"prompts": initial(k[0], (*shape[:-1], size), jnp.float32)}
+        net["kernel"] = jax.random.normal(k[1], (size, width)) * (2 / width) ** 0.5
+        return Params(net | {"bias": uniform(size)(k[2], (width,))})
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "P D"]:
+        own = params.learnable
+        return own["prompts"][scope.index] @ own["kernel"] + own["bias"]
+
+    return Format(init, read)
+
+
+def pruned(pieces: int, initial: Initializer, *, learned: bool) -> Format:
+    """Prompts [n P D] of n sites, times masks that the sites share: one for each of P
+    tokens, and one for each of its pieces (E2VPT, arXiv 2307.13770).
+
+    As in the published code, piece j of m holds the numbers j, j + m, j + 2m and so on
+    of a token. Each site reads its own [P D].
+
+    Args:
+        pieces: m.
+        initial: of the prompts. The masks start at one.
+        learned: whether the masks are learnable or fixed.
+    """
+    check_sizes("pruned", pieces=pieces)
+
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        length, width = shape[1:]
+        if width % pieces:
+            raise ValueError(
+                f"got pieces={pieces} for prompts {width} wide, expected a divisor"
+            )
+        masks = {"tokens": jnp.ones(length), "pieces": jnp.ones((length, pieces))}
+        own = {"prompts": initial(key, shape, jnp.float32)}
+        return Params(own | masks) if learned else Params(own, masks)
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "P D"]:
+        prompt = params.learnable["prompts"][scope.index]
+        masks = params.learnable if learned else params.fixed
+        each = jnp.tile(masks["pieces"], (1, prompt.shape[1] // pieces))
+        return prompt * each * masks["tokens"][:, None]
 
     return Format(init, read)

@@ -1,7 +1,14 @@
 """Tau, the operator: how a prompt is combined with the value at a site."""
 
 from reprojax.operators.additive import add, frame, to_answers
-from reprojax.operators.concatenative import insert, pad, prefix, replace, shift
+from reprojax.operators.concatenative import (
+    in_depth,
+    insert,
+    pad,
+    prefix,
+    replace,
+    shift,
+)
 from reprojax.operators.images import augmented, crop, flip, resize
 from reprojax.operators.low_rank import low_rank_edit
 from reprojax.operators.parametric import (
@@ -22,6 +29,7 @@ __all__ = [
     "dropped",
     "flip",
     "frame",
+    "in_depth",
     "insert",
     "low_rank_edit",
     "masked_add",

@@ -138,6 +138,27 @@ def replace_rows(
     return jnp.asarray(value).at[:, at : at + prompt.shape[1]].set(prompt)
 
 
+def in_depth(fmt: Format, length: int, at: int = 0) -> Manipulation:
+    """For a tuple of n sites one prompt [n length ...]: inserted before row `at` at the
+    first site, and at each later one in place of what became of it (VPT-deep, arXiv
+    2203.12119).
+
+    The format reads the site's own part, that of `scope.index`.
+    """
+    first, later = insert(fmt, length, at), replace(fmt, length, at)
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        specs = list(value.values()) if isinstance(value, dict) else [value]
+        check_rows(specs[0], at, f"in_depth(at={at})")
+        shape = (len(specs), length, *bare(specs[0]).shape[2:])
+        return init_prompt(fmt, key, shape, scope)
+
+    def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
+        return (later if scope.index else first).apply(params, value, scope)
+
+    return Manipulation(init, apply)
+
+
 def prefix(fmt: Format, length: int) -> Manipulation:
     """Keys and values [length H d] before all others (arXiv 2101.00190).
 

@@ -24,7 +24,7 @@ from reprojax.core import (
 from reprojax.core.faults import init_prompt, read_prompt
 from reprojax.core.guards import check_sizes
 from reprojax.core.slips import check_format, check_manipulation
-from reprojax.operators.additive import cast_like, check_prompt
+from reprojax.operators.additive import cast_like, check_prompt, rows
 
 
 def scale_and_shift() -> Manipulation:
@@ -132,11 +132,18 @@ def masked_add(fmt: Format, net: Manipulation) -> Manipulation:
     return Manipulation(init, apply)
 
 
-def dropped(fmt: Format, rate: float) -> Format:
-    """A prompt with dropout; its params are those of the prompt without dropout."""
+def dropped(fmt: Format, rate: float, by_row: bool = False) -> Format:
+    """A prompt with dropout; its params are those of the prompt without dropout.
+
+    Args:
+        by_row: other numbers are dropped in each row of the batch.
+    """
     drop = dropout(rate)
 
     def read(params: Params, value: PyTree, scope: Scope) -> Array:
-        return drop.apply(Params(), fmt.read(params, value, scope), scope)
+        prompt = fmt.read(params, value, scope)
+        if by_row and rate:
+            prompt = rows(prompt, bare(value))
+        return drop.apply(Params(), prompt, scope)
 
     return fmt._replace(read=read)

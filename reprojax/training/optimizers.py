@@ -35,7 +35,10 @@ def adam_decayed(b1: float = 0.9) -> Callable[..., optax.GradientTransformation]
 
 
 def sgd_cosine(
-    warmup: int | float, clip: float | None = None, decay: float = 0.0
+    warmup: int | float,
+    clip: float | None = None,
+    decay: float = 0.0,
+    head_bias: bool = True,
 ) -> Callable[..., optax.GradientTransformation]:
     """SGD with momentum .9, warm-up and a cosine to zero.
 
@@ -48,6 +51,7 @@ def sgd_cosine(
             would never reach its rate); below 1, the share of the run.
         clip: the largest norm of a gradient.
         decay: this times the params is added to the gradient, as in PyTorch.
+        head_bias: whether the head's bias decays too; see `decayed`.
     """
 
     def optimizer(
@@ -63,11 +67,25 @@ def sgd_cosine(
             return learning_rate * jnp.where(step < warm, up, down)
 
         sgd = optax.sgd(schedule, momentum=0.9)
-        if decay:
+        if decay and not head_bias:
+            sgd = optax.chain(decayed(decay), sgd)
+        elif decay:
             sgd = optax.chain(optax.add_decayed_weights(decay), sgd)
         return optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd
 
     return optimizer
+
+
+def decayed(decay: float) -> optax.GradientTransformation:
+    """Add decay times the params to the gradient, except to that of the head's bias, as
+    the published code of VPT does (arXiv 2203.12119)."""
+
+    def kept(path: Any, leaf: Any) -> bool:
+        names = [getattr(key, "key", "") for key in path]
+        return names[0] != "output" or names[-1] != "bias"
+
+    mask = lambda learnable: jax.tree_util.tree_map_with_path(kept, learnable)
+    return optax.add_decayed_weights(decay, mask)
 
 
 def unit_cosine(

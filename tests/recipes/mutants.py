@@ -29,6 +29,7 @@ CLUSTERS = "formats/clusters.py"
 DAM = "recipes/model_reprogramming/diversity_aware_prompting.py"
 META = "recipes/model_reprogramming/meta_prompts.py"
 POOLS = "formats/pools.py"
+E2VPT = "recipes/prompt_tuning/e2vpt.py"
 SCALING = "operators/scaling.py"
 COOP = "recipes/prompt_tuning/context_optimisation.py"
 CHAIN = '__import__("reprojax").chain'
@@ -241,8 +242,8 @@ MUTANTS = (
     Mutant(
         "vpt: shallow is two blocks deep",
         VPT,
-        "length=length, depth=1)",
-        "length=length, depth=2)",
+        "depth=1,",
+        "depth=2,",
         "test_visual_prompt_tuning.py",
     ),
     Mutant(
@@ -830,6 +831,34 @@ MUTANTS = (
         "sgd = optax.chain(optax.add_decayed_weights(decay), sgd)",
         "pass",
         "test_low_rank_visual_prompting.py",
+    ),
+    Mutant(
+        "e2vpt: pieces are segments",
+        MADE,
+        'jnp.tile(masks["pieces"], (1, prompt.shape[1] // pieces))',
+        'jnp.repeat(masks["pieces"], prompt.shape[1] // pieces, axis=1)',
+        "test_e2vpt.py::test_answers_are_those_of_the_official_code",
+    ),
+    Mutant(
+        "e2vpt: the most important pieces go",
+        E2VPT,
+        "order[..., :count]",
+        "order[..., ::-1][..., :count]",
+        "test_e2vpt.py::test_those_nearest_to_zero_are_pruned_or_as_published_the_lowest",
+    ),
+    Mutant(
+        "vpt: the head's bias decays, too",
+        OPTIMIZERS,
+        'names[0] != "output" or names[-1] != "bias"',
+        "True",
+        "test_visual_prompt_tuning.py::test_the_published_grid_and_a_decay_that_spares_the_heads_bias",
+    ),
+    Mutant(
+        "vpt: one dropout for all images",
+        "operators/parametric.py",
+        "prompt = rows(prompt, bare(value))",
+        "pass",
+        "test_visual_prompt_tuning.py::test_tokens_are_dropped_in_training_for_each_image",
     ),
     Mutant(
         "pool: long keys are near to everything",

@@ -53,6 +53,7 @@ def test_published_settings():
         "smm": (0.01, 200, 256),
         "vpt-shallow": (0.025, 100, 128),
         "vpt-deep": (0.025, 100, 128),
+        "e2vpt": (0.025, 100, 64),
         "l2p": (0.03, 5, 16),
         "dualprompt": (0.03, 5, 24),
         "coda-prompt": (0.001, 20, 128),
@@ -230,5 +231,14 @@ def test_every_method_says_what_it_needs():
         if method.alignment is not None:
             assert method.alignment in recipes.ALIGNMENTS
     own = [name for name in IMAGES if find_method(name).alignment is None]
-    tuned = ["lor-vp", "vpt-shallow", "vpt-deep", "l2p", "dualprompt", "coda-prompt"]
-    assert {*own} == {"linear-probe", "dam-vp", *tuned}
+    tuned = [
+        "dam-vp",
+        "lor-vp",
+        "vpt-shallow",
+        "vpt-deep",
+        "e2vpt",
+        "l2p",
+        "dualprompt",
+        "coda-prompt",
+    ]
+    assert {*own} == {"linear-probe", *tuned}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from official_runs import MODEL, X, Y, check_way, head, normal, way
 
 from reprojax import Params, Scope, record
 from reprojax.alignments import linear
@@ -24,43 +25,36 @@ from reprojax.formats import begin_task, components, pool
 from reprojax.recipes import coda_prompt, dual_prompt, find_method, learning_to_prompt
 from reprojax.recipes.prompt_tuning.pools import orthogonal
 from reprojax.testing import contract
-from reprojax.training import steps
 from reprojax.training.losses import Seen
 
-MODEL = backbones.transformer(3)
-X, Y = backbones.photos(12, 16), np.arange(12) % 3
 CHEAP = {"targets": 3, "size": 6, "length": 2}
 PROGRAMS = {
     "l2p": learning_to_prompt(MODEL, top=3, **CHEAP),
     "l2p, voted": learning_to_prompt(MODEL, top=3, transductive=True, **CHEAP),
     "dualprompt": dual_prompt(
-        MODEL, targets=3, size=4, length=3, general=2, layers=[1, 2], general_layers=[0]
+        MODEL, targets=3, size=4, length=3, general=2, blocks=[1, 2], general_blocks=[0]
     ),
     "coda-prompt": coda_prompt(MODEL, tasks=2, **CHEAP),
 }
-
-
-def normal(shape, seed):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @cache
 def params(name, task=None):
     """The params with which the official codes ran."""
     fixed = PROGRAMS[name].init(jax.random.key(0), MODEL.frozen, X).fixed
-    head = {"kernel": normal((16, 3), 3), "bias": normal((3,), 4)}
+    own_head = head()
     if name.startswith("l2p"):
         own = {"keys": normal((6, 16), 2), "prompts": normal((1, 6, 2, 16), 1)[0]}
-        learnable = {"block_0:in": own, "output": {"mean": (), "head": head}}
+        learnable = {"block_0:in": own, "output": {"mean": (), "head": own_head}}
     elif name == "dualprompt":
         # there by layer, keys or values, number in the pool
         prompts = normal((2, 2, 4, 3, 2, 8), 1).transpose(2, 0, 1, 3, 4, 5)
         own = {"keys": normal((4, 16), 43), "prompts": prompts.reshape(4, 4, 3, 2, 8)}
         general = normal((3, 2, 2, 2, 8), 5)[0]
-        learnable = {key_of(0): general, key_of(1): own, "output": head}
+        learnable = {key_of(0): general, key_of(1): own, "output": own_head}
     else:
-        head = {"kernel": normal((16, 3), 103), "bias": normal((3,), 104)}
-        learnable = {key_of(i): blended(i) for i in range(3)} | {"output": head}
+        learnable = {key_of(i): blended(i) for i in range(3)}
+        learnable |= {"output": head(103, 104)}
     found = Params({"input": (), **learnable}, fixed)
     return found if task is None else numbered(found, task)
 
@@ -129,7 +123,6 @@ def test_answers_are_those_of_the_official_code(name, task):
     np.testing.assert_allclose(found[:4], ANSWERS[name, task], rtol=1e-4, atol=1e-4)
 
 
-# the loss before the steps 0, 6, 12, ... 54 and 59
 LOSSES = {
     ("l2p", None): "2.533201 0.400995 -0.070103 -0.562856 -0.929911 -1.173079 -1.392186"
     " -1.565210 -1.707053 -1.832894 -1.927034",
@@ -154,21 +147,14 @@ def trained(name, start):
         optimizer = optax.adam(0.01)
         if int(start.fixed[key_of(0)]["task"]):
             loss, sites = orthogonal(0.0005), ("*/orthogonality",)
-    program, found = PROGRAMS[name], []
-    state = steps.begin(program, optimizer, MODEL.frozen, X, params=start)
-    for _ in range(60):
-        what = program, optimizer, loss, sites, state, MODEL.frozen
-        state = steps.train_step(*what, jnp.asarray(X), jnp.asarray(Y))
-        found.append(float(state.numbers.loss))
-    return np.array(found), state.params
+    return way(PROGRAMS[name], start, optimizer, loss, sites)
 
 
 @pytest.mark.parametrize("name, task", LOSSES)
 def test_the_way_of_sixty_steps_is_that_of_the_official_code(name, task):
     start = params(name, task)
     found, last = trained(name, start)
-    wanted = np.array(LOSSES[name, task].split(), float)
-    np.testing.assert_allclose(np.append(found[::6], found[-1]), wanted, atol=2e-3)
+    check_way(found, LOSSES[name, task])
     move = jax.tree.map(lambda a, b: np.abs(a - b), last.learnable, start.learnable)
     if name == "coda-prompt":  # three components a task
         far = move[key_of(0)]["components"].reshape(2, 3, -1).max((1, 2))
@@ -193,7 +179,7 @@ def test_the_contract(name):
     preset, own = find_method(name).preset, {
         "l2p": {"size": 6, "length": 2, "top": 3},
         "dualprompt": {"size": 4, "length": 3, "general": 2},
-        "coda-prompt": {"size": 6, "length": 2, "tasks": 2, "layers": [1]},
+        "coda-prompt": {"size": 6, "length": 2, "tasks": 2, "blocks": [1]},
     }  # fmt: skip
     found = contract(
         # a head that starts at zero would leave the prompts without a gradient
@@ -301,9 +287,9 @@ def test_wrong_pools_are_refused():
     with pytest.raises(ValueError, match="without tasks"):
         begin_task(params("l2p"), 0, key)
     with pytest.raises(ValueError, match="one kind in a block"):
-        dual_prompt(MODEL, targets=3, layers=[0, 1], general_layers=[1])
+        dual_prompt(MODEL, targets=3, blocks=[0, 1], general_blocks=[1])
     with pytest.raises(ValueError, match=r"blocks \[3\], expected some of 0..2"):
-        coda_prompt(MODEL, targets=3, layers=[3])
+        coda_prompt(MODEL, targets=3, blocks=[3])
     seen = Seen({"output": rows[:, 0, :3]}, jnp.zeros(2, int))
     with pytest.raises(ValueError, match="ends with '/match'.*record_sites"):
         find_method("l2p").preset.loss(seen)

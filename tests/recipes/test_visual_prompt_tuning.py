@@ -10,11 +10,25 @@ import assets
 import backbones
 import by_hand
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from official_runs import MODEL, check_way, head, normal, way
+from official_runs import X as PHOTOS
 
-from reprojax import Scope
+from reprojax import Params, Scope
+from reprojax.alignments import linear
 from reprojax.recipes import padding, vpt_deep, vpt_shallow
+from reprojax.recipes.prompt_tuning.visual_prompt_tuning import (
+    DECAYS,
+    RATES,
+    from_patches,
+    optimizer,
+)
+from reprojax.testing import contract
+from reprojax.training.losses import cross_entropy
+from reprojax.training.optimizers import decayed
 
 BACKBONE, X = backbones.transformer(3), backbones.photos(3)
 HEADS = 2
@@ -175,3 +189,142 @@ def test_a_border_without_room_is_refused():
     for inner in (0, 16, 20):
         with pytest.raises(ValueError, match="0 < inner < 16"):
             padding(BACKBONE, targets=3, inner=inner)
+
+
+# -- beside KMnP/vpt (4410440), run on the tiny transformer
+
+
+def official(project):
+    """(program, the params with which the official code ran)."""
+    program = vpt_deep(MODEL, linear(3), length=4, project=project)
+    shapes = [(n, 4, project or 16) for n in (1, 2)]
+    prompts = jnp.concatenate([normal(s, i) for i, s in enumerate(shapes, 1)])
+    learnable = {"input": (), "output": head()}
+    if project is None:
+        learnable |= {f"block_{i}:in": prompts[i] for i in range(3)}
+    else:
+        own = {"prompts": prompts, "kernel": normal((5, 16), 5)}
+        learnable["block_0:in"] = own | {"bias": normal((16,), 6)}
+    return program, Params(learnable, dict.fromkeys(learnable, ()))
+
+
+ANSWERS = {
+    None: [
+        [8.838265, -2.291803, 6.498317],
+        [7.704332, -0.833417, 7.577136],
+        [9.939486, -1.529397, 6.246520],
+    ],
+    5: [
+        [8.165439, -1.466713, 6.127998],
+        [5.898985, 0.539732, 7.243459],
+        [10.878366, -0.869794, 6.147390],
+    ],
+}
+WAYS = {
+    (None, 0.0): "3.852767 1.232163 1.323678 1.341545 1.170133 1.042813 0.938731"
+    " 0.863583 0.809687 0.767142 0.738688",
+    (None, 0.01): "3.852767 1.229905 1.313750 1.322125 1.150776 1.027869 0.927308"
+    " 0.858333 0.809260 0.771959 0.748290",
+    (5, 0.01): "3.194977 1.435862 1.289920 1.286722 1.123846 0.996265 0.899223"
+    " 0.832707 0.788320 0.754997 0.731306",
+}
+
+
+@pytest.mark.parametrize("project, decay", WAYS)
+def test_answers_and_the_way_are_those_of_the_official_code(project, decay):
+    program, start = official(project)
+    found = jax.jit(program.apply)(start, MODEL.frozen, PHOTOS)[:3]
+    np.testing.assert_allclose(found, ANSWERS[project], rtol=1e-4, atol=1e-4)
+    sgd = optax.chain(decayed(decay), optax.sgd(0.05, momentum=0.9))
+    check_way(way(program, start, sgd, cross_entropy)[0], WAYS[project, decay])
+
+
+def test_a_projection_starts_as_the_official_one():
+    """Of 200 of its starts: deviation .358 of the kernel, bias within .447, vectors
+    within .1744."""
+    program = vpt_deep(MODEL, targets=3, length=40, project=5)
+    params = program.init(jax.random.key(0), MODEL.frozen, PHOTOS)
+    own = params.learnable["block_0:in"]
+    assert own["prompts"].shape == (3, 40, 5)
+    bound = np.sqrt(6 / (3 * 8**2 + 5))
+    assert 0.98 * bound < np.abs(own["prompts"]).max() <= bound < 0.1746
+    np.testing.assert_allclose(np.std(own["kernel"]), 0.358, rtol=0.25)
+    assert 0.3 < np.abs(own["bias"]).max() <= 0.4473
+    shallow = vpt_shallow(MODEL, targets=3, project=5)
+    assert shallow.init(jax.random.key(0), MODEL.frozen, PHOTOS).learnable[
+        "block_0:in"
+    ]["prompts"].shape == (1, 5, 5)
+
+
+def test_a_projection_keeps_the_contract():
+    found = contract(
+        vpt_deep(MODEL, linear(3), length=2, project=5),
+        MODEL.frozen,
+        jnp.asarray(PHOTOS[:4]),
+        jnp.arange(4) % 3,
+        shape=(4, 3),
+    )
+    assert found.learnable == 3 * 2 * 5 + 5 * 16 + 16 + 16 * 3 + 3
+
+
+@pytest.mark.parametrize("project", [None, 5])
+def test_tokens_are_dropped_in_training_for_each_image(project):
+    program = vpt_deep(MODEL, targets=3, drop=0.5, project=project)
+    for sites, own in program.at[1:-1]:
+        value = {site: jnp.zeros((64, 7, 16)) for site in sites}
+        spec = value if len(sites) > 1 else value[sites[0]]
+        start = own.init(jax.random.key(0), spec, Scope())
+        still, new = (
+            np.asarray(own.apply(start, value[sites[0]], Scope(key=key)))[:, 1:6]
+            for key in (None, jax.random.key(1))
+        )
+        assert (still[0] == still[1]).all() and np.abs(still).min() > 0
+        kept = new != 0
+        np.testing.assert_allclose(new[kept], 2 * still[kept], rtol=1e-5)
+        assert 0.4 < kept.mean() < 0.6 and (kept[0] != kept[1]).any()
+
+
+def test_tokens_may_start_at_mean_patches():
+    program = vpt_deep(BACKBONE, targets=3, length=3)
+    first = program.init(jax.random.key(0), BACKBONE.frozen, X)
+    params = from_patches(BACKBONE, first, X)
+    seen = {}
+
+    def enter(i, tokens):
+        seen[i] = tokens[:, 1:].mean(0)  # four patches
+        return tokens
+
+    class_token(pixels(), enter)
+    for i in range(3):
+        rows = seen[i]
+        wanted = np.stack([rows[:2].mean(0), rows[2], rows[3]])
+        found = params.learnable[f"block_{i}:in"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (params.fixed, params.learnable["output"]),
+        (first.fixed, first.learnable["output"]),
+    )
+    many = vpt_shallow(BACKBONE, targets=3)
+    with pytest.raises(ValueError, match="got 5 tokens for 4 patches"):
+        own = many.init(jax.random.key(0), BACKBONE.frozen, X)
+        from_patches(BACKBONE, own, X)
+    made = vpt_shallow(BACKBONE, targets=3, project=4)
+    with pytest.raises(ValueError, match="with a projection"):
+        own = made.init(jax.random.key(0), BACKBONE.frozen, X)
+        from_patches(BACKBONE, own, X)
+
+
+def test_the_published_grid_and_a_decay_that_spares_the_heads_bias():
+    # at batches of 128; the published rates are for 256
+    assert max(RATES) == 25 and min(RATES) == 0.025 and len(RATES) == 10
+    assert DECAYS == (0.01, 0.001, 0.0001, 0.0)
+    learnable = {"block_0:in": {"bias": jnp.ones(2)}, "output": {"head": {}}}
+    learnable["output"]["head"] = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
+    still = jax.tree.map(jnp.zeros_like, learnable)
+    for decay in DECAYS:
+        update = optimizer(decay)(1.0, 1, 1)  # one step, of the whole rate
+        found, _ = update.update(still, update.init(learnable), learnable)
+        assert not found["output"]["head"]["bias"].any()
+        for part in (found["output"]["head"]["kernel"], found["block_0:in"]["bias"]):
+            np.testing.assert_allclose(part, -decay, rtol=1e-5)

@@ -69,7 +69,7 @@ def as_patches(model: Model[Pixels]) -> Any:
     """A start U(-v, v), v = sqrt(6 / (3 side^2 + D)): the patches' Xavier bound."""
     side = patch(model)
 
-    def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "P D"]:
+    def initial(key: Key, shape: tuple[int, ...], dtype: Any) -> Float[Array, "*P D"]:
         bound = (6 / (3 * side**2 + shape[-1])) ** 0.5
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 

@@ -9,6 +9,7 @@ from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import (
     decomposed_prompt_tuning,
 )
 from reprojax.recipes.prompt_tuning.dual_prompt import dual_prompt
+from reprojax.recipes.prompt_tuning.e2vpt import e2vpt
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft
 from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
@@ -25,6 +26,7 @@ __all__ = [
     "coop",
     "decomposed_prompt_tuning",
     "dual_prompt",
+    "e2vpt",
     "learning_to_prompt",
     "loreft",
     "p_tuning_v2",

@@ -30,7 +30,7 @@ def coda_prompt(
     size: int | None = None,
     length: int = 4,
     tasks: int = 1,
-    layers: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None,
 ) -> Program:
     """Keys and values before the image's own, a weighted sum of components in each
     block, with weights from the image's frozen feature (arXiv 2211.13218).
@@ -41,10 +41,10 @@ def coda_prompt(
         length: keys, and as many values, of a block. The published code counts both,
             so its 8 is 4 here.
         tasks: in how many parts the components are given out: `formats.begin_task`.
-        layers: the blocks, by default the first five.
+        blocks: those with prompts, by default the first five.
     """
     depth = len(model.roles["keys"])
-    own = checked(model, range(min(depth, 5)) if layers is None else layers)
+    own = checked(model, range(min(depth, 5)) if blocks is None else blocks)
     size = min(100, model.width) // tasks * tasks if size is None else size
     fmt, to_size = components(size, tasks), resize(model.input.size)
     at: dict = {"input": to_size}

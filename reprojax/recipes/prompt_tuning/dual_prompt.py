@@ -30,8 +30,8 @@ def dual_prompt(
     size: int = 10,
     length: int = 5,
     general: int = 5,
-    layers: Sequence[int] | None = None,
-    general_layers: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None,
+    general_blocks: Sequence[int] | None = None,
     transductive: bool = False,
 ) -> Program:
     """Keys and values before the image's own: the same for all images in the first
@@ -44,17 +44,17 @@ def dual_prompt(
     Args:
         size: experts in the pool, one for each task.
         length, general: keys of an expert and of the general prompt, in each block.
-        layers: the blocks with experts, by default 2, 3 and 4, or what a shallower
+        blocks: those with experts, by default 2, 3 and 4, or what a shallower
             model has of them.
-        general_layers: the blocks with general prompts, by default 0 and 1, or 0 in a
+        general_blocks: the blocks with general prompts, by default 0 and 1, or 0 in a
             model of two blocks.
         transductive: all images of a batch get the expert that most of them chose, as
             in published code for CIFAR-100, also in evaluation.
     """
     depth = len(model.roles["keys"])
     first = min(2, depth - 1)
-    shared = checked(model, range(first) if general_layers is None else general_layers)
-    own = checked(model, range(first, min(depth, 5)) if layers is None else layers)
+    shared = checked(model, range(first) if general_blocks is None else general_blocks)
+    own = checked(model, range(first, min(depth, 5)) if blocks is None else blocks)
     if {*own} & {*shared} or not own:
         raise ValueError(
             f"got experts in the blocks {own} and general prompts in {shared}, "

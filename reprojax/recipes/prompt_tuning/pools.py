@@ -15,15 +15,15 @@ MATCHES = ("*/match",)
 """The sites that `pulled` reads."""
 
 
-def attention(model: Model[Pixels], layers: Sequence[int]) -> tuple[str, ...]:
+def attention(model: Model[Pixels], blocks: Sequence[int]) -> tuple[str, ...]:
     """The sites of keys and of values of some blocks, block by block."""
     keys, values = model.roles["keys"], model.roles["values"]
-    return tuple(site for i in layers for site in (keys[i], values[i]))
+    return tuple(site for i in blocks for site in (keys[i], values[i]))
 
 
-def checked(model: Model[Pixels], layers: Sequence[int]) -> list[int]:
+def checked(model: Model[Pixels], blocks: Sequence[int]) -> list[int]:
     """Numbers of blocks; raise unless the model has them, each once."""
-    found, depth = list(layers), len(model.roles["keys"])
+    found, depth = list(blocks), len(model.roles["keys"])
     if len(set(found)) < len(found) or not {*found} <= {*range(depth)}:
         raise ValueError(
             f"got the blocks {found}, expected some of 0..{depth - 1}, those of "
