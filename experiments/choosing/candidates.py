@@ -17,7 +17,7 @@ FACTORS = (1.0, 3.0, 0.3, 0.1)
 FIRST_MAP, MAPS = "linear", ("blm+", "blm", "ilm", "flm")
 """Before a method's own, and behind it; the last ones are the first to be left out."""
 FIRST = ("watermark", "vpt-deep", "padding", "smm", "vpt-shallow", "vp", "ar")
-FIRST += ("lor-vp", "autovp", "evp", "dam-vp")
+FIRST += ("lor-vp", "autovp", "evp", "dam-vp", "vp-fixed-patch", "vp-random-patch")
 """A short budget tries these first, behind the methods that a user registered."""
 CONTROLS = ("linear-probe", "map-only")
 """Methods that are measured as controls."""

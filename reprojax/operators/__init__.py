@@ -19,11 +19,14 @@ from reprojax.operators.parametric import (
     network,
     scale_and_shift,
 )
+from reprojax.operators.patches import add_patch, circle
 from reprojax.operators.scaling import scaled_in_frame
 
 __all__ = [
     "add",
+    "add_patch",
     "augmented",
+    "circle",
     "crop",
     "dropout",
     "dropped",

@@ -28,6 +28,7 @@ LOR = "recipes/model_reprogramming/low_rank_visual_prompting.py"
 CLUSTERS = "formats/clusters.py"
 DAM = "recipes/model_reprogramming/diversity_aware_prompting.py"
 META = "recipes/model_reprogramming/meta_prompts.py"
+PATCHES = "operators/patches.py"
 POOLS = "formats/pools.py"
 E2VPT = "recipes/prompt_tuning/e2vpt.py"
 SCALING = "operators/scaling.py"
@@ -810,6 +811,34 @@ MUTANTS = (
         "count += 1",
         "test_diversity_aware_prompting.py::"
         "test_a_first_prompt_by_reptile_is_the_published_codes",
+    ),
+    Mutant(
+        "patch: it never moves",
+        PATCHES,
+        "corner = jax.random.randint(scope.key, (2,), 0, room)",
+        "pass",
+        "test_patch_prompting.py",
+    ),
+    Mutant(
+        "patch: rows and columns of its place are the same",
+        PATCHES,
+        "jax.random.randint(scope.key, (2,), 0, room)",
+        "jnp.full(2, jax.random.randint(scope.key, (), 0, room[0]))",
+        "test_patch_prompting.py",
+    ),
+    Mutant(
+        "circle: a disc",
+        PATCHES,
+        "inside(half) & ~inside(jnp.maximum(half - width, 1e-6))",
+        "inside(half)",
+        "test_red_circle.py",
+    ),
+    Mutant(
+        "circle: inside the box, not around it",
+        PATCHES,
+        "middle - 2**0.5 * half, middle + 2**0.5 * half",
+        "middle - half, middle + half",
+        "test_red_circle.py",
     ),
     Mutant(
         "lor-vp: added after normalisation",

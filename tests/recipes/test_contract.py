@@ -24,9 +24,12 @@ LABELS = jnp.array([0, 1, 2, 1])
 # would be work that the bare model has not.
 SIDES = {"ar": 2, "bar": 2, "padding": 9, "evp": 12, "autovp": 9}
 PIXELS = [("convolutional", m) for m in ("ar", "vp", "padding", "watermark", "smm")]
-PIXELS += [("convolutional", m) for m in ("bar", "blackvip", "evp", "autovp")]
+PIXELS += [
+    ("convolutional", m) for m in ("bar", "blackvip", "evp", "autovp", "red-circle")
+]
+PIXELS += [("convolutional", m) for m in ("vp-fixed-patch", "vp-random-patch")]
 PIXELS += [("transformer", m) for m in ("padding", "watermark")]
-AT_REST = ("vp", "watermark", "smm")
+AT_REST = ("vp", "watermark", "smm", "vp-fixed-patch", "vp-random-patch")
 MASKS = {"smm": ("mask",)}  # behind a prompt that starts at zero
 # A prompt costs nothing; what computes one from each image states its own bound.
 WORK = {
@@ -51,7 +54,7 @@ def own_loss(method):
     preset = find_method(method).preset
     if isinstance(preset, BlackBox):
         return preset.loss(np.asarray(LABELS), 3)
-    return preset.loss
+    return preset.loss if preset else cross_entropy
 
 
 def bare(backbone, alignment):
@@ -93,6 +96,9 @@ def test_prompts_in_pixels(backbone, method):
             "watermark": 16 * 16 * 3,
             "vp": 2 * 2 * 16 * 3 + 2 * 12 * 2 * 3,  # strips of 2 pixels
             "smm": 16 * 16 * 3 + 26_499,
+            "vp-fixed-patch": 2 * 2 * 3,
+            "vp-random-patch": 2 * 2 * 3,
+            "red-circle": 0,
             "bar": 16 * 16 * 3,
             "evp": 16 * 16 * 3,
             "autovp": 16 * 16 * 3 + 1 + 12 * 3,

@@ -48,6 +48,8 @@ def test_published_settings():
         "dam-vp": (0.1, 50, 128),
         "evp": (70.0, 1000, 256),
         "lor-vp": (0.02, 20, 256),
+        "vp-fixed-patch": (40.0, 1000, 128),
+        "vp-random-patch": (40.0, 1000, 128),
         "padding": (0.01, 200, 256),
         "watermark": (0.01, 200, 256),
         "smm": (0.01, 200, 256),

@@ -20,6 +20,11 @@ from reprojax.recipes.model_reprogramming.label_mapping import padding, watermar
 from reprojax.recipes.model_reprogramming.low_rank_visual_prompting import (
     low_rank_visual_prompting,
 )
+from reprojax.recipes.model_reprogramming.patch_prompting import (
+    fixed_patch,
+    random_patch,
+)
+from reprojax.recipes.model_reprogramming.red_circle import red_circle
 from reprojax.recipes.model_reprogramming.sample_specific_masks import (
     sample_specific_masks,
 )
@@ -36,7 +41,10 @@ __all__ = [
     "diversity_aware_prompting",
     "enhanced_visual_prompting",
     "low_rank_visual_prompting",
+    "fixed_patch",
     "padding",
+    "random_patch",
+    "red_circle",
     "sample_specific_masks",
     "visual_prompting",
     "vocabulary_remapping",
