@@ -33,6 +33,7 @@ POOLS = "formats/pools.py"
 E2VPT = "recipes/prompt_tuning/e2vpt.py"
 SCALING = "operators/scaling.py"
 COOP = "recipes/prompt_tuning/context_optimisation.py"
+KGCOOP = "recipes/prompt_tuning/knowledge_guided_context.py"
 CHAIN = '__import__("reprojax").chain'
 
 MUTANTS = (
@@ -358,6 +359,30 @@ MUTANTS = (
         "rate = optax.cosine_decay_schedule(learning_rate, steps * epochs)",
         "rate = optax.cosine_decay_schedule(learning_rate, epochs)",
         "test_tip_adapter.py::test_sixty_steps_are_those_of_the_official_code",
+    ),
+    Mutant(
+        "kgcoop: near to what the learned words give themselves",
+        KGCOOP,
+        "(found * params.fixed.astype(found.dtype)).sum(-1)",
+        "(found * __import__('jax').lax.stop_gradient(found)).sum(-1)",
+        "test_knowledge_guided_context.py::"
+        "test_sixty_steps_are_those_of_the_official_code[other]",
+    ),
+    Mutant(
+        "kgcoop: a sum over the classes",
+        KGCOOP,
+        "seen.recorded[APART].mean()",
+        "seen.recorded[APART].sum()",
+        "test_knowledge_guided_context.py::"
+        "test_sixty_steps_are_those_of_the_official_code[other]",
+    ),
+    Mutant(
+        "kgcoop: the template's words from the first token on",
+        "recipes/prompt_tuning/names_of_classes.py",
+        "return replace(fmt, length, at=ahead)",
+        "return replace(fmt, length)",
+        "test_knowledge_guided_context.py::"
+        "test_sixty_steps_are_those_of_the_official_code[own]",
     ),
     Mutant(
         "coop: words in front of a text's first token",

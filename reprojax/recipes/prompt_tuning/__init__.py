@@ -11,6 +11,7 @@ from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import (
 from reprojax.recipes.prompt_tuning.dual_prompt import dual_prompt
 from reprojax.recipes.prompt_tuning.e2vpt import e2vpt
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft
+from reprojax.recipes.prompt_tuning.knowledge_guided_context import kgcoop
 from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
 from reprojax.recipes.prompt_tuning.prefixes import prefix_tuning, without_mlp
@@ -27,6 +28,7 @@ __all__ = [
     "decomposed_prompt_tuning",
     "dual_prompt",
     "e2vpt",
+    "kgcoop",
     "learning_to_prompt",
     "loreft",
     "p_tuning_v2",

@@ -1,9 +1,8 @@
 """Context optimisation, CoOp (Zhou et al., arXiv 2109.01134)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import numpy as np
 from jax.nn.initializers import normal
 
 from reprojax.core import (
@@ -20,6 +19,7 @@ from reprojax.formats import learnable
 from reprojax.models import Model, Pixels, role
 from reprojax.operators import insert, resize
 from reprojax.recipes.method import Method, Preset, needs
+from reprojax.recipes.prompt_tuning.names_of_classes import check_classes, rows_of
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_by_epochs
 
@@ -92,23 +92,6 @@ def _each(fmt: Format, count: int) -> Format:
         )
 
     return Format(init, fmt.read)
-
-
-def check_classes(model: Model[Pixels], targets: int | None) -> None:
-    """Raise unless the task has as many classes as the pair has names."""
-    if targets is not None and targets != len(model.classes):
-        raise ValueError(
-            f"got {targets} classes and {model.name} with {len(model.classes)} names, "
-            "expected a name for each class of the task, in its order; bind the pair "
-            "to them: image_text.classifier(pair, task.classes)"
-        )
-
-
-def rows_of(model: Model[Pixels]) -> list[np.ndarray]:
-    """The ids of each of the model's texts, without padding."""
-    tokens: Any = jax.tree.map(np.asarray, model.frozen["texts"].tokens)
-    pairs = zip(tokens.value, tokens.weight, strict=True)
-    return [ids[weight > 0] for ids, weight in pairs]
 
 
 def _check_ends(model: Model[Pixels], behind: int) -> None:

@@ -23,7 +23,7 @@ from reprojax.core import (
 from reprojax.models import Model, Pixels, role
 from reprojax.operators import resize
 from reprojax.recipes.method import Method, Preset, needs
-from reprojax.recipes.prompt_tuning.context_optimisation import check_classes
+from reprojax.recipes.prompt_tuning.names_of_classes import check_classes
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adamw_cosine
 
