@@ -27,6 +27,11 @@ def vit(width: int = 128, depth: int = 2, classes: int = 5) -> dict[str, np.ndar
     return _drawn(shapes)
 
 
+def vit_head(name: str, width: int, classes: int = 5) -> dict[str, np.ndarray]:
+    """One more head."""
+    return _drawn(_dense(name, classes, width))
+
+
 def resnet(classes: int = 5) -> dict[str, np.ndarray]:
     """torchvision's names: one basic block a stage, 8 to 64 channels."""
     shapes = {"conv1.weight": (8, 3, 7, 7), **_norm("bn1", 8, stored=True)}

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from reprojax.core import record, sites
+from reprojax.core import record, reprogram, sites
+from reprojax.formats import learnable
 from reprojax.models import load, names
-from reprojax.models.vision.sizes import transformer_blocks
+from reprojax.models.vision.sizes import patch, transformer_blocks
+from reprojax.operators import insert
 
 VIT = files.TOLD["vit"]
 
@@ -235,6 +237,47 @@ def test_a_convnext_of_fewer_pixels_than_it_divides_by(tmp_path):
     path = files.write(tmp_path, "convnext")
     with pytest.raises(ValueError, match="size 7 for a ConvNeXt .* at least 8"):
         load(path, size=7, **files.TOLD["convnext"])
+
+
+@pytest.mark.parametrize("extra", ["registers", "a distilled token"])
+def test_inserted_tokens_take_no_other_tokens_place(tmp_path, extra):
+    """Where attention mixes nothing, a prompt after the class token is not read."""
+    tensors, name = files.vit(), "vit_small_patch14_reg4_dinov2"
+    for end in ("weight", "bias"):
+        for i in range(2):
+            tensors[f"blocks.{i}.attn.proj.{end}"] *= 0
+    if extra == "registers":
+        tensors["reg_token"] = np.ones((1, 4, 128), np.float32)
+    else:
+        name = "deit_tiny_distilled_patch16_224"
+        tensors |= files.vit_head("head_dist", 128)
+        tensors["dist_token"] = np.full((1, 1, 128), 0.5, np.float32)
+        tensors["pos_embed"] = np.linspace(-1, 1, 6 * 128).reshape(1, 6, 128) ** 3
+    save_file(tensors, tmp_path / "m.safetensors")
+    model = load(tmp_path / "m.safetensors", architecture=name, heads=2)
+    assert model.input.size == 16 and patch(model) == 8
+    prompt = insert(learnable(jax.nn.initializers.normal(1.0)), 3, at=1)
+    program = reprogram(model.forward, {"block_0:in": prompt})
+    x = files.photos(16)
+    params = program.init(jax.random.key(0), model.frozen, x)
+    y = program.apply(params, model.frozen, x)
+    np.testing.assert_allclose(y, model.forward(model.frozen, x), atol=1e-5)
+
+
+def test_two_heads_of_a_distilled_model_are_one(tmp_path):
+    """Their mean, as one head that reads both tokens."""
+    tensors = files.vit() | files.vit_head("head_dist", 128)
+    tensors["dist_token"] = np.ones((1, 1, 128), np.float32)
+    tensors["pos_embed"] = np.ones((1, 6, 128), np.float32)
+    save_file(tensors, tmp_path / "m.safetensors")
+    name = "deit_tiny_distilled_patch16_224"
+    model = load(tmp_path / "m.safetensors", architecture=name, heads=2)
+    _, seen = record(model.forward, ["head:in"])(model.frozen, files.photos(16))
+    assert seen["head:in"].shape == (2, 256)
+    del tensors["head_dist.bias"]
+    save_file(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"unexpected: head_dist.weight"):
+        load(tmp_path / "m.safetensors", architecture=name, heads=2)
 
 
 @pytest.mark.parametrize("size", [10, 12])

@@ -19,13 +19,13 @@ from reprojax.models.vision import (
     processors,
     resnet,
     swin,
-    vit,
+    vit_layouts,
 )
 from reprojax.models.vision.pixels import Pixels, images
 
 # ordered: a ResNet-18 without its head also matches the CIFAR ResNet
 LAYOUTS = (
-    *vit.LAYOUTS,
+    *vit_layouts.LAYOUTS,
     *resnet.LAYOUTS,
     *cifar_resnet.LAYOUTS,
     *mobilenet.LAYOUTS,
@@ -169,7 +169,9 @@ def _config(
             "models.images(module, size, mean, std)"
         )
     config = settings(found.config, layout.settings, name, layout.harmless, ignore)
-    refuse_heads(config, r"\w+(Model|Backbone|ForImageClassification)", found.name)
+    refuse_heads(
+        config, r"\w+(Model|Backbone|ForImageClassification(WithTeacher)?)", found.name
+    )
     passed = r"num_classes|in_chans|img_size|" + layout.arguments
     given = config.get("model_args") or {}
     given = {k: v for k, v in given.items() if not re.fullmatch(passed, k)}

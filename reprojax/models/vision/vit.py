@@ -1,28 +1,12 @@
-"""Vision transformers: ViT (arXiv 2010.11929), DeiT without distillation, DINOv2
-(arXiv 2304.07193)."""
-
-import math
-import re
+"""Vision transformers: ViT (arXiv 2010.11929), DeiT (arXiv 2012.12877), DINOv2 (arXiv
+2304.07193) and its registers (arXiv 2309.16588)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from reprojax.models.settings import Config, Count, Positive, Vision, bounded, refuse
 from reprojax.models.vision.layers import LayerScale, Patches, gelu, head
-from reprojax.models.weights import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Layout,
-    Plan,
-    Rules,
-    Shapes,
-    count_numbered,
-    origin,
-    shape_of,
-)
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -97,8 +81,10 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Patches, a class token, `depth` blocks; the head reads the class token.
 
-    With `with_mean` the head also reads the mean of the patch tokens. These are the
-    last tokens, so tokens that a prompt inserts after the class token are excluded.
+    With `with_mean` the head also reads the mean of the patch tokens, with `teacher`
+    the distilled token; without a head, the latter gives the mean of the two tokens.
+    Patches are the last tokens, so those that a prompt inserts after the class token
+    change the place of none that is read. `registers` have no positions.
     """
 
     patch: int
@@ -111,16 +97,15 @@ class ViT(nn.Module):
     layer_scale: bool = False
     with_mean: bool = False
     bias: bool = True
+    registers: int = 0
+    distilled: bool = False
+    teacher: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B S"]:
         x = Patches(self.patch, self.width, name="patches")(x)
-        batch, patches, width = x.shape
-        normal = nn.initializers.normal(0.02)
-        token = self.param("class_token", normal, (1, 1, width))
-        positions = self.param("positions", normal, (1, patches + 1, width))
-        token = jnp.broadcast_to(token, (batch, 1, width))
-        x = jnp.concatenate([token, x], axis=1) + positions
+        patches = x.shape[1]
+        x = self._with_tokens(x)
         for i in range(self.depth):
             x = Block(
                 self.heads,
@@ -134,7 +119,27 @@ class ViT(nn.Module):
         features = x[:, 0]
         if self.with_mean:
             features = jnp.concatenate([features, x[:, -patches:].mean(1)], axis=-1)
+        if self.teacher:
+            other = x[:, -patches - 1]
+            both = jnp.concatenate([features, other], axis=-1)
+            features = both if self.classes else (features + other) / 2
         return head(self.classes)(features)
+
+    def _with_tokens(self, x: Float[Array, "B L D"]) -> Float[Array, "B N D"]:
+        """Class token, distilled token, registers, patches; positions are added."""
+        batch, patches, width = x.shape
+        normal = nn.initializers.normal(0.02)
+        names = ["class_token", *["distilled_token"] * self.distilled]
+        first = [self.param(name, normal, (1, 1, width)) for name in names]
+        shape = (1, patches + len(first), width)
+        positions = self.param("positions", normal, shape)
+        first = jnp.concatenate(first, axis=1) + positions[:, : len(first)]
+        if self.registers:
+            shape = (1, self.registers, width)
+            registers = self.param("registers", normal, shape)
+            first = jnp.concatenate([first, registers], axis=1)
+        first = jnp.broadcast_to(first, (batch, *first.shape[1:]))
+        return jnp.concatenate([first, x + positions[:, -patches:]], axis=1)
 
 
 def roles(depth: int) -> dict[str, tuple[str, ...]]:
@@ -149,200 +154,3 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
         "tokens": ("norm:out",),
         "features": ("head:in",),
     }
-
-
-class Settings(Vision, total=False):
-    """Settings by transformers and, in its model_args, timm."""
-
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    num_heads: Count
-    layer_norm_eps: Positive
-    hidden_act: str
-    use_swiglu_ffn: bool
-
-
-def _planner(rules: Rules, block: str, epsilon: float):
-    """Width, depth, patch and classes from shapes; heads and epsilon from a config."""
-
-    def plan(shapes: Shapes, config: Config) -> Plan:
-        look = lambda path, default: shape_of(shapes, rules, path, default)
-        refuse(
-            config,
-            "a ViT",
-            hidden_act="gelu",
-            use_swiglu_ffn=False,
-            global_pool="token",
-            is_encoder_decoder=False,
-        )
-        width, _, patch, _ = look("patches/kernel", (192, 3, 16, 16))
-        length = look("positions", (1, 197, width))[-2]
-        hidden = look("block_0/mlp/up/kernel", (4 * width, width))[0]
-        classes, *read = look("head/kernel", (*look("head/bias", (0,)), width))
-        depth = config.get("num_hidden_layers") or count_numbered(shapes, block)
-        depth = bounded(depth, shapes)
-        heads = _heads(config, width)
-        scaled = any(re.search(r"lambda1|gamma", name) for name in shapes)
-        module = ViT(
-            patch,
-            width,
-            depth,
-            heads,
-            hidden,
-            classes,
-            config.get("layer_norm_eps") or epsilon,
-            layer_scale=scaled,
-            with_mean=read == [2 * width],
-            bias=any(re.search(r"(qkv|query)\.bias", name) for name in shapes),
-        )
-        size = patch * math.isqrt(length - 1)
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if scaled else (HALF, HALF)
-        return Plan(module, size, mean, std, roles(depth), classes)
-
-    return plan
-
-
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
-
-
-def _heads(config: Config, width: int) -> int:
-    """The config's number of heads, or that of published models of that width."""
-    heads = config.get("num_attention_heads") or config.get("num_heads")
-    heads = HEADS.get(width) if heads is None else heads
-    if not heads or width % heads:
-        raise ValueError(
-            f"got a ViT of width {width} with {heads or 'no'} heads, expected a "
-            "divisor of the width; call load(..., heads=...)"
-        )
-    return heads
-
-
-def _fit_positions(name: str):
-    """Resize positions of another grid as torch's bicubic interpolation does."""
-
-    def prepare(tensors: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
-        patch, old = plan.module.patch, tensors.get(name)
-        if plan.size % patch:
-            raise ValueError(
-                f"got size {plan.size} for patches of {patch} pixels, expected a "
-                "multiple; call load(..., size=...)"
-            )
-        new = plan.size // patch
-        if old is None or old.ndim != 3 or old.shape[1] == new * new + 1:
-            return tensors
-        side = math.isqrt(old.shape[1] - 1)
-        if side * side + 1 != old.shape[1]:
-            return tensors  # not a grid: `filled` lists it as misshaped
-        token, grid = old[:, :1], old[0, 1:].reshape(side, side, -1)
-        weights = _bicubic(side, new)
-        grid = np.einsum("ai,bj,ijd->abd", weights, weights, grid.astype(np.float32))
-        grid = grid.reshape(1, new * new, -1)
-        return tensors | {name: np.concatenate([token, grid], axis=1)}
-
-    return prepare
-
-
-def _bicubic(old: int, new: int) -> np.ndarray:
-    """[new, old] weights: Keys' kernel with a = -.75, half-pixel centres, clamped."""
-    a, out = -0.75, np.zeros((new, old), np.float32)
-    for row in range(new):
-        at = (row + 0.5) * old / new - 0.5
-        for column in range(math.floor(at) - 1, math.floor(at) + 3):
-            t = abs(at - column)
-            near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-            far = a * (t**3 - 5 * t**2 + 8 * t - 4)
-            out[row, min(max(column, 0), old - 1)] += near if t <= 1 else far
-    return out
-
-
-BLOCK = r"block_(\d+)"
-TIMM = (
-    ("patches", "patch_embed.proj"),
-    ("class_token", "cls_token"),
-    ("positions", "pos_embed"),
-    (BLOCK + r"/norm_(\d)", "blocks.{}.norm{}"),
-    (BLOCK + "/attention/query", "blocks.{}.attn.qkv#0"),
-    (BLOCK + "/attention/key", "blocks.{}.attn.qkv#1"),
-    (BLOCK + "/attention/value", "blocks.{}.attn.qkv#2"),
-    (BLOCK + "/attention/out", "blocks.{}.attn.proj"),
-    (BLOCK + r"/scale_(\d)/gamma", "blocks.{}.ls{}.gamma"),
-    (BLOCK + "/mlp/up", "blocks.{}.mlp.fc1"),
-    (BLOCK + "/mlp/down", "blocks.{}.mlp.fc2"),
-    ("norm", "norm"),
-    ("head", "head"),
-)
-TRANSFORMERS = (
-    ("patches", "embeddings.patch_embeddings.projection"),
-    ("class_token", "embeddings.cls_token"),
-    ("positions", "embeddings.position_embeddings"),
-    (BLOCK + "/attention/query", "encoder.layer.{}.attention.attention.query"),
-    (BLOCK + "/attention/key", "encoder.layer.{}.attention.attention.key"),
-    (BLOCK + "/attention/value", "encoder.layer.{}.attention.attention.value"),
-    (BLOCK + "/attention/out", "encoder.layer.{}.attention.output.dense"),
-    ("norm", "layernorm"),
-    ("head", "classifier"),
-)
-VIT = (
-    (BLOCK + "/norm_1", "encoder.layer.{}.layernorm_before"),
-    (BLOCK + "/norm_2", "encoder.layer.{}.layernorm_after"),
-    (BLOCK + "/mlp/up", "encoder.layer.{}.intermediate.dense"),
-    (BLOCK + "/mlp/down", "encoder.layer.{}.output.dense"),
-)
-DINOV2 = (
-    (BLOCK + r"/norm_(\d)", "encoder.layer.{}.norm{}"),
-    (BLOCK + r"/scale_(\d)/gamma", "encoder.layer.{}.layer_scale{}.lambda1"),
-    (BLOCK + "/mlp/up", "encoder.layer.{}.mlp.fc1"),
-    (BLOCK + "/mlp/down", "encoder.layer.{}.mlp.fc2"),
-)
-
-
-# architectures whose blocks, classifier and epsilon are those built here
-NAMES = (
-    r"vit|dinov2|deit_(tiny|small|base)_patch16_\d+|vit_(small|base|large)_patch14_dinov2"
-    r"|vit_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino|_miil)?"
-)
-SHAPES = "hidden_size|intermediate_size|mlp_ratio|image_size|patch_size|num_channels"
-
-
-def _layout(
-    label: str, block: str, own: str, rules: Rules, epsilon: float, names: str = "vit"
-) -> Layout:
-    """`block` matches a block's tensors; `own` adds what no other layout has."""
-    plan, (positions, _) = _planner(rules, block, epsilon), origin(rules, "positions")
-    return Layout(
-        label,
-        block + own,
-        plan,
-        rules,
-        _fit_positions(positions),
-        names,
-        names if names.isalnum() else "vit_tiny_patch16_224",
-        Settings,
-        SHAPES + r"|qkv_bias|encoder_stride|pooler_(act|output_size)|apply_layernorm"
-        r"|reshape_hidden_states|use_mask_token|stage_names|out_features|out_indices",
-        r"embed_dim|depth|patch_size|mlp_ratio|qkv_bias|init_values|dynamic_img_size"
-        r"|drop_rate|\w+_drop_rate",
-    )
-
-
-THEIRS = r"encoder\.layer\.(\d+)\."
-LAYOUTS = (
-    _layout(
-        "ViT or DINOv2, timm names", r"blocks\.(\d+)\.", r"attn\.", TIMM, 1e-6, NAMES
-    ),
-    _layout(
-        "DINOv2, transformers names",
-        THEIRS,
-        r"(layer_scale\d|norm\d|mlp)\.",
-        (*TRANSFORMERS, *DINOV2),
-        1e-6,
-        "dinov2",
-    ),
-    _layout(
-        "ViT, transformers names",
-        THEIRS,
-        r"layernorm_(before|after)\.",
-        (*TRANSFORMERS, *VIT),
-        1e-12,
-    ),
-)

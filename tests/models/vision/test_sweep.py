@@ -30,6 +30,8 @@ SAME = {
     "deit_small_patch16_224": SMALL | dict(num_heads=8),
     "vit_small_patch14_dinov2": SMALL | dict(img_size=28, num_heads=1),
     "vit_large_patch32_224": SMALL | dict(num_classes=0),
+    "vit_base_patch14_reg4_dinov2": SMALL | dict(img_size=28),
+    "deit_tiny_distilled_patch16_224": SMALL | dict(num_heads=2),
     "resnet18": dict(num_classes=5),
     "convnext_tiny": NEXT,
     "swin_base_patch4_window7_224": SWIN,
@@ -47,7 +49,6 @@ OTHER = {
     "vit_medium_patch16_reg4_gap_256": SMALL,
     "vit_base_patch16_clip_quickgelu_224": SMALL,
     "vit_base_patch16_siglip_224": SMALL,
-    "deit_tiny_distilled_patch16_224": SMALL,
     "mixer_s32_224": dict(img_size=32, num_classes=5),
     "swinv2_tiny_window8_256": SWIN,
     "convnext_tiny_hnf": NEXT,
@@ -112,6 +113,8 @@ CONV = dict(hidden_sizes=[8, 8, 16, 8], depths=[1, 1, 2, 1], num_labels=5)
 IMAGES = {
     "ViT": VIT | dict(layer_norm_eps=0.1, num_attention_heads=2),
     "Dinov2": VIT | dict(layer_norm_eps=0.1, mlp_ratio=2, qkv_bias=False),
+    "Dinov2WithRegisters": VIT | dict(layer_norm_eps=0.1, num_register_tokens=2),
+    "DeiT": VIT | dict(layer_norm_eps=0.1),
     "ResNet": RES | dict(layer_type="basic", num_labels=5),
     "ConvNext": CONV | dict(layer_norm_eps=0.1, patch_size=2),
     "ConvNextV2": CONV | dict(layer_norm_eps=0.1),
@@ -121,10 +124,10 @@ OTHER_IMAGES = {
     "ViT": VIT | dict(hidden_act="quick_gelu"),
     "Dinov2": VIT | dict(use_swiglu_ffn=True),
     "ResNet": RES | dict(hidden_act="silu"),
-    "DeiT": VIT,
     "Beit": VIT,
     "ViTMSN": VIT,
-    "Dinov2WithRegisters": VIT,
+    "Dinov2WithRegisters": VIT | dict(use_swiglu_ffn=True),
+    "DeiT": VIT | dict(hidden_act="relu"),
     "ConvNext": CONV | dict(hidden_act="relu"),
     "RegNet": RES,
     "MobileNetV2": dict(depth_multiplier=0.2, num_labels=5),
@@ -222,14 +225,14 @@ def test_other_language_models_of_transformers(kind, tmp_path):
 def test_the_names_that_are_taken_for_plain_ones_are():
     """Of all timm's names that the patterns take: heads, epsilon, activation, place of
     the norms, pooling; for a ResNet the stem, blur and pooling."""
-    from reprojax.models.vision import convnext, resnet, swin, vit
+    from reprojax.models.vision import convnext, resnet, swin, vit_layouts
 
     for name in timm().list_models():
-        if re.fullmatch(vit.NAMES, name):
+        if re.fullmatch(vit_layouts.NAMES, name):
             with torch.device("meta"):
                 net = timm().create_model(name)
             block, width = net.blocks[0], net.embed_dim
-            assert block.attn.num_heads == vit.HEADS[width]
+            assert block.attn.num_heads == vit_layouts.HEADS[width]
             assert type(block).__name__ == "Block" and net.global_pool == "token"
             assert block.norm1.eps == net.norm.eps == 1e-6
         elif re.fullmatch(resnet.LAYOUTS[0].names, name):

@@ -15,6 +15,10 @@ from reprojax.models import load
 
 pytestmark = pytest.mark.verify
 
+VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_labels=5)
+REG = VIT | dict(image_size=32, patch_size=8, mlp_ratio=2)
+DEIT = VIT | dict(image_size=32, patch_size=8, intermediate_size=48)
+TIMM_VIT = dict(embed_dim=32, depth=2, num_heads=4, img_size=28, num_classes=5)
 SWIN = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 3], num_labels=5)
 SWIN |= dict(num_heads=[1, 4], window_size=4, mlp_ratio=2.0)
 TIMM_SWIN = dict(patch_size=2, embed_dim=8, num_heads=(2, 4), num_classes=5)
@@ -31,6 +35,13 @@ TRANSFORMERS = {
     ),
     "ConvNext, no head": (64, NEXT | WIDE),
     "ConvNextV2": (64, NEXT | WIDE),
+    "Dinov2WithRegisters": (32, REG | dict(layer_norm_eps=0.1)),
+    "Dinov2WithRegisters, larger images": (56, REG),
+    "Dinov2WithRegisters, smaller images": (24, REG | dict(num_register_tokens=1)),
+    "Dinov2WithRegisters, no head": (32, REG),
+    "DeiT": (32, DEIT | dict(layer_norm_eps=0.1)),
+    "DeiT, two heads": (32, DEIT | dict(qkv_bias=False)),
+    "DeiT, no head": (32, DEIT),
     "Swin": (32, SWIN | dict(layer_norm_eps=0.1)),
     "Swin, larger images": (48, SWIN),
     "Swin, one window in the last stage": (32, SWIN | dict(window_size=8)),
@@ -42,6 +53,14 @@ TIMM = {
     "convnext_nano": (75, TIMM_NEXT),  # 1x1 convolutions; sides that do not halve
     "convnextv2_base": (64, TIMM_NEXT | dict(num_classes=0)),
     "convnextv2_femto": (64, TIMM_NEXT),
+    "vit_small_patch14_reg4_dinov2": (28, TIMM_VIT),
+    "vit_base_patch14_reg4_dinov2": (28, TIMM_VIT | dict(num_classes=0)),
+    "deit_tiny_distilled_patch16_224": (32, TIMM_VIT | dict(img_size=32)),
+    "deit_small_distilled_patch16_224": (
+        32,  # without heads it gives the mean of two tokens
+        TIMM_VIT | dict(img_size=32, patch_size=8, num_classes=0),
+    ),
+    "deit_base_patch16_224": (32, TIMM_VIT | dict(img_size=32)),
     "swin_tiny_patch4_window7_224": (32, TIMM_SWIN | dict(window_size=4, img_size=32)),
     "swin_base_patch4_window12_384": (
         24,  # one window in the last stage; no head
@@ -63,6 +82,7 @@ def test_values_and_input_gradients_of_transformers(name, tmp_path):
     size, its = TRANSFORMERS[name]
     kind, headless = name.split(",")[0], name.endswith("no head")
     head = "Model" if headless else "ForImageClassification"
+    head += "WithTeacher" if name.endswith("two heads") else ""
     reference = from_transformers(kind, its, head, tmp_path)
     model = load(tmp_path, size=size)
     assert len(model.classes) == (0 if headless else 5)
