@@ -76,6 +76,7 @@ class Model(Generic[Kind_co]):
     blocks     the input of each block
     kv         of a language model, keys and values in each block: Tokens of a pair
     keys, values   [B L h d] of each block of a vision transformer
+    patches    of a vision transformer, one site: patches [B L D] without positions
     tokens     of a vision transformer, one site: its last sequence [B L D], normed
     features   one site: the input of the head, [B D] or [B L D]
     """

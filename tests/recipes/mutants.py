@@ -30,6 +30,7 @@ DAM = "recipes/model_reprogramming/diversity_aware_prompting.py"
 META = "recipes/model_reprogramming/meta_prompts.py"
 PATCHES = "operators/patches.py"
 POOLS = "formats/pools.py"
+EXPLICIT = "recipes/prompt_tuning/explicit_visual_prompting.py"
 E2VPT = "recipes/prompt_tuning/e2vpt.py"
 SCALING = "operators/scaling.py"
 COOP = "recipes/prompt_tuning/context_optimisation.py"
@@ -913,6 +914,20 @@ MUTANTS = (
         "prompt = rows(prompt, bare(value))",
         "pass",
         "test_visual_prompt_tuning.py::test_tokens_are_dropped_in_training_for_each_image",
+    ),
+    Mutant(
+        "explicit: low frequencies stay",
+        EXPLICIT,
+        "jnp.where(low, 0, waves)",
+        "jnp.where(low, waves, 0)",
+        "test_explicit_visual_prompting.py::test_high_frequencies_are_the_official_ones",
+    ),
+    Mutant(
+        "explicit: the class token is prompted, too",
+        EXPLICIT,
+        "shared(add(fmt, count, at=1))",
+        "shared(add(fmt, count))",
+        "test_explicit_visual_prompting.py",
     ),
     Mutant(
         "pool: long keys are near to everything",

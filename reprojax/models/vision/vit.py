@@ -151,6 +151,7 @@ def roles(depth: int) -> dict[str, tuple[str, ...]]:
         "blocks": each(":in"),
         "keys": each("/attention/key:out"),
         "values": each("/attention/value:out"),
+        "patches": ("patches:out",),
         "tokens": ("norm:out",),
         "features": ("head:in",),
     }

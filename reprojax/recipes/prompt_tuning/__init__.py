@@ -10,6 +10,9 @@ from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import (
 )
 from reprojax.recipes.prompt_tuning.dual_prompt import dual_prompt
 from reprojax.recipes.prompt_tuning.e2vpt import e2vpt
+from reprojax.recipes.prompt_tuning.explicit_visual_prompting import (
+    explicit_visual_prompting,
+)
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft
 from reprojax.recipes.prompt_tuning.knowledge_guided_context import kgcoop
 from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
@@ -29,6 +32,7 @@ __all__ = [
     "dual_prompt",
     "e2vpt",
     "kgcoop",
+    "explicit_visual_prompting",
     "learning_to_prompt",
     "loreft",
     "p_tuning_v2",
