@@ -99,6 +99,7 @@ def train(
         "seed": seed,
         "loss": preset.loss,
         "record_sites": preset.sites,
+        "evaluated": preset.evaluated,
         "refresh": refresh,
         "mesh": parallel.mesh() if jax.device_count() > 1 else None,
         "accumulate": config.accumulate,

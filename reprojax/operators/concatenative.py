@@ -108,8 +108,9 @@ def _check_end(value: Tokens, at: int) -> None:
         )
 
 
-def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
-    """A prompt [length ...] in place of rows, or of the tokens at positions, from `at`.
+def replace(fmt: Format, length: int, at: int | None = 0) -> Manipulation:
+    """A prompt [length ...] in place of rows, or of the tokens at positions, from `at`;
+    None: of the last rows.
 
     VPT-deep replaces the outputs of the previous layer's prompt in this way.
     """
@@ -118,15 +119,21 @@ def replace(fmt: Format, length: int, at: int = 0) -> Manipulation:
     check_sizes("replace", 0, at=at)
 
     def init(key: Key, value: PyTree, scope: Scope) -> Params:
-        check_rows(value, at + length, f"replace(length={length}, at={at})")
+        if at is None and isinstance(value, Tokens):
+            raise ValueError(
+                "replace(at=None) got Tokens, expected an array [B L ...], whose last "
+                "rows it replaces; name the first position of those to replace"
+            )
+        check_rows(value, (at or 0) + length, f"replace(length={length}, at={at})")
         return init_prompt(fmt, key, (length, *bare(value).shape[2:]), scope)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         prompt = read_prompt(fmt, params, value, scope)
         if isinstance(value, Tokens):
-            found, hit = by_position(prompt, value, length, at)
+            found, hit = by_position(prompt, value, length, at or 0)
             return value._replace(value=jnp.where(hit, found, value.value))
-        return replace_rows(rows(prompt, value), value, at)
+        first = value.shape[1] - length if at is None else at
+        return replace_rows(rows(prompt, value), value, first)
 
     return Manipulation(init, apply)
 

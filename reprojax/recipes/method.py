@@ -14,6 +14,7 @@ from reprojax.core.names import kinds_text
 from reprojax.models import Model, role
 from reprojax.searches import Search
 from reprojax.training.losses import Loss, cross_entropy
+from reprojax.training.runs import Evaluated
 
 
 class Preset(NamedTuple):
@@ -27,6 +28,8 @@ class Preset(NamedTuple):
     loss: Loss = cross_entropy
     sites: tuple[str, ...] = ()
     """What the loss reads besides the answer: `fit(record_sites=...)`."""
+    evaluated: Evaluated | None = None
+    """What of the optimiser's state is evaluated: `fit(evaluated=...)`."""
 
 
 class BlackBox(NamedTuple):

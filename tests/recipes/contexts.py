@@ -20,7 +20,8 @@ from reprojax.training import steps
 NAMES = ["cat", "small dog", "bird"]
 X, Y = pictures(24, 3), np.arange(24) % 3
 EPOCHS, BATCH, RATE = 20, 8, 0.2
-TEMPLATES = {"coop": "{}."}
+BOTH = ("maple", "ivlp", "promptsrc")
+TEMPLATES = {"coop": "{}.", **dict.fromkeys(BOTH, "a photo of a {}.")}
 """Of the texts that a method takes, if other than the card's own."""
 SIZES = {"coop": {"length": 3}}  # the pair has twelve positions
 

@@ -13,6 +13,7 @@ import numpy as np
 from reprojax.core import tokens
 from reprojax.models import hub, stored, weights
 from reprojax.models.card import Model
+from reprojax.models.image_text import towers
 from reprojax.models.image_text.card import Pair
 from reprojax.models.image_text.layouts import LAYOUTS, Layout, Plan
 from reprojax.models.language import tokenizer as tokenizers
@@ -165,9 +166,8 @@ def _image_card(
         )
     x = jax.ShapeDtypeStruct((1, tower.size, tower.size, 3), jnp.float32)
     frozen = weights.filled(tower, x, layout.label, layout.image, tensors, dtype)
-    roles = dict(vit.roles(tower.depth)) | {"features": ("output",)}
-    forward = images(tower, tower.size, mean, std)
-    return Model(found.name, forward, frozen, Pixels(tower.size, mean, std), roles)
+    forward, reads = images(tower, tower.size, mean, std), Pixels(tower.size, mean, std)
+    return Model(found.name, forward, frozen, reads, towers.roles(tower))
 
 
 def _text_card(

@@ -20,6 +20,7 @@ from reprojax.models.language.layers import (
     check_positions,
     norm,
 )
+from reprojax.models.vision import vit
 from reprojax.models.vision.layers import Patches
 from reprojax.models.vision.vit import Attention as PatchAttention
 
@@ -100,6 +101,14 @@ class ImageTower(nn.Module):
             return Pool(*own, name="pool")(norm(self.epsilon, "norm")(x))
         x = norm(self.epsilon, "norm")(x[:, 0])
         return nn.Dense(self.joint, use_bias=False, name="head")(x)
+
+
+def roles(tower: ImageTower) -> dict[str, tuple[str, ...]]:
+    """{role: sites} of the image tower. CLIP's tokens pass a norm before its blocks."""
+    own = dict(vit.roles(tower.depth))
+    if tower.joint is not None:
+        own["embedding"] = ("norm_before:in", *own["embedding"])
+    return own | {"features": ("output",)}
 
 
 class TextTower(nn.Module):

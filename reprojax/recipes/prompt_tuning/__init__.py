@@ -15,7 +15,9 @@ from reprojax.recipes.prompt_tuning.explicit_visual_prompting import (
 )
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft
 from reprojax.recipes.prompt_tuning.knowledge_guided_context import kgcoop
+from reprojax.recipes.prompt_tuning.independent_prompts import ivlp, prompt_src
 from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
+from reprojax.recipes.prompt_tuning.multimodal_prompts import maple
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
 from reprojax.recipes.prompt_tuning.prefixes import prefix_tuning, without_mlp
 from reprojax.recipes.prompt_tuning.soft_prompts import prompt_tuning
@@ -33,10 +35,13 @@ __all__ = [
     "e2vpt",
     "kgcoop",
     "explicit_visual_prompting",
+    "ivlp",
     "learning_to_prompt",
     "loreft",
+    "maple",
     "p_tuning_v2",
     "prefix_tuning",
+    "prompt_src",
     "prompt_tuning",
     "tip_adapter",
     "tip_adapter_f",

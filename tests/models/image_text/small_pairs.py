@@ -8,13 +8,12 @@ import numpy as np
 
 from reprojax.core import tokens
 from reprojax.models import Model, Pixels, images
-from reprojax.models.image_text import Pair
+from reprojax.models.image_text import Pair, towers
 from reprojax.models.image_text.towers import ImageTower, TextTower
 from reprojax.models.language import Words, texts
 from reprojax.models.language.card import Special, roles
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.tokenizer import Tokenizer
-from reprojax.models.vision import vit
 
 WORDS = "a photo of the cat dog bird red blue small large . good with on".split()
 BEGIN, END, SIZE, POSITIONS = len(WORDS) + 1, len(WORDS) + 2, 16, 12
@@ -47,20 +46,22 @@ def drawn(module, x, seed):
 
 
 @cache
-def pair(kind="clip", joint=JOINT) -> Pair:
-    """CLIP's kind of towers, or SigLIP's, of depth 2."""
+def pair(kind="clip", joint=JOINT, depth=2) -> Pair:
+    """CLIP's kind of towers, or SigLIP's."""
     clip = kind == "clip"
     width, joint = (WIDE, joint) if clip else (WIDTH, WIDTH)
     activation = "quick_gelu" if clip else "gelu_pytorch_tanh"
-    image = ImageTower(8, SIZE, width, 2, 2, 16, joint if clip else None, activation)
+    image = ImageTower(
+        8, SIZE, width, depth, 2, 16, joint if clip else None, activation
+    )
     heads = Heads(2, 2, WIDTH // 2, causal=clip)
     text = TextTower(
-        VOCABULARY, POSITIONS, WIDTH, 2, 16, heads, joint, not clip, activation
+        VOCABULARY, POSITIONS, WIDTH, depth, 16, heads, joint, not clip, activation
     )
     pixels = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     ids = jax.eval_shape(lambda: tokens(jnp.zeros((1, 2), jnp.int32)))
     own = Words("bare", VOCABULARY, POSITIONS, TOKENIZER, Special(BEGIN, (END,), 0))
-    at = {k: v for k, v in roles(2).items() if k != "features"}
+    at = {k: v for k, v in roles(depth).items() if k != "features"}
     return Pair(
         f"small {kind}",
         Model(
@@ -68,7 +69,7 @@ def pair(kind="clip", joint=JOINT) -> Pair:
             images(image, SIZE, MEAN, STD),
             drawn(image, pixels, 1),
             Pixels(SIZE, MEAN, STD),
-            dict(vit.roles(2)) | {"features": ("output",)},
+            towers.roles(image),
         ),
         Model(f"small {kind}", texts(text), drawn(text, ids, 2), own, at),
         jnp.log(jnp.float32(10.0)),

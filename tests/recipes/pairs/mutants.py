@@ -1,0 +1,137 @@
+"""Wrong variants that tests beside this file must notice."""
+
+from mutation import Mutant
+
+MAPLE = "recipes/prompt_tuning/multimodal_prompts.py"
+TEST_MAPLE = "test_multimodal_prompts.py"
+IVLP = "recipes/prompt_tuning/independent_prompts.py"
+TEST_IVLP = "test_independent_prompts.py"
+
+MUTANTS = (
+    Mutant(
+        "maple: later image prompts stand beside the earlier ones",
+        MAPLE,
+        "first if scope.index == depth else image",
+        "first",
+        TEST_MAPLE,
+    ),
+    Mutant(
+        "maple: later text prompts stand beside the earlier ones",
+        MAPLE,
+        "here = text if",
+        "here = (insert(prompt, length, at=1) if scope.index else text) if",
+        TEST_MAPLE,
+    ),
+    Mutant(
+        "maple: prompts in front of the words, not in their place",
+        MAPLE,
+        "here = text if",
+        "here = (text if scope.index else insert(prompt, length, at=1)) if",
+        TEST_MAPLE,
+    ),
+    Mutant(
+        "maple: image prompts behind the class token",
+        MAPLE,
+        "first = insert(prompt, length, at=None)",
+        "first = insert(prompt, length, at=1)",
+        TEST_MAPLE,
+    ),
+    Mutant(
+        "maple: image prompts enter behind the norm",
+        MAPLE,
+        "(patches[0], *images[1:depth])",
+        "images[:depth]",
+        TEST_MAPLE,
+    ),
+    Mutant(
+        "maple: one linear map for all layers",
+        MAPLE,
+        'own["kernel"][layer]',
+        'own["kernel"][0]',
+        TEST_MAPLE,
+    ),
+    Mutant(
+        "maple: linear maps of all layers start alike",
+        MAPLE,
+        "jnp.stack([a, *[b] * (depth - 1)])",
+        "jnp.stack([b] * depth)",
+        TEST_MAPLE,
+    ),
+    Mutant(
+        "ivlp: later image prompts stand beside the earlier ones",
+        IVLP,
+        "{site: replace(drawn, length, at=None) for site in image}",
+        "{site: insert(drawn, length, at=None) for site in image}",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "ivlp: later text prompts stand beside the earlier ones",
+        IVLP,
+        "{site: replace(drawn, length, at=1) for site in text}",
+        "{site: insert(drawn, length, at=1) for site in text}",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "promptsrc: features as they are, not of unit length",
+        IVLP,
+        "jnp.abs(unit(x) - unit(y))",
+        "jnp.abs(x - y)",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "promptsrc: squared differences",
+        IVLP,
+        "jnp.abs(unit(x) - unit(y))",
+        "(unit(x) - unit(y)) ** 2",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "promptsrc: the frozen features are those with prompts",
+        IVLP,
+        "frozen, teacher = scope.context, params.fixed",
+        "frozen, teacher = value, params.fixed",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "promptsrc: the divergence of the frozen answers from the new ones",
+        IVLP,
+        "(jnp.exp(old) * (old - log))",
+        "(jnp.exp(log) * (log - old))",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "promptsrc: the divergence of a row, not over its classes",
+        IVLP,
+        "(old - log)).mean(-1)",
+        "(old - log)).sum(-1)",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "promptsrc: the weights of images and of texts are exchanged",
+        IVLP,
+        "image: float = 10.0, text: float = 25.0",
+        "image: float = 25.0, text: float = 10.0",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "promptsrc: the last params alone",
+        IVLP,
+        "gaussian_epochs(0.75, 0.05)",
+        "lambda epochs: [0.0] * (epochs - 1) + [1.0]",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "averages: params before an epoch's last step",
+        "training/averages.py",
+        "after = optax.apply_updates(params, moved)",
+        "after = params",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "averages: epochs are counted from 1 instead of 0 to N",
+        "training/averages.py",
+        "np.arange(1, epochs + 1)",
+        "np.arange(epochs)",
+        TEST_IVLP,
+    ),
+)
