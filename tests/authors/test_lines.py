@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 DOCS = [*HERE.parents[1].glob("docs/*.md"), HERE.parents[1] / "README.md"]
-TOOLS = {"mutants", "walk", "small_models", "small_towers", "small_words"}
+TOOLS = {"mutants", "walk", "small_models", "small_words"}
 METHODS = {
     path.stem: path
     for path in sorted(HERE.glob("*.py"))

@@ -34,6 +34,7 @@ EXPLICIT = "recipes/prompt_tuning/explicit_visual_prompting.py"
 E2VPT = "recipes/prompt_tuning/e2vpt.py"
 SCALING = "operators/scaling.py"
 COOP = "recipes/prompt_tuning/context_optimisation.py"
+COCOOP = "recipes/prompt_tuning/conditional_context.py"
 KGCOOP = "recipes/prompt_tuning/knowledge_guided_context.py"
 CHAIN = '__import__("reprojax").chain'
 
@@ -384,6 +385,34 @@ MUTANTS = (
         "return replace(fmt, length)",
         "test_knowledge_guided_context.py::"
         "test_sixty_steps_are_those_of_the_official_code[own]",
+    ),
+    Mutant(
+        "cocoop: features as long as the image",
+        COCOOP,
+        "seen = unit(scope.context.astype(jnp.float32))",
+        "seen = scope.context.astype(jnp.float32)",
+        "test_conditional_context.py::test_sixty_steps_are_those_of_the_official_code",
+    ),
+    Mutant(
+        "cocoop: the words of another image",
+        COCOOP,
+        "jnp.repeat(prompt + vector[:, None], each, axis=0)",
+        "jnp.tile(prompt + vector[:, None], (each, 1, 1))",
+        "test_conditional_context.py::test_sixty_steps_are_those_of_the_official_code",
+    ),
+    Mutant(
+        "cocoop: only the first word is moved",
+        COCOOP,
+        "prompt + vector[:, None]",
+        "prompt + vector[:, None] * (jnp.arange(len(prompt)) < 1)[:, None]",
+        "test_conditional_context.py::test_each_image_has_words_of_its_own",
+    ),
+    Mutant(
+        "cocoop: a net without its ReLU",
+        COCOOP,
+        "jax.nn.relu(seen @",
+        "(seen @",
+        "test_conditional_context.py::test_sixty_steps_are_those_of_the_official_code",
     ),
     Mutant(
         "coop: words in front of a text's first token",

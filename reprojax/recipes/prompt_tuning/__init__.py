@@ -4,6 +4,7 @@ from reprojax.recipes.prompt_tuning.activation_addition import activation_additi
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
 from reprojax.recipes.prompt_tuning.black_box_visual_prompting import black_vip
 from reprojax.recipes.prompt_tuning.coda_prompt import coda_prompt
+from reprojax.recipes.prompt_tuning.conditional_context import cocoop
 from reprojax.recipes.prompt_tuning.context_optimisation import coop
 from reprojax.recipes.prompt_tuning.decomposed_prompt_tuning import (
     decomposed_prompt_tuning,
@@ -14,8 +15,8 @@ from reprojax.recipes.prompt_tuning.explicit_visual_prompting import (
     explicit_visual_prompting,
 )
 from reprojax.recipes.prompt_tuning.hidden_edits import loreft
-from reprojax.recipes.prompt_tuning.knowledge_guided_context import kgcoop
 from reprojax.recipes.prompt_tuning.independent_prompts import ivlp, prompt_src
+from reprojax.recipes.prompt_tuning.knowledge_guided_context import kgcoop
 from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
 from reprojax.recipes.prompt_tuning.multimodal_prompts import maple
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
@@ -28,6 +29,7 @@ __all__ = [
     "activation_addition",
     "black_box_tuning",
     "black_vip",
+    "cocoop",
     "coda_prompt",
     "coop",
     "decomposed_prompt_tuning",

@@ -34,7 +34,14 @@ def rows_of(model: Model[Pixels]) -> list[np.ndarray]:
 def first_words(
     model: Model[Pixels], length: int, initial: Format | None, ahead: int = 1
 ) -> Manipulation:
-    """Learned words in place of the first of each text, which are "a photo of a".
+    """Learned words in place of the first of each text; see `template_words`."""
+    return replace(template_words(model, length, initial, ahead), length, at=ahead)
+
+
+def template_words(
+    model: Model[Pixels], length: int, initial: Format | None, ahead: int = 1
+) -> Format:
+    """Words [P D] for the place of the template's own, such as "a photo of a".
 
     Args:
         length: P, how many are replaced.
@@ -52,8 +59,7 @@ def first_words(
             f"same {length} in front of each name; take a template such as 'a photo of "
             "a {}.', or another length"
         )
-    fmt = _own_words(model, length, ahead) if initial is None else initial
-    return replace(fmt, length, at=ahead)
+    return _own_words(model, length, ahead) if initial is None else initial
 
 
 def _own_words(model: Model[Pixels], length: int, ahead: int) -> Format:
