@@ -11,13 +11,13 @@ from reprojax.saving.files import open_regular, read_json
 
 # tensors that neither features nor logits depend on
 IGNORED = re.compile(
-    r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\..*"
+    r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\.dense\..*"
     r"|cls\.seq_relationship\..*|h\.\d+\.attn\.(masked_)?bias|.*\.rotary_emb\.inv_freq"
     r"|.*relative_position_index|layers\.\d+\.blocks\.\d+\.attn_mask"
 )
 # prefixes of DataParallel, Lightning, transformers; torch.compile and FSDP insert some
 WRAPPERS = re.compile(
-    r"^((module|model|vit|deit|dinov2(_with_registers)?|resnet|convnext(v2)?|swin"
+    r"^((module|model|vit|deit|beit|dinov2(_with_registers)?|resnet|convnext(v2)?|swin"
     r"|bert|roberta|transformer|_orig_mod"
     r"|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
     r"|(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."

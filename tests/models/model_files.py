@@ -27,6 +27,20 @@ def vit(width: int = 128, depth: int = 2, classes: int = 5) -> dict[str, np.ndar
     return _drawn(shapes)
 
 
+def beit(classes: int = 5) -> dict[str, np.ndarray]:
+    """timm's names: width 8, patches of 8 pixels, images of 16, two heads."""
+    shapes = {"cls_token": (1, 1, 8)} | _conv("patch_embed.proj", 8, 3, 8)
+    for i in range(2):
+        at = f"blocks.{i}."
+        shapes[at + "attn.relative_position_bias_table"] = (12, 2)
+        shapes |= {at + f"attn.{name}_bias": (8,) for name in "qv"}
+        shapes |= {at + "attn.qkv.weight": (24, 8), at + "gamma_1": (8,)}
+        shapes |= {at + "gamma_2": (8,)} | _dense(at + "attn.proj", 8, 8)
+        shapes |= _norm(at + "norm1", 8) | _norm(at + "norm2", 8)
+        shapes |= _dense(at + "mlp.fc1", 16, 8) | _dense(at + "mlp.fc2", 8, 16)
+    return _drawn(shapes | _norm("fc_norm", 8) | _dense("head", classes, 8))
+
+
 def vit_head(name: str, width: int, classes: int = 5) -> dict[str, np.ndarray]:
     """One more head."""
     return _drawn(_dense(name, classes, width))
@@ -112,6 +126,7 @@ SIZES = {
     "mobilenet": 32,
     "convnext": 16,
     "swin": 8,
+    "beit": 16,
 }
 CONFIG = {"architecture": "vit", "model_args": {"num_heads": 2}}
 TOLD = {  # what a bare file of it does not tell
@@ -121,6 +136,7 @@ TOLD = {  # what a bare file of it does not tell
     "mobilenet": {},
     "convnext": dict(architecture="convnext_tiny"),
     "swin": dict(architecture="swin"),
+    "beit": dict(architecture="beit"),
 }
 MODELS = {
     "vit": vit,
@@ -129,6 +145,7 @@ MODELS = {
     "mobilenet": mobilenet,
     "convnext": convnext,
     "swin": swin,
+    "beit": beit,
 }
 
 

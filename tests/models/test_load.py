@@ -139,7 +139,16 @@ def test_files_that_are_none(tmp_path):
     save_file({"encoder.layer.0.attention.self.query.weight": np.zeros((2, 2))}, other)
     with pytest.raises(ValueError, match="none of the known architectures") as caught:
         load(other)
-    labels = ("ViT", "DINOv2", "ResNet", "CIFAR", "MobileNetV2", "ConvNeXt", "Swin")
+    labels = (
+        "ViT",
+        "DINOv2",
+        "ResNet",
+        "CIFAR",
+        "MobileNetV2",
+        "ConvNeXt",
+        "Swin",
+        "BEiT",
+    )
     for known in (*labels, "attention.self"):
         assert known in str(caught.value)
 

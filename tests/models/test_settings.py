@@ -25,7 +25,7 @@ def folder(path, name="vit", config=VIT, looks=None):
     return path
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "convnext", "swin"])
+@pytest.mark.parametrize("name", ["vit", "resnet", "convnext", "swin", "beit"])
 def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
     """ResNets that blur where they stride, and ViTs of other heads, have its shapes."""
     with pytest.raises(ValueError, match=r"without a name .*load\(..., architecture="):
@@ -35,6 +35,7 @@ def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
         "resnet": "resnetaa50.a1h_in1k",
         "convnext": "convnext_tiny_hnf",
         "swin": "swinv2_tiny_window8_256",
+        "beit": "beit3_base_patch16_224",
     }[name]
     with pytest.raises(ValueError, match=f"is a {other!r} in the tensor names"):
         load(files.write(tmp_path, name), architecture=other)
@@ -70,6 +71,13 @@ def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
             {"architecture": "swin", "model_args": {"window_size": [1, 5]}},
             "expected squares",
         ),
+        ("beit", {"model_type": "data2vec-vision"}, "is a 'data2vec-vision'"),
+        (
+            "beit",
+            {"model_type": "beit", "use_shared_relative_position_bias": True},
+            "use_shared",
+        ),
+        ("beit", {"architecture": "beit", "global_pool": "token"}, "global_pool"),
         ("vit", {"model_type": "vit_mae"}, "is a 'vit_mae'"),
         ("vit", VIT | {"architectures": ["ViTForMaskedImageModeling"]}, "was saved as"),
         ("vit", VIT | {"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),

@@ -23,7 +23,9 @@ def drawn(model):
                 continue
             if leaf.ndim > 1 and not re.search("pos|token|emb|wte|wpe", name):
                 leaf.normal_(0, leaf[0].numel() ** -0.5)
-            elif re.search(r"(?i)var$|gamma|lambda1|(norm|bn|ln_)\w*\.weight", name):
+            elif re.search(
+                r"(?i)var$|gamma|lambda_?[12]|(norm|bn|ln_)\w*\.weight", name
+            ):
                 leaf.uniform_(0.5, 1.5)
             else:
                 leaf.normal_(0, 0.3)

@@ -13,6 +13,7 @@ from reprojax.models import hub, stored, weights
 from reprojax.models.card import Model
 from reprojax.models.settings import Config, Count, refuse_heads, settings
 from reprojax.models.vision import (
+    beit,
     cifar_resnet,
     convnext,
     mobilenet,
@@ -23,8 +24,9 @@ from reprojax.models.vision import (
 )
 from reprojax.models.vision.pixels import Pixels, images
 
-# ordered: a ResNet-18 without its head also matches the CIFAR ResNet
+# ordered: a BEiT also matches a ViT, and a ResNet-18 without its head the CIFAR ResNet
 LAYOUTS = (
+    *beit.LAYOUTS,
     *vit_layouts.LAYOUTS,
     *resnet.LAYOUTS,
     *cifar_resnet.LAYOUTS,

@@ -21,6 +21,7 @@ class Attention(nn.Module):
 
     heads: int
     bias: bool = True
+    key_bias: bool = True  # which changes nothing: a softmax does not see it
 
     @nn.compact
     def __call__(
@@ -29,8 +30,12 @@ class Attention(nn.Module):
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
         query, key, value = (
-            nn.DenseGeneral(shape, use_bias=self.bias, name=name)(x)
-            for name in ("query", "key", "value")
+            nn.DenseGeneral(shape, use_bias=has_bias, name=name)(x)
+            for name, has_bias in (
+                ("query", self.bias),
+                ("key", self.bias and self.key_bias),
+                ("value", self.bias),
+            )
         )
         scores = jnp.einsum("blhd,bmhd->bhlm", query * shape[1] ** -0.5, key)
         scores = scores.astype(jnp.float32)

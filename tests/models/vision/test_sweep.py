@@ -35,6 +35,7 @@ SAME = {
     "resnet18": dict(num_classes=5),
     "convnext_tiny": NEXT,
     "swin_base_patch4_window7_224": SWIN,
+    "beit_large_patch16_384": SMALL | dict(num_heads=2),
     "convnextv2_atto": NEXT | dict(num_classes=0),
 }
 OTHER = {
@@ -115,6 +116,7 @@ IMAGES = {
     "Dinov2": VIT | dict(layer_norm_eps=0.1, mlp_ratio=2, qkv_bias=False),
     "Dinov2WithRegisters": VIT | dict(layer_norm_eps=0.1, num_register_tokens=2),
     "DeiT": VIT | dict(layer_norm_eps=0.1),
+    "Beit": VIT | dict(layer_norm_eps=0.1, use_relative_position_bias=True),
     "ResNet": RES | dict(layer_type="basic", num_labels=5),
     "ConvNext": CONV | dict(layer_norm_eps=0.1, patch_size=2),
     "ConvNextV2": CONV | dict(layer_norm_eps=0.1),
@@ -124,7 +126,8 @@ OTHER_IMAGES = {
     "ViT": VIT | dict(hidden_act="quick_gelu"),
     "Dinov2": VIT | dict(use_swiglu_ffn=True),
     "ResNet": RES | dict(hidden_act="silu"),
-    "Beit": VIT,
+    "Beit": VIT,  # no biases by distance
+    "Data2VecVision": VIT | dict(use_relative_position_bias=True),
     "ViTMSN": VIT,
     "Dinov2WithRegisters": VIT | dict(use_swiglu_ffn=True),
     "DeiT": VIT | dict(hidden_act="relu"),
@@ -151,7 +154,7 @@ def test_image_models_of_transformers(kind, tmp_path):
 def test_other_image_models_of_transformers(kind, tmp_path):
     head = "ForImageClassification"
     from_transformers(kind, OTHER_IMAGES[kind], head, tmp_path)
-    named = r"is a '|none of the known|hidden_act|use_swiglu_ffn"
+    named = r"is a '|none of the known|hidden_act|use_swiglu_ffn|use_relative"
     with pytest.raises(ValueError, match=named):
         load(tmp_path)
     with pytest.raises(ValueError, match="without a name|none of the known"):
@@ -225,7 +228,7 @@ def test_other_language_models_of_transformers(kind, tmp_path):
 def test_the_names_that_are_taken_for_plain_ones_are():
     """Of all timm's names that the patterns take: heads, epsilon, activation, place of
     the norms, pooling; for a ResNet the stem, blur and pooling."""
-    from reprojax.models.vision import convnext, resnet, swin, vit_layouts
+    from reprojax.models.vision import beit, convnext, resnet, swin, vit_layouts
 
     for name in timm().list_models():
         if re.fullmatch(vit_layouts.NAMES, name):
@@ -244,6 +247,13 @@ def test_the_names_that_are_taken_for_plain_ones_are():
             parts = {str(getattr(block, name, None)) for name in ("se", "aa")}
             assert parts <= {"None", "Identity()"}
             assert isinstance(block.act1, torch.nn.ReLU)
+        elif re.fullmatch(beit.LAYOUTS[0].names, name):
+            with torch.device("meta"):
+                net = timm().create_model(name)
+            block = net.blocks[0]
+            assert block.norm1.eps == net.fc_norm.eps == 1e-6
+            assert isinstance(block.mlp.act, torch.nn.GELU) and net.pos_embed is None
+            assert net.global_pool == "avg" and net.rel_pos_bias is None
         elif re.fullmatch(swin.LAYOUTS[0].names, name):
             with torch.device("meta"):
                 net = timm().create_model(name)

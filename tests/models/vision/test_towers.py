@@ -19,6 +19,7 @@ VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_label
 REG = VIT | dict(image_size=32, patch_size=8, mlp_ratio=2)
 DEIT = VIT | dict(image_size=32, patch_size=8, intermediate_size=48)
 TIMM_VIT = dict(embed_dim=32, depth=2, num_heads=4, img_size=28, num_classes=5)
+BEIT = DEIT | dict(use_relative_position_bias=True)
 SWIN = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 3], num_labels=5)
 SWIN |= dict(num_heads=[1, 4], window_size=4, mlp_ratio=2.0)
 TIMM_SWIN = dict(patch_size=2, embed_dim=8, num_heads=(2, 4), num_classes=5)
@@ -42,6 +43,11 @@ TRANSFORMERS = {
     "DeiT": (32, DEIT | dict(layer_norm_eps=0.1)),
     "DeiT, two heads": (32, DEIT | dict(qkv_bias=False)),
     "DeiT, no head": (32, DEIT),
+    "Beit": (32, BEIT | dict(layer_norm_eps=0.1)),
+    "Beit, class token": (32, BEIT | dict(use_mean_pooling=False)),
+    "Beit, larger images": (48, BEIT | dict(layer_scale_init_value=0.0)),
+    "Beit, smaller images": (16, BEIT),
+    "Beit, no head": (32, BEIT | dict(use_mask_token=True)),
     "Swin": (32, SWIN | dict(layer_norm_eps=0.1)),
     "Swin, larger images": (48, SWIN),
     "Swin, one window in the last stage": (32, SWIN | dict(window_size=8)),
@@ -61,6 +67,11 @@ TIMM = {
         TIMM_VIT | dict(img_size=32, patch_size=8, num_classes=0),
     ),
     "deit_base_patch16_224": (32, TIMM_VIT | dict(img_size=32)),
+    "beit_base_patch16_224": (32, TIMM_VIT | dict(img_size=32)),
+    "beitv2_large_patch16_224": (
+        32,
+        TIMM_VIT | dict(img_size=32, patch_size=8, num_classes=0),
+    ),
     "swin_tiny_patch4_window7_224": (32, TIMM_SWIN | dict(window_size=4, img_size=32)),
     "swin_base_patch4_window12_384": (
         24,  # one window in the last stage; no head
@@ -74,7 +85,7 @@ TIMM = {
 }
 
 
-POOLED = ("Swin",)  # without a head these give a mean
+POOLED = ("Beit", "Swin")  # without a head these give a mean
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
