@@ -271,6 +271,20 @@ def drawn_by_hand(rows, key, site, name):
     return np.stack(rows[3:])
 
 
+def test_several_prompts_are_joined_along_their_length():
+    fmt = pool(5, jax.nn.initializers.normal(1.0), top=2, axis=1)
+    scope = Scope(context=normal((3, 16), 0))
+    own = fmt.init(jax.random.key(0), (4, 6, 2, 3), scope)  # two of length three
+    found = fmt.read(own, None, scope)
+    keys = np.asarray(own.learnable["keys"])
+    keys = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+    for row, query in zip(found, np.asarray(scope.context), strict=True):
+        first, second = np.argsort(-(keys @ query))[:2]
+        prompts = own.learnable["prompts"]
+        wanted = np.concatenate([prompts[first], prompts[second]], axis=1)
+        np.testing.assert_allclose(row, wanted, rtol=1e-6)
+
+
 def test_wrong_pools_are_refused():
     rows, given = jnp.zeros((2, 5, 16)), Scope(context=jnp.zeros((2, 16)))
     key, draw = jax.random.key(0), jax.nn.initializers.uniform()
