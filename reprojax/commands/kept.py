@@ -28,11 +28,13 @@ def run_controls(
     backbone: Model[Pixels],
     tasks: Sequence[data.Task],
     cards: Sequence[programs.Card],
+    first: controls.Outputs | None = None,
 ) -> dict[str, dict[str, list[float]]]:
     """{name: accuracies by seed} of what the learned prompt has to beat.
 
     Args:
         cards: those of `cards_of`, for the controls that are kept as files.
+        first: of the first task's training images, if they were computed before.
     """
     print("controls", flush=True)
     alone = controls.maps_alone(len(tasks[0].classes), len(backbone.classes))
@@ -48,8 +50,9 @@ def run_controls(
     for seed, task in enumerate(tasks):
         if test is None or config.resplit:  # else all seeds have the same test images
             test = controls.frozen_outputs(backbone, task.test)
+        own = None if seed else first
         seen = {
-            "train": controls.frozen_outputs(backbone, task.train),
+            "train": own or controls.frozen_outputs(backbone, task.train),
             "validation": controls.frozen_outputs(backbone, task.validation),
             "test": test,
         }

@@ -30,6 +30,7 @@ import numpy as np
 
 from reprojax import __version__, data, models, recipes
 from reprojax.commands import listing
+from reprojax.commands.controls import frozen_outputs
 from reprojax.commands.kept import cards_of, judge, run_controls
 from reprojax.commands.methods import read_methods
 from reprojax.commands.outputs import writable
@@ -59,6 +60,7 @@ from reprojax.saving.files import write_json
 from reprojax.taxonomy import describe
 from reprojax.training import parallel
 from reprojax.training.loop import Fitted
+from reprojax.training.preflight import Preflight, preflight
 
 METHODS_OF_IMAGES = f"Methods, for --method. {listing.for_images()}"
 ABOUT = f"{__doc__}\n{METHODS_OF_IMAGES}"
@@ -98,6 +100,11 @@ def main(
     print(f"{title}: {backbone.name} -> {tasks[0].name}\n\n{seen}\n")
     print(f"{trainings(config)}\n", flush=True)
     warn_of_unmeasured(tasks[0])
+    first = scores = None
+    if config.controls:  # which read these outputs too
+        first = frozen_outputs(backbone, tasks[0].train)
+        scores = preflight(*first)
+        print(f"{before_training(scores)}\n", flush=True)
 
     fits = [
         train(config, program, backbone, task, seed, f"seed-{seed}")
@@ -109,7 +116,7 @@ def main(
         programs.save(config.out / f"seed-{card.seed}.safetensors", fitted.params, own)
     table: dict[str, dict[str, list[float]]] = {"program": summary(fits)}
     if config.controls:
-        table |= run_controls(config, program, backbone, tasks, cards)
+        table |= run_controls(config, program, backbone, tasks, cards, first)
     rows = [program_row(title, seen, fits)]
     rows += [control_row(control, table[control]) for control in list(table)[1:]]
     notes = comparisons(table)
@@ -122,6 +129,8 @@ def main(
     paths["methods"] = [*map(str, config.methods)]
     results: dict[str, Any] = {"config": asdict(config) | paths, "results": table}
     results |= {"coordinates": seen.coordinates, "learnable": seen.learnable}
+    if scores is not None:
+        results["preflight"] = {**scores._asdict(), "ratio": scores.ratio}
     if not lead:
         return results
     results |= {"notes": notes, "verdict": said}
@@ -133,6 +142,19 @@ def main(
     report(config, program, backbone, tasks, fits, page, table)
     print(f"\n{config.out / 'report.html'}")
     return results
+
+
+def before_training(scores: Preflight) -> str:
+    """What one pass of the frozen model says, for the reader of a run."""
+    leans = "a prompt" if scores.ratio > 0 else "a linear probe"
+    said = (
+        f"before training, of the first seed's training images: LogME "
+        f"{scores.features:.3f} of the features and {scores.answers:.3f} of the "
+        f"answers; their difference, the log-likelihood ratio {scores.ratio:+.3f}, "
+        f"leans to {leans}; label overlap {scores.overlap:.2f} (0: each class has "
+        "answers of its own; 1: all have the same)"
+    )
+    return textwrap.fill(said, 100, break_on_hyphens=False)
 
 
 def report(

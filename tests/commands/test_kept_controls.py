@@ -13,6 +13,7 @@ from reprojax.commands.kept import cards_of, run_controls
 from reprojax.core import Params, Scope
 from reprojax.recipes import registry
 from reprojax.saving import programs
+from reprojax.training.preflight import Preflight
 from reprojax.training.steps import evaluate
 
 BACKBONE = backbones.convolutional()
@@ -76,3 +77,25 @@ def test_they_are_trained_as_methods_are(method, task, tmp_path):
         seen = {n: controls.frozen_outputs(BACKBONE, s) for n, s in splits.items()}
         alone = controls.maps_alone(3, len(BACKBONE.classes))["blm"]
         assert controls.map_alone(alone, seen)["test"] == pytest.approx(test)
+
+
+def test_what_was_computed_before_training_is_not_computed_again(
+    task, tmp_path, monkeypatch
+):
+    first = controls.frozen_outputs(BACKBONE, task.train)
+    asked, look = [], controls.frozen_outputs
+    note = lambda backbone, split: asked.append(len(split.y)) or look(backbone, split)
+    monkeypatch.setattr(controls, "frozen_outputs", note)
+    config = train.Config(method="map-only", seeds=1, random_weights=0, out=tmp_path)
+    program = recipes.map_only(BACKBONE, targets=3)
+    cards = cards_of(config, BACKBONE, [task], {})
+    run_controls(config, program, BACKBONE, [task], cards, first)
+    assert asked == [15, 15]
+
+
+def test_what_the_scores_say():
+    said = train.before_training(Preflight(0.5, 0.25, 0.125)).replace("\n", " ")
+    assert "LogME 0.500 of the features and 0.250 of the answers" in said
+    assert "ratio -0.250, leans to a linear probe; label overlap 0.12" in said
+    said = train.before_training(Preflight(0.25, 0.5, 0.125)).replace("\n", " ")
+    assert "ratio +0.250, leans to a prompt;" in said

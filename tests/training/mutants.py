@@ -4,6 +4,27 @@ from mutation import Mutant
 
 MUTANTS = (
     Mutant(
+        "preflight: dimensions that the features do not span",
+        "training/preflight.py",
+        "len(s) / 2 * np.log(alpha)",
+        "u.shape[0] / 2 * np.log(alpha)",
+        "test_preflight.py",
+    ),
+    Mutant(
+        "preflight: an overlap of counts",
+        "training/preflight.py",
+        "counts / counts.sum(1, keepdims=True)",
+        "counts / counts.sum() * len(classes)",
+        "test_preflight.py::test_the_overlap_is_that_of_the_classes_first_answers",
+    ),
+    Mutant(
+        "preflight: the ratio upside down",
+        "training/preflight.py",
+        "return log_evidence(answers, labels) - log_evidence(features, labels)",
+        "return log_evidence(features, labels) - log_evidence(answers, labels)",
+        "test_preflight.py",
+    ),
+    Mutant(
         "loss: rows that fill a batch are examples",
         "training/losses.py",
         "known = real(labels)\n    # N",
