@@ -41,6 +41,24 @@ def beit(classes: int = 5) -> dict[str, np.ndarray]:
     return _drawn(shapes | _norm("fc_norm", 8) | _dense("head", classes, 8))
 
 
+def dinov3() -> dict[str, np.ndarray]:
+    """transformers' names: width 16, patches of 8 pixels, two registers, no head."""
+    shapes = {"embeddings.cls_token": (1, 1, 16)}
+    shapes |= {"embeddings.register_tokens": (1, 2, 16)} | _norm("norm", 16)
+    shapes |= _conv("embeddings.patch_embeddings", 16, 3, 8)
+    for i in range(2):
+        at = f"layer.{i}."
+        shapes[at + "attention.k_proj.weight"] = (16, 16)
+        for name in ("q", "v", "o"):
+            shapes |= _dense(at + f"attention.{name}_proj", 16, 16)
+        shapes |= _dense(at + "mlp.up_proj", 24, 16)
+        shapes |= _dense(at + "mlp.down_proj", 16, 24)
+        for j in (1, 2):
+            shapes |= _norm(at + f"norm{j}", 16)
+            shapes[at + f"layer_scale{j}.lambda1"] = (16,)
+    return _drawn(shapes)
+
+
 def vit_head(name: str, width: int, classes: int = 5) -> dict[str, np.ndarray]:
     """One more head."""
     return _drawn(_dense(name, classes, width))

@@ -148,6 +148,7 @@ def test_files_that_are_none(tmp_path):
         "ConvNeXt",
         "Swin",
         "BEiT",
+        "DINOv3",
     )
     for known in (*labels, "attention.self"):
         assert known in str(caught.value)
@@ -271,6 +272,34 @@ def test_inserted_tokens_take_no_other_tokens_place(tmp_path, extra):
     params = program.init(jax.random.key(0), model.frozen, x)
     y = program.apply(params, model.frozen, x)
     np.testing.assert_allclose(y, model.forward(model.frozen, x), atol=1e-5)
+
+
+def test_a_dinov3_gives_its_class_token_at_any_size(tmp_path):
+    tensors = files.dinov3()
+    save_file(tensors, tmp_path / "m.safetensors")
+    told = dict(architecture="dinov3_vit", heads=2)
+    for size in (16, 24):
+        model = load(tmp_path / "m.safetensors", size=size, **told)
+        found = sites(model.forward, model.frozen, files.photos(size))
+        length = 3 + (size // 8) ** 2
+        assert found["output"] == (2, 16) and model.classes == ()
+        assert {found[site] for site in model.roles["keys"]} == {(2, length, 2, 8)}
+        assert found[model.roles["blocks"][0]] == (2, length, 16)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.frozen)
+    assert jax.eval_shape(model.forward, half, files.photos(24)).dtype == jnp.bfloat16
+    for wrong, says in (
+        (dict(size=20), "size 20 for patches of 8"),
+        (dict(heads=3), "width 16 with 3 heads"),
+        (dict(heads=None), "with no heads, expected .*heads=..."),
+        (dict(architecture="dinov2"), "is a 'dinov2' in the tensor names"),
+        (dict(architecture=None), "without a name of its architecture"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            load(tmp_path / "m.safetensors", **told | wrong)
+    tensors["classifier.weight"] = np.ones((5, 16), np.float32)
+    save_file(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="unexpected: classifier.weight"):
+        load(tmp_path / "m.safetensors", **told)
 
 
 def test_two_heads_of_a_distilled_model_are_one(tmp_path):

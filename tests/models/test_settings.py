@@ -12,13 +12,15 @@ from safetensors.numpy import save_file
 from reprojax.models import images, load
 
 VIT = {"architecture": "vit", "model_args": {"num_heads": 2}}
+DINO3 = {"model_type": "dinov3_vit", "num_attention_heads": 2}
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def folder(path, name="vit", config=VIT, looks=None):
     """One of the small models with what may lie beside it."""
     path.mkdir(exist_ok=True)
-    save_file(files.MODELS[name](), path / "model.safetensors")
+    tensors = files.dinov3() if name == "dinov3" else files.MODELS[name]()
+    save_file(tensors, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(config))
     if looks is not None:
         (path / "preprocessor_config.json").write_text(json.dumps(looks))
@@ -78,6 +80,9 @@ def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
             "use_shared",
         ),
         ("beit", {"architecture": "beit", "global_pool": "token"}, "global_pool"),
+        ("dinov3", DINO3 | {"mlp_bias": False}, "mlp_bias"),
+        ("dinov3", DINO3 | {"hidden_act": "relu"}, "hidden_act"),
+        ("dinov3", DINO3 | {"rope_scaling": {"x": 1}}, "not known here"),
         ("vit", {"model_type": "vit_mae"}, "is a 'vit_mae'"),
         ("vit", VIT | {"architectures": ["ViTForMaskedImageModeling"]}, "was saved as"),
         ("vit", VIT | {"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from reprojax.models.settings import Config, Count, Positive, Vision, bounded, refuse
 from reprojax.models.vision.layers import LayerScale, Patches, head
-from reprojax.models.vision.vit import HALF, MLP, Attention, roles
+from reprojax.models.vision.vit import HALF, MLP, Attention, refuse_size, roles
 from reprojax.models.weights import (
     Layout,
     Plan,
@@ -174,11 +174,7 @@ def _planner(rules: Rules, blocks: str, means: str, epsilon: float):
 def _prepare(tensors: Tensors, plan: Plan) -> Tensors:
     """One name for either norm, timm's biases as one, tables of the plan's size."""
     net, out = plan.module, {}
-    if plan.size % net.patch:
-        raise ValueError(
-            f"got size {plan.size} for patches of {net.patch} pixels, expected a "
-            "multiple; call load(..., size=...)"
-        )
+    refuse_size(plan.size, net.patch)
     for name, value in tensors.items():
         name = re.sub(r"^fc_norm\.", "norm.", name)
         name = re.sub(r"^pooler\.layernorm\.", "layernorm.", name)

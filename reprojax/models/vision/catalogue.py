@@ -16,6 +16,7 @@ from reprojax.models.vision import (
     beit,
     cifar_resnet,
     convnext,
+    dinov3,
     mobilenet,
     processors,
     resnet,
@@ -33,6 +34,7 @@ LAYOUTS = (
     *mobilenet.LAYOUTS,
     *convnext.LAYOUTS,
     *swin.LAYOUTS,
+    *dinov3.LAYOUTS,
 )
 
 

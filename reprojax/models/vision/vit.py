@@ -37,18 +37,33 @@ class Attention(nn.Module):
                 ("value", self.bias),
             )
         )
-        scores = jnp.einsum("blhd,bmhd->bhlm", query * shape[1] ** -0.5, key)
-        scores = scores.astype(jnp.float32)
-        if bias is not None:
-            groups = scores.reshape(-1, *bias.shape)
-            scores = (groups + bias.astype(jnp.float32)).reshape(scores.shape)
-        # A softmax does not change with this shift, so it needs no gradient.
-        top = lax.stop_gradient(scores.max(-1, keepdims=True))
-        weights = jnp.exp(scores - top)
-        total = weights.sum(-1, keepdims=True)
-        mixed = jnp.einsum("bhlm,bmhd->bhld", weights.astype(value.dtype), value)
-        mixed = (mixed / total).astype(x.dtype).transpose(0, 2, 1, 3)
-        return nn.Dense(width, name="out")(mixed.reshape(*x.shape))
+        return nn.Dense(width, name="out")(attended(query, key, value, bias))
+
+
+def attended(
+    query: Float[Array, "B L h d"],
+    key: Float[Array, "B M h d"],
+    value: Float[Array, "B M h d"],
+    bias: Float[Array, "n h L L"] | None = None,
+) -> Float[Array, "B L D"]:
+    """The values mixed for each query, the heads side by side.
+
+    Keys that a prompt puts in front have no bias. The softmax's sums divide after the
+    product with the values, which saves a pass over [L M].
+    """
+    scores = jnp.einsum("blhd,bmhd->bhlm", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    if bias is not None:
+        more = key.shape[1] - query.shape[1]
+        bias = jnp.pad(bias.astype(jnp.float32), (*[(0, 0)] * 3, (more, 0)))
+        scores = (scores.reshape(-1, *bias.shape) + bias).reshape(scores.shape)
+    # A softmax does not change with this shift, so it needs no gradient.
+    top = lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    total = weights.sum(-1, keepdims=True)
+    mixed = jnp.einsum("bhlm,bmhd->bhld", weights.astype(value.dtype), value)
+    mixed = (mixed / total).astype(query.dtype).transpose(0, 2, 1, 3)
+    return mixed.reshape(*mixed.shape[:2], -1)
 
 
 class MLP(nn.Module):
@@ -145,6 +160,15 @@ class ViT(nn.Module):
             first = jnp.concatenate([first, registers], axis=1)
         first = jnp.broadcast_to(first, (batch, *first.shape[1:]))
         return jnp.concatenate([first, x + positions[:, -patches:]], axis=1)
+
+
+def refuse_size(size: int, patch: int) -> None:
+    """Raise unless patches fill an image."""
+    if size % patch:
+        raise ValueError(
+            f"got size {size} for patches of {patch} pixels, expected a multiple; call "
+            "load(..., size=...)"
+        )
 
 
 def roles(depth: int) -> dict[str, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reprojax.models.settings import Config, Count, Positive, Vision, bounded, refuse
-from reprojax.models.vision.vit import HALF, ViT, roles
+from reprojax.models.vision.vit import HALF, ViT, refuse_size, roles
 from reprojax.models.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -110,11 +110,7 @@ def _prepare(rules: Rules, heads: tuple[str, str]):
 
     def prepare(tensors: Tensors, plan: Plan) -> Tensors:
         patch, old = plan.module.patch, tensors.get(positions)
-        if plan.size % patch:
-            raise ValueError(
-                f"got size {plan.size} for patches of {patch} pixels, expected a "
-                "multiple; call load(..., size=...)"
-            )
+        refuse_size(plan.size, patch)
         if plan.module.teacher:
             tensors = _joined(tensors, *heads)
         side = (

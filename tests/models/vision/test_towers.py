@@ -19,6 +19,7 @@ VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_label
 REG = VIT | dict(image_size=32, patch_size=8, mlp_ratio=2)
 DEIT = VIT | dict(image_size=32, patch_size=8, intermediate_size=48)
 TIMM_VIT = dict(embed_dim=32, depth=2, num_heads=4, img_size=28, num_classes=5)
+DINO3 = DEIT | dict(num_register_tokens=1)
 BEIT = DEIT | dict(use_relative_position_bias=True)
 SWIN = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 3], num_labels=5)
 SWIN |= dict(num_heads=[1, 4], window_size=4, mlp_ratio=2.0)
@@ -48,6 +49,15 @@ TRANSFORMERS = {
     "Beit, larger images": (48, BEIT | dict(layer_scale_init_value=0.0)),
     "Beit, smaller images": (16, BEIT),
     "Beit, no head": (32, BEIT | dict(use_mask_token=True)),
+    "DINOv3ViT, no head": (32, DINO3 | dict(layer_norm_eps=0.1, rope_theta=20.0)),
+    "DINOv3ViT, gated, no head": (
+        48,
+        DINO3 | dict(use_gated_mlp=True, hidden_act="silu", key_bias=True),
+    ),
+    "DINOv3ViT, no biases, no head": (
+        16,
+        DINO3 | dict(query_bias=False, value_bias=False, num_register_tokens=4),
+    ),
     "Swin": (32, SWIN | dict(layer_norm_eps=0.1)),
     "Swin, larger images": (48, SWIN),
     "Swin, one window in the last stage": (32, SWIN | dict(window_size=8)),
