@@ -4,6 +4,27 @@ from mutation import Mutant
 
 MUTANTS = (
     Mutant(
+        "zpe: all of the mean over the task's images, none of the general ones",
+        "models/image_text/weighting.py",
+        "middle = (middle + unit(jnp.asarray(general)).mean(0)) / 2",
+        "pass",
+        "image_text/test_weighting.py",
+    ),
+    Mutant(
+        "zpe: the largest mean for the mean of the largest",
+        "models/image_text/weighting.py",
+        "((own - middle) @ named.T).max(-1).mean()",
+        "((own - middle) @ named.T).mean(0).max()",
+        "image_text/test_weighting.py",
+    ),
+    Mutant(
+        "zpe: features as long as the images",
+        "models/image_text/weighting.py",
+        "own = unit(jnp.asarray(features))",
+        "own = jnp.asarray(features)",
+        "image_text/test_weighting.py",
+    ),
+    Mutant(
         "models: settings that nobody reads are passed over",
         "models/settings.py",
         "    if other:",

@@ -380,9 +380,9 @@ MUTANTS = (
     ),
     Mutant(
         "kgcoop: the template's words from the first token on",
-        "recipes/prompt_tuning/names_of_classes.py",
-        "return replace(fmt, length, at=ahead)",
-        "return replace(fmt, length)",
+        KGCOOP,
+        "length, at=1)",
+        "length)",
         "test_knowledge_guided_context.py::"
         "test_sixty_steps_are_those_of_the_official_code[own]",
     ),

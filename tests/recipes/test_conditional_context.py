@@ -26,10 +26,10 @@ PROGRAM = cocoop(MODEL)
 def started():
     """Params with the net that official code started from."""
     params = PROGRAM.init(jax.random.key(0), MODEL.frozen, X)
-    draw = np.random.default_rng(9)
+    draw = np.random.default_rng(13)  # a ReLU that is off for some images
     layer = lambda wide, into: {
         "kernel": jnp.asarray(draw.normal(size=(wide, into)).T, jnp.float32),
-        "bias": jnp.asarray(draw.normal(size=wide), jnp.float32),
+        "bias": jnp.asarray(0.1 * draw.normal(size=wide), jnp.float32),
     }
     net = {"first": layer(2, JOINT), "second": layer(WIDTH, 2)}
     own = {"words": params.learnable[SITE]["words"], "net": net}
@@ -85,5 +85,5 @@ def test_the_contract():
 
 
 def test_other_texts_are_refused():
-    with pytest.raises(ValueError, match="expected the same 4 in front of each name"):
+    with pytest.raises(ValueError, match="cocoop got texts that begin with 0 common"):
         cocoop(model())

@@ -61,9 +61,9 @@ def test_the_contract():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="expected the same 4 in front of each name"):
+    with pytest.raises(ValueError, match="kgcoop got texts that begin with 0 common"):
         kgcoop(model())
-    with pytest.raises(ValueError, match="expected the same 8 in front"):
+    with pytest.raises(ValueError, match="begin with 4 common words for a prompt of 8"):
         kgcoop(MODEL, length=8)
     with pytest.raises(ValueError, match="got hand-written texts for .*'dog'"):
         kgcoop(MODEL, hand_written=classifier(pair(), ["cat", "dog", "bird"]))

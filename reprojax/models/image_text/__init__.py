@@ -3,6 +3,7 @@
 from reprojax.models.image_text.card import Pair, classifier, image_features, random
 from reprojax.models.image_text.catalogue import load, names
 from reprojax.models.image_text.templates import read_sentences
+from reprojax.models.image_text.weighting import template_weights
 
 __all__ = [
     "Pair",
@@ -12,4 +13,5 @@ __all__ = [
     "names",
     "random",
     "read_sentences",
+    "template_weights",
 ]

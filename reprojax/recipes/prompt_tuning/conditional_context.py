@@ -53,7 +53,7 @@ def cocoop(
     """
     check_classes(model, targets)
     (site,) = role(model, "text_embedding")
-    words = template_words(model, length, initial)
+    words = template_words(model, length, initial, "cocoop")
     to_size = resize(model.input.size)
     at = {"input": to_size, site: replace(conditional(words), length, at=1)}
     program = reprogram(image_by_image(model.forward), at, align)

@@ -14,12 +14,12 @@ from reprojax.core import (
 )
 from reprojax.models import Model, Pixels, role
 from reprojax.models.image_text.card import of_classes
-from reprojax.operators import resize
+from reprojax.operators import replace, resize
 from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.names_of_classes import (
     check_classes,
     class_features,
-    first_words,
+    template_words,
 )
 from reprojax.recipes.registry import register
 from reprojax.training.losses import Loss, Seen, cross_entropy
@@ -58,7 +58,8 @@ def kgcoop(
             f"got hand-written texts for {list(guide.classes)[:3]}, expected those of "
             f"the model's classes, {list(model.classes)[:3]}; bind the pair to them"
         )
-    at = {"input": resize(model.input.size), site: first_words(model, length, initial)}
+    words = replace(template_words(model, length, initial, "kgcoop"), length, at=1)
+    at = {"input": resize(model.input.size), site: words}
     return reprogram(model.forward, at | {FEATURES: near(class_features(guide))}, align)
 
 
