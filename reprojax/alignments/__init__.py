@@ -1,6 +1,5 @@
 """Omega, the alignment: maps the model's output to the task's."""
 
-from reprojax.alignments.cached import cached
 from reprojax.alignments.closed_form import ridge
 from reprojax.alignments.heads import heads
 from reprojax.alignments.linear import linear
@@ -32,6 +31,7 @@ from reprojax.alignments.statistical import (
     random_map,
     soft_pair_counts,
 )
+from reprojax.alignments.voting import voting
 
 __all__ = [
     "at_mask",
@@ -39,7 +39,7 @@ __all__ = [
     "bayesian",
     "bayesian_map",
     "bayesian_plus",
-    "cached",
+    "voting",
     "calibrated",
     "centred",
     "columns",

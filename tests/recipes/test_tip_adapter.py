@@ -99,6 +99,6 @@ def test_what_does_not_fit_is_refused(unchecked):
         tip_adapter(MODEL, targets=4)
     from reprojax import alignments, reprogram
 
-    alone = reprogram(MODEL.forward, {}, alignments.cached(3, 5))
+    alone = reprogram(MODEL.forward, {}, alignments.voting(3, 5))
     with pytest.raises(ValueError, match="expected a pair of logits and features"):
         alone.init(jax.random.key(0), MODEL.frozen, X)

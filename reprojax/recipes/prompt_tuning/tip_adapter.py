@@ -4,8 +4,8 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from reprojax.alignments import cached
-from reprojax.alignments.cached import chosen, filled
+from reprojax.alignments import voting
+from reprojax.alignments.voting import chosen, filled
 from reprojax.core import (
     Edit,
     Forward,
@@ -43,13 +43,13 @@ def tip_adapter(
     the params, and `tuned` chooses two numbers on validation images.
 
     Args:
-        align: by default `cached(number of classes, examples)`.
+        align: by default `voting(number of classes, examples)`.
         examples: N, images of all classes together; 16 a class in the paper.
         learned: train the cache's keys from there (Tip-Adapter-F).
     """
     check_classes(model, targets)
     if align is None:
-        align = cached(len(model.classes), examples, learned=learned)
+        align = voting(len(model.classes), examples, learned=learned)
     (features,) = role(model, "features")
     at = {"input": resize(model.input.size)}
     return reprogram(beside(model.forward, features), at, align)

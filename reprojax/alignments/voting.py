@@ -11,7 +11,7 @@ from reprojax.core import Given, Key, Manipulation, Params, PyTree, Scope
 from reprojax.core.guards import check_sizes
 
 
-def cached(
+def voting(
     targets: int,
     examples: int,
     *,
@@ -30,7 +30,7 @@ def cached(
         examples: N.
         learned: train the keys (Tip-Adapter-F).
     """
-    check_sizes("cached", targets=targets, examples=examples)
+    check_sizes("voting", targets=targets, examples=examples)
 
     def init(key: Key, spec: PyTree, scope: Scope) -> Params:
         keys = {"keys": jnp.zeros((examples, _features(spec).shape[-1]))}
@@ -52,7 +52,7 @@ def cached(
 def _features(spec: Any) -> Any:
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise ValueError(
-            f"cached got {spec!r:.80} at the output, expected a pair of logits and "
+            f"voting got {spec!r:.80} at the output, expected a pair of logits and "
             "features; put it behind `beside(model.forward, features)`"
         )
     return spec[1]
@@ -80,7 +80,7 @@ def filled(
     features: Float[Given, "N J"],
     labels: Int[Given, "N"],
 ) -> Params:
-    """The params of `cached` with unit features as keys, and their labels.
+    """The params of `voting` with unit features as keys, and their labels.
 
     Features of several random views of an image are averaged before. With fewer
     examples than the cache has room for, the rest does not vote.
@@ -110,7 +110,7 @@ def chosen(
     most: tuple[float, float] = (7.0, 3.0),
     steps: tuple[int, int] = (200, 20),
 ) -> Params:
-    """The params of `cached` with the sharpness and the strength that are best.
+    """The params of `voting` with the sharpness and the strength that are best.
 
     Each is tried from .1 on in that many steps below its `most`, on validation images;
     of equals the smallest wins, sharpness first.
