@@ -13,13 +13,6 @@ MUTANTS = (
         "test_voice2series.py",
     ),
     Mutant(
-        "authors: a program is built again without its context",
-        REGISTRY,
-        "params_for(program, model.frozen, x, context)",
-        "params_for(program, model.frozen, x)",
-        "test_attrvr.py",
-    ),
-    Mutant(
         "authors: a language model checks its ids before the input is edited",
         "models/language/card.py",
         "return check_ids(edit(site, value))",

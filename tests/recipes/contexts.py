@@ -9,6 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+import attributes
 import jax.numpy as jnp
 import numpy as np
 from small_pairs import pair, pictures
@@ -20,9 +21,10 @@ from reprojax.training import steps
 NAMES = ["cat", "small dog", "bird"]
 X, Y = pictures(24, 3), np.arange(24) % 3
 EPOCHS, BATCH, RATE = 20, 8, 0.2
-BOTH = ("maple", "ivlp", "promptsrc")
-TEMPLATES = {"coop": "{}.", **dict.fromkeys(BOTH, "a photo of a {}.")}
+TEMPLATES = {"coop": "{}."}
 """Of the texts that a method takes, if other than the card's own."""
+DESCRIBED = ("attrvr",)
+"""Methods that take descriptions of the classes."""
 SIZES = {"coop": {"length": 3}}  # the pair has twelve positions
 
 
@@ -33,6 +35,8 @@ def model(template="{}."):
 
 def of(method):
     """A model with the texts that the method takes."""
+    if method in DESCRIBED:
+        return attributes.model()
     return model(TEMPLATES.get(method, TEMPLATE))
 
 

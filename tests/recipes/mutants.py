@@ -1014,4 +1014,11 @@ MUTANTS = (
         "0 * scale",
         "test_automated_visual_prompting.py",
     ),
+    Mutant(
+        "rebuild: a program is built again without its context",
+        "recipes/registry.py",
+        "params_for(program, model.frozen, x, context)",
+        "params_for(program, model.frozen, x)",
+        "test_registry.py::test_params_may_depend_on_the_context",
+    ),
 )

@@ -10,7 +10,7 @@ import small_languages
 
 from reprojax import data, recipes, reprogram
 from reprojax.alignments import bayesian, label_words, one_to_one
-from reprojax.core import padded
+from reprojax.core import Manipulation, Params, padded
 from reprojax.formats import learnable
 from reprojax.models import Arrays, Model, Pixels, Series, card
 from reprojax.models.language import Words
@@ -110,6 +110,44 @@ def test_a_probe_fits_whatever_is_no_words(holds):
     assert fit(probe, weights, task, **run).metrics["mean squared error"] < 0.05
     with pytest.raises(ValueError, match="expected a model of Pixels, or Series, or"):
         linear_probe(small_languages.card("rotary"), targets=2)
+
+
+def test_params_may_depend_on_the_context(tmp_path):
+    """A head of the context's own width is built again for that context."""
+
+    @needs(Pixels)
+    def beside(model, align=None, *, targets=None):
+        def init(key, y, scope):
+            width = scope.context.shape[-1]
+            return Params(jax.random.normal(key, (y.shape[-1] + width, targets)))
+
+        def apply(params, y, scope):
+            return jnp.concatenate([y, scope.context], -1) @ params.learnable
+
+        at = {"input": resize(model.input.size)}
+        return reprogram(model.forward, at, Manipulation(init, apply))
+
+    method = Method("beside", beside, source="nobody", enters="nowhere", preset=SGD)
+    register(method)
+    try:
+        x, context = backbones.photos(3), jnp.ones((3, 4))
+        program = build("beside", BACKBONE, 2)
+        params = program.init(jax.random.key(0), BACKBONE.frozen, x, context)
+        about = {
+            "method": "beside",
+            "arguments": {},
+            "image": x.shape[1:],
+            "classes": ("a", "b"),
+        }
+        save(tmp_path / "p", params, Card.of(BACKBONE, **about))
+        saved = load(tmp_path / "p")
+        again, back = rebuild(saved, BACKBONE, context=context[:1])
+        given = BACKBONE.frozen, x, context
+        np.testing.assert_array_equal(
+            again.apply(back, *given), program.apply(params, *given)
+        )
+    finally:
+        del METHODS["beside"]
 
 
 def test_an_unknown_method_says_how_ones_own_joins():

@@ -4,6 +4,7 @@ from reprojax.recipes.model_reprogramming.additive_prompts import additive_promp
 from reprojax.recipes.model_reprogramming.adversarial_reprogramming import (
     adversarial_reprogramming,
 )
+from reprojax.recipes.model_reprogramming.attribute_reprogramming import attrvr
 from reprojax.recipes.model_reprogramming.automated_visual_prompting import (
     automated_visual_prompting,
 )
@@ -36,6 +37,7 @@ from reprojax.recipes.model_reprogramming.vocabulary_remapping import (
 __all__ = [
     "additive_prompt",
     "adversarial_reprogramming",
+    "attrvr",
     "automated_visual_prompting",
     "black_box_reprogramming",
     "diversity_aware_prompting",

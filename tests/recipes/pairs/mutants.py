@@ -5,6 +5,8 @@ from mutation import Mutant
 MAPLE = "recipes/prompt_tuning/multimodal_prompts.py"
 TEST_MAPLE = "test_multimodal_prompts.py"
 IVLP = "recipes/prompt_tuning/independent_prompts.py"
+DESCRIPTIONS = "alignments/descriptions.py"
+TEST_ATTRVR = "test_attribute_reprogramming.py"
 TEST_IVLP = "test_independent_prompts.py"
 
 MUTANTS = (
@@ -133,5 +135,33 @@ MUTANTS = (
         "np.arange(1, epochs + 1)",
         "np.arange(epochs)",
         TEST_IVLP,
+    ),
+    Mutant(
+        "attrvr: all attributes count",
+        DESCRIPTIONS,
+        "jax.lax.top_k(found, count)[0].mean(-1)",
+        "found.mean(-1)",
+        TEST_ATTRVR,
+    ),
+    Mutant(
+        "attrvr: the nearest attribute alone",
+        DESCRIPTIONS,
+        "jax.lax.top_k(found, count)[0].mean(-1)",
+        "found.max(-1)",
+        TEST_ATTRVR,
+    ),
+    Mutant(
+        "attrvr: the weights of the kinds are exchanged",
+        "recipes/model_reprogramming/attribute_reprogramming.py",
+        "shares=(share, 1 - share)",
+        "shares=(1 - share, share)",
+        TEST_ATTRVR,
+    ),
+    Mutant(
+        "attrvr: texts stand class by class",
+        DESCRIPTIONS,
+        "y.reshape(len(y), len(shares), targets, -1)",
+        "y.reshape(len(y), targets, len(shares), -1).swapaxes(1, 2)",
+        TEST_ATTRVR,
     ),
 )
