@@ -83,6 +83,12 @@ def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
         ("dinov3", DINO3 | {"mlp_bias": False}, "mlp_bias"),
         ("dinov3", DINO3 | {"hidden_act": "relu"}, "hidden_act"),
         ("dinov3", DINO3 | {"rope_scaling": {"x": 1}}, "not known here"),
+        ("mobilenet", {"model_type": "mobilenet_v1"}, "is a 'mobilenet_v1'"),
+        (
+            "mobilenet",
+            {"model_type": "mobilenet_v2", "output_stride": 16},
+            "output_stride = 16",
+        ),
         ("vit", {"model_type": "vit_mae"}, "is a 'vit_mae'"),
         ("vit", VIT | {"architectures": ["ViTForMaskedImageModeling"]}, "was saved as"),
         ("vit", VIT | {"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),

@@ -23,6 +23,10 @@ FORMS = {
         Depthwise(2),
         nn.Conv(3, (3, 3), 2, feature_group_count=3),
     ),
+    "a filter a channel, as in torch": (
+        Depthwise(2, same=False, bias=False),
+        nn.Conv(3, (3, 3), 2, padding=1, feature_group_count=3, use_bias=False),
+    ),
     "a wide filter a channel": (
         Depthwise(side=7),
         nn.Conv(3, (7, 7), feature_group_count=3),

@@ -35,6 +35,7 @@ SAME = {
     "resnet18": dict(num_classes=5),
     "convnext_tiny": NEXT,
     "swin_base_patch4_window7_224": SWIN,
+    "mobilenetv2_035": dict(num_classes=5),
     "beit_large_patch16_384": SMALL | dict(num_heads=2),
     "convnextv2_atto": NEXT | dict(num_classes=0),
 }
@@ -58,7 +59,9 @@ OTHER = {
     "convnext_atto_rms": NEXT,
     "test_convnext": NEXT,
     "test_convnext3": NEXT,
-    "mobilenetv2_035": dict(num_classes=5),
+    "mobilenetv2_110d": dict(num_classes=5),
+    "mnasnet_small": dict(num_classes=5),
+    "efficientnet_lite0": dict(num_classes=5),
 }
 
 
@@ -84,7 +87,7 @@ def same_images(model, reference):
 @pytest.mark.parametrize("name", SAME)
 def test_models_of_timm(name, tmp_path):
     reference, file = from_timm(name, SAME[name], tmp_path)
-    size = {"size": 64} if re.match("resnet|conv", name) else {}
+    size = {"size": 64} if re.match("resnet|conv|mobile", name) else {}
     size |= {"size": 32} if "swin" in name else {}
     same_images(load(tmp_path, **size), reference)
     with pytest.raises(ValueError, match="without a name of its architecture"):
@@ -108,6 +111,7 @@ def test_other_models_of_timm(name, tmp_path):
 VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=5)
 VIT |= dict(image_size=32, patch_size=16, intermediate_size=48)
 RES = dict(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1])
+MOBILE = dict(depth_multiplier=0.2, num_labels=5)
 GRID = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 1], num_labels=5)
 GRID |= dict(num_heads=[1, 2], window_size=4)
 CONV = dict(hidden_sizes=[8, 8, 16, 8], depths=[1, 1, 2, 1], num_labels=5)
@@ -121,6 +125,7 @@ IMAGES = {
     "ConvNext": CONV | dict(layer_norm_eps=0.1, patch_size=2),
     "ConvNextV2": CONV | dict(layer_norm_eps=0.1),
     "Swin": GRID | dict(layer_norm_eps=0.1),
+    "MobileNetV2": MOBILE | dict(tf_padding=False),
 }
 OTHER_IMAGES = {
     "ViT": VIT | dict(hidden_act="quick_gelu"),
@@ -133,7 +138,8 @@ OTHER_IMAGES = {
     "DeiT": VIT | dict(hidden_act="relu"),
     "ConvNext": CONV | dict(hidden_act="relu"),
     "RegNet": RES,
-    "MobileNetV2": dict(depth_multiplier=0.2, num_labels=5),
+    "MobileNetV2": MOBILE | dict(output_stride=16),
+    "MobileNetV1": MOBILE,
     "Swin": GRID | dict(hidden_act="relu"),
     "Swinv2": GRID,
     "DonutSwin": GRID,
@@ -144,7 +150,7 @@ OTHER_IMAGES = {
 def test_image_models_of_transformers(kind, tmp_path):
     head = "ForImageClassification"
     reference = from_transformers(kind, IMAGES[kind], head, tmp_path)
-    model = load(tmp_path, size=64 if re.match("Res|Conv", kind) else None)
+    model = load(tmp_path, size=64 if re.match("Res|Conv|Mobile", kind) else None)
     same_images(model, reference)
     with pytest.raises(ValueError, match="without a name of its architecture"):
         load(tmp_path / "model.safetensors")
@@ -154,7 +160,9 @@ def test_image_models_of_transformers(kind, tmp_path):
 def test_other_image_models_of_transformers(kind, tmp_path):
     head = "ForImageClassification"
     from_transformers(kind, OTHER_IMAGES[kind], head, tmp_path)
-    named = r"is a '|none of the known|hidden_act|use_swiglu_ffn|use_relative"
+    named = (
+        r"is a '|none of the known|hidden_act|use_swiglu_ffn|use_relative|output_stride"
+    )
     with pytest.raises(ValueError, match=named):
         load(tmp_path)
     with pytest.raises(ValueError, match="without a name|none of the known"):
@@ -228,7 +236,14 @@ def test_other_language_models_of_transformers(kind, tmp_path):
 def test_the_names_that_are_taken_for_plain_ones_are():
     """Of all timm's names that the patterns take: heads, epsilon, activation, place of
     the norms, pooling; for a ResNet the stem, blur and pooling."""
-    from reprojax.models.vision import beit, convnext, resnet, swin, vit_layouts
+    from reprojax.models.vision import (
+        beit,
+        convnext,
+        mobilenet,
+        resnet,
+        swin,
+        vit_layouts,
+    )
 
     for name in timm().list_models():
         if re.fullmatch(vit_layouts.NAMES, name):
@@ -247,6 +262,13 @@ def test_the_names_that_are_taken_for_plain_ones_are():
             parts = {str(getattr(block, name, None)) for name in ("se", "aa")}
             assert parts <= {"None", "Identity()"}
             assert isinstance(block.act1, torch.nn.ReLU)
+        elif re.fullmatch(mobilenet.LAYOUTS[1].names, name):
+            with torch.device("meta"):
+                net = timm().create_model(name)
+            assert [len(stage) for stage in net.blocks] == list(mobilenet.DEPTHS)
+            assert net.bn1.eps == net.blocks[1][0].bn1.eps == net.bn2.eps == 1e-5
+            assert type(net.bn1.act).__name__ == "ReLU6"
+            assert net.conv_stem.padding == (1, 1)
         elif re.fullmatch(beit.LAYOUTS[0].names, name):
             with torch.device("meta"):
                 net = timm().create_model(name)

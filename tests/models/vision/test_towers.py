@@ -21,6 +21,7 @@ DEIT = VIT | dict(image_size=32, patch_size=8, intermediate_size=48)
 TIMM_VIT = dict(embed_dim=32, depth=2, num_heads=4, img_size=28, num_classes=5)
 DINO3 = DEIT | dict(num_register_tokens=1)
 BEIT = DEIT | dict(use_relative_position_bias=True)
+MOBILE = dict(depth_multiplier=0.2, num_labels=5, finegrained_output=False)
 SWIN = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 3], num_labels=5)
 SWIN |= dict(num_heads=[1, 4], window_size=4, mlp_ratio=2.0)
 TIMM_SWIN = dict(patch_size=2, embed_dim=8, num_heads=(2, 4), num_classes=5)
@@ -58,6 +59,10 @@ TRANSFORMERS = {
         16,
         DINO3 | dict(query_bias=False, value_bias=False, num_register_tokens=4),
     ),
+    "MobileNetV2": (64, MOBILE),
+    "MobileNetV2, equal padding": (64, MOBILE | dict(tf_padding=False)),
+    "MobileNetV2, an odd size": (75, MOBILE | dict(layer_norm_eps=0.1)),
+    "MobileNetV2, no head": (64, MOBILE),
     "Swin": (32, SWIN | dict(layer_norm_eps=0.1)),
     "Swin, larger images": (48, SWIN),
     "Swin, one window in the last stage": (32, SWIN | dict(window_size=8)),
@@ -82,6 +87,8 @@ TIMM = {
         32,
         TIMM_VIT | dict(img_size=32, patch_size=8, num_classes=0),
     ),
+    "mobilenetv2_035": (64, dict(num_classes=5)),
+    "mobilenetv2_050": (75, dict(num_classes=0)),
     "swin_tiny_patch4_window7_224": (32, TIMM_SWIN | dict(window_size=4, img_size=32)),
     "swin_base_patch4_window12_384": (
         24,  # one window in the last stage; no head
