@@ -34,6 +34,7 @@ EXPLICIT = "recipes/prompt_tuning/explicit_visual_prompting.py"
 E2VPT = "recipes/prompt_tuning/e2vpt.py"
 SCALING = "operators/scaling.py"
 COOP = "recipes/prompt_tuning/context_optimisation.py"
+TPT = "recipes/prompt_tuning/tuning_at_test_time.py"
 COCOOP = "recipes/prompt_tuning/conditional_context.py"
 KGCOOP = "recipes/prompt_tuning/knowledge_guided_context.py"
 CHAIN = '__import__("reprojax").chain'
@@ -413,6 +414,37 @@ MUTANTS = (
         "jax.nn.relu(seen @",
         "(seen @",
         "test_conditional_context.py::test_sixty_steps_are_those_of_the_official_code",
+    ),
+    Mutant(
+        "tpt: all views count",
+        TPT,
+        "[: max(1, int(len(logits) * share))]",
+        "",
+        "test_tuning_at_test_time.py::"
+        "test_a_step_and_sixty_end_where_the_official_code_does",
+    ),
+    Mutant(
+        "tpt: the least sure views",
+        TPT,
+        "jnp.argsort(entropy)[:",
+        "jnp.argsort(-entropy)[:",
+        "test_tuning_at_test_time.py::"
+        "test_the_start_is_zero_shot_and_the_surest_views_are_the_official_ones",
+    ),
+    Mutant(
+        "tpt: the mean of the entropies",
+        TPT,
+        "return -(jnp.exp(mean) * mean).sum()",
+        "return -(jnp.exp(each) * each).sum(1).mean()",
+        "test_tuning_at_test_time.py::"
+        "test_the_start_is_zero_shot_and_the_surest_views_are_the_official_ones",
+    ),
+    Mutant(
+        "tpt: crops of other places than were drawn",
+        TPT,
+        "where = -jnp.stack([top, left]) * scale",
+        "where = jnp.stack([top, left]) * scale",
+        "test_tuning_at_test_time.py::test_views_are_the_image_and_crops_of_it",
     ),
     Mutant(
         "coop: words in front of a text's first token",

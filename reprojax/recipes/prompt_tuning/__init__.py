@@ -23,6 +23,7 @@ from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
 from reprojax.recipes.prompt_tuning.prefixes import prefix_tuning, without_mlp
 from reprojax.recipes.prompt_tuning.soft_prompts import prompt_tuning
 from reprojax.recipes.prompt_tuning.tip_adapter import tip_adapter, tip_adapter_f
+from reprojax.recipes.prompt_tuning.tuning_at_test_time import tpt
 from reprojax.recipes.prompt_tuning.visual_prompt_tuning import vpt_deep, vpt_shallow
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "prompt_tuning",
     "tip_adapter",
     "tip_adapter_f",
+    "tpt",
     "vpt_deep",
     "vpt_shallow",
     "without_mlp",
