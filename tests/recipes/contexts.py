@@ -21,11 +21,11 @@ from reprojax.training import steps
 NAMES = ["cat", "small dog", "bird"]
 X, Y = pictures(24, 3), np.arange(24) % 3
 EPOCHS, BATCH, RATE = 20, 8, 0.2
-TEMPLATES = {"coop": "{}."}
+TEMPLATES = {"coop": "{}.", "plot": "{}."}
 """Of the texts that a method takes, if other than the card's own."""
 DESCRIBED = ("attrvr",)
 """Methods that take descriptions of the classes."""
-SIZES = {"coop": {"length": 3}}  # the pair has twelve positions
+SIZES = {"coop": {"length": 3}, "plot": {"length": 3}}  # the pair has twelve positions
 
 
 @cache

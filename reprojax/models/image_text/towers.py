@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reprojax.core import Tokens, last_value
+from reprojax.core import PyTree, Tokens, last_value
 from reprojax.models.language.decoder import Block
 from reprojax.models.language.layers import (
     MLP,
@@ -101,6 +101,16 @@ class ImageTower(nn.Module):
             return Pool(*own, name="pool")(norm(self.epsilon, "norm")(x))
         x = norm(self.epsilon, "norm")(x[:, 0])
         return nn.Dense(self.joint, use_bias=False, name="head")(x)
+
+
+def patch_features(
+    frozen: PyTree, tokens: Float[Array, "B L D"], epsilon: float = 1e-5
+) -> Float[Array, "B L-1 J"]:
+    """Features of the patches, of the last block's tokens, made as CLIP's tower makes
+    the image's of the class token, the first."""
+    own = frozen["params"]
+    normed = norm(epsilon, "norm").apply({"params": own["norm"]}, tokens[:, 1:])
+    return normed @ own["head"]["kernel"]
 
 
 def roles(tower: ImageTower) -> dict[str, tuple[str, ...]]:

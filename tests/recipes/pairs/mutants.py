@@ -7,6 +7,8 @@ TEST_MAPLE = "test_multimodal_prompts.py"
 IVLP = "recipes/prompt_tuning/independent_prompts.py"
 DESCRIPTIONS = "alignments/descriptions.py"
 TEST_ATTRVR = "test_attribute_reprogramming.py"
+PLOT = "recipes/prompt_tuning/optimal_transport.py"
+TEST_PLOT = "test_optimal_transport.py"
 TEST_IVLP = "test_independent_prompts.py"
 
 MUTANTS = (
@@ -163,5 +165,33 @@ MUTANTS = (
         "y.reshape(len(y), len(shares), targets, -1)",
         "y.reshape(len(y), targets, len(shares), -1).swapaxes(1, 2)",
         TEST_ATTRVR,
+    ),
+    Mutant(
+        "plot: the class token is one of the patches",
+        "models/image_text/towers.py",
+        '.apply({"params": own["norm"]}, tokens[:, 1:])',
+        '.apply({"params": own["norm"]}, tokens)',
+        TEST_PLOT,
+    ),
+    Mutant(
+        "plot: no transport, the mean cosine of all pairs",
+        PLOT,
+        "(plans(cosine, sharpness, iterations) * cosine).sum((-2, -1))",
+        "cosine.mean((-2, -1))",
+        TEST_PLOT,
+    ),
+    Mutant(
+        "plot: a gradient through the plan",
+        PLOT,
+        "jax.lax.stop_gradient(cosine).astype",
+        "cosine.astype",
+        TEST_PLOT,
+    ),
+    Mutant(
+        "plot: prompts and classes are exchanged",
+        PLOT,
+        "texts = texts.reshape(prompts, -1, texts.shape[-1])",
+        "texts = texts.reshape(-1, prompts, texts.shape[-1]).swapaxes(0, 1)",
+        TEST_PLOT,
     ),
 )
