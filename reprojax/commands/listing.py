@@ -91,7 +91,7 @@ def backbones() -> dict[str, str]:
     """Frozen image models: the embedded ones, and what `models.load` reads."""
     return {name: "embedded in this package" for name in models.names()} | {
         "ORG/NAME": "from the Hugging Face hub: ViT, DeiT, DINOv2, DINOv3, "
-        "BEiT, Swin, ConvNeXt, ResNet or MobileNetV2, such as "
+        "BEiT, Swin, ConvNeXt, ResNet, MobileNetV2 or EfficientNet, such as "
         "google/vit-base-patch16-224 or microsoft/resnet-50",
         "FOLDER": "weights with config.json, as transformers or timm write them",
         "FILE": "bare weights that end with .safetensors",

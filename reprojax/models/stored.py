@@ -17,7 +17,7 @@ IGNORED = re.compile(
 )
 # prefixes of DataParallel, Lightning, transformers; torch.compile and FSDP insert some
 WRAPPERS = re.compile(
-    r"^((module|model|vit|deit|beit|dinov2(_with_registers)?|resnet|convnext(v2)?|swin|mobilenet_v2"
+    r"^((module|model|vit|deit|beit|dinov2(_with_registers)?|resnet|convnext(v2)?|swin|mobilenet_v2|efficientnet"
     r"|bert|roberta|transformer|_orig_mod"
     r"|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
     r"|(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."

@@ -149,6 +149,7 @@ def test_files_that_are_none(tmp_path):
         "Swin",
         "BEiT",
         "DINOv3",
+        "EfficientNet",
     )
     for known in (*labels, "attention.self"):
         assert known in str(caught.value)
@@ -272,6 +273,27 @@ def test_inserted_tokens_take_no_other_tokens_place(tmp_path, extra):
     params = program.init(jax.random.key(0), model.frozen, x)
     y = program.apply(params, model.frozen, x)
     np.testing.assert_allclose(y, model.forward(model.frozen, x), atol=1e-5)
+
+
+def test_an_efficientnet_wants_its_stages(tmp_path):
+    """Strides are in no shape."""
+    tensors = {"encoder.top_conv.weight": np.ones((4, 4, 1, 1), np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {"model_type": "efficientnet", "depth_coefficient": 1.0}
+    for more, says in (
+        ({}, "expected all three, .* config.json"),
+        ({"num_block_repeats": [1, 2], "strides": [1]}, "one of each for a stage"),
+        ({"num_block_repeats": [2**30], "strides": [1]}, "layers with 1 tensors"),
+        ({"num_block_repeats": [1], "strides": [3]}, "`int` <= 2"),
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"pooling_type": "max"}, "pooling_type"),
+        ({"num_block_repeats": [1], "strides": [2]}, "missing: .*block.*squeeze"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | more))
+        with pytest.raises(ValueError, match=says):
+            load(tmp_path)
+    with pytest.raises(ValueError, match="without a name of its architecture"):
+        load(tmp_path / "model.safetensors")
 
 
 def test_a_dinov3_gives_its_class_token_at_any_size(tmp_path):

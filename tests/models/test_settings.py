@@ -131,6 +131,11 @@ def _twice(x):
     [
         (HALF, lambda x: x / 127.5 - 1),
         (HALF | {"do_normalize": False}, lambda x: x / 255),
+        (HALF | {"include_top": True}, lambda x: (x / 255 - 0.5) / 0.25),
+        (
+            HALF | {"include_top": True, "do_normalize": False},
+            lambda x: x / 255 / 0.5,
+        ),
         (HALF | {"do_rescale": False}, lambda x: (x - 0.5) / 0.5),
         (HALF | {"do_rescale": True, "rescale_factor": 2 / 255}, _twice),
         ({"do_rescale": False, "do_normalize": False}, lambda x: 1.0 * x),
@@ -150,6 +155,7 @@ def test_pixels_are_what_the_processor_makes_of_them(tmp_path, looks, expected):
         (HALF | {"image_mean": [0.5]}, "three finite numbers"),
         (HALF | {"image_mean": 0.5}, r"got `float` - at `\$.image_mean`"),
         (HALF | {"do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"include_top": True}, "include_top without image_std"),
         (HALF | {"do_sharpen": True}, "'do_sharpen': True"),
         (HALF | {"size": {"height": 16, "width": 24}}, r"images of \[16, 24\]"),
         ({"size": {"height": "16"}}, "preprocessor_config.json is JSON of another"),

@@ -17,6 +17,7 @@ from reprojax.models.vision import (
     cifar_resnet,
     convnext,
     dinov3,
+    efficientnet,
     mobilenet,
     processors,
     resnet,
@@ -35,6 +36,7 @@ LAYOUTS = (
     *convnext.LAYOUTS,
     *swin.LAYOUTS,
     *dinov3.LAYOUTS,
+    *efficientnet.LAYOUTS,
 )
 
 

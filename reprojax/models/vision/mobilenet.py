@@ -42,7 +42,8 @@ class Block(nn.Module):
         if self.expands:
             y = Pointwise(self.hidden, bias=folded, name="expand")(y)
             y = nn.relu6(normed(y, "expand", self.epsilon))
-        y = Depthwise(self.stride, 3, self.same, folded, name="depthwise")(y)
+        pads = None if self.same else (1, 1)
+        y = Depthwise(self.stride, 3, pads, folded, name="depthwise")(y)
         y = nn.relu6(normed(y, "depthwise", self.epsilon))
         y = Pointwise(self.width, bias=folded, name="project")(y)
         y = normed(y, "project", self.epsilon)

@@ -21,6 +21,7 @@ class Looks(TypedDict, total=False):
     do_flip_channel_order: bool
     offset: bool
     rescale_offset: bool
+    include_top: bool
 
 
 class TimmLooks(TypedDict, total=False):
@@ -56,18 +57,26 @@ def described(
     checked(timm, TimmLooks, f"pretrained_cfg in {model}'s config.json")
     crop = looks.get("crop_size") if looks.get("do_center_crop") else None
     side = _side(crop or looks.get("size") or timm.get("input_size", [])[1:], name)
-    mean, std = _constants(looks)
+    mean, std = _constants(looks, name)
     mean, std = mean or timm.get("mean"), std or timm.get("std")
     classes = _names(config, f"{model}'s config.json") or None
     return {"size": side, "mean": mean, "std": std, "classes": classes}
 
 
-def _constants(looks: Config) -> tuple[Any, Any]:
+def _constants(looks: Config, name: str) -> tuple[Any, Any]:
     """Mean and std of pixels in [0, 1]. A processor may omit either of its steps, and
-    its own constants apply to pixels that it has rescaled."""
+    its own constants apply to pixels that it has rescaled. EfficientNet's divides by
+    the std again if it has `include_top`."""
     mean, std = looks.get("image_mean"), looks.get("image_std")
     if looks.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
+    if looks.get("include_top"):
+        if not (again := looks.get("image_std")):
+            raise ValueError(
+                f"{name} has include_top without image_std, expected it, because this "
+                "step divides by it; add it, or call load(..., ignore=['include_top'])"
+            )
+        std = [one * two for one, two in zip(std or (), again, strict=False)]
     scale = 1.0 if looks.get("do_rescale") is False else looks.get("rescale_factor")
     if mean is None or std is None or scale is None:
         return mean, std

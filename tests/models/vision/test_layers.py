@@ -24,7 +24,7 @@ FORMS = {
         nn.Conv(3, (3, 3), 2, feature_group_count=3),
     ),
     "a filter a channel, as in torch": (
-        Depthwise(2, same=False, bias=False),
+        Depthwise(2, padding=(1, 1), bias=False),
         nn.Conv(3, (3, 3), 2, padding=1, feature_group_count=3, use_bias=False),
     ),
     "a wide filter a channel": (

@@ -111,6 +111,8 @@ def test_other_models_of_timm(name, tmp_path):
 VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=5)
 VIT |= dict(image_size=32, patch_size=16, intermediate_size=48)
 RES = dict(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1])
+EFFICIENT = dict(width_coefficient=0.5, depth_coefficient=1.0, hidden_dim=640)
+EFFICIENT |= dict(num_block_repeats=[1, 1, 2, 1, 1, 1, 1], num_labels=5)
 MOBILE = dict(depth_multiplier=0.2, num_labels=5)
 GRID = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 1], num_labels=5)
 GRID |= dict(num_heads=[1, 2], window_size=4)
@@ -126,6 +128,7 @@ IMAGES = {
     "ConvNextV2": CONV | dict(layer_norm_eps=0.1),
     "Swin": GRID | dict(layer_norm_eps=0.1),
     "MobileNetV2": MOBILE | dict(tf_padding=False),
+    "EfficientNet": EFFICIENT | dict(hidden_act="silu", depthwise_padding=[1]),
 }
 OTHER_IMAGES = {
     "ViT": VIT | dict(hidden_act="quick_gelu"),
@@ -140,6 +143,7 @@ OTHER_IMAGES = {
     "RegNet": RES,
     "MobileNetV2": MOBILE | dict(output_stride=16),
     "MobileNetV1": MOBILE,
+    "EfficientNet": EFFICIENT | dict(pooling_type="max"),
     "Swin": GRID | dict(hidden_act="relu"),
     "Swinv2": GRID,
     "DonutSwin": GRID,
@@ -150,7 +154,7 @@ OTHER_IMAGES = {
 def test_image_models_of_transformers(kind, tmp_path):
     head = "ForImageClassification"
     reference = from_transformers(kind, IMAGES[kind], head, tmp_path)
-    model = load(tmp_path, size=64 if re.match("Res|Conv|Mobile", kind) else None)
+    model = load(tmp_path, size=64 if re.match("Res|Conv|Mobile|Eff", kind) else None)
     same_images(model, reference)
     with pytest.raises(ValueError, match="without a name of its architecture"):
         load(tmp_path / "model.safetensors")
@@ -160,9 +164,8 @@ def test_image_models_of_transformers(kind, tmp_path):
 def test_other_image_models_of_transformers(kind, tmp_path):
     head = "ForImageClassification"
     from_transformers(kind, OTHER_IMAGES[kind], head, tmp_path)
-    named = (
-        r"is a '|none of the known|hidden_act|use_swiglu_ffn|use_relative|output_stride"
-    )
+    named = r"is a '|none of the known|hidden_act|use_swiglu_ffn"
+    named += "|use_relative|output_stride|pooling_type"
     with pytest.raises(ValueError, match=named):
         load(tmp_path)
     with pytest.raises(ValueError, match="without a name|none of the known"):

@@ -21,6 +21,8 @@ DEIT = VIT | dict(image_size=32, patch_size=8, intermediate_size=48)
 TIMM_VIT = dict(embed_dim=32, depth=2, num_heads=4, img_size=28, num_classes=5)
 DINO3 = DEIT | dict(num_register_tokens=1)
 BEIT = DEIT | dict(use_relative_position_bias=True)
+EFFICIENT = dict(width_coefficient=0.5, depth_coefficient=1.0, hidden_dim=640)
+EFFICIENT |= dict(num_block_repeats=[1, 2, 1, 1, 1, 1, 1], num_labels=5)
 MOBILE = dict(depth_multiplier=0.2, num_labels=5, finegrained_output=False)
 SWIN = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2, 3], num_labels=5)
 SWIN |= dict(num_heads=[1, 4], window_size=4, mlp_ratio=2.0)
@@ -63,6 +65,12 @@ TRANSFORMERS = {
     "MobileNetV2, equal padding": (64, MOBILE | dict(tf_padding=False)),
     "MobileNetV2, an odd size": (75, MOBILE | dict(layer_norm_eps=0.1)),
     "MobileNetV2, no head": (64, MOBILE),
+    "EfficientNet": (64, EFFICIENT | dict(batch_norm_eps=0.1)),
+    "EfficientNet, deeper, odd sides": (
+        50,  # sides of 25, 13, 7, 4
+        EFFICIENT | dict(depth_coefficient=1.1, depthwise_padding=[2, 5, 7]),
+    ),
+    "EfficientNet, no head": (64, EFFICIENT),
     "Swin": (32, SWIN | dict(layer_norm_eps=0.1)),
     "Swin, larger images": (48, SWIN),
     "Swin, one window in the last stage": (32, SWIN | dict(window_size=8)),
