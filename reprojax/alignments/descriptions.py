@@ -43,3 +43,45 @@ def nearest_texts(
         return jnp.einsum("bkt,k->bt", near, jnp.asarray(shares, y.dtype))
 
     return Manipulation(init, apply)
+
+
+def reweighted(targets: int, count: int = 3) -> Manipulation:
+    """A weighted sum of the logits of each class's own texts, [B T n] in a row.
+
+    A text's weight is how often it is among the `count` nearest of its class's own
+    texts, over the images of the class (the probabilistic reweighting matrix of DVP,
+    arXiv 2506.01000). Before it is estimated, and for a class without images, all
+    weights are equal.
+    """
+    check_sizes("reweighted", targets=targets, count=count)
+
+    def init(key: Key, y: PyTree, scope: Scope) -> Params:
+        each = y.shape[-1] // targets
+        if each * targets != y.shape[-1] or each < count:
+            raise ValueError(
+                f"reweighted got {y.shape[-1]} texts for {targets} classes, expected "
+                f"as many for each, and at least {count}"
+            )
+        return Params(fixed=jnp.full((targets, each), 1 / each, jnp.float32))
+
+    def apply(params: Params, y: Float[Array, "B R"], scope: Scope) -> Array:
+        weights = params.fixed.astype(y.dtype)
+        return jnp.einsum("btn,tn->bt", y.reshape(len(y), *weights.shape), weights)
+
+    def observe(params: Params, y: Array, labels: Array) -> Float[Array, "T n"]:
+        each = params.fixed.shape[-1]
+        own = jnp.einsum(
+            "btn,bt->bn",
+            y.reshape(len(y), targets, each),
+            jax.nn.one_hot(jnp.maximum(labels, 0), targets, dtype=y.dtype),
+        )
+        hits = jax.nn.one_hot(jax.lax.top_k(own, count)[1], each).sum(1)
+        # a label of -1 is a row of zeros
+        return jnp.einsum("bt,bn->tn", jax.nn.one_hot(labels, targets), hits)
+
+    def refresh(params: Params, sums: Float[Array, "T n"]) -> Params:
+        total = sums.sum(-1, keepdims=True)
+        shares = sums / jnp.where(total > 0, total, 1)
+        return params._replace(fixed=jnp.where(total > 0, shares, 1 / sums.shape[-1]))
+
+    return Manipulation(init, apply, observe, refresh)

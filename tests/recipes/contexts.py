@@ -23,9 +23,13 @@ X, Y = pictures(24, 3), np.arange(24) % 3
 EPOCHS, BATCH, RATE = 20, 8, 0.2
 TEMPLATES = {"coop": "{}.", "plot": "{}."}
 """Of the texts that a method takes, if other than the card's own."""
-DESCRIBED = ("attrvr",)
+DESCRIBED = ("attrvr", "dvp")
 """Methods that take descriptions of the classes."""
-SIZES = {"coop": {"length": 3}, "plot": {"length": 3}}  # the pair has twelve positions
+SIZES = {
+    "coop": {"length": 3},
+    "plot": {"length": 3},
+    "dvp": {"prompts": 2},
+}  # the pair has twelve positions
 
 
 @cache

@@ -11,6 +11,9 @@ from reprojax.recipes.model_reprogramming.automated_visual_prompting import (
 from reprojax.recipes.model_reprogramming.black_box_reprogramming import (
     black_box_reprogramming,
 )
+from reprojax.recipes.model_reprogramming.decoupled_visual_prompts import (
+    decoupled_visual_prompts,
+)
 from reprojax.recipes.model_reprogramming.diversity_aware_prompting import (
     diversity_aware_prompting,
 )
@@ -40,6 +43,7 @@ __all__ = [
     "attrvr",
     "automated_visual_prompting",
     "black_box_reprogramming",
+    "decoupled_visual_prompts",
     "diversity_aware_prompting",
     "enhanced_visual_prompting",
     "low_rank_visual_prompting",

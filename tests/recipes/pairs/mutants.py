@@ -9,6 +9,8 @@ DESCRIPTIONS = "alignments/descriptions.py"
 TEST_ATTRVR = "test_attribute_reprogramming.py"
 PLOT = "recipes/prompt_tuning/optimal_transport.py"
 TEST_PLOT = "test_optimal_transport.py"
+DVP = "recipes/model_reprogramming/decoupled_visual_prompts.py"
+TEST_DVP = "test_decoupled_visual_prompts.py"
 TEST_IVLP = "test_independent_prompts.py"
 
 MUTANTS = (
@@ -193,5 +195,40 @@ MUTANTS = (
         "texts = texts.reshape(prompts, -1, texts.shape[-1])",
         "texts = texts.reshape(-1, prompts, texts.shape[-1]).swapaxes(0, 1)",
         TEST_PLOT,
+    ),
+    Mutant(
+        "dvp: one border for all kinds",
+        DVP,
+        "return jnp.repeat(prompt, len(value) // prompts, 0)",
+        "return jnp.repeat(prompt[:1], len(value), 0)",
+        TEST_DVP,
+    ),
+    Mutant(
+        "dvp: each border is compared with all kinds",
+        DVP,
+        'jnp.einsum("kbktm->btkm", y)',
+        "y.mean(0).swapaxes(1, 2)",
+        TEST_DVP,
+    ),
+    Mutant(
+        "dvp: texts of a class stand kind by kind",
+        DVP,
+        '"kbktm->btkm"',
+        '"kbktm->bktm"',
+        TEST_DVP,
+    ),
+    Mutant(
+        "dvp: the nearest text alone is counted",
+        DESCRIPTIONS,
+        "hits = jax.nn.one_hot(jax.lax.top_k(own, count)[1], each).sum(1)",
+        "hits = jax.nn.one_hot(own.argmax(-1), each)",
+        TEST_DVP,
+    ),
+    Mutant(
+        "dvp: weights stay equal",
+        DESCRIPTIONS,
+        "fixed=jnp.where(total > 0, shares, 1 / sums.shape[-1])",
+        "fixed=jnp.where(total > 0, 1.0, 1.0) / sums.shape[-1] + 0 * shares",
+        TEST_DVP,
     ),
 )
