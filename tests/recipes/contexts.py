@@ -28,6 +28,7 @@ DESCRIBED = ("attrvr", "dvp")
 SIZES = {
     "coop": {"length": 3},
     "plot": {"length": 3},
+    "prograd": {"length": 6},
     "dvp": {"prompts": 2},
 }  # the pair has twelve positions
 
@@ -56,14 +57,14 @@ def words(*shape):
     return jnp.asarray(draw.astype(np.float32))
 
 
-def trained(program, params, frozen, preset, epochs=EPOCHS, batch=BATCH):
+def trained(program, params, frozen, preset, epochs=EPOCHS, batch=BATCH, labels=Y):
     """(loss of each step, last params): batches in the order of the images."""
     optimizer = preset.optimizer(RATE, len(X) // batch, epochs)
     state = steps.begin(program, optimizer, frozen, X[:batch], 0, epochs, params=params)
     found = []
     for step in range(epochs * (len(X) // batch)):
         rows = slice(step % (len(X) // batch) * batch, None)
-        x, y = jnp.asarray(X[rows][:batch]), jnp.asarray(Y[rows][:batch])
+        x, y = jnp.asarray(X[rows][:batch]), jnp.asarray(labels[rows][:batch])
         what = program, optimizer, preset.loss, getattr(preset, "sites", ()), state
         state = steps.train_step(*what, frozen, x, y)
         found.append(float(state.numbers.loss))

@@ -34,6 +34,7 @@ EXPLICIT = "recipes/prompt_tuning/explicit_visual_prompting.py"
 E2VPT = "recipes/prompt_tuning/e2vpt.py"
 SCALING = "operators/scaling.py"
 COOP = "recipes/prompt_tuning/context_optimisation.py"
+PROGRAD = "recipes/prompt_tuning/aligned_gradients.py"
 TPT = "recipes/prompt_tuning/tuning_at_test_time.py"
 COCOOP = "recipes/prompt_tuning/conditional_context.py"
 KGCOOP = "recipes/prompt_tuning/knowledge_guided_context.py"
@@ -445,6 +446,37 @@ MUTANTS = (
         "where = -jnp.stack([top, left]) * scale",
         "where = jnp.stack([top, left]) * scale",
         "test_tuning_at_test_time.py::test_views_are_the_image_and_crops_of_it",
+    ),
+    Mutant(
+        "prograd: the projection also where the gradients agree",
+        PROGRAD,
+        "return jnp.where(along < 0, a - strength * part, a)",
+        "return a - strength * part",
+        "test_aligned_gradients.py::"
+        "test_sixty_steps_are_those_of_the_official_code[one]",
+    ),
+    Mutant(
+        "prograd: the second gradient is that of both losses",
+        PROGRAD,
+        "kept = (1 - which) * cross_entropy(seen)",
+        "kept = cross_entropy(seen)",
+        "test_aligned_gradients.py::"
+        "test_sixty_steps_are_those_of_the_official_code[one]",
+    ),
+    Mutant(
+        "prograd: along the length of the second gradient, not its direction",
+        PROGRAD,
+        "jnp.maximum((b * b).sum(), 1e-30)",
+        "jnp.sqrt(jnp.maximum((b * b).sum(), 1e-30))",
+        "test_aligned_gradients.py::"
+        "test_sixty_steps_are_those_of_the_official_code[one]",
+    ),
+    Mutant(
+        "prograd: the temperature's square is left out",
+        PROGRAD,
+        "which * temperature**2 * general",
+        "which * general",
+        "test_aligned_gradients.py::test_the_second_loss_is_the_official_one",
     ),
     Mutant(
         "coop: words in front of a text's first token",

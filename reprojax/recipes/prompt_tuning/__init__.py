@@ -1,6 +1,7 @@
 """Prompts in a frozen transformer: learned tokens, keys, hidden edits, steering."""
 
 from reprojax.recipes.prompt_tuning.activation_addition import activation_addition
+from reprojax.recipes.prompt_tuning.aligned_gradients import prograd
 from reprojax.recipes.prompt_tuning.black_box_tuning import black_box_tuning
 from reprojax.recipes.prompt_tuning.black_box_visual_prompting import black_vip
 from reprojax.recipes.prompt_tuning.coda_prompt import coda_prompt
@@ -47,6 +48,7 @@ __all__ = [
     "plot",
     "prefix_tuning",
     "prompt_src",
+    "prograd",
     "prompt_tuning",
     "tip_adapter",
     "tip_adapter_f",
