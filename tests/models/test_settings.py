@@ -89,6 +89,7 @@ def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
             {"model_type": "mobilenet_v2", "output_stride": 16},
             "output_stride = 16",
         ),
+        ("vit", VIT | {"interpolate_offset": 0.1}, "interpolate_offset = 0.1"),
         ("vit", {"model_type": "vit_mae"}, "is a 'vit_mae'"),
         ("vit", VIT | {"architectures": ["ViTForMaskedImageModeling"]}, "was saved as"),
         ("vit", VIT | {"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),

@@ -63,10 +63,12 @@ def load(
 
     Sizes come from the tensors' shapes, the rest from the folder's config.json and
     preprocessor_config.json. A bare file does not say how pixels were normalised; then
-    the default is mean and std .5 for ViT, and ImageNet's for the others.
+    the default is mean and std .5 for ViT, BEiT and MobileNetV2, and ImageNet's for the
+    others.
 
     Args:
-        size: a ViT at another size gets its positions resized (bicubic, as in torch).
+        size: a ViT at another size gets its positions resized (bicubic, as in torch),
+            a BEiT its biases; the windows of a Swin must fill its grids.
         architecture: timm's or transformers' name ("resnet50", "vit_base_patch16_224",
             "dinov2"), if no config.json has it: a bare ViT or ResNet may be any of
             several models of the same shapes.

@@ -60,7 +60,10 @@ def _shapes(model: Model[Pixels]) -> dict[str, Any]:
 
 
 def patch(model: Model[Pixels]) -> int:
-    """The side of a vision transformer's patches in pixels, from its token count."""
+    """The side of a vision transformer's patches in pixels, from its token count.
+
+    Tokens beside the class token (registers, a distilled one) are fewer than 2 rows.
+    """
     tokens = _shapes(model)[transformer_blocks(model)[0]]
     return model.input.size // math.isqrt(tokens[1] - 1)
 

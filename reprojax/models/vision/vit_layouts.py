@@ -32,6 +32,8 @@ class Settings(Vision, total=False):
     layer_norm_eps: Positive
     hidden_act: str
     use_swiglu_ffn: bool
+    interpolate_antialias: bool
+    interpolate_offset: float
 
 
 def _planner(rules: Rules, block: str, epsilon: float, teacher: bool):
@@ -40,11 +42,14 @@ def _planner(rules: Rules, block: str, epsilon: float, teacher: bool):
 
     def plan(shapes: Shapes, config: Config) -> Plan:
         look = lambda path, default: shape_of(shapes, rules, path, default)
+        registers = look("registers", (1, 0, 0))[1]
         refuse(
             config,
             "a ViT",
             hidden_act="gelu",
             use_swiglu_ffn=False,
+            interpolate_antialias=registers > 0,
+            interpolate_offset=0.0,
             global_pool="token",
             is_encoder_decoder=False,
         )
@@ -67,7 +72,7 @@ def _planner(rules: Rules, block: str, epsilon: float, teacher: bool):
             layer_scale=scaled,
             with_mean=read == [2 * width],
             bias=any(re.search(r"(qkv|query)\.bias", name) for name in shapes),
-            registers=look("registers", (1, 0, width))[1],
+            registers=registers,
             distilled=distilled,
             teacher=distilled and teacher,
         )
