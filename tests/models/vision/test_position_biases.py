@@ -50,6 +50,7 @@ def test_keys_in_front_have_no_bias():
 
 def test_turned_keys_meet_by_distance_and_what_is_inserted_stays():
     x = jnp.ones((1, SIDE**2 + 2, 1, 8)) + jnp.arange(8.0)
+    x = x.at[:, :2].multiply(2)
     turned = dinov3.turned(x, SIDE, 100.0)
     np.testing.assert_array_equal(turned[:, :2], x[:, :2])
     patches = turned[0, 2:, 0].reshape(SIDE, SIDE, 8)
