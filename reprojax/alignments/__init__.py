@@ -1,7 +1,11 @@
 """Omega, the alignment: maps the model's output to the task's."""
 
 from reprojax.alignments.closed_form import ridge
-from reprojax.alignments.descriptions import nearest_texts, reweighted
+from reprojax.alignments.descriptions import (
+    nearest_texts,
+    related_classes,
+    reweighted,
+)
 from reprojax.alignments.heads import heads
 from reprojax.alignments.linear import linear
 from reprojax.alignments.rule import (
@@ -64,5 +68,6 @@ __all__ = [
     "soft_pair_counts",
     "nearest_texts",
     "normalised",
+    "related_classes",
     "reweighted",
 ]

@@ -85,3 +85,31 @@ def reweighted(targets: int, count: int = 3) -> Manipulation:
         return params._replace(fixed=jnp.where(total > 0, shares, 1 / sums.shape[-1]))
 
     return Manipulation(init, apply, observe, refresh)
+
+
+def related_classes(targets: int) -> Manipulation:
+    """f (I + E), where f are softmax(P)-weighted sums of the logits of each class's own
+    texts, [B T n] in a row; P [T n] and E [T T] are learned and start at zero (RVP).
+
+    After training it is one matrix, and with the texts' features one linear head: see
+    `recipes.folding`.
+    """
+    check_sizes("related_classes", targets=targets)
+
+    def init(key: Key, y: PyTree, scope: Scope) -> Params:
+        each = y.shape[-1] // targets
+        if not each or each * targets != y.shape[-1]:
+            raise ValueError(
+                f"related_classes got {y.shape[-1]} texts for {targets} classes, "
+                "expected as many for each; take image_text.described"
+            )
+        within = jnp.zeros((targets, each), jnp.float32)
+        return Params({"within": within, "between": jnp.zeros((targets, targets))})
+
+    def apply(params: Params, y: Float[Array, "B R"], scope: Scope) -> Array:
+        own = params.learnable
+        weights = jax.nn.softmax(own["within"]).astype(y.dtype)
+        classes = jnp.einsum("btn,tn->bt", y.reshape(len(y), *weights.shape), weights)
+        return classes + classes @ own["between"].astype(y.dtype)
+
+    return Manipulation(init, apply)

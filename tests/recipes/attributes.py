@@ -25,3 +25,9 @@ Y = np.arange(12) % 3
 @cache
 def model():
     return described(pair(), NAMES, LOOKS, APART)
+
+
+@cache
+def looks():
+    """The first kind alone."""
+    return described(pair(), NAMES, LOOKS)

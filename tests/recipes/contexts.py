@@ -40,6 +40,8 @@ def model(template="{}."):
 
 def of(method):
     """A model with the texts that the method takes."""
+    if method == "rvp":
+        return attributes.looks()
     if method in DESCRIBED:
         return attributes.model()
     return model(TEMPLATES.get(method, TEMPLATE))

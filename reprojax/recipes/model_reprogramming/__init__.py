@@ -29,6 +29,7 @@ from reprojax.recipes.model_reprogramming.patch_prompting import (
     random_patch,
 )
 from reprojax.recipes.model_reprogramming.red_circle import red_circle
+from reprojax.recipes.model_reprogramming.related_classes import rvp
 from reprojax.recipes.model_reprogramming.sample_specific_masks import (
     sample_specific_masks,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "padding",
     "random_patch",
     "red_circle",
+    "rvp",
     "sample_specific_masks",
     "visual_prompting",
     "vocabulary_remapping",

@@ -11,6 +11,10 @@ PLOT = "recipes/prompt_tuning/optimal_transport.py"
 TEST_PLOT = "test_optimal_transport.py"
 DVP = "recipes/model_reprogramming/decoupled_visual_prompts.py"
 TEST_DVP = "test_decoupled_visual_prompts.py"
+RVP = "recipes/model_reprogramming/related_classes.py"
+TEST_RVP = "test_related_classes.py"
+FOLDING = "recipes/folding.py"
+TEST_FOLDING = "test_folding.py"
 TEST_IVLP = "test_independent_prompts.py"
 
 MUTANTS = (
@@ -230,5 +234,40 @@ MUTANTS = (
         "fixed=jnp.where(total > 0, shares, 1 / sums.shape[-1])",
         "fixed=jnp.where(total > 0, 1.0, 1.0) / sums.shape[-1] + 0 * shares",
         TEST_DVP,
+    ),
+    Mutant(
+        "rvp: weights as they are, without a softmax",
+        DESCRIPTIONS,
+        'jax.nn.softmax(own["within"])',
+        'own["within"]',
+        TEST_RVP,
+    ),
+    Mutant(
+        "rvp: a matrix in the place of the correction",
+        DESCRIPTIONS,
+        'return classes + classes @ own["between"]',
+        'return 0 * classes + classes @ own["between"]',
+        TEST_RVP,
+    ),
+    Mutant(
+        "rvp: one rate for all",
+        RVP,
+        "falling(learning_rate / ratio, steps, epochs)",
+        "falling(learning_rate, steps, epochs)",
+        TEST_RVP,
+    ),
+    Mutant(
+        "folding: features keep their length",
+        FOLDING,
+        'unit(y) @ own["kernel"]',
+        'y @ own["kernel"]',
+        TEST_FOLDING,
+    ),
+    Mutant(
+        "folding: answers are not compared",
+        FOLDING,
+        "wanted = jax.jit(program.apply)(params, frozen, x)",
+        "return\n    wanted = jax.jit(program.apply)(params, frozen, x)",
+        TEST_FOLDING,
     ),
 )
