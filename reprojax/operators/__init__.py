@@ -9,7 +9,7 @@ from reprojax.operators.concatenative import (
     replace,
     shift,
 )
-from reprojax.operators.images import augmented, crop, flip, resize
+from reprojax.operators.images import augmented, crop, flip, parts, resize
 from reprojax.operators.low_rank import low_rank_edit
 from reprojax.operators.parametric import (
     dropout,
@@ -39,6 +39,7 @@ __all__ = [
     "mlp",
     "network",
     "pad",
+    "parts",
     "prefix",
     "replace",
     "resize",

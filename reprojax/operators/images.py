@@ -14,6 +14,7 @@ from reprojax.core import (
     PyTree,
     Scope,
     chain,
+    fold,
     stateless,
 )
 from reprojax.core.guards import check_sizes
@@ -67,6 +68,56 @@ def augmented(size: int, larger: int) -> Manipulation:
         return cut.apply(params, x, scope)
 
     return Manipulation(cut.init, apply)
+
+
+def parts(size: int, least: float = 0.08) -> Manipulation:
+    """`resize(size)`; in training, a random part of each image, resized, and a mirror.
+
+    A part has `least` to all of the area and sides of 3:4 to 4:3. If none of ten drawn
+    ones fits into the image, it is the whole.
+    """
+    plain, mirror = resize(size), flip()
+
+    def init(key: Key, value: PyTree, scope: Scope) -> Params:
+        return Params()
+
+    def apply(params: Params, x: Shaped[Given, "B h w C"], scope: Scope) -> Array:
+        if scope.key is None:
+            return plain.apply(Params(), x, scope)
+        x = pixels(jnp.asarray(x))
+        keys = jax.random.split(fold(scope.key, "parts"), len(x))
+        cut = jax.vmap(lambda key, image: _part(image, size, least, key))(keys, x)
+        own = scope._replace(key=fold(scope.key, "flip"))
+        return mirror.apply(Params(), jnp.repeat(cut, 3 // cut.shape[-1], -1), own)
+
+    return Manipulation(init, apply)
+
+
+def _part(
+    x: Float[Array, "h w C"], size: int, least: float, key: Key
+) -> Float[Array, "H W C"]:
+    top, left, height, width = _box(key, x.shape[0], x.shape[1], least)
+    scale = size / jnp.stack([height, width])
+    where = -jnp.stack([top, left]) * scale
+    shape = (size, size, x.shape[2])
+    cut = jax.image.scale_and_translate(x, shape, (0, 1), scale, where, "linear")
+    return jnp.clip(cut, 0, 1)
+
+
+def _box(
+    key: Key, height: int, width: int, least: float
+) -> tuple[Array, Array, Array, Array]:
+    """Top, left, height and width of the first of ten drawn boxes that fits."""
+    k = jax.random.split(key, 4)
+    area = height * width * jax.random.uniform(k[0], (10,), minval=least)
+    ratio = (4 / 3) ** jax.random.uniform(k[1], (10,), minval=-1)
+    wide, high = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+    fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
+    first = fits.argmax()
+    w = jnp.where(fits.any(), wide[first], width)
+    h = jnp.where(fits.any(), high[first], height)
+    place = lambda key, room: jnp.floor(jax.random.uniform(key) * (room + 1))
+    return place(k[2], height - h), place(k[3], width - w), h, w
 
 
 def _augmentation(function: Callable[[Key | None, Array], Array]) -> Manipulation:

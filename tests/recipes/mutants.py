@@ -441,8 +441,8 @@ MUTANTS = (
         "test_the_start_is_zero_shot_and_the_surest_views_are_the_official_ones",
     ),
     Mutant(
-        "tpt: crops of other places than were drawn",
-        TPT,
+        "tpt: parts of other places than were drawn",
+        IMAGES,
         "where = -jnp.stack([top, left]) * scale",
         "where = jnp.stack([top, left]) * scale",
         "test_tuning_at_test_time.py::test_views_are_the_image_and_crops_of_it",

@@ -134,6 +134,15 @@ def test_a_step_costs_no_more_than_both_towers_and_the_texts_gradient():
     assert own <= 1.05 * least
 
 
+def test_parts_of_images_are_for_training_alone():
+    program, params = started()
+    other = coop(model(), length=P, augment=True)
+    y = program.apply(params, model().frozen, X)
+    np.testing.assert_array_equal(other.apply(params, model().frozen, X), y)
+    moved = other.apply(params, model().frozen, X, key=jax.random.key(1))
+    assert np.abs(moved - y).max() > 0.01
+
+
 def test_what_does_not_fit_is_refused(unchecked):
     with pytest.raises(ValueError, match="got 4 classes and small clip with 3 names"):
         coop(model(), targets=4)

@@ -22,11 +22,12 @@ from reprojax.formats import fixed, learnable
 from reprojax.models import Model, Pixels, role
 from reprojax.models.image_text.card import unit
 from reprojax.models.image_text.starts import check_first_words, first_words
-from reprojax.operators import insert, replace, resize
+from reprojax.operators import insert, replace
 from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.names_of_classes import (
     check_classes,
     class_features,
+    sized,
 )
 from reprojax.recipes.registry import register
 from reprojax.training.losses import Loss, Seen, cross_entropy
@@ -45,6 +46,7 @@ def prograd(
     length: int = 16,
     words: int = 4,
     initial: Format | None = None,
+    augment: bool = False,
 ) -> Program:
     """Learned words whose gradient does not act against zero-shot (arXiv 2205.14865).
 
@@ -56,6 +58,7 @@ def prograd(
         length: P, learned words.
         words: how many of them stand in place of the template's.
         initial: by default zeros in front of the template's own words.
+        augment: in training, a random part of each image and a mirror, as published.
     """
     check_classes(model, targets)
     if not 0 < words <= length:
@@ -71,7 +74,7 @@ def prograd(
     prompt = replace(start, length, at=1)
     if len(room):
         prompt = chain(room=insert(fixed(room), len(room), at=1), words=prompt)
-    at = {"input": resize(model.input.size), site: prompt}
+    at = {"input": sized(model, augment), site: prompt}
     at |= {FEATURES: zero_shot(class_features(model))}
     return reprogram(model.forward, at, align)
 
@@ -165,6 +168,6 @@ METHOD = Method(
     enters="in front of the names of classes",
     source="arXiv 2205.14865 and BeierZhu/Prompt-align: 16 words that end in the "
     "template's own, strength 1, temperature 1, batches of 32, 100 epochs for 4 images "
-    "a class. What differs: no random crops and mirrors.",
+    "a class. Its parts and mirrors of images are `augment`.",
 )
 register(METHOD)

@@ -17,9 +17,13 @@ from reprojax.core import (
 )
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels, role
-from reprojax.operators import insert, resize
+from reprojax.operators import insert
 from reprojax.recipes.method import Method, Preset, needs
-from reprojax.recipes.prompt_tuning.names_of_classes import check_classes, rows_of
+from reprojax.recipes.prompt_tuning.names_of_classes import (
+    check_classes,
+    rows_of,
+    sized,
+)
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_by_epochs
 
@@ -38,6 +42,7 @@ def coop(
     initial: Format | None = None,
     ahead: int = 1,
     behind: int = 2,
+    augment: bool = False,
 ) -> Program:
     """Learned words around the names of the classes (arXiv 2109.01134).
 
@@ -52,6 +57,7 @@ def coop(
         ahead: tokens in front of the name: 1 where a token begins a text (CLIP), else 0
             (SigLIP).
         behind: tokens behind the name: a full stop, and the token that ends a text.
+        augment: in training, a random part of each image and a mirror, as published.
     """
     check_classes(model, targets)
     fmt = learnable(normal(0.02)) if initial is None else initial
@@ -60,7 +66,7 @@ def coop(
     words = _around(fmt, length, place, ahead, behind)
     if place != "end":
         _check_ends(model, behind)
-    at = {"input": resize(model.input.size), site: words}
+    at = {"input": sized(model, augment), site: words}
     return reprogram(model.forward, at, align)
 
 
@@ -112,7 +118,8 @@ METHOD = Method(
     preset=Preset(sgd_by_epochs, 0.002, epochs=200, batch=32),
     enters="in front of the names of classes",
     source="arXiv 2109.01134 and KaiyangZhou/CoOp: 16 words, 200 epochs for 16 and 8 "
-    "images a class; 100 for 4 and 2, 50 for one and for ImageNet. What differs: no "
-    "random crops and mirrors, and images are resized without a crop at the centre.",
+    "images a class; 100 for 4 and 2, 50 for one and for ImageNet. Its parts and "
+    "mirrors of images are `augment`. What differs: in evaluation, images are resized "
+    "without a crop at the centre.",
 )
 register(METHOD)

@@ -14,11 +14,12 @@ from reprojax.core import (
 )
 from reprojax.models import Model, Pixels, role
 from reprojax.models.image_text.card import of_classes
-from reprojax.operators import replace, resize
+from reprojax.operators import replace
 from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.names_of_classes import (
     check_classes,
     class_features,
+    sized,
     template_words,
 )
 from reprojax.recipes.registry import register
@@ -38,6 +39,7 @@ def kgcoop(
     length: int = 4,
     initial: Format | None = None,
     hand_written: Model[Pixels] | None = None,
+    augment: bool = False,
 ) -> Program:
     """Learned words that stay near a hand-written text (arXiv 2303.13283).
 
@@ -49,6 +51,7 @@ def kgcoop(
         initial: by default the template's own words.
         hand_written: the pair with other texts for the same classes, such as "a photo
             of a {}, a type of pet."; by default the model's own.
+        augment: in training, a random part of each image and a mirror, as published.
     """
     check_classes(model, targets)
     (site,) = role(model, "text_embedding")
@@ -59,7 +62,7 @@ def kgcoop(
             f"the model's classes, {list(model.classes)[:3]}; bind the pair to them"
         )
     words = replace(template_words(model, length, initial, "kgcoop"), length, at=1)
-    at = {"input": resize(model.input.size), site: words}
+    at = {"input": sized(model, augment), site: words}
     return reprogram(model.forward, at | {FEATURES: near(class_features(guide))}, align)
 
 
@@ -94,7 +97,8 @@ METHOD = Method(
     ),
     enters="in front of the names of classes",
     source="arXiv 2303.13283 and htyao89/KgCoOp: a weight of 8, 'a photo of a', 100 "
-    "epochs of batches of 128, for 16 images a class. What differs: no random crops "
-    "and mirrors; the hand-written texts are the model's own unless others are given.",
+    "epochs of batches of 128, for 16 images a class. Its parts and mirrors of "
+    "images are `augment`. What differs: the hand-written texts are the model's own "
+    "unless others are given.",
 )
 register(METHOD)

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reprojax.core import Format
+from reprojax.core import Format, Manipulation
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
 from reprojax.models.image_text.card import of_classes
 from reprojax.models.image_text.starts import check_first_words, first_words
+from reprojax.operators import parts, resize
 
 
 def check_classes(model: Model[Pixels], targets: int | None) -> None:
@@ -43,6 +44,12 @@ def template_words(
     if initial is not None:
         return initial
     return learnable(first_words(model, length).astype(jnp.float32))
+
+
+def sized(model: Model[Pixels], augment: bool) -> Manipulation:
+    """Images of the model's size; in training random parts of them, if wanted."""
+    side = model.input.size
+    return parts(side) if augment else resize(side)
 
 
 def class_features(model: Model[Pixels]) -> Float[Array, "T J"]:

@@ -20,8 +20,7 @@ from reprojax.core import (
     reprogram,
 )
 from reprojax.models import Model, Pixels, role
-from reprojax.operators import replace, resize
-from reprojax.operators.images import pixels
+from reprojax.operators import parts, replace, resize
 from reprojax.recipes.method import Method, needs
 from reprojax.recipes.prompt_tuning.names_of_classes import (
     check_classes,
@@ -109,43 +108,10 @@ def mean_entropy(seen: Seen) -> Float[Array, ""]:
 def views(
     key: Key, image: Shaped[Given, "h w C"], size: int, count: int = 64
 ) -> Float[Array, "V H W 3"]:
-    """The image, and random crops of it that are resized, mirrored or not.
-
-    A crop has 8 to 100 % of the area and sides of 3:4 to 4:3; where none of ten drawn
-    ones fits into the image, it is the whole.
-    """
-    x = pixels(jnp.asarray(image)[None])
-    whole = resize(size).apply(Params(), x, Scope())
-    if count == 1:
-        return whole
-    cut = jax.vmap(partial(_crop, x[0], size))(jax.random.split(key, count - 1))
-    cut = jnp.repeat(cut, 3 // cut.shape[-1], axis=-1)
-    return jnp.concatenate([whole, cut])
-
-
-def _crop(x: Float[Array, "h w C"], size: int, key: Key) -> Float[Array, "H W C"]:
-    box, mirror = jax.random.split(key)
-    top, left, height, width = _box(box, x.shape[0], x.shape[1])
-    scale = size / jnp.stack([height, width])
-    where = -jnp.stack([top, left]) * scale
-    shape = (size, size, x.shape[2])
-    cut = jax.image.scale_and_translate(x, shape, (0, 1), scale, where, "linear")
-    cut = jnp.clip(cut, 0, 1)
-    return jnp.where(jax.random.bernoulli(mirror), cut[:, ::-1], cut)
-
-
-def _box(key: Key, height: int, width: int) -> tuple[Array, Array, Array, Array]:
-    """Top, left, height and width of the first of ten drawn boxes that fits."""
-    k = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(k[0], (10,), minval=0.08)
-    ratio = (4 / 3) ** jax.random.uniform(k[1], (10,), minval=-1)
-    wide, high = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
-    fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
-    first = fits.argmax()
-    w = jnp.where(fits.any(), wide[first], width)
-    h = jnp.where(fits.any(), high[first], height)
-    place = lambda key, room: jnp.floor(jax.random.uniform(key) * (room + 1))
-    return place(k[2], height - h), place(k[3], width - w), h, w
+    """The image, and random parts of it that are resized, mirrored or not."""
+    whole = resize(size).apply(Params(), jnp.asarray(image)[None], Scope())
+    many = jnp.repeat(jnp.asarray(image)[None], count - 1, 0)
+    return jnp.concatenate([whole, parts(size).apply(Params(), many, Scope(key=key))])
 
 
 METHOD = Method(
@@ -153,7 +119,7 @@ METHOD = Method(
     tpt,
     enters="in front of the names of classes",
     source="arXiv 2209.07511 and azshue/TPT: for each image a step of AdamW at .005 "
-    "from 'a photo of a', down the surest tenth of 64 views. What differs: crops are "
+    "from 'a photo of a', down the surest tenth of 64 views. What differs: parts are "
     "linear, not bicubic, and never mixed by AugMix, as its code does on fine-grained "
     "sets. The views left out are not differentiated, which changes nothing.",
 )
