@@ -17,7 +17,7 @@ def nearest_texts(
     the kinds' weighted sum (AttrVR, arXiv 2501.13982).
 
     The texts stand kind by kind, and in a kind class by class, each class with as many:
-    [B K T m] in a row, as of the classifier that `image_text.described` makes.
+    [B K T m] in a row, as of the classifier that `image_text.of_descriptions` makes.
 
     Args:
         shares: a weight for each of the K kinds.
@@ -33,7 +33,7 @@ def nearest_texts(
             raise ValueError(
                 f"nearest_texts got {texts} texts for {kinds} kinds of {targets} "
                 f"classes, expected at least {count} for each class and kind, and for "
-                "each as many; take image_text.described"
+                "each as many; take image_text.of_descriptions"
             )
         return Params()
 
@@ -101,7 +101,7 @@ def related_classes(targets: int) -> Manipulation:
         if not each or each * targets != y.shape[-1]:
             raise ValueError(
                 f"related_classes got {y.shape[-1]} texts for {targets} classes, "
-                "expected as many for each; take image_text.described"
+                "expected as many for each; take image_text.of_descriptions"
             )
         within = jnp.zeros((targets, each), jnp.float32)
         return Params({"within": within, "between": jnp.zeros((targets, targets))})

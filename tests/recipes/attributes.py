@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 from small_pairs import pair
 
-from reprojax.models.image_text import described
+from reprojax.models.image_text import of_descriptions
 
 NAMES = ["cat", "dog", "bird"]
 LOOKS = {
@@ -24,10 +24,10 @@ Y = np.arange(12) % 3
 
 @cache
 def model():
-    return described(pair(), NAMES, LOOKS, APART)
+    return of_descriptions(pair(), NAMES, LOOKS, APART)
 
 
 @cache
 def looks():
     """The first kind alone."""
-    return described(pair(), NAMES, LOOKS)
+    return of_descriptions(pair(), NAMES, LOOKS)

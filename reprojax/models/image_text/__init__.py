@@ -2,14 +2,14 @@
 
 from reprojax.models.image_text.card import Pair, classifier, image_features, random
 from reprojax.models.image_text.catalogue import load, names
-from reprojax.models.image_text.descriptions import described
+from reprojax.models.image_text.descriptions import of_descriptions
 from reprojax.models.image_text.templates import read_sentences
 from reprojax.models.image_text.weighting import template_weights
 
 __all__ = [
     "Pair",
     "classifier",
-    "described",
+    "of_descriptions",
     "image_features",
     "load",
     "names",

@@ -14,7 +14,7 @@ from reprojax.models.vision.pixels import Pixels
 Sentences = Mapping[str, Sequence[str]]
 
 
-def described(
+def of_descriptions(
     pair: Pair, classes: Sequence[str], *kinds: Sentences, count: int | None = None
 ) -> Model[Pixels]:
     """The pair as a model whose answers are the texts themselves, logits [B K T m]
@@ -33,7 +33,8 @@ def described(
     check_names(classes)
     if not kinds:
         raise ValueError(
-            "described got no sentences, expected {class: texts}, for one kind or more"
+            "of_descriptions got no sentences, expected {class: texts}, for one kind or "
+            "more"
         )
     for kind in kinds:
         check_sentences(classes, kind)

@@ -113,8 +113,8 @@ def random(
     """
     if "texts" in model.frozen:  # their features would stay those of trained weights
         raise ValueError(
-            f"got the classifier of a pair, {model.name}, expected an image model; call "
-            "image_text.random(pair, key), and classifier(...) of what it gives"
+            f"got the classifier of a pair, {model.name}, expected an image model; "
+            "call image_text.random(pair, key), and classifier(...) of what it gives"
         )
     given: dict[str, Any] = flatten_dict(model.frozen, sep="/")
     flat = {path: drawn(path, leaf, key) for path, leaf in given.items()}

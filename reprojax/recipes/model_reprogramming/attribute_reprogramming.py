@@ -26,8 +26,8 @@ def attrvr(
     """The image inside a learned border; an image's class is that of the nearest
     attributes (arXiv 2501.13982).
 
-    The model is `image_text.described(pair, classes, descriptive, distinctive)`. The
-    border is that of `padding`: before normalisation, sigmoid(0) at first.
+    The model is `image_text.of_descriptions(pair, classes, descriptive, distinctive)`.
+    The border is that of `padding`: before normalisation, sigmoid(0) at first.
 
     Args:
         inner: side of the image in pixels; by default 192 in 224.

@@ -45,10 +45,10 @@ def decoupled_visual_prompts(
     """The image inside several learned borders, each compared with descriptions of its
     own kind (arXiv 2506.01000).
 
-    The model is `image_text.described(pair, classes, *kinds)`, a kind for each border:
-    what an LLM names as causes, or one's own clusters. A class's answer is a weighted
-    sum over its descriptions of all kinds; the weights are estimated from how often
-    each is among the nearest. The image tower runs once for each border.
+    The model is `image_text.of_descriptions(pair, classes, *kinds)`, a kind for each
+    border: what an LLM names as causes, or one's own clusters. A class's answer is a
+    weighted sum over its descriptions of all kinds; the weights are estimated from how
+    often each is among the nearest. The image tower runs once for each border.
 
     Args:
         prompts: K, the kinds.
@@ -85,8 +85,8 @@ def decoupled(model: Model[Pixels], prompts: int, targets: int) -> Forward:
     if prompts < 1 or texts % (prompts * targets):
         raise ValueError(
             f"got {texts} texts for {prompts} kinds of {targets} classes, expected as "
-            "many for each class and kind; take image_text.described(pair, classes, "
-            "*kinds), and as many prompts as kinds"
+            "many for each class and kind; take image_text.of_descriptions(pair, "
+            "classes, *kinds), and as many prompts as kinds"
         )
 
     def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:

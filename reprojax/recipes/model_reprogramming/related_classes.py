@@ -29,9 +29,9 @@ def rvp(
     """The image inside a learned border; learned weights of descriptions, and a learned
     matrix between the classes (RVP, Li et al.).
 
-    The model is `image_text.described(pair, classes, texts)`, of one kind. The border
-    is that of `padding`. After training `recipes.folding` makes one linear head of
-    texts, weights and matrix.
+    The model is `image_text.of_descriptions(pair, classes, texts)`, of one kind. The
+    border is that of `padding`. After training `recipes.folding` makes one linear head
+    of texts, weights and matrix.
 
     Args:
         inner: side of the image in pixels; by default 192 in 224.

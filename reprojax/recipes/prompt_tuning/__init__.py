@@ -20,7 +20,7 @@ from reprojax.recipes.prompt_tuning.independent_prompts import ivlp, prompt_src
 from reprojax.recipes.prompt_tuning.knowledge_guided_context import kgcoop
 from reprojax.recipes.prompt_tuning.learning_to_prompt import learning_to_prompt
 from reprojax.recipes.prompt_tuning.multimodal_prompts import maple
-from reprojax.recipes.prompt_tuning.optimal_transport import plot
+from reprojax.recipes.prompt_tuning.optimal_transport import optimal_transport
 from reprojax.recipes.prompt_tuning.p_tuning_v2 import p_tuning_v2
 from reprojax.recipes.prompt_tuning.prefixes import prefix_tuning, without_mlp
 from reprojax.recipes.prompt_tuning.soft_prompts import prompt_tuning
@@ -45,7 +45,7 @@ __all__ = [
     "loreft",
     "maple",
     "p_tuning_v2",
-    "plot",
+    "optimal_transport",
     "prefix_tuning",
     "prompt_src",
     "prograd",

@@ -35,7 +35,7 @@ from reprojax.training.optimizers import sgd_by_epochs
 
 
 @needs(Pixels, "text_embedding", "blocks")
-def plot(
+def optimal_transport(
     model: Model[Pixels],
     align: Manipulation | None = None,
     *,
@@ -69,16 +69,17 @@ def plot(
 
 
 def _check(model: Model[Pixels], prompts: int) -> None:
+    who = "optimal_transport"
     if prompts < 1:
-        raise ValueError(f"plot got {prompts} prompts, expected at least 1")
+        raise ValueError(f"{who} got {prompts} prompts, expected at least 1")
     if "head" not in model.frozen["image"]["params"]:
         raise ValueError(
-            f"plot got {model.name}, whose image tower pools all its tokens, expected "
+            f"{who} got {model.name}, whose image tower pools all its tokens, expected "
             "one that projects a class token, as CLIP's, so that patches have features"
         )
     if model.frozen["texts"].weights is not None:
         raise ValueError(
-            "plot got several texts for a class, expected one, which its prompts "
+            f"{who} got several texts for a class, expected one, which its prompts "
             'share; call classifier(pair, names, ["{}."])'
         )
 
@@ -154,7 +155,7 @@ def plans(
 
 METHOD = Method(
     "plot",
-    plot,
+    optimal_transport,
     preset=Preset(sgd_by_epochs, 0.002, epochs=50, batch=128),
     enters="in front of the names of classes",
     source="arXiv 2210.01253. CHENGY12/PLOT, plot-coop: 4 prompts of 16 words, SGD, "

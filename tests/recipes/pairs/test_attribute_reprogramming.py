@@ -14,7 +14,7 @@ from small_training import trained
 
 from reprojax.alignments import identity, nearest_texts
 from reprojax.core import Params, Scope
-from reprojax.models.image_text import classifier, described
+from reprojax.models.image_text import classifier, of_descriptions
 from reprojax.models.image_text.card import encoded, text_features
 from reprojax.recipes import find_method
 from reprojax.recipes.model_reprogramming import attrvr, padding, visual_prompting
@@ -63,7 +63,7 @@ def test_texts_stand_kind_by_kind_and_class_by_class():
             near = [np.sort(kind)[-2:].mean() for kind in kinds]
             np.testing.assert_allclose(row[t], np.dot([0.25, 0.75], near), rtol=1e-5)
     few = {"cat": ["a cat"], "dog": ["the dog", "a dog"], "bird": ["bird"]}
-    again = described(pair(), NAMES, few, count=2).frozen["texts"].tokens.value
+    again = of_descriptions(pair(), NAMES, few, count=2).frozen["texts"].tokens.value
     np.testing.assert_array_equal(again[0], again[1])
     assert (again[2] != again[3]).any()
 
@@ -105,11 +105,11 @@ def test_recipes_of_pixels_take_names_of_classes(recipe):
 
 def test_bad_descriptions_are_refused():
     with pytest.raises(ValueError, match="for the class 'bird'"):
-        described(pair(), NAMES, {"cat": ["a cat"], "dog": ["dog"], "bird": []})
+        of_descriptions(pair(), NAMES, {"cat": ["a cat"], "dog": ["dog"], "bird": []})
     with pytest.raises(ValueError, match="got no sentences"):
-        described(pair(), NAMES)
+        of_descriptions(pair(), NAMES)
     with pytest.raises(ValueError, match="count=0"):
-        described(pair(), NAMES, LOOKS, count=0)
+        of_descriptions(pair(), NAMES, LOOKS, count=0)
     for wrong in ({"targets": 5}, {"targets": 3, "nearest": 5}):
         program = attrvr(MODEL, **wrong)
         with pytest.raises(ValueError, match="got 24 texts for 2 kinds"):

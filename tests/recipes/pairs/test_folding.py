@@ -12,7 +12,13 @@ from reprojax.data import Split
 from reprojax.models.image_text import classifier
 from reprojax.recipes.folding import folded
 from reprojax.recipes.model_reprogramming import attrvr, padding, rvp
-from reprojax.recipes.prompt_tuning import coop, ivlp, maple, plot, prompt_src
+from reprojax.recipes.prompt_tuning import (
+    coop,
+    ivlp,
+    maple,
+    optimal_transport,
+    prompt_src,
+)
 from reprojax.saving.programs import Card, load, save
 from reprojax.testing.compiled import operations
 from reprojax.training import steps
@@ -89,7 +95,7 @@ def test_what_is_no_linear_head_is_refused():
     program = attrvr(card, targets=3, inner=12)
     with pytest.raises(ValueError, match="no linear function of an image's feature"):
         folded(program, drawn(program, card), card, pair().image)
-    program = plot(SHORT, prompts=2, length=2)
+    program = optimal_transport(SHORT, prompts=2, length=2)
     with pytest.raises(ValueError, match="answers differ by"):
         folded(program, drawn(program, SHORT), SHORT, pair().image)
 

@@ -15,7 +15,7 @@ from small_training import trained
 from reprojax.core import record
 from reprojax.models.image_text import classifier
 from reprojax.recipes import find_method
-from reprojax.recipes.prompt_tuning import plot
+from reprojax.recipes.prompt_tuning import optimal_transport
 from reprojax.recipes.prompt_tuning.optimal_transport import plans, transported
 from reprojax.taxonomy import describe
 from reprojax.testing import contract
@@ -23,7 +23,7 @@ from reprojax.testing import contract
 NAMES = ["cat", "small dog", "bird"]
 MODEL = classifier(pair(), NAMES, ["{}."])
 X, Y, SITE = pictures(12), np.arange(12) % 3, "text/embed:out"
-PROGRAM = plot(MODEL, prompts=2, length=3)
+PROGRAM = optimal_transport(MODEL, prompts=2, length=3)
 LOGITS = [[2.98113, 5.52889, 2.48833], [2.45782, 4.98042, 1.89874]]
 # 10 epochs of 6 steps at rate .2
 LOSSES = """
@@ -65,7 +65,7 @@ def test_the_plan_is_the_transport_of_least_cost_with_entropy():
 
 
 def test_one_prompt_and_no_choice_is_the_mean_cosine_of_the_patches():
-    program = plot(MODEL, prompts=1, length=2)
+    program = optimal_transport(MODEL, prompts=1, length=2)
     params = program.init(jax.random.key(0), MODEL.frozen, X)
     wanted = ["image/block_1:out", "text/features"]
     y, seen = record(program.apply, wanted)(params, MODEL.frozen, X)
@@ -101,9 +101,9 @@ def test_coordinates_and_settings():
 
 def test_what_has_no_patches_of_its_own_or_several_texts_is_refused():
     with pytest.raises(ValueError, match="pools all its tokens"):
-        plot(classifier(pair("siglip"), NAMES))
+        optimal_transport(classifier(pair("siglip"), NAMES))
     several = classifier(pair(), NAMES, ["{}.", "a {}."])
     with pytest.raises(ValueError, match="got several texts for a class"):
-        plot(several)
+        optimal_transport(several)
     with pytest.raises(ValueError, match="got 0 prompts"):
-        plot(MODEL, prompts=0)
+        optimal_transport(MODEL, prompts=0)
