@@ -12,7 +12,7 @@ from contexts import NAMES, X, Y, model, official, trained
 from small_pairs import WIDTH, pair
 
 from reprojax.formats import learnable
-from reprojax.models.image_text import classifier
+from reprojax.models.image_text import classifier, random
 from reprojax.recipes.prompt_tuning import kgcoop
 from reprojax.recipes.prompt_tuning.knowledge_guided_context import METHOD
 from reprojax.testing import contract
@@ -42,6 +42,14 @@ def test_the_start_is_zero_shot():
     y = program.apply(params, MODEL.frozen, X)
     np.testing.assert_allclose(y, MODEL.forward(MODEL.frozen, X), rtol=1e-4, atol=1e-5)
     assert params.learnable["text/embed:out"].shape == (4, WIDTH)
+
+
+def test_the_target_is_of_the_weights_that_the_program_begins_with():
+    other = classifier(random(pair(), jax.random.key(4)), NAMES, [TEMPLATE])
+    params = kgcoop(MODEL).init(jax.random.key(0), other.frozen, X)
+    wanted = np.asarray(other.frozen["texts"].features)
+    wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(params.fixed["text/features"], wanted, rtol=1e-5)
 
 
 def test_the_contract():

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from reprojax.core import (
     Format,
@@ -75,11 +75,11 @@ def prograd(
     if len(room):
         prompt = chain(room=insert(fixed(room), len(room), at=1), words=prompt)
     at = {"input": sized(model, augment), site: prompt}
-    at |= {FEATURES: zero_shot(class_features(model))}
+    at |= {FEATURES: zero_shot()}
     return reprogram(model.forward, at, align)
 
 
-def zero_shot(features: Float[Array, "T J"]) -> Manipulation:
+def zero_shot() -> Manipulation:
     """The texts' features unchanged; taps "teacher" [T J], the classes' unit features
     times the pair's scale.
 
@@ -87,7 +87,7 @@ def zero_shot(features: Float[Array, "T J"]) -> Manipulation:
     """
 
     def init(key: Key, spec: PyTree, scope: Scope) -> Params:
-        return Params({"which": jnp.zeros(())}, features)
+        return Params({"which": jnp.zeros(())}, class_features(scope.frozen))
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         scope.tap("teacher", jnp.exp(scope.frozen["scale"]) * params.fixed)

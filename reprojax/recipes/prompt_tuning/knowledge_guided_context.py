@@ -55,22 +55,27 @@ def kgcoop(
     """
     check_classes(model, targets)
     (site,) = role(model, "text_embedding")
-    guide = model if hand_written is None else hand_written
-    if guide.classes != model.classes:
+    guide = None if hand_written is None else class_features(hand_written.frozen)
+    if hand_written is not None and hand_written.classes != model.classes:
         raise ValueError(
-            f"got hand-written texts for {list(guide.classes)[:3]}, expected those of "
-            f"the model's classes, {list(model.classes)[:3]}; bind the pair to them"
+            f"got hand-written texts for {list(hand_written.classes)[:3]}, expected "
+            f"those of the model's classes, {list(model.classes)[:3]}; bind the pair "
+            "to them"
         )
     words = replace(template_words(model, length, initial, "kgcoop"), length, at=1)
     at = {"input": sized(model, augment), site: words}
-    return reprogram(model.forward, at | {FEATURES: near(class_features(guide))}, align)
+    return reprogram(model.forward, at | {FEATURES: near(guide)}, align)
 
 
-def near(features: Float[Array, "T J"]) -> Manipulation:
-    """The texts' features unchanged; taps "apart" [T], 1 - cos with given features."""
+def near(features: Float[Array, "T J"] | None) -> Manipulation:
+    """The texts' features unchanged; taps "apart" [T], 1 - cos with given features.
+
+    None: with those of the model's texts as they are.
+    """
 
     def init(key: Key, spec: PyTree, scope: Scope) -> Params:
-        return Params(fixed=features)
+        own = class_features(scope.frozen) if features is None else features
+        return Params(fixed=own)
 
     def apply(params: Params, value: PyTree, scope: Scope) -> PyTree:
         found = of_classes(value, scope.frozen["texts"])

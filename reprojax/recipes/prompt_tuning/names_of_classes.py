@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reprojax.core import Format, Manipulation
+from reprojax.core import Format, Manipulation, PyTree
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
 from reprojax.models.image_text.card import of_classes
@@ -52,7 +52,6 @@ def sized(model: Model[Pixels], augment: bool) -> Manipulation:
     return parts(side) if augment else resize(side)
 
 
-def class_features(model: Model[Pixels]) -> Float[Array, "T J"]:
-    """Unit features of the model's classes, by its texts as they are."""
-    texts = model.frozen["texts"]
-    return of_classes(texts.features, texts)
+def class_features(frozen: PyTree) -> Float[Array, "T J"]:
+    """Unit features of a classifier's classes, by its texts as they are."""
+    return of_classes(frozen["texts"].features, frozen["texts"])
