@@ -33,8 +33,8 @@ def of_descriptions(
     check_names(classes)
     if not kinds:
         raise ValueError(
-            "of_descriptions got no sentences, expected {class: texts}, for one kind or "
-            "more"
+            "of_descriptions got no sentences, expected {class: texts}, for one kind "
+            "or more"
         )
     for kind in kinds:
         check_sentences(classes, kind)
