@@ -173,6 +173,17 @@ def test_replace_overwrites_rows():
         run(replace(soft, 5, at=1), SEQUENCE)
 
 
+def test_replace_takes_the_last_rows_of_an_array():
+    own = replace(fixed(jnp.ones((2, 3))), 2, at=None)
+    value = jnp.zeros((4, 5, 3))
+    params = own.init(jax.random.key(0), value, Scope())
+    found = own.apply(params, value, Scope())
+    np.testing.assert_array_equal(found[:, -2:], 1)
+    np.testing.assert_array_equal(found[:, :-2], 0)
+    with pytest.raises(ValueError, match="got Tokens, expected an array"):
+        own.init(jax.random.key(0), tokens(jnp.zeros((4, 5), int)), Scope())
+
+
 def test_insert_then_replace_is_insert():
     """VPT-deep: the second layer's prompt stands where the first one's came out."""
     both = chain(first=insert(soft, 2, at=1), second=replace(soft, 2, at=1))
