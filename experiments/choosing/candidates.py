@@ -18,6 +18,7 @@ FIRST_MAP, MAPS = "linear", ("blm+", "blm", "ilm", "flm")
 """Before a method's own, and behind it; the last ones are the first to be left out."""
 FIRST = ("watermark", "vpt-deep", "padding", "smm", "vpt-shallow", "vp", "ar")
 FIRST += ("lor-vp", "autovp", "evp", "dam-vp", "vp-fixed-patch", "vp-random-patch")
+FIRST += ("refine",)
 """A short budget tries these first, behind the methods that a user registered."""
 CONTROLS = ("linear-probe", "map-only")
 """Methods that are measured as controls."""

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from reprojax.alignments import (
     bayesian,
     bayesian_plus,
@@ -17,12 +19,25 @@ from reprojax.alignments import (
 )
 from reprojax.core import Manipulation
 from reprojax.core.estimation import Refresh
-from reprojax.core.guards import find
+from reprojax.core.guards import check_sizes, find
 
 
 def first(targets: int) -> Manipulation:
     """The model's first classes: the map of arXiv 1806.11146 and 2203.17274."""
     return columns(range(targets))
+
+
+def displaced(targets: int) -> Manipulation:
+    """The model's first classes in an order in which none stands at its own place.
+
+    Source: REFINE (arXiv 2502.18508), whose code draws such an order; here it is drawn
+    once for each number of classes.
+    """
+    check_sizes("displaced", 2, targets=targets)
+    random, order = np.random.default_rng(targets), np.arange(targets)
+    while (order == np.arange(targets)).any():
+        order = random.permutation(targets)
+    return columns(order)
 
 
 class Alignment(NamedTuple):
@@ -42,6 +57,11 @@ ALIGNMENTS: dict[str, Alignment] = {
         first,
         "once",
         summary="the source class of its own number (arXiv 1806.11146, 2203.17274)",
+    ),
+    "displaced": Alignment(
+        displaced,
+        "once",
+        summary="the source class of another number (arXiv 2502.18508)",
     ),
     "rlm": Alignment(
         random_map, "once", summary="a source class at random (arXiv 2211.11635)"

@@ -88,6 +88,18 @@ def decayed(decay: float) -> optax.GradientTransformation:
     return optax.add_decayed_weights(decay, mask)
 
 
+def sgd_in_steps(
+    learning_rate: float, steps: int, epochs: int
+) -> optax.GradientTransformation:
+    """SGD with momentum .9 and decay 5e-4; the rate is multiplied by .8 after two
+    thirds and again after 13/15 of the epochs, the schedule of REFINE (arXiv
+    2502.18508)."""
+    at = {(2 * epochs // 3) * steps: 0.8, (13 * epochs // 15) * steps: 0.8}
+    schedule = optax.piecewise_constant_schedule(learning_rate, at)
+    decayed, sgd = optax.add_decayed_weights(0.0005), optax.sgd(schedule, momentum=0.9)
+    return optax.chain(decayed, sgd)
+
+
 def unit_cosine(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:

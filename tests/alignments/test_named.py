@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from reprojax import Scope
+from reprojax import Params, Scope
 from reprojax.alignments import bayesian_plus
 from reprojax.data import Split
 from reprojax.recipes import ALIGNMENTS, find_alignment, map_only
@@ -143,6 +143,7 @@ def test_when_maps_are_estimated():
     when = {name: alignment.refresh for name, alignment in ALIGNMENTS.items()}
     assert when == {
         "first": "once",
+        "displaced": "once",
         "rlm": "once",
         "flm": "once",
         "ilm": "epoch",
@@ -185,3 +186,16 @@ def test_a_number_behind_a_map_is_how_many_sources_a_class_has(name):
     assert by_hand.close(y, np.log(wanted) if name == "bar4" else wanted)
     with pytest.raises(ValueError, match="no alignment 'ilm0'"):
         find_alignment("ilm0")
+
+
+def test_displaced_classes_stand_nowhere_at_their_own_place():
+    for targets in (2, 3, 10, 50):
+        y = jax.numpy.arange(60.0)[None]
+        align = find_alignment("displaced").build(targets)
+        found = np.asarray(align.apply(Params(), y, Scope()))[0].astype(int)
+        assert sorted(found) == [*range(targets)]
+        assert (found != np.arange(targets)).all()
+        again = find_alignment("displaced").build(targets).apply(Params(), y, Scope())
+        np.testing.assert_array_equal(again[0], found)
+    with pytest.raises(ValueError, match="targets=1, expected at least 2"):
+        find_alignment("displaced").build(1)

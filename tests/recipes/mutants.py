@@ -29,6 +29,8 @@ CLUSTERS = "formats/clusters.py"
 DAM = "recipes/model_reprogramming/diversity_aware_prompting.py"
 META = "recipes/model_reprogramming/meta_prompts.py"
 PATCHES = "operators/patches.py"
+REFINE = "recipes/model_reprogramming/refine.py"
+UNET = "models/vision/unet.py"
 POOLS = "formats/pools.py"
 EXPLICIT = "recipes/prompt_tuning/explicit_visual_prompting.py"
 E2VPT = "recipes/prompt_tuning/e2vpt.py"
@@ -958,6 +960,28 @@ MUTANTS = (
         "middle - 2**0.5 * half, middle + 2**0.5 * half",
         "middle - half, middle + half",
         "test_red_circle.py",
+    ),
+    Mutant(
+        "refine: images that are not clipped",
+        REFINE,
+        "jnp.clip(x, 0, 1)",
+        "x",
+        "test_refine.py::test_clipped_images_enter_and_answers_are_displaced_log_"
+        "probabilities",
+    ),
+    Mutant(
+        "refine: an anchor that counts itself",
+        REFINE,
+        "jnp.where(real, 2.0, 0.0) - jnp.eye(len(rows))",
+        "jnp.where(real, 2.0, 0.0)",
+        "test_refine.py::test_the_loss_is_binary_and_contrasts_classes",
+    ),
+    Mutant(
+        "refine: half-pixel corners",
+        UNET,
+        "jnp.arange(2 * size) * (size - 1) / max(2 * size - 1, 1)",
+        "(jnp.arange(2 * size) + 0.5) / 2 - 0.5",
+        "test_refine.py::test_the_law_of_learning_beside_the_published_code",
     ),
     Mutant(
         "lor-vp: added after normalisation",

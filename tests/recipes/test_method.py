@@ -50,6 +50,7 @@ def test_published_settings():
         "lor-vp": (0.02, 20, 256),
         "vp-fixed-patch": (40.0, 1000, 128),
         "vp-random-patch": (40.0, 1000, 128),
+        "refine": (0.01, 150, 256),
         "padding": (0.01, 200, 256),
         "watermark": (0.01, 200, 256),
         "smm": (0.01, 200, 256),
@@ -208,6 +209,9 @@ def test_few_methods_have_losses_of_their_own():
     # of log h = 2, which no map would give; class 0 has a quarter of the labels
     focal = -((1 - np.exp(2.0)) ** 2) * 2.0 * 4 / (2 * 1)
     wanted = {"ar": -2.0 + 5e-7 * 29.0, "bar": focal}
+    # 1 - h has a least value of 2^-23; two equal images of two classes, twice each
+    wanted["refine"] = -(2.0 + np.log(2.0**-23)) / 2 + 0.1 * np.log(3)
+    seen["input"] = jnp.ones((2, 2, 2, 3))
     wanted |= {"l2p": plain - 0.7, "dualprompt": plain - 0.7}
     seen["block_0:in/match"] = jnp.array([0.7, 0.0])
     for name in IMAGES:

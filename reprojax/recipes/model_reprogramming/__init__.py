@@ -29,6 +29,7 @@ from reprojax.recipes.model_reprogramming.patch_prompting import (
     random_patch,
 )
 from reprojax.recipes.model_reprogramming.red_circle import red_circle
+from reprojax.recipes.model_reprogramming.refine import refine
 from reprojax.recipes.model_reprogramming.related_classes import rvp
 from reprojax.recipes.model_reprogramming.sample_specific_masks import (
     sample_specific_masks,
@@ -53,6 +54,7 @@ __all__ = [
     "random_patch",
     "red_circle",
     "rvp",
+    "refine",
     "sample_specific_masks",
     "visual_prompting",
     "vocabulary_remapping",
