@@ -75,11 +75,11 @@ def prograd(
     if len(room):
         prompt = chain(room=insert(fixed(room), len(room), at=1), words=prompt)
     at = {"input": sized(model, augment), site: prompt}
-    at |= {FEATURES: zero_shot()}
+    at |= {FEATURES: with_teacher()}
     return reprogram(model.forward, at, align)
 
 
-def zero_shot() -> Manipulation:
+def with_teacher() -> Manipulation:
     """The texts' features unchanged; taps "teacher" [T J], the classes' unit features
     times the pair's scale.
 
