@@ -58,11 +58,6 @@ ALIGNMENTS: dict[str, Alignment] = {
         "once",
         summary="the source class of its own number (arXiv 1806.11146, 2203.17274)",
     ),
-    "displaced": Alignment(
-        displaced,
-        "once",
-        summary="the source class of another number (arXiv 2502.18508)",
-    ),
     "rlm": Alignment(
         random_map, "once", summary="a source class at random (arXiv 2211.11635)"
     ),
@@ -99,6 +94,11 @@ ALIGNMENTS: dict[str, Alignment] = {
         mean_probability,
         "once",
         summary="the mean probability of several source classes (arXiv 2007.08714)",
+    ),
+    "displaced": Alignment(
+        displaced,
+        "once",
+        summary="the source class of another number (arXiv 2502.18508)",
     ),
     "ridge": Alignment(
         ridge,
