@@ -1,5 +1,6 @@
 # make demo           the main job on embedded data, in two to three minutes
 # make demo-language  three ways to ask the embedded language model
+# make demo-image-text  prompts of the embedded pair of towers, in three minutes
 # make test           the tests that need only Python and this repository
 # make verify         those too that take long or need torch, transformers and the assets
 # make lint           ruff and pyright
@@ -14,7 +15,7 @@ OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 export REPROJAX_ASSETS ?= $(abspath ../shared/assets)
 
-.PHONY: demo demo-language test verify lint docs mutants
+.PHONY: demo demo-language demo-image-text test verify lint docs mutants
 
 demo: .venv/commands
 	$(BIN)/python -m experiments.visual_reprogramming --target letters-behind-glass \
@@ -23,6 +24,10 @@ demo: .venv/commands
 
 demo-language: .venv/commands
 	$(BIN)/python -m experiments.language_demo --out $(OUT)
+
+demo-image-text: .venv/commands
+	$(BIN)/python -m experiments.image_text --methods coop kgcoop maple --seeds 2 \
+		--epochs 20 --rates 10 --out $(OUT)
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not verify and not slow"

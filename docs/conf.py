@@ -29,8 +29,8 @@ maximum_signature_line_length = 120
 python_trailing_comma_in_multi_line_signatures = False
 
 API = Path(__file__).parent / "api"
-PAGES = """tour your_images your_model language instruction prompts black_boxes parallel
-authors taxonomy map principles results reliability"""
+PAGES = """tour your_images your_model image_text language instruction prompts
+black_boxes parallel authors taxonomy map principles results reliability"""
 CONTENTS = {
     "Pages": [f"docs/{page}" for page in PAGES.split()],
     "API reference": ["docs/api/reprojax", "docs/api/*"],

@@ -17,7 +17,8 @@ import numpy as np
 
 from reprojax import data, models
 from reprojax.data import Task
-from reprojax.models import Model, Pixels, language
+from reprojax.models import Model, Pixels, image_text, language
+from reprojax.models.image_text import Pair
 from reprojax.models.language import Words
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -108,6 +109,15 @@ def smollm2() -> Path:
             "or a name on the Hugging Face hub"
         )
     return Path(found.submodule_search_locations[0]) / GGUF
+
+
+def load_pair(name: str, **given: Any) -> Pair:
+    """`image_text.load`, which knows "ridge" too: `experiments.shared.ridge`."""
+    if name != "ridge":
+        return image_text.load(name, **given)
+    from experiments.shared.ridge import ridge_pair
+
+    return ridge_pair()
 
 
 # -- images

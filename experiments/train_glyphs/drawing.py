@@ -167,7 +167,15 @@ def _ink(rng: np.random.Generator, distance: np.ndarray, manner: np.ndarray):
     return 1 / (1 + np.exp(np.clip((distance - width) / soft, -30, 30)))
 
 
-def _ground(rng: np.random.Generator, number: int) -> np.ndarray:
+def inked(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """How much ink of each label's figure a pixel holds, [B SIZE SIZE] in [0, 1]."""
+    manner, figure = np.divmod(labels, len(FIGURES))
+    twin = manner == MANNERS.index("twin")
+    places = _place(rng, TEMPLATES[manner, figure], twin)
+    return _ink(rng, _distance(places), manner)
+
+
+def ground(rng: np.random.Generator, number: int) -> np.ndarray:
     """Slow waves of light, [B SIZE SIZE 1] in [-1, 1]."""
     angle = rng.uniform(0, 2 * np.pi, (number, 1, 1))
     period = rng.uniform(8, 60, (number, 1, 1))
@@ -178,16 +186,13 @@ def _ground(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def _render(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     """Images of the labels [B]: ink on a ground, either of them the lighter."""
-    manner, figure = np.divmod(labels, len(FIGURES))
-    twin = manner == MANNERS.index("twin")
-    ink = _ink(rng, _distance(_place(rng, TEMPLATES[manner, figure], twin)), manner)
-    b = len(labels)
+    ink, b = inked(rng, labels), len(labels)
     uniform = lambda low, high, *shape: rng.uniform(low, high, (b, 1, 1, *shape))
     grey, dark, plain = (rng.random((b, 1, 1, 1)) < p for p in (0.5, 0.35, 0.4))
     low, high = uniform(0, 0.35, 3), uniform(0.55, 1, 3)
     low = np.where(grey, low[..., :1], low) * ~plain
     high = np.where(grey, high[..., :1], high)
-    low = low + uniform(0, 0.15, 1) * _ground(rng, b) * ~plain
+    low = low + uniform(0, 0.15, 1) * ground(rng, b) * ~plain
     light = low + (high - low) * ink[..., None]
     light = np.where(dark, 1 - light, light)
     light = light + rng.normal(size=light.shape) * uniform(0, 0.08, 1) * ~plain

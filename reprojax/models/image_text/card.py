@@ -17,7 +17,7 @@ with a prompt in it runs it. Nobody declares which.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,9 @@ class Pair:
     scale: Float[Array, ""]
     """Of the cosines: logits are exp(scale) cos + bias."""
     bias: Float[Array, ""]
-    padding: bool = False
-    """Whether texts are padded to all positions, with tokens that count (SigLIP)."""
+    padding: Literal["", "left", "right"] = ""
+    """The side on which texts are padded to all positions, with tokens that count
+    (SigLIP); "": padding does not count."""
 
 
 def classifier(
@@ -275,7 +276,7 @@ def encoded(pair: Pair, texts: Sequence[str], room: int = 0) -> Tokens:
         )
     if not pair.padding:
         return padded(rows, fill=words.special.pad)
-    out = padded(rows, length=most, fill=words.special.pad)
+    out = padded(rows, pair.padding, most, words.special.pad)
     places = jnp.broadcast_to(jnp.arange(most), out.value.shape)
     return out._replace(weight=jnp.ones_like(out.weight), position=places)
 

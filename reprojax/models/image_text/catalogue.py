@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,11 @@ BESIDE = ("preprocessor_config.json", "open_clip_config.json", *tokenizers.FILES
 FILES = ("open_clip_model.safetensors", "model.safetensors")
 
 
+def names() -> tuple[str, ...]:
+    """The embedded pairs, which `load` takes by name."""
+    return ("sketches",)
+
+
 class Found(NamedTuple):
     """Files of weights, and the contents of the files beside them."""
 
@@ -50,7 +57,7 @@ def load(
     revision: str | None = None,
 ) -> Pair:
     """A frozen pair: a folder as transformers or OpenCLIP write it, "org/name" on the
-    Hugging Face hub, or a .safetensors file with OpenAI's names.
+    Hugging Face hub, a .safetensors file with OpenAI's names, or one of `names()`.
 
     Args:
         dtype: of the weights, and so of the whole pass: jnp.float32 or jnp.bfloat16.
@@ -63,6 +70,10 @@ def load(
     """
     if dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
         raise ValueError(f"got dtype {dtype}, expected jnp.float32 or jnp.bfloat16")
+    if source == "sketches":
+        from reprojax.models.image_text.sketches import load_sketches
+
+        return load_sketches(dtype=dtype)
     found = _find(source, revision)
     tensors = stored.read(found.files)
     layout = _layout(found, tensors)
@@ -81,7 +92,7 @@ def load(
         _text_card(found, layout, plan, text, dtype, tokenizer),
         scale,
         bias,
-        plan.padding,
+        _side(found) if plan.padding else "",
     )
 
 
@@ -96,8 +107,8 @@ def _find(source: str | os.PathLike, revision: str | None) -> Found:
     if text.count("/") == 1:
         return _folder(text, hub.fetch(text, revision, (*FILES, *BESIDE)))
     raise ValueError(
-        f"no pair of towers {text!r}; expected a folder, a .safetensors file, or "
-        '"org/name" on the Hugging Face hub'
+        f"no pair of towers {text!r}; expected {' or '.join(map(repr, names()))}, a "
+        'folder, a .safetensors file, or "org/name" on the Hugging Face hub'
     )
 
 
@@ -181,7 +192,7 @@ def _text_card(
     tower = plan.text
     ids = jax.eval_shape(lambda: tokens(jnp.zeros((1, 2), jnp.int32)))
     frozen = weights.filled(tower, ids, layout.label, layout.text, tensors, dtype)
-    text = _tokenizer(found, given)
+    text = _tokenizer(found, given, plan)
     if text is not None and text.size > tower.vocabulary:
         raise ValueError(
             f"the tokeniser has ids up to {text.size - 1} and {found.name} a "
@@ -200,7 +211,13 @@ def _text_card(
     return Model(found.name, of_tokens(tower), frozen, reads, roles)
 
 
-def _tokenizer(found: Found, given: Any) -> Tokenizer | None:
+def _side(found: Found) -> Literal["left", "right"]:
+    """Where a SigLIP's texts are padded, which its tokenizer_config.json says."""
+    looks = stored.document(found.folder / "tokenizer_config.json")
+    return "left" if looks.get("padding_side") == "left" else "right"
+
+
+def _tokenizer(found: Found, given: Any, plan: Plan) -> Tokenizer | None:
     if given is None or isinstance(given, Tokenizer):
         return given
     place = found.folder if given == OWN else Path(given)
@@ -208,9 +225,17 @@ def _tokenizer(found: Found, given: Any) -> Tokenizer | None:
     text = tokenizers.tokenizer_from_folder(place, looks)
     if text is None and given != OWN:
         raise ValueError(f"{place} holds no tokeniser, expected tokenizer.json")
-    return text
+    if text is None or not plan.padding:
+        return text
+    kind = str(looks.get("tokenizer_class") or "")
+    bare = "" if re.match("Gemma|Siglip2", kind) else string.punctuation
+    return text._replace(encode=partial(_plainly, text.encode, bare))
 
 
-def names() -> tuple[str, ...]:
-    """The embedded pairs, which `load` takes by name."""
-    return ()
+def _plainly(
+    encode: Callable[..., list[int]], bare: str, text: str, special: bool = True
+) -> list[int]:
+    """Ids of a text as SigLIP's authors write it: in lower case, and for the first
+    version without punctuation. Files of a tokeniser do not say this."""
+    text = text.lower().translate(str.maketrans("", "", bare))
+    return encode(" ".join(text.split()), special)

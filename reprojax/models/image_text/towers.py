@@ -41,6 +41,24 @@ class ImageBlock(nn.Module):
         return x + mlp(norm(self.epsilon, "norm_2")(x))
 
 
+class Stem(nn.Module):
+    """Patches of 4 pixels by convolutions, one after the other.
+
+    A small transformer learns figures from fewer images than with patches cut out
+    (arXiv 2106.14881).
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B L D"]:
+        for i, (width, stride) in enumerate(((24, 2), (48, 2), (48, 1))):
+            conv = nn.Conv(width, (3, 3), stride, padding=1, name=f"conv_{i}")
+            x = nn.relu(conv(x))
+        x = x.reshape(len(x), -1, x.shape[-1])
+        return nn.Dense(self.width, name="out")(x)
+
+
 class Pool(nn.Module):
     """A learned query attends to all tokens; then an MLP (SigLIP)."""
 
@@ -81,11 +99,16 @@ class ImageTower(nn.Module):
     """J, of CLIP's projection; None: SigLIP's pooling, J = D."""
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
+    stem: bool = False
+    """Convolutions instead of patches."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B J"]:
         clip, start = self.joint is not None, nn.initializers.normal(0.02)
-        x = Patches(self.patch, self.width, bias=not clip, name="patches")(x)
+        if self.stem:
+            x = Stem(self.width, name="patches")(x)
+        else:
+            x = Patches(self.patch, self.width, bias=not clip, name="patches")(x)
         if clip:
             token = self.param("class_token", start, (self.width,))
             token = jnp.broadcast_to(token, (len(x), 1, self.width)).astype(x.dtype)

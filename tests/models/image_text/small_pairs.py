@@ -74,7 +74,7 @@ def pair(kind="clip", joint=JOINT, depth=2) -> Pair:
         Model(f"small {kind}", texts(text), drawn(text, ids, 2), own, at),
         jnp.log(jnp.float32(10.0)),
         jnp.float32(0.0 if clip else -2.0),
-        padding=not clip,
+        padding="" if clip else "right",
     )
 
 

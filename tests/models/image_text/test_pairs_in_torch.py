@@ -9,7 +9,12 @@ from safetensors.numpy import load_file, save_file
 
 from reprojax.core import tokens
 from reprojax.models import image_text
-from reprojax.models.image_text.card import Texts, compared, text_features
+from reprojax.models.image_text.card import (
+    Texts,
+    compared,
+    encoded,
+    text_features,
+)
 
 pytestmark = pytest.mark.verify
 torch = pytest.importorskip("torch")
@@ -181,3 +186,33 @@ def test_a_missing_tower_and_other_models_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip", "novel": 3}')
     with pytest.raises(ValueError, match="'novel': 3"):
         image_text.load(tmp_path, tokenizer=None)
+
+
+def bytes_of_words(folder, tokenizer_class, **more):
+    """A tokeniser of letters in a folder, with what its config says."""
+    import json
+
+    import tokenizers
+
+    letters = {c: i for i, c in enumerate("_abcdefghijklmnopqrstuvwxyz .ABC!")}
+    text = tokenizers.Tokenizer(tokenizers.models.WordLevel(letters, unk_token="_"))
+    text.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    text.save(str(folder / "tokenizer.json"))
+    said = {"tokenizer_class": tokenizer_class} | more
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("SiglipTokenizer", "a cat"), ("GemmaTokenizerFast", "a cat!.")]
+)
+def test_siglip_reads_a_text_as_its_authors_wrote_it(kind, said, tmp_path):
+    model, *_ = of_torch("siglip")
+    model.save_pretrained(tmp_path)
+    bytes_of_words(tmp_path, kind, padding_side="left")
+    pair = image_text.load(tmp_path)
+    rust = pair.text.input.tokenizer
+    assert rust.encode("A  Cat!.") == [rust.id(c) for c in said]
+    ids = encoded(pair, ["A Cat!."])
+    assert ids.value.shape == (1, 12) and ids.weight.all()
+    np.testing.assert_array_equal(ids.value[0, -len(said) :], rust.encode(said))
+    np.testing.assert_array_equal(ids.position[0], np.arange(12))

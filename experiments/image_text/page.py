@@ -1,0 +1,79 @@
+"""The table as text and as a page, with some of the images."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reprojax.commands.page import captioned, plain_table, verdict_box, write_page
+from reprojax.data import Task
+from reprojax.models.image_text import Pair, classifier
+
+SHOWN = 12
+
+
+def text(table: Sequence[Mapping[str, str]]) -> str:
+    """Columns aligned."""
+    header = [*dict.fromkeys(name for row in table for name in row)]
+    lines = [header, *([row.get(name, "") for name in header] for row in table)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def write(
+    path: Path,
+    config: Any,
+    pair: Pair,
+    task: Task,
+    table: Sequence[Mapping[str, str]],
+    sentences: Sequence[str],
+) -> None:
+    """The page: what to think, the table, and images with zero-shot answers."""
+    header = [*dict.fromkeys(name for row in table for name in row)]
+    rows = [[row.get(name, "") for name in header] for row in table]
+    about = (
+        f"{pair.name} on {task.name}: {config.protocol}, {config.seeds} draws of the "
+        "shots, test accuracy after the last epoch with 95 % intervals."
+    )
+    sections = [
+        f"<h1>Prompts of {pair.name}</h1>",
+        f"<p>{about}</p>",
+        verdict_box(sentences, ""),
+        plain_table(header, rows),
+        "<h2>Images, and what zero-shot answers</h2>",
+        f'<div class="pictures">{captioned(answers(pair, task))}</div>',
+    ]
+    write_page(path, f"Prompts of {pair.name}", sections)
+
+
+def answers(pair: Pair, task: Task) -> list[tuple[str, str]]:
+    """(image as HTML, caption) of a few test images."""
+    from experiments.image_text.methods import spoken
+
+    model = classifier(pair, [spoken(name) for name in task.classes], ("a {}",))
+    step = max(len(task.test.y) // SHOWN, 1)
+    x, y = task.test.x[::step][:SHOWN], task.test.y[::step][:SHOWN]
+    found = np.asarray(model.forward(model.frozen, np.asarray(x)).argmax(-1))
+    return [
+        (_image(image), f"{task.classes[label]}; answered {task.classes[answer]}")
+        for image, label, answer in zip(np.asarray(x), y, found, strict=True)
+    ]
+
+
+def _image(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    side = max(96, pixels.shape[0])
+    shown = Image.fromarray(pixels.squeeze()).resize(
+        (side, side), Image.Resampling.NEAREST
+    )
+    shown.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="" width="96" height="96">'

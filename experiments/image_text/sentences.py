@@ -1,0 +1,74 @@
+"""What the table means, in words."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from reprojax.commands.intervals import Mean, mean_of, paired
+
+Scores = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def said(methods: Sequence[str], scores: Scores) -> list[str]:
+    """Which prompt is best on base and on new classes, over what needs none, and which
+    of the published orders hold.
+
+    Args:
+        scores: {method or control: {"base" or "new": accuracies by seed}}.
+    """
+    lines = [line for asked in ("base", "new") for line in best(methods, scores, asked)]
+    return lines + orders(scores)
+
+
+def best(methods: Sequence[str], scores: Scores, asked: str) -> list[str]:
+    """The best prompt, and the best of what needs none, on these classes."""
+    prompts = [n for n in methods if asked in scores.get(n, {})]
+    others = [n for n in scores if n not in methods and asked in scores[n]]
+    if not prompts or not others:
+        return []
+    high = lambda names: max(names, key=lambda n: float(np.mean(scores[n][asked])))
+    own, rival = high(prompts), high(others)
+    over = paired(scores[own][asked], scores[rival][asked])
+    settled = abs(over.value) > over.half
+    verdict = (
+        "no prompt beats it"
+        if over.value <= 0
+        else "the prompt wins"
+        if settled
+        else "the seeds do not settle which is better"
+    )
+    return [
+        f"On {asked} classes the best prompt is {own}, {mean_of(scores[own][asked])}; "
+        f"the best without is {rival}, {mean_of(scores[rival][asked])}: "
+        f"{over.interval} for the prompt, paired, so {verdict}."
+    ]
+
+
+PUBLISHED = (  # (better, worse, on)
+    ("coop", "zero-shot", "base"),
+    ("cocoop", "coop", "new"),
+    ("kgcoop", "coop", "new"),
+    ("maple", "coop", "new"),
+    ("promptsrc", "coop", "new"),
+)
+
+
+def orders(scores: Scores) -> list[str]:
+    """Each published order: whether it holds here, by paired differences."""
+    lines = []
+    for better, worse, asked in PUBLISHED:
+        a, b = scores.get(better, {}).get(asked), scores.get(worse, {}).get(asked)
+        if a is not None and b is not None:
+            over = paired(a, b)
+            lines.append(
+                f"Published: {better} above {worse} on {asked} classes. Here "
+                f"{over.interval}: {holds(over)}."
+            )
+    return lines
+
+
+def holds(over: Mean) -> str:
+    """What an interval says of an order."""
+    if np.isnan(over.half) or abs(over.value) <= over.half:
+        return "not settled"
+    return "it holds" if over.value > 0 else "it does not hold"

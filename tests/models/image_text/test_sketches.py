@@ -1,0 +1,78 @@
+"""The embedded pair: its card, its file, and that it does what the card says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.train_glyphs.drawing import FIGURES
+from experiments.train_sketches import captions
+from experiments.train_sketches.__main__ import (
+    Config,
+    batches,
+    contrast,
+    unseen_names,
+    zero_shot,
+)
+from reprojax.core import tokens
+from reprojax.models import image_text
+from reprojax.models.image_text.sketches import WEIGHTS, sketches_card, towers
+
+PAIR = image_text.load("sketches")
+
+
+def test_the_file_is_small_and_its_card_whole():
+    card = sketches_card()
+    assert WEIGHTS.stat().st_size < 3e6
+    assert card["words"] == captions.words() and card["left_out"] == unseen_names()
+    for name in ("figures", "unseen", "text_of_image", "image_of_text"):
+        assert card[name] > card[f"{name}_random"] + 0.4, name
+    # its 64 numbers an image keep what captions say, and less of other strokes
+    assert card["probe_digits"] < card["probe_digits_random"]
+    assert image_text.names() == ("sketches",)
+
+
+def test_it_names_figures_and_pairs_that_it_has_never_seen():
+    card = sketches_card()
+    drawn = captions.draw(np.random.default_rng(5), 320)
+    found = zero_shot(PAIR, drawn.images, drawn.figure, [*FIGURES])
+    assert abs(found - card["figures"]) < 0.12  # 4 standard errors of so many images
+
+
+def test_colours_are_told_apart_too():
+    drawn = captions.draw(np.random.default_rng(6), 256)
+    names = [*captions.COLOURS]
+    texts = {n: [f"a {n} {figure}" for figure in ("box", "moon")] for n in names}
+    model = image_text.classifier(PAIR, names, sentences=texts)
+    answers = np.asarray(model.forward(model.frozen, drawn.images).argmax(-1))
+    assert (answers == drawn.colour).mean() > 0.6
+
+
+def test_bfloat16_gives_about_the_same():
+    half = image_text.load("sketches", dtype=jnp.bfloat16)
+    drawn = captions.draw(np.random.default_rng(7), 32)
+    y = [
+        model.forward(model.frozen, drawn.images)
+        for model in (image_text.classifier(p, [*FIGURES]) for p in (PAIR, half))
+    ]
+    assert y[1].dtype == jnp.bfloat16
+    np.testing.assert_allclose(y[0], np.float32(y[1]), atol=1.0)
+
+
+def test_a_step_of_training_lowers_the_loss_and_equal_captions_are_all_right():
+    image, text = towers(captions.words())
+    x, ids, weight = next(batches(Config(batch=32), np.random.default_rng(0)))
+    own = {
+        "image": image.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))),
+        "text": text.init(jax.random.key(1), tokens(jnp.zeros((1, 16), jnp.int32))),
+        "scale": jnp.log(10.0),
+    }
+    cost = lambda own: contrast(own, PAIR, x, tokens(ids, weight))
+    value, slope = jax.jit(jax.value_and_grad(cost))(own)
+    lower = cost(jax.tree.map(lambda a, g: a - 0.01 * g, own, slope))
+    assert lower < value and abs(value - np.log(32)) < 1.5
+    same = tokens(
+        jnp.broadcast_to(ids[:1], ids.shape), jnp.broadcast_to(weight[:1], ids.shape)
+    )
+    # all captions are equal, so all answers are right and nothing can be learned
+    assert contrast(own, PAIR, x, same) == pytest.approx(np.log(32), abs=1e-3)
