@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "reprojax"
 SAME = {
     "load": "read by name or path, of each room's own kind",
     "names": "what `load` knows, images' and texts'",
+    "random": "a model, or a pair, with random weights",
 }
 
 

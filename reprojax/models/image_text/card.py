@@ -1,8 +1,12 @@
 """A pair of towers, and the classifier that it is together with names of classes.
 
->>> pair = image_text.load("openai/clip-vit-base-patch32")
->>> model = classifier(pair, ["cat", "dog"], templates=["a photo of a {}."])
->>> logits = model.forward(model.frozen, images)        # zero-shot
+>>> import numpy as np
+>>> from reprojax.models import image_text
+>>> pair = image_text.load("sketches")  # or "openai/clip-vit-base-patch32", a folder
+>>> model = classifier(pair, ["red arrow", "blue anchor"], templates=["a {}"])
+>>> images = np.zeros((3, 32, 32, 3), np.uint8)
+>>> model.forward(model.frozen, images).shape  # zero-shot
+(3, 2)
 
 The classifier is a card of an image model, so every recipe for images takes it. Its
 sites are those of both towers:
@@ -71,7 +75,7 @@ def classifier(
     weights: Float[Array | np.ndarray, "T R"] | None = None,
     room: int = 0,
 ) -> Model[Pixels]:
-    """The pair as a classifier of these names: logits [B T], or [B R] with `each`.
+    """The pair as a classifier of these names: logits [B T], or [B R] of `of_texts`.
 
     A class with several texts has the mean of their unit features, again of unit
     length (arXiv 2103.00020).
@@ -116,7 +120,7 @@ def classifier(
     return Model(pair.name, forward, frozen, pair.image.input, roles, tuple(classes))
 
 
-def each(pair: Pair, texts: Sequence[str]) -> Model[Pixels]:
+def of_texts(pair: Pair, texts: Sequence[str]) -> Model[Pixels]:
     """The pair as a model whose classes are the texts themselves: logits [B R].
 
     For alignments from texts to classes: label maps over templates and classes, or the
@@ -145,7 +149,7 @@ def compared(image: Forward, text: Forward) -> Forward:
             return new
 
         named = text(frozen["text"], texts.tokens, edit=of_text)
-        return edit("output", logits(frozen, seen, of_classes(named, texts)))
+        return edit("output", compare(frozen, seen, of_classes(named, texts)))
 
     return forward
 
@@ -172,7 +176,7 @@ def of_classes(features: Float[Array, "N J"], texts: Texts) -> Array:
     return unit(jnp.einsum("tr,...rj->...tj", texts.weights, found))
 
 
-def logits(frozen: PyTree, image: Float[Array, "B J"], named: Array) -> Array:
+def compare(frozen: PyTree, image: Float[Array, "B J"], named: Array) -> Array:
     """Scaled cosines [B T] of images' features and classes' unit features."""
     form = "bj,btj->bt" if named.ndim == 3 else "bj,tj->bt"
     cosine = jnp.einsum(form, unit(image), named)

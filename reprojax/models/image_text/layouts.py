@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 # -- settings
 
 
-class Pair(Common, total=False):
+class PairSettings(Common, total=False):
     """Settings of a pair's config.json by transformers."""
 
     text_config: dict[str, Any]
@@ -121,7 +121,7 @@ def _both(
     transformers leaves out what has the default of its class, so that the defaults are
     settings too.
     """
-    whole = settings(config, Pair, f"{name}'s config.json", OLD, ignore)
+    whole = settings(config, PairSettings, f"{name}'s config.json", OLD, ignore)
     found = []
     for part in ("text", "vision"):
         own = settings(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from reprojax.core import Key, Manipulation, Params, Program, PyTree, Scope, reprogram
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
-from reprojax.models.image_text.card import logits, unit
+from reprojax.models.image_text.card import compare, unit
 from reprojax.models.image_text.starts import check_first_words, first_words
 from reprojax.operators import insert, replace, resize
 from reprojax.recipes.method import Method, Preset, needs
@@ -110,7 +110,7 @@ def _beside_frozen() -> Manipulation:
         frozen, teacher = scope.context, params.fixed
         scope.tap("frozen", frozen)
         scope.tap("teacher", teacher)
-        scope.tap("answer", logits(scope.frozen, frozen, unit(teacher)))
+        scope.tap("answer", compare(scope.frozen, frozen, unit(teacher)))
         return value
 
     return Manipulation(init, apply)

@@ -14,7 +14,7 @@ from reprojax.alignments import linear
 from reprojax.core import given, record, reprogram, sites, until
 from reprojax.formats import learnable
 from reprojax.models.image_text import classifier, image_features, random
-from reprojax.models.image_text.card import each, encoded, text_features, under
+from reprojax.models.image_text.card import encoded, of_texts, text_features, under
 from reprojax.operators import insert, replace
 from reprojax.recipes.model_reprogramming.visual_prompting import visual_prompting
 from reprojax.recipes.prompt_tuning.soft_prompts import prompt_tuning
@@ -66,7 +66,7 @@ def test_sentences_may_differ_in_number_and_weights_decide():
     own = pair()
     texts = {"cat": ["a cat", "small cat"], "dog": ["the dog"]}
     model = classifier(own, ["cat", "dog"], sentences=texts, weights=np.eye(2, 3))
-    alone = each(own, ["a cat", "small cat", "the dog"])
+    alone = of_texts(own, ["a cat", "small cat", "the dog"])
     y = alone.forward(alone.frozen, pictures())
     np.testing.assert_allclose(
         model.forward(model.frozen, pictures()), y[:, :2], rtol=1e-4, atol=1e-5
