@@ -1,7 +1,8 @@
 """Averages of params over epochs, kept in the optimiser's state.
 
->>> optimizer = averaged(sgd_by_epochs, gaussian_epochs(.75, .05))(.1, 2, 4)
->>> fitted = fit(..., optimizer=optimizer, evaluated=mean_of_epochs)
+optimizer = averaged(sgd_by_epochs, gaussian_epochs(.75, .05))(.1, steps, epochs)
+fitted = fit(program, frozen, task, optimizer=optimizer, evaluated=mean_of_epochs,
+             epochs=epochs, batch=batch)
 """
 
 from collections.abc import Callable, Sequence
