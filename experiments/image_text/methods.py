@@ -13,7 +13,7 @@ from reprojax.core import Params, Program, reprogram
 from reprojax.data import Split, Task
 from reprojax.models import Model
 from reprojax.models.image_text import Pair, classifier
-from reprojax.models.image_text.descriptions import described
+from reprojax.models.image_text.descriptions import of_descriptions
 from reprojax.operators import resize
 from reprojax.recipes import Preset
 from reprojax.recipes.prompt_tuning.tip_adapter import tuned, with_examples
@@ -89,7 +89,7 @@ def model_of(name: str, pair: Pair, task: Task, config: Any) -> Model[Any]:
     """The pair with the texts that a method reads."""
     if name == "attrvr":
         kinds = tasks.descriptions(task, config.descriptions)
-        return described(pair, [*task.classes], *kinds)
+        return of_descriptions(pair, [*task.classes], *kinds)
     own = TEMPLATES[name] if name in TEMPLATES else config.template
     return bound(pair, task, (own,))
 
