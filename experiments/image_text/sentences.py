@@ -30,13 +30,8 @@ def best(methods: Sequence[str], scores: Scores, asked: str) -> list[str]:
     own, rival = high(prompts), high(others)
     over = paired(scores[own][asked], scores[rival][asked])
     settled = abs(over.value) > over.half
-    verdict = (
-        "no prompt beats it"
-        if over.value <= 0
-        else "the prompt wins"
-        if settled
-        else "the seeds do not settle which is better"
-    )
+    ahead = "the prompt wins" if over.value > 0 else "no prompt beats it"
+    verdict = ahead if settled else "the seeds do not settle which is better"
     return [
         f"On {asked} classes the best prompt is {own}, {mean_of(scores[own][asked])}; "
         f"the best without is {rival}, {mean_of(scores[rival][asked])}: "
