@@ -1,7 +1,6 @@
 """A pair of towers without a pair's weights: a ViT-Ti, and a sentence encoder whose
-vectors a ridge regression maps to the rows of the ViT's head.
-
-    python -m experiments.shared.ridge      # zero-shot accuracy on clothing
+vectors a ridge regression maps to the rows of the ViT's head. `experiments.image_text`
+takes it as `--pair ridge`.
 
 It is called "ridge-aligned ViT-Ti + MiniLM", never CLIP: no image and text were trained
 together. The map is fitted on the 1,000 names of ImageNet's classes.
@@ -11,14 +10,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared import assets
 from reprojax.core import Edit, PyTree, Tokens, passthrough, until
 from reprojax.models import Model
-from reprojax.models.image_text import Pair, classifier, image_features
+from reprojax.models.image_text import Pair
 from reprojax.models.image_text.card import encoded, text_features, unit
 
 STRENGTH = 0.3
@@ -79,19 +77,3 @@ def fitted(said: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     own = np.linalg.solve(both, x.T @ y)
     middle = rows.mean(0) - said.mean(0) @ own
     return {"map": jnp.asarray(own), "middle": jnp.asarray(middle)}
-
-
-def main() -> None:
-    """Zero-shot accuracy on all images of clothing."""
-    pair, task = ridge_pair(), assets.load_task("clothing", size=224)
-    model = classifier(pair, [*task.classes], (TEMPLATE,))
-    x = jnp.asarray(task.test.x)
-    x = jax.image.resize(x, (len(x), 224, 224, 3), "bicubic").clip(0, 255)
-    image = unit(image_features(pair, np.asarray(x, np.uint8)))
-    score = image @ unit(model.frozen["texts"].features).T
-    accuracy = float((score.argmax(-1) == task.test.y).mean())
-    print(f"{pair.name}: {accuracy:.3f} of {len(x)} images of clothing, chance .1")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """What a trained program of a pair computes the same for every image, computed once.
 
-    small = folded(program, params, model, pair.image)
-    logits = small.program.apply(small.params, small.model.frozen, images)
+`folded(program, params, model, pair.image)` gives such a program, its params and the
+image tower that it runs on.
 
 Learned texts, label maps, weights of descriptions and the texts' features become one
 linear head behind the image tower; prompts that are made of the text tower's become
