@@ -205,10 +205,8 @@ def joint_roles(pair: Pair) -> dict[str, tuple[str, ...]]:
 
 
 def under(tower: str, at: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Manipulations at a tower's own sites as those of the classifier.
-
-    >>> own = prompt_tuning(pair.text, length=4)
-    >>> program = reprogram(model.forward, under("text", dict(own.at)))
+    """Manipulations at a tower's own sites as those of the classifier: with a recipe
+    for the text tower's card, `reprogram(model.forward, under("text", dict(own.at)))`.
     """
     if tower not in ("image", "text"):
         raise ValueError(f"got the tower {tower!r}, expected 'image' or 'text'")
