@@ -1,8 +1,7 @@
 """Averages of params over epochs, kept in the optimiser's state.
 
-optimizer = averaged(sgd_by_epochs, gaussian_epochs(.75, .05))(.1, steps, epochs)
-fitted = fit(program, frozen, task, optimizer=optimizer, evaluated=mean_of_epochs,
-             epochs=epochs, batch=batch)
+The optimiser is `averaged(sgd_by_epochs, gaussian_epochs(.75, .05))(rate, steps,
+epochs)`, and `fit(..., evaluated=mean_of_epochs)` tests and keeps the averages.
 """
 
 from collections.abc import Callable, Sequence
