@@ -52,7 +52,7 @@ def test_on_other_conventions_they_are_not(monkeypatch):
     conv, pad = nn.Conv, jnp.pad
 
     def symmetric(features, kernel, strides=1, **kw):
-        return conv(features, kernel, strides, padding=kernel[0] // 2, **kw)
+        return conv(features, kernel, strides, **kw | {"padding": kernel[0] // 2})
 
     def at_the_end(x, pads):
         return pad(x, (*pads[:3], (0, sum(pads[3]))))
