@@ -13,7 +13,6 @@ from PIL import Image
 
 from reprojax import recipes
 from reprojax.commands.pictures import (
-    _recorded,
     answers_of,
     by_class,
     examples,
@@ -274,13 +273,25 @@ def moved(params):
     return params._replace(learnable=jax.tree.map(draw, params.learnable))
 
 
-def test_a_watermark_is_the_change_in_pixels():
+def counted(program, traced, name):
+    """The program, which notes each trace of its call: jit traces once a compilation."""
+
+    def apply(*args, **kw):
+        traced.append(name)
+        return program.apply(*args, **kw)
+
+    return program._replace(apply=apply)
+
+
+def test_a_watermark_is_the_change_in_pixels(monkeypatch):
     backbone = backbones.convolutional()
     program, params, x, y = built("watermark", backbone)
-    params = moved(params)
-    before = _recorded._cache_size()
-    images, prompt = pictures(program, params, backbone, x, y, ("a", "b", "c"))
-    assert _recorded._cache_size() == before + 2  # the program, and without a prompt
+    params, traced = moved(params), []
+    alone = lambda *args, **kw: counted(recipes.map_only(*args, **kw), traced, "bare")
+    monkeypatch.setattr("reprojax.commands.pictures.map_only", alone)
+    own = counted(program, traced, "own")
+    images, prompt = pictures(own, params, backbone, x, y, ("a", "b", "c"))
+    assert sorted(traced) == ["bare", "own"]  # one compilation each for all images
     wanted = params.learnable["normalized"] * np.array(backbones.STD)
     np.testing.assert_allclose(prompt, wanted, atol=1e-5)
     y_hat = jax.jit(program.apply)(params, backbone.frozen, x)
