@@ -274,7 +274,7 @@ def moved(params):
 
 
 def counted(program, traced, name):
-    """The program, which notes each trace of its call: jit traces once a compilation."""
+    """The program, which notes each trace: jit traces once a compilation."""
 
     def apply(*args, **kw):
         traced.append(name)
