@@ -26,8 +26,8 @@ demo-language: .venv/commands
 	$(BIN)/python -m experiments.language_demo --out $(OUT)
 
 demo-image-text: .venv/commands
-	$(BIN)/python -m experiments.image_text --methods coop kgcoop maple --seeds 2 \
-		--epochs 20 --rates 10 --out $(OUT)
+	$(BIN)/python -m experiments.image_text --methods coop promptsrc --seeds 3 \
+		--rates 1 --out $(OUT)
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not verify and not slow"
