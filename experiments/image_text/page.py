@@ -13,6 +13,10 @@ from reprojax.data import Task
 from reprojax.models.image_text import Pair, classifier
 
 SHOWN = 12
+STYLE = """
+.pictures { display: grid; gap: 1rem;
+            grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }
+"""
 
 
 def text(table: Sequence[Mapping[str, str]]) -> str:
@@ -36,7 +40,8 @@ def write(
 ) -> None:
     """The page: what to think, the table, and images with zero-shot answers."""
     header = [*dict.fromkeys(name for row in table for name in row)]
-    rows = [[row.get(name, "") for name in header] for row in table]
+    # an empty cell leaves a column one of numbers, which do not wrap
+    rows = [[row.get(name, "").strip("—") for name in header] for row in table]
     about = (
         f"{pair.name} on {task.name}: {config.protocol}, {config.seeds} draws of the "
         "shots, test accuracy after the last epoch with 95 % intervals."
@@ -49,7 +54,7 @@ def write(
         "<h2>Images, and what zero-shot answers</h2>",
         f'<div class="pictures">{captioned(answers(pair, task))}</div>',
     ]
-    write_page(path, f"Prompts of {pair.name}", sections)
+    write_page(path, f"Prompts of {pair.name}", sections, STYLE)
 
 
 def answers(pair: Pair, task: Task) -> list[tuple[str, str]]:
