@@ -16,10 +16,10 @@ and .43, below .52. docs/results.md has the intervals.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,19 +27,21 @@ import optax
 from jax.nn.initializers import zeros
 
 from experiments.continual import protocol
-from experiments.continual.protocol import Learner, Plan, among
+from experiments.continual.protocol import Learner, Plan, Rows, among
 from experiments.map.tasks import drawn_figures
 from experiments.shared import assets
 from reprojax import data
 from reprojax.alignments import linear
 from reprojax.commands.intervals import mean_of, paired
-from reprojax.commands.outputs import command
+from reprojax.commands.outputs import command, writable
 from reprojax.core import Params, Scope, chain, passthrough, reprogram, until
+from reprojax.core.trees import fingerprint
 from reprojax.data import Task
 from reprojax.models import Model, Pixels
 from reprojax.operators import resize
 from reprojax.recipes import Preset, find_method
-from reprojax.saving.files import read_json, write_json
+from reprojax.saving.files import plain, read_json, write_json
+from reprojax.saving.folders import claim, only_writer
 
 SIZES: dict[str, dict[str, Any]] = {
     "l2p": {"size": 10, "length": 2, "top": 4},
@@ -57,6 +59,9 @@ RATES = {
     ONCE: 0.003,
 }
 """Chosen from GRID by the digits' validation images, on a seed of no table."""
+NO_SETTINGS = ("out", "resume", "choose")
+Matrix = list[list[float | None]]
+"""[after task, of task]: accuracy; None for later tasks."""
 
 
 @dataclass(frozen=True)
@@ -140,54 +145,103 @@ def learner(name: str, model: Model[Pixels], config: Config, rate: float) -> Lea
     )
 
 
-def judged(
-    name: str, rate: float, model: Model[Pixels], config: Config, seed: int, split: str
-) -> np.ndarray:
+class Draw(NamedTuple):
+    """The images of one seed, and what the frozen model makes of them."""
+
+    train: Rows
+    rest: Rows
+    """Those that judge: of the test or the validation split."""
+    seed: int
+
+
+def drawn(config: Config, seed: int, split: str) -> Draw:
+    """Those of a seed; the frozen model looks at them once for all learners."""
+    task = load(config, seed)
+    if len(task.classes) < protocol.EACH * config.tasks:
+        raise ValueError(
+            f"got --target {config.target} of {len(task.classes)} classes for "
+            f"{config.tasks} tasks, expected {protocol.EACH} classes for each"
+        )
+    look = looking(model_of(config.size))
+    return Draw(*protocol.in_order(task, look, seed, split), seed)
+
+
+def judged(name: str, rate: float, config: Config, own: Draw) -> np.ndarray:
     """The matrix of accuracies of one run."""
-    train, rest = protocol.in_order(load(config, seed), looking(model), seed, split)
+    train, rest, seed = own
     if name == MEANS:
         return protocol.class_means(train, rest, config.tasks)
     run = protocol.at_once if name == ONCE else protocol.in_sequence
     plan = Plan(config.tasks, config.epochs, config.batch, seed)
-    return run(learner(name, model, config, rate), train, rest, plan)
+    return run(learner(name, model_of(config.size), config, rate), train, rest, plan)
 
 
 def choose(config: Config) -> dict[str, float]:
     """The best rate of each learner on validation images."""
-    model, best = model_of(config.size), {}
+    given, best = drawn(config, 100, "validation"), {}
     for name in LEARNERS:
         found = {}
         for rate in GRID:
-            matrix = judged(name, rate, model, config, 100, "validation")
-            found[rate] = protocol.final(matrix)
+            found[rate] = protocol.final(judged(name, rate, config, given))
         best[name] = max(found, key=lambda rate: found[rate])
         print(f"{name:26} {found} -> {best[name]:g}", flush=True)
     return best
 
 
-def main(config: Config) -> dict[str, list[Any]]:
-    """Run, print and keep everything."""
+def check(config: Config) -> None:
+    """Raise at settings that no run could use."""
     if not 1 <= config.tasks <= 5:
         raise ValueError(
             f"got --tasks {config.tasks}, expected 1 to 5, of two of the ten classes"
         )
+    for name in ("seeds", "epochs", "batch"):
+        if getattr(config, name) < 1:
+            raise ValueError(
+                f"got --{name} {getattr(config, name)}, expected at least 1"
+            )
+
+
+def identity(config: Config, first: Draw) -> dict[str, Any]:
+    """What a run's results depend on, as JSON."""
+    own = {k: v for k, v in asdict(config).items() if k not in NO_SETTINGS}
+    weights = fingerprint(model_of(config.size).frozen)
+    data = fingerprint([(rows.x, rows.y) for rows in (first.train, first.rest)])
+    return plain(
+        own | {"pools": SIZES, "rates": RATES, "weights": weights, "data": data}
+    )
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run, print and keep everything."""
+    check(config)
     if config.choose:
-        return {name: [rate] for name, rate in choose(config).items()}
+        return choose(config)
+    first = drawn(config, 0, "test")
+    own = identity(config, first)
+    writable(config.out)
+    with only_writer(config.out):
+        claim(config.out, own, config.resume, grows="seeds")
+        kept = filled(config, first)
+    table(config, kept)
+    return kept
+
+
+def filled(config: Config, first: Draw) -> dict[str, Matrix]:
+    """All runs, those that are not kept yet after one another."""
     path = config.out / "results.json"
-    kept: dict[str, Any] = read_json(path, dict) if config.resume else {}
-    model = model_of(config.size)
+    kept: dict[str, Matrix] = (
+        read_json(path, dict[str, Matrix]) if path.exists() else {}
+    )
     for seed in range(config.seeds):
-        for name in (MEANS, *LEARNERS):
-            if f"{name} {seed}" in kept:
-                continue
-            rate = RATES.get(name, 0.0)
-            found = judged(name, rate, model, config, seed, "test")
+        names = [n for n in (MEANS, *LEARNERS) if f"{n} {seed}" not in kept]
+        given = drawn(config, seed, "test") if names and seed else first
+        for name in names:
+            found = judged(name, RATES.get(name, 0.0), config, given)
             kept[f"{name} {seed}"] = [
                 [None if np.isnan(v) else v for v in row] for row in found.tolist()
             ]
             write_json(path, kept)
             print(f"seed {seed}  {name:26} {protocol.final(found):.3f}", flush=True)
-    table(config, kept)
     return kept
 
 

@@ -12,31 +12,48 @@
 Each seed draws other shots. Reported are the params after the last epoch, as in the
 papers; validation on draws that are not reported chooses the learning rate. New
 classes, and other data sets, are asked with the prompts of the base classes. What needs
-no prompt stands beside: one template, an ensemble of templates, and a linear probe,
-which knows no new classes. Prints a table with 95 % intervals and what it means, and
-leaves `results.json` and `report.html` in the run's folder. A run that was stopped goes
-on with --resume.
+no prompt stands beside: one template, an ensemble of templates, and a linear probe and
+Tip-Adapter, which know no new classes. Prints a table with 95 % intervals and what it
+means, and leaves `results.json` and `report.html` in the run's folder. A run that was
+stopped goes on with --resume, with more seeds too.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from experiments.image_text import page, tasks
-from experiments.image_text.methods import CONTROLS, control, names, rates_of, trained
+from experiments.image_text.methods import (
+    CONTROLS,
+    OF_NAMES,
+    OF_SHOTS,
+    Bench,
+    check_bench,
+    check_methods,
+    control,
+    rates_of,
+    trained,
+)
 from experiments.image_text.sentences import said
 from experiments.shared import assets
 from reprojax.commands.intervals import mean_of, paired
-from reprojax.commands.outputs import command
-from reprojax.data import Task
+from reprojax.commands.outputs import command, writable
+from reprojax.core.trees import fingerprint
+from reprojax.data import Task, digest
 from reprojax.models.image_text import Pair
-from reprojax.saving.files import write_json
-from reprojax.saving.folders import claim
+from reprojax.saving.files import plain, read_json, write_json
+from reprojax.saving.folders import claim, only_writer
 
 Protocol = Literal["base-to-new", "few-shot", "cross-dataset"]
+Found = dict[str, dict[str, float]]
+"""{run: {what is asked: accuracy}}"""
+TAKEN = ("base", "new", "harmonic")  # names of what is asked
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class Config:
     protocol: Protocol = "base-to-new"
     """Asked about new classes, about the same ones, or about other data sets."""
     methods: tuple[str, ...] = ("coop", "kgcoop", "cocoop", "maple", "promptsrc")
-    """Names of `reprojax list`, of those that take a pair."""
+    """Some of coop, cocoop, kgcoop, prograd, plot, maple, ivlp, promptsrc, attrvr."""
     shots: tuple[int, ...] = (16,)
     """Training images a class."""
     seeds: int = 5
@@ -61,8 +78,8 @@ class Config:
     epochs: int | None = None
     """By default each paper's own."""
     descriptions: tuple[str, ...] = ()
-    """For attrvr: two JSON files of {class: texts}, what it looks like and what sets it
-    apart; the drawn figures have their own."""
+    """For attrvr: two JSON files of {class: texts}, what each of all classes looks like
+    and what sets it apart; the drawn figures have their own."""
     rates: tuple[float, ...] = (1.0, 10.0, 100.0)
     """Multiples of each paper's learning rate, from which validation chooses on draws
     of the shots that are not reported; one of them leaves no choice."""
@@ -76,57 +93,50 @@ class Config:
     resume: bool = False
 
 
-def main(config: Config) -> dict[str, Any]:
+def main(config: Config) -> Found:
     """Run what is missing, print the table and keep everything."""
     checked(config)
-    claim(config.out, {"settings": plain(config)}, resume=config.resume)
-    pair = read_pair(config.pair)
-    task = tasks.read(config.target)
+    pair, task = read_pair(config.pair), tasks.read(config.target)
     asked = places(config, task)
-    kept = config.out / "results.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {}
-
-    def once(key: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
-        if key not in found:
-            found[key] = run()
-            write_json(kept, found)
-            line = "  ".join(f"{k} {v:.3f}" for k, v in found[key].items())
-            print(f"{key:32} {line}", flush=True)
-        return found[key]
-
-    for shots in config.shots:
-        few = partial(tasks.few, asked["base"], shots)
-        for name in CONTROLS:
-            for seed in range(config.seeds):
-                own = asked | {"base": few(seed)}
-                run = partial(control, name, pair, own, config)
-                once(f"{shots}/{name}/{seed}", run)
-        for name in config.methods:
-            choice = partial(rates_of, name, pair, few, config)
-            tried = once(f"{shots}/{name}/rates", choice)
-            rate = float(max(tried, key=lambda r: tried[r]))  # the first of equals
-            for seed in range(config.seeds):
-                own = asked | {"base": few(seed)}
-                run = partial(trained, name, pair, own, config, rate, seed)
-                once(f"{shots}/{name}/{seed}", run)
-    table = rows(config, found)
-    sentences = said(config.methods, by_name(config, found, max(config.shots)))
-    print("\n" + page.text(table) + "\n\n" + "\n".join(sentences))
-    page.write(config.out / "report.html", config, pair, task, table, sentences)
+    bench = Bench(pair, config, kinds(config, asked))
+    check_bench(bench, asked)
+    tasks.few(asked["base"], max(config.shots), 0)  # raises if there are too few
+    own = identity(bench, asked)
+    writable(config.out)
+    with only_writer(config.out):
+        claim(config.out, own, config.resume, grows="seeds")
+        found = filled(bench, asked)
+        report(bench, task, found)
     return found
 
 
 def checked(config: Config) -> None:
     """Raise at settings that no run could use, before anything is read."""
-    if unknown := [name for name in config.methods if name not in names()]:
-        raise ValueError(
-            f"got --methods {unknown}, expected some of {', '.join(names())}"
-        )
+    check_methods(config.methods)
     if config.seeds < 1 or min(config.shots, default=0) < 1:
         raise ValueError(
             f"got --seeds {config.seeds} and --shots {config.shots}, expected at least "
             "one of each"
         )
+    if config.epochs is not None and config.epochs < 1:
+        raise ValueError(
+            f"got --epochs {config.epochs}, expected at least 1; leave it out for each "
+            "paper's own"
+        )
+    if not config.rates or not all(0 < rate < np.inf for rate in config.rates):
+        raise ValueError(
+            f"got --rates {config.rates}, expected multiples of each paper's rate, all "
+            "above 0"
+        )
+    if len(config.rates) > 1 and config.choosing < 1:
+        raise ValueError(
+            f"got --choosing {config.choosing} for {len(config.rates)} rates, expected "
+            "at least one draw on which validation chooses; or give one of --rates"
+        )
+    for name in ("methods", "shots", "rates", "transfer"):
+        given = getattr(config, name)
+        if len(set(given)) < len(given):
+            raise ValueError(f"got --{name} {given}, expected each of them once")
     if len(config.descriptions) not in (0, 2):
         raise ValueError(
             f"got --descriptions {config.descriptions}, expected two files, what each "
@@ -137,12 +147,13 @@ def checked(config: Config) -> None:
             f"got --protocol {config.protocol} with --transfer {config.transfer}, "
             "expected other data sets for cross-dataset, and none otherwise"
         )
-
-
-def plain(config: Config) -> dict[str, Any]:
-    """What a run's results depend on, as JSON."""
-    own = {k: v for k, v in asdict(config).items() if k not in ("out", "resume")}
-    return json.loads(json.dumps(own, default=str))
+    ends = [Path(name).name for name in config.transfer]
+    if len({*TAKEN, *ends}) < len(TAKEN) + len(ends):
+        raise ValueError(
+            f"got --transfer {config.transfer}, which the table would call {ends}, "
+            f"expected names of their own, none of them {', '.join(TAKEN)}; rename a "
+            "folder"
+        )
 
 
 @cache
@@ -160,39 +171,108 @@ def places(config: Config, task: Task) -> dict[str, Task]:
     return {"base": task, **others}
 
 
+def kinds(config: Config, asked: Mapping[str, Task]) -> Sequence[Any]:
+    """The descriptions of all classes that are asked about, if a method reads them."""
+    if "attrvr" not in config.methods:
+        return ()
+    every = dict.fromkeys(name for task in asked.values() for name in task.classes)
+    return tasks.descriptions([*every], config.descriptions)
+
+
+def identity(bench: Bench, asked: Mapping[str, Task]) -> dict[str, Any]:
+    """What a run's results depend on, as JSON."""
+    own = {k: v for k, v in asdict(bench.config).items() if k not in ("out", "resume")}
+    pair = bench.pair
+    own["weights"] = fingerprint((pair.image.frozen, pair.text.frozen))
+    own["data"] = {place: digest(task) for place, task in asked.items()}
+    texts = json.dumps(bench.kinds).encode()
+    own["descriptions"] = hashlib.sha256(texts).hexdigest() if bench.kinds else ""
+    return plain(own)
+
+
+def filled(bench: Bench, asked: Mapping[str, Task]) -> Found:
+    """All runs, those that are not kept yet after one another."""
+    config = bench.config
+    kept = config.out / "results.json"
+    found: Found = read_json(kept, Found) if kept.exists() else {}
+
+    def once(key: str, run: Callable[..., dict[str, float]], *given: Any) -> None:
+        if key not in found:
+            found[key] = run(*given)
+            write_json(kept, found)
+            line = "  ".join(f"{k} {v:.3f}" for k, v in found[key].items())
+            print(f"{key:32} {line}", flush=True)
+
+    for name in OF_NAMES:
+        once(name, control, name, bench, asked)
+    for shots in config.shots:
+        few = partial(tasks.few, asked["base"], shots)
+        drawn = lambda seed, few=few: {**asked, "base": few(seed)}
+        for name in (*OF_SHOTS, *config.methods):
+            if name in config.methods and len(config.rates) > 1:
+                once(f"{shots}/{name}/rates", rates_of, name, bench, few)
+            for seed in range(config.seeds):
+                key = f"{shots}/{name}/{seed}"
+                if key in found:
+                    continue
+                if name in OF_SHOTS:
+                    once(key, control, name, bench, drawn(seed))
+                else:
+                    rate = chosen(config, found.get(f"{shots}/{name}/rates", {}))
+                    once(key, trained, name, bench, drawn(seed), rate, seed)
+    return found
+
+
+def chosen(config: Config, tried: Mapping[str, float]) -> float:
+    """The rate that is best on validation, the first of equals."""
+    return max(config.rates, key=lambda rate: tried.get(str(rate), 0.0))
+
+
 def by_name(
-    config: Config, found: Mapping[str, Any], shots: int
+    config: Config, found: Found, shots: int
 ) -> dict[str, dict[str, list[float]]]:
     """{method: {what is asked: accuracies by seed}}; absent where it cannot answer."""
     out: dict[str, dict[str, list[float]]] = {}
     for name in (*CONTROLS, *config.methods):
-        runs = [found[f"{shots}/{name}/{seed}"] for seed in range(config.seeds)]
-        asked = [k for k in runs[0] if not k.startswith("_")]
-        out[name] = {k: [run[k] for run in runs] for k in asked}
-        both = out[name]
+        keys = [f"{shots}/{name}/{seed}" for seed in range(config.seeds)]
+        runs = [found[name if name in OF_NAMES else key] for key in keys]
+        both = out[name] = {k: [run[k] for run in runs] for k in runs[0]}
         if "base" in both and "new" in both:
             pairs = zip(both["base"], both["new"], strict=True)
             both["harmonic"] = [2 * a * b / max(a + b, 1e-9) for a, b in pairs]
     return out
 
 
-def rows(config: Config, found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table's lines: means with intervals, and differences to the ensemble."""
+def rows(config: Config, found: Found) -> list[dict[str, str]]:
+    """The table's lines: means with intervals, and differences to the ensemble.
+
+    What the draws of the shots do not change has no interval.
+    """
     lines = []
     for shots in config.shots:
         own = by_name(config, found, shots)
+        best = own["ensemble"]
         for name, scores in own.items():
+            count = 1 if name in OF_NAMES else config.seeds
             line = {"shots": str(shots), "method": name}
-            for asked in own["zero-shot"]:
-                values = scores.get(asked)
+            for asked in best:
+                values = scores.get(asked, [])[:count]
                 line[asked] = str(mean_of(values)) if values else "—"
-            best = own["ensemble"]
-            for asked in [a for a in ("base", "new") if a in best]:
-                if asked in scores and name != "ensemble":
-                    over = paired(scores[asked], best[asked]).interval
-                    line[f"{asked} over the ensemble"] = over
+            for asked in [a for a in best if a != "harmonic" and name != "ensemble"]:
+                if asked in scores:
+                    over = paired(scores[asked][:count], best[asked][:count])
+                    line[f"{asked} over the ensemble"] = over.interval
             lines.append(line)
     return lines
+
+
+def report(bench: Bench, task: Task, found: Found) -> None:
+    """Print and write what there is."""
+    config = bench.config
+    table = rows(config, found)
+    sentences = said(config.methods, by_name(config, found, max(config.shots)))
+    print("\n" + page.text(table) + "\n\n" + "\n".join(sentences))
+    page.write(config.out / "report.html", bench, task, table, sentences)
 
 
 if __name__ == "__main__":

@@ -1,73 +1,133 @@
 """A method trained on a few shots, and what needs no prompt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.image_text import tasks
 from reprojax import recipes
 from reprojax.commands.controls import frozen_outputs, logistic_probe
 from reprojax.core import Params, Program, reprogram
 from reprojax.data import Split, Task
 from reprojax.models import Model
 from reprojax.models.image_text import Pair, classifier
-from reprojax.models.image_text.descriptions import of_descriptions
+from reprojax.models.image_text.card import check_names, encoded, sentences_of
+from reprojax.models.image_text.descriptions import Sentences, of_descriptions
 from reprojax.operators import resize
 from reprojax.recipes import Preset
 from reprojax.recipes.prompt_tuning.tip_adapter import tuned, with_examples
 from reprojax.training.caches import cached
+from reprojax.training.checks import Diverged
 from reprojax.training.loop import fit
 from reprojax.training.steps import evaluate
 
-CONTROLS = ("zero-shot", "ensemble", "linear probe", "tip-adapter")
+METHODS = (
+    "coop",
+    "cocoop",
+    "kgcoop",
+    "prograd",
+    "plot",
+    "maple",
+    "ivlp",
+    "promptsrc",
+    "attrvr",
+)
+"""What is trained here, by its name in `reprojax list`."""
+LEFT_OUT = {
+    "tip-adapter": "it stands in every table, as it needs no prompt",
+    "tip-adapter-f": "it trains a cache of images, and no prompt",
+    "tpt": "it learns from each test image, not from the shots",
+    "dvp": "it takes descriptions of its own causes, as many as it has borders",
+    "rvp": "it takes descriptions of one kind, and attrvr's are of two",
+}
+"""Methods of pairs that are not trained here, and why."""
+TEMPLATES: dict[str, str] = {"coop": "{}.", "plot": "{}."}
+"""Of methods whose learned words stand for a whole template; others begin with it."""
 BATCH = 100  # images at once, where nothing is trained
 
 
-def names() -> tuple[str, ...]:
-    """The methods that take a pair of towers."""
-    every = recipes.methods().items()
-    return tuple(n for n, m in every if "text_embedding" in m.needs.roles)
+class Bench(NamedTuple):
+    """What all runs share."""
+
+    pair: Pair
+    config: Any
+    kinds: Sequence[Sentences] = ()
+    """{class: texts} for all classes: looks, and what sets apart; read by attrvr."""
 
 
-def bound(pair: Pair, task: Task, templates: tuple[str, ...]) -> Model[Any]:
+def check_methods(names: Sequence[str]) -> None:
+    """Raise unless all of them are trained here."""
+    if unknown := [name for name in names if name not in METHODS]:
+        why = [f"; {name}: {LEFT_OUT[name]}" for name in unknown if name in LEFT_OUT]
+        raise ValueError(
+            f"got --methods {' '.join(unknown)}, expected some of "
+            f"{', '.join(METHODS)}{''.join(why)}"
+        )
+
+
+def check_bench(bench: Bench, asked: Mapping[str, Task]) -> None:
+    """Raise at texts that the pair cannot read, and at methods that do not fit it."""
+    config, pair = bench.config, bench.pair
+    if pair.padding and (others := [n for n in config.methods if n != "attrvr"]):
+        raise ValueError(
+            f"got {pair.name} for --methods {' '.join(others)}, expected a pair like "
+            "CLIP: here texts are padded with tokens that count and begin with the "
+            "template itself, as SigLIP's, so learned words would stand elsewhere; "
+            "take attrvr, which learns pixels, or another --pair"
+        )
+    for task in asked.values():
+        names = spoken(task.classes)
+        check_names(names)
+        of = sentences_of(names, (config.template, *config.ensemble))
+        encoded(pair, [text for own in of.values() for text in own])
+    for name in config.methods:
+        built(name, bench, asked["base"])
+
+
+def spoken(names: Sequence[str]) -> list[str]:
+    """Folders' names as words."""
+    return [" ".join(n.replace("_", " ").replace("-", " ").split()) for n in names]
+
+
+def bound(pair: Pair, task: Task, templates: Sequence[str]) -> Model[Any]:
     """The pair as a classifier of a task's names, written with spaces."""
-    return classifier(pair, [spoken(name) for name in task.classes], templates)
+    return classifier(pair, spoken(task.classes), templates)
 
 
-def spoken(name: str) -> str:
-    """A folder's name as words."""
-    return " ".join(name.replace("_", " ").replace("-", " ").split())
+# -- without a prompt
 
 
-def control(
-    name: str, pair: Pair, asked: Mapping[str, Task], config: Any
-) -> dict[str, float]:
+def control(name: str, bench: Bench, asked: Mapping[str, Task]) -> dict[str, float]:
     """{what is asked: test accuracy} without a prompt."""
     if name in OF_SHOTS:
-        return {"base": OF_SHOTS[name](pair, asked["base"], config)}
-    templates = (config.template,) if name == "zero-shot" else config.ensemble
+        return {"base": OF_SHOTS[name](bench, asked["base"])}
+    one, several = (bench.config.template,), bench.config.ensemble
+    templates = one if name == "zero-shot" else several
     scores = {}
     for place, task in asked.items():
-        model = bound(pair, task, templates)
-        program = reprogram(model.forward, {"input": resize(model.input.size)})
-        params = program.init(jax.random.key(0), model.frozen, task.test.x[:1])
-        scores[place] = tested(program, params, model, task)
+        model = bound(bench.pair, task, templates)
+        scores[place] = tested(*unprompted(model, task), model, task)
     return scores
 
 
-def _probe(pair: Pair, task: Task, config: Any) -> float:
+def unprompted(model: Model[Any], task: Task) -> tuple[Program, Params]:
+    """(the classifier as it is, of images of any size, its params)"""
+    program = reprogram(model.forward, {"input": resize(model.input.size)})
+    return program, program.init(jax.random.key(0), model.frozen, task.test.x[:1])
+
+
+def _probe(bench: Bench, task: Task) -> float:
     """Logistic regression on features of the shots; validation chooses its strength."""
-    model = bound(pair, task, (config.template,))
+    model = bound(bench.pair, task, (bench.config.template,))
     splits = {n: getattr(task, n) for n in ("train", "validation", "test")}
     seen = {name: frozen_outputs(model, split) for name, split in splits.items()}
     return logistic_probe(seen)[0]["test"]
 
 
-def _tip(pair: Pair, task: Task, config: Any) -> float:
+def _tip(bench: Bench, task: Task) -> float:
     """Tip-Adapter: the shots as a cache; validation chooses its two numbers."""
-    model = bound(pair, task, config.ensemble)
+    model = bound(bench.pair, task, bench.config.ensemble)
     train, held = (frozen_outputs(model, s) for s in (task.train, task.validation))
     count: dict[str, Any] = {"examples": len(train.labels)}
     program = recipes.build("tip-adapter", model, len(task.classes), **count)
@@ -77,79 +137,76 @@ def _tip(pair: Pair, task: Task, config: Any) -> float:
     return tested(program, params, model, task)
 
 
+OF_NAMES = ("zero-shot", "ensemble")
+"""What needs the names alone, and so is the same for all draws."""
 OF_SHOTS = {"linear probe": _probe, "tip-adapter": _tip}
 """What needs the shots, and so knows no new classes."""
+CONTROLS = (*OF_NAMES, *OF_SHOTS)
 
 
-TEMPLATES: dict[str, str] = {"coop": "{}."}
-"""Of methods whose learned words stand for a whole template; others begin with it."""
+# -- with one
 
 
-def model_of(name: str, pair: Pair, task: Task, config: Any) -> Model[Any]:
+def model_of(name: str, bench: Bench, task: Task) -> Model[Any]:
     """The pair with the texts that a method reads."""
     if name == "attrvr":
-        kinds = tasks.descriptions(task, config.descriptions)
-        return of_descriptions(pair, [*task.classes], *kinds)
-    own = TEMPLATES[name] if name in TEMPLATES else config.template
-    return bound(pair, task, (own,))
+        return of_descriptions(bench.pair, task.classes, *bench.kinds)
+    own = TEMPLATES[name] if name in TEMPLATES else bench.config.template
+    return bound(bench.pair, task, (own,))
+
+
+def built(name: str, bench: Bench, task: Task) -> tuple[Model[Any], Program]:
+    """(the pair with these texts, the method on it)"""
+    model = model_of(name, bench, task)
+    return model, recipes.build(name, model, len(task.classes))
 
 
 class Learned(NamedTuple):
-    """A prompt after its last epoch, and what it was trained on."""
+    """A prompt after its last epoch."""
 
-    program: Program
     params: Params
     validation: float
 
 
 def trained(
-    name: str,
-    pair: Pair,
-    asked: Mapping[str, Task],
-    config: Any,
-    rate: float,
-    seed: int,
+    name: str, bench: Bench, asked: Mapping[str, Task], rate: float, seed: int
 ) -> dict[str, float]:
     """{what is asked: test accuracy} of a prompt that is trained on "base"."""
-    own = learned(name, pair, asked["base"], config, rate, seed)
+    learnable = learned(name, bench, asked["base"], rate, seed).params.learnable
     scores = {}
-    for place, other in asked.items():
-        there = model_of(name, pair, other, config)
-        program = recipes.build(name, there, len(other.classes))
-        start = program.init(jax.random.key(seed), there.frozen, other.test.x[:1])
+    for place, task in asked.items():
+        model, program = built(name, bench, task)
+        start = program.init(jax.random.key(seed), model.frozen, task.test.x[:1])
         # words of their own for each class do not fit others
-        if shapes(start.learnable) == shapes(own.params.learnable):
-            params = start._replace(learnable=own.params.learnable)
-            scores[place] = tested(program, params, there, other)
+        if shapes(start.learnable) == shapes(learnable):
+            params = start._replace(learnable=learnable)
+            scores[place] = tested(program, params, model, task)
     return scores
 
 
-def rates_of(
-    name: str, pair: Pair, few: Callable[[int], Task], config: Any
-) -> dict[str, float]:
+def rates_of(name: str, bench: Bench, few: Callable[[int], Task]) -> dict[str, float]:
     """{multiple of the paper's rate: mean validation accuracy}, on draws of the shots
-    that are not reported."""
+    that are not reported; 0 if one of them diverged."""
     found = {}
-    for rate in config.rates:
-        chosen = len(config.rates) > 1
-        runs = [
-            learned(name, pair, few(seed), config, rate, seed).validation
-            for seed in range(1000, 1000 + chosen * config.choosing)
-        ]
-        found[f"{rate:g}"] = float(np.nan_to_num(np.mean(runs))) if runs else 0.0
+    for rate in bench.config.rates:
+        try:
+            runs = [
+                learned(name, bench, few(seed), rate, seed).validation
+                for seed in range(1000, 1000 + bench.config.choosing)
+            ]
+        except Diverged:
+            runs = [0.0]
+        found[str(rate)] = float(np.mean(runs))
     return found
 
 
-def learned(
-    name: str, pair: Pair, task: Task, config: Any, rate: float, seed: int
-) -> Learned:
+def learned(name: str, bench: Bench, task: Task, rate: float, seed: int) -> Learned:
     """Trained for the paper's epochs at `rate` times the paper's rate."""
     preset = recipes.find_method(name).preset
     assert isinstance(preset, Preset)
-    model = model_of(name, pair, task, config)
-    program = recipes.build(name, model, len(task.classes))
+    model, program = built(name, bench, task)
     batch = min(preset.batch, len(task.train.y))
-    epochs = config.epochs or preset.epochs
+    epochs = bench.config.epochs or preset.epochs
     steps = -(-len(task.train.y) // batch)
     run = fit(
         *quicker(program, model, task),
@@ -159,9 +216,10 @@ def learned(
         seed=seed,
         loss=preset.loss,
         record_sites=preset.sites,
+        evaluated=preset.evaluated,
         progress=False,
     )
-    return Learned(program, jax.device_get(run.last), float(run.curves[-1, 1]))
+    return Learned(jax.device_get(run.last), float(run.curves[-1, 1]))
 
 
 def quicker(program: Program, model: Model[Any], task: Task) -> tuple[Any, Any, Task]:
@@ -178,12 +236,16 @@ def quicker(program: Program, model: Model[Any], task: Task) -> tuple[Any, Any, 
 
 def in_texts(program: Program, model: Model[Any], task: Task) -> bool:
     """Whether a program learns at sites of texts alone."""
-    x = jax.ShapeDtypeStruct((1, *task.test.x.shape[1:]), task.test.x.dtype)
-    spec = jax.eval_shape(
-        lambda key: program.init(key, model.frozen, x), jax.random.key(0)
-    )
-    at = [site for site, leaves in spec.learnable.items() if jax.tree.leaves(leaves)]
+    spec = learnable_shapes(program, model, task)
+    at = [site for site, leaves in spec.items() if jax.tree.leaves(leaves)]
     return all(site.startswith("text/") for site in at)
+
+
+def learnable_shapes(program: Program, model: Model[Any], task: Task) -> Any:
+    """{site: what a program learns there}, without computing it."""
+    x = jax.ShapeDtypeStruct((1, *task.test.x.shape[1:]), task.test.x.dtype)
+    start = lambda key: program.init(key, model.frozen, x)
+    return jax.eval_shape(start, jax.random.key(0)).learnable
 
 
 def shapes(tree: Any) -> Any:

@@ -4,13 +4,13 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 
+from experiments.image_text.methods import Bench, bound, unprompted
 from reprojax.commands.page import captioned, plain_table, verdict_box, write_page
 from reprojax.data import Task
-from reprojax.models.image_text import Pair, classifier
 
 SHOWN = 12
 STYLE = """
@@ -32,8 +32,7 @@ def text(table: Sequence[Mapping[str, str]]) -> str:
 
 def write(
     path: Path,
-    config: Any,
-    pair: Pair,
+    bench: Bench,
     task: Task,
     table: Sequence[Mapping[str, str]],
     sentences: Sequence[str],
@@ -42,6 +41,7 @@ def write(
     header = [*dict.fromkeys(name for row in table for name in row)]
     # an empty cell leaves a column one of numbers, which do not wrap
     rows = [[row.get(name, "").strip("—") for name in header] for row in table]
+    pair, config = bench.pair, bench.config
     about = (
         f"{pair.name} on {task.name}: {config.protocol}, {config.seeds} draws of the "
         "shots, test accuracy after the last epoch with 95 % intervals."
@@ -51,34 +51,33 @@ def write(
         f"<p>{about}</p>",
         verdict_box(sentences, ""),
         plain_table(header, rows),
-        "<h2>Images, and what zero-shot answers</h2>",
-        f'<div class="pictures">{captioned(answers(pair, task))}</div>',
+        "<h2>Images, and what zero-shot answers among all classes</h2>",
+        f'<div class="pictures">{captioned(answers(bench, task))}</div>',
     ]
     write_page(path, f"Prompts of {pair.name}", sections, STYLE)
 
 
-def answers(pair: Pair, task: Task) -> list[tuple[str, str]]:
-    """(image as HTML, caption) of a few test images."""
-    from experiments.image_text.methods import spoken
-
-    model = classifier(pair, [spoken(name) for name in task.classes], ("a {}",))
+def answers(bench: Bench, task: Task) -> list[tuple[str, str]]:
+    """(image as HTML, caption) of a few test images: zero-shot, by one template."""
+    model = bound(bench.pair, task, (bench.config.template,))
+    program, params = unprompted(model, task)
     step = max(len(task.test.y) // SHOWN, 1)
-    x, y = task.test.x[::step][:SHOWN], task.test.y[::step][:SHOWN]
-    found = np.asarray(model.forward(model.frozen, np.asarray(x)).argmax(-1))
+    x, y = np.asarray(task.test.x[::step][:SHOWN]), task.test.y[::step][:SHOWN]
+    found = np.asarray(jax.jit(program.apply)(params, model.frozen, x).argmax(-1))
     return [
         (_image(image), f"{task.classes[label]}; answered {task.classes[answer]}")
-        for image, label, answer in zip(np.asarray(x), y, found, strict=True)
+        for image, label, answer in zip(x, y, found, strict=True)
     ]
 
 
 def _image(pixels: np.ndarray) -> str:
     from PIL import Image
 
+    shown = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    larger, smaller = Image.Resampling.NEAREST, Image.Resampling.LANCZOS
+    side = min(max(96, len(pixels)), 192)
+    shown = shown.resize((side, side), larger if side > len(pixels) else smaller)
     buffer = io.BytesIO()
-    side = max(96, pixels.shape[0])
-    shown = Image.fromarray(pixels.squeeze()).resize(
-        (side, side), Image.Resampling.NEAREST
-    )
     shown.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img src="data:image/png;base64,{data}" alt="" width="96" height="96">'

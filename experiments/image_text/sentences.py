@@ -10,18 +10,20 @@ Scores = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def said(methods: Sequence[str], scores: Scores) -> list[str]:
-    """Which prompt is best on base and on new classes, over what needs none, and which
-    of the published orders hold.
+    """Which prompt is best on base and on new classes, or on other data sets, over what
+    needs none, and which of the published orders hold.
 
     Args:
-        scores: {method or control: {"base" or "new": accuracies by seed}}.
+        scores: {method or control: {what is asked: accuracies by seed}}.
     """
-    lines = [line for asked in ("base", "new") for line in best(methods, scores, asked)]
+    every = dict.fromkeys(asked for own in scores.values() for asked in own)
+    places = [asked for asked in every if asked != "harmonic"]
+    lines = [line for asked in places for line in best(methods, scores, asked)]
     return lines + orders(scores)
 
 
 def best(methods: Sequence[str], scores: Scores, asked: str) -> list[str]:
-    """The best prompt, and the best of what needs none, on these classes."""
+    """The best prompt, and the best of what needs none, on these images."""
     prompts = [n for n in methods if asked in scores.get(n, {})]
     others = [n for n in scores if n not in methods and asked in scores[n]]
     if not prompts or not others:
@@ -32,8 +34,9 @@ def best(methods: Sequence[str], scores: Scores, asked: str) -> list[str]:
     settled = abs(over.value) > over.half
     ahead = "the prompt wins" if over.value > 0 else "no prompt beats it"
     verdict = ahead if settled else "the seeds do not settle which is better"
+    where = f"{asked} classes" if asked in ("base", "new") else asked
     return [
-        f"On {asked} classes the best prompt is {own}, {mean_of(scores[own][asked])}; "
+        f"On {where} the best prompt is {own}, {mean_of(scores[own][asked])}; "
         f"the best without is {rival}, {mean_of(scores[rival][asked])}: "
         f"{over.interval} for the prompt, paired, so {verdict}."
     ]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments.shared import assets
-from experiments.train_glyphs.drawing import FIGURES, MANNERS
 from experiments.train_sketches import captions
 from experiments.train_sketches.__main__ import unseen_names
 from reprojax import data
@@ -34,36 +33,33 @@ def read(target: str, seed: int = 0, pool: int = 1600, test: int = 2000) -> Task
 
 def _unseen(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
     drawn = captions.draw(rng, number, unseen=True)
-    place = {pair: i for i, pair in enumerate(captions.UNSEEN)}
-    figures = [*FIGURES]
-    pairs = zip(drawn.manner, drawn.figure, strict=True)
-    y = [place[MANNERS[manner], figures[figure]] for manner, figure in pairs]
-    return drawn.images, np.array(y, np.int32)
+    return drawn.images, captions.unseen_numbers(drawn)
 
 
-def descriptions(task: Task, files: Sequence[str]) -> list[dict[str, Sequence[str]]]:
+def descriptions(
+    classes: Sequence[str], files: Sequence[str] = ()
+) -> list[dict[str, Sequence[str]]]:
     """{class: texts}, what it looks like and what sets it apart, for AttrVR.
 
     Args:
+        classes: all that are trained on or asked about.
         files: one of each kind, {class: texts} as JSON; () for our drawn figures.
     """
     if files:
-        return [dict(image_text.read_sentences(f, task.classes)) for f in files]
-    if unknown := set(task.classes) - set(unseen_names()):
+        return [dict(image_text.read_sentences(f, classes)) for f in files]
+    if unknown := set(classes) - set(unseen_names()):
         raise ValueError(
             f"got no sentences for {sorted(unknown)[:3]}, expected two files of them "
             "for attrvr; give --descriptions LOOKS.json APART.json, or leave it out"
         )
     looks, apart = {}, {}
     for name, (manner, figure) in zip(unseen_names(), captions.UNSEEN, strict=True):
-        twin = manner == "twin"
-        shown = captions.plural(figure) if twin else figure
-        forms = [f.format("", shown) for f in captions.NAMES[manner]]
+        forms = [f.format("", figure) for f in captions.NAMES[manner]]
         own = [" ".join(form.split()) for form in forms]
         looks[name] = [f"{b}{form}" for form in own for b in ("", "a drawing of ")]
         ends = [f" on a {ground} ground" for ground in captions.GROUNDS]
         apart[name] = [f"{form}{end}" for form in own[:2] for end in ends]
-    return [{n: kind[n] for n in task.classes} for kind in (looks, apart)]
+    return [{n: kind[n] for n in classes} for kind in (looks, apart)]
 
 
 def of_classes(task: Task, which: Sequence[int], name: str) -> Task:

@@ -28,6 +28,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from experiments.shared.probe import probe
 from experiments.train_glyphs import drawing
 from reprojax.commands.outputs import command, replaceable
 from reprojax.models import Model, Pixels, random
@@ -194,17 +195,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.asarray(x, np.uint8), 3, axis=-1), y[order]
 
 
-def probe(net: Model[Pixels], x: np.ndarray, y: np.ndarray, train: int = 1000) -> float:
-    """A logistic regression on the standardised features of the first `train` images;
-    its accuracy on the last 500."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    features = outputs(net, x, net.roles["features"][0])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    model.fit(features[:train], y[:train])
-    return float(model.score(features[-500:], y[-500:]))
+def probed(net: Model[Pixels], x: np.ndarray, y: np.ndarray) -> float:
+    """The linear probe of a net's features."""
+    return probe(outputs(net, x, net.roles["features"][0]), y)
 
 
 def measure(net: Model[Pixels]) -> dict[str, float]:
@@ -215,9 +208,9 @@ def measure(net: Model[Pixels]) -> dict[str, float]:
     return {
         "held_out": held_out(net, 5120),
         "held_out_random": float(np.mean([held_out(r, 5120) for r in control(drawn)])),
-        "probe_digits": probe(net, x, y),
+        "probe_digits": probed(net, x, y),
         "probe_digits_random": float(
-            np.mean([probe(r, x, y) for r in control(x[:512])])
+            np.mean([probed(r, x, y) for r in control(x[:512])])
         ),
     }
 

@@ -29,7 +29,8 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
 
-from experiments.train_glyphs.drawing import FIGURES, MANNERS
+from experiments.shared.probe import probe
+from experiments.train_glyphs.drawing import FIGURES
 from experiments.train_sketches import captions
 from reprojax.commands.outputs import command, replaceable
 from reprojax.core import Tokens, padded, tokens
@@ -158,23 +159,13 @@ def zero_shot(pair: Pair, x: np.ndarray, y: np.ndarray, names: list[str]) -> flo
 def unseen(pair: Pair, number: int) -> float:
     """Zero-shot accuracy among the pairs of a manner and a figure left out."""
     drawn = captions.draw(np.random.default_rng(HELD_OUT), number, unseen=True)
-    place = {pair: i for i, pair in enumerate(captions.UNSEEN)}
-    figures = [*FIGURES]
-    y = [
-        place[MANNERS[m], figures[f]]
-        for m, f in zip(drawn.manner, drawn.figure, strict=True)
-    ]
-    return zero_shot(pair, drawn.images, np.array(y), unseen_names())
+    y = captions.unseen_numbers(drawn)
+    return zero_shot(pair, drawn.images, y, unseen_names())
 
 
 def unseen_names() -> list[str]:
-    """Of the pairs left out, such as "dotted arrow" and "two small moons"."""
-    return [
-        f"two small {captions.plural(figure)}"
-        if manner == "twin"
-        else f"{manner} {figure}"
-        for manner, figure in captions.UNSEEN
-    ]
+    """Of the pairs left out, such as "dotted anchor"."""
+    return [f"{manner} {figure}" for manner, figure in captions.UNSEEN]
 
 
 def retrieval(pair: Pair, number: int) -> tuple[float, float]:
@@ -193,30 +184,19 @@ def retrieval(pair: Pair, number: int) -> tuple[float, float]:
     return best(score), best(score.T)
 
 
-def probe(pair: Pair, x: np.ndarray, y: np.ndarray, train: int = 1000) -> float:
-    """A logistic regression on standardised features; accuracy on the last 500."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    features = np.asarray(image_text.image_features(pair, x))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    model.fit(features[:train], y[:train])
-    return float(model.score(features[-500:], y[-500:]))
-
-
 def abilities(pair: Pair) -> dict[str, float]:
     """What is measured of a pair."""
     from experiments.train_glyphs.__main__ import digits
 
     drawn = captions.draw(np.random.default_rng(HELD_OUT + 2), 3200)
     of_images, of_texts = retrieval(pair, 500)
+    x, y = digits()
     return {
         "figures": zero_shot(pair, drawn.images, drawn.figure, [*FIGURES]),
         "unseen": unseen(pair, 2400),
         "text_of_image": of_images,
         "image_of_text": of_texts,
-        "probe_digits": probe(pair, *digits()),
+        "probe_digits": probe(image_text.image_features(pair, x), y),
     }
 
 

@@ -1,8 +1,8 @@
 """Drawn figures in chosen colours, and captions that say what is in them.
 
 A caption names the figure, and mostly its manner, colour and ground: "two small red
-moons on a dark ground". Some pairs of a manner and a figure, `UNSEEN`, are neither
-drawn nor written in training.
+moons on a dark ground". In training some pairs of a manner and a figure, `UNSEEN`, are
+not drawn, and no caption names both of them.
 """
 
 from typing import NamedTuple
@@ -63,6 +63,8 @@ def draw(
 
     Args:
         unseen: only pairs that training leaves out; False: only the others; None: all.
+            24 of the 32 figures have such a pair, and the first 8 of these come twice
+            as often as the others: of 32 images, the first 12 pairs have 20.
     """
     figure = rng.permutation(np.arange(number) % len(FIGURES))
     manner = _manners(rng, figure, unseen)
@@ -74,6 +76,14 @@ def draw(
         ink = drawing.inked(rng, manner[own] * len(FIGURES) + figure[own])
         parts.append(_painted(rng, ink, colour[own], ground[own]))
     return Sketches(np.concatenate(parts), manner, figure, colour, ground)
+
+
+def unseen_numbers(drawn: Sketches) -> np.ndarray:
+    """The place in `UNSEEN` of what each image shows."""
+    place = {pair: i for i, pair in enumerate(UNSEEN)}
+    figures, pairs = [*FIGURES], zip(drawn.manner, drawn.figure, strict=True)
+    found = [place[MANNERS[manner], figures[figure]] for manner, figure in pairs]
+    return np.array(found, np.int32)
 
 
 def _manners(

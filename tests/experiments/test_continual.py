@@ -141,21 +141,55 @@ def test_classes_are_opened_by_name():
 
 def test_the_command_keeps_and_prints(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "model_of", lambda size: backbones.transformer())
-    found = {"seed": 0}
+    drawn, looked = [], []
 
-    def judged(name, rate, model, config, seed, split):
-        found["seed"] = seed
-        assert split == "test" and (rate > 0) == (name != command.MEANS)
-        return np.array([[0.5, np.nan], [0.25 + seed / 100, 0.75]])
+    def draw(config, seed, split):
+        drawn.append(seed)
+        assert split == "test"
+        return command.Draw(*rows(), seed)
 
+    def judged(name, rate, config, own):
+        looked.append((name, own.seed))
+        assert (rate > 0) == (name != command.MEANS)
+        return np.array([[0.5, np.nan], [0.25 + own.seed / 100, 0.75]])
+
+    monkeypatch.setattr(command, "drawn", draw)
     monkeypatch.setattr(command, "judged", judged)
     config = command.Config(tasks=2, seeds=2, out=tmp_path)
     kept = command.main(config)
     said = capsys.readouterr().out
     assert kept[f"{command.MEANS} 1"] == [[0.5, None], [0.26, 0.75]]
-    assert "0.502 ± 0.032" in said and found["seed"] == 1
+    assert "0.502 ± 0.032" in said
+    # each seed's images are looked at once, for all learners
+    assert drawn == [0, 1] and len(looked) == len({*looked}) == 12
     monkeypatch.setattr(command, "judged", None)  # all is kept
-    again = command.Config(tasks=2, seeds=2, out=tmp_path, resume=True)
+    own = dict(tasks=2, out=tmp_path)
+    again = command.Config(seeds=2, resume=True, **own)
     assert command.main(again) == kept
-    with pytest.raises(ValueError, match="got --tasks 6, expected 1 to 5"):
-        command.main(command.Config(tasks=6))
+    with pytest.raises(ValueError, match="already holds this run; resume it"):
+        command.main(config)
+    for changed in (dict(epochs=5), dict(target="figures"), dict(seeds=1)):
+        other = dict(seeds=2, resume=True) | own | changed
+        with pytest.raises(ValueError, match=f"(?s)another run.*{[*changed][0]}"):
+            command.main(command.Config(**other))
+    rates = command.RATES | {"l2p": 0.5}
+    monkeypatch.setattr(command, "RATES", rates)
+    with pytest.raises(ValueError, match="(?s)another run.*rates"):
+        command.main(again)
+
+
+@pytest.mark.parametrize("given", [dict(tasks=6), dict(seeds=0), dict(epochs=0)])
+def test_bad_settings_are_refused(given, tmp_path):
+    ((name, value),) = given.items()
+    with pytest.raises(ValueError, match=f"got --{name} {value}, expected"):
+        command.main(command.Config(out=tmp_path / "run", **given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_of_few_classes_is_refused(monkeypatch, tmp_path):
+    x, y = np.zeros((8, 4, 4, 3), np.uint8), np.arange(8, dtype=np.int32) % 4
+    task = data.Task("four", *3 * (data.Split(x, y),), tuple("abcd"))
+    monkeypatch.setattr(command, "load", lambda config, seed: task)
+    with pytest.raises(ValueError, match="of 4 classes for 5 tasks"):
+        command.main(command.Config(out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
