@@ -142,6 +142,11 @@ def checked(config: Config) -> None:
             f"got --descriptions {config.descriptions}, expected two files, what each "
             "class looks like and what sets it apart"
         )
+    if config.descriptions and "attrvr" not in config.methods:
+        raise ValueError(
+            f"got --descriptions for --methods {' '.join(config.methods)}, expected "
+            "attrvr among them, which alone reads them; leave the files out"
+        )
     if (config.protocol == "cross-dataset") != bool(config.transfer):
         raise ValueError(
             f"got --protocol {config.protocol} with --transfer {config.transfer}, "

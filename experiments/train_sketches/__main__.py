@@ -4,7 +4,8 @@
     python -m experiments.train_sketches --steps 0   # measures the embedded one
 
 The embedded pair is such a file, copied to reprojax/models/image_text by hand. About 20
-minutes of one core. One run gave, beside the mean of three pairs of random weights:
+minutes of one core of an Intel Xeon. One run gave, beside the mean of three pairs of
+random weights:
 
     figures          .773    random .032    fresh images, 32 names, zero-shot
     unseen           .948    random .034    24 pairs of manner and figure left out

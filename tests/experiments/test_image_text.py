@@ -372,6 +372,7 @@ BAD = {
     "a rate twice": (dict(rates=(1.0, 1.0)), "expected each of them once"),
     "no choice": (dict(choosing=0), "got --choosing 0 for 3 rates"),
     "a method twice": (dict(methods=("coop", "coop")), "expected each of them once"),
+    "files unread": (dict(descriptions=("a.json", "b.json")), "which alone reads them"),
     "one file": (dict(descriptions=("a.json",)), "expected two files"),
     "transfer": (dict(transfer=("digits",), methods=()), "and none otherwise"),
     "cross": (CROSS, "expected other data sets"),
