@@ -19,7 +19,7 @@ changes no text site takes these features, and XLA removes the text tower; a pro
 with a prompt in it runs it. Nobody declares which.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.core import Tracer
 from jaxtyping import Array, Float, UInt8
 
 from reprojax.core import Edit, Forward, PyTree, Tokens, padded, passthrough
@@ -68,10 +69,10 @@ class Pair:
 
 def classifier(
     pair: Pair,
-    classes: Sequence[str],
-    templates: Sequence[str] = (TEMPLATE,),
+    classes: Iterable[str],
+    templates: Iterable[str] = (TEMPLATE,),
     *,
-    sentences: Mapping[str, Sequence[str]] | None = None,
+    sentences: Mapping[str, Iterable[str]] | None = None,
     weights: Float[Array | np.ndarray, "T R"] | None = None,
     room: int = 0,
 ) -> Model[Pixels]:
@@ -89,25 +90,21 @@ def classifier(
 
     Raises:
         ValueError: no names, an empty or doubled one, a template without {}, a class
-            without sentences, a text that is too long, a pair without tokeniser.
+            without sentences or without a weight, a text that is too long, a pair
+            without tokeniser.
     """
-    check_names(classes)
-    of = sentences_of(classes, templates) if sentences is None else sentences
-    check_sentences(classes, of)
-    texts = [text for name in classes for text in of[name]]
-    counts = [len(of[name]) for name in classes]
+    names = check_names(classes)
+    of = sentences_of(names, templates) if sentences is None else sentences
+    of = check_sentences(names, of)
+    texts = [text for name in names for text in of[name]]
+    counts = [len(of[name]) for name in names]
     tokens = encoded(pair, texts, room)
     whole = encoded(pair, texts) if room else tokens
-    if weights is None and len(texts) > len(classes):
+    if weights is None and len(texts) > len(names):
         shares = np.diag(1 / np.asarray(counts))
         weights = np.repeat(shares, counts, 1)
     if weights is not None:
-        weights = jnp.asarray(weights, jnp.float32)
-        if weights.shape != (len(classes), len(texts)):
-            raise ValueError(
-                f"got weights {list(weights.shape)}, expected [{len(classes)}, "
-                f"{len(texts)}]: a row for each class, a column for each text"
-            )
+        weights = _check_weights(weights, names, len(texts))
     frozen = {
         "image": pair.image.frozen,
         "text": pair.text.frozen,
@@ -117,15 +114,39 @@ def classifier(
     }
     forward = compared(pair.image.forward, pair.text.forward)
     roles = joint_roles(pair)
-    return Model(pair.name, forward, frozen, pair.image.input, roles, tuple(classes))
+    return Model(pair.name, forward, frozen, pair.image.input, roles, tuple(names))
 
 
-def of_texts(pair: Pair, texts: Sequence[str]) -> Model[Pixels]:
+def _check_weights(
+    weights: Any, classes: Sequence[str], texts: int
+) -> Float[Array, "T R"]:
+    """Weights of texts; raise unless each class has some, and all are finite."""
+    if jnp.shape(weights) != (len(classes), texts):
+        raise ValueError(
+            f"got weights {list(jnp.shape(weights))}, expected [{len(classes)}, "
+            f"{texts}]: a row for each class, a column for each text"
+        )
+    if isinstance(weights, Tracer):  # of which only the shape is known
+        return jnp.asarray(weights, jnp.float32)
+    found = np.asarray(weights, np.float32)
+    bad = ~np.isfinite(found).all(1) | ~found.any(1)
+    if bad.any():
+        row = int(bad.argmax())
+        came = "only zeros" if np.isfinite(found[row]).all() else "NaN or infinite ones"
+        raise ValueError(
+            f"got weights with {came} for the class {classes[row]!r}, expected finite "
+            "numbers, some of them not 0; a class without any text has no feature"
+        )
+    return jnp.asarray(found)
+
+
+def of_texts(pair: Pair, texts: Iterable[str]) -> Model[Pixels]:
     """The pair as a model whose classes are the texts themselves: logits [B R].
 
     For alignments from texts to classes: label maps over templates and classes, or the
     best few descriptions of each class.
     """
+    texts = check_names(texts)
     return classifier(pair, texts, sentences={text: [text] for text in texts})
 
 
@@ -165,15 +186,18 @@ def _joint(tower: str, site: str) -> str:
 def of_classes(features: Float[Array, "N J"], texts: Texts) -> Array:
     """Unit features of the classes, [T J]; [B T J] if the texts differ by image.
 
-    Those of B images are given as [B R J], or as rows, image by image.
+    Those of B images are given as [B R J], or as rows, image by image. A mean over
+    several texts is one in float32, of features in any type.
     """
     count = texts.features.shape[0]
     if features.ndim == 2 and features.shape[0] != count:
         features = features.reshape(-1, count, features.shape[-1])
-    found = unit(features)
     if texts.weights is None:
-        return found
-    return unit(jnp.einsum("tr,...rj->...tj", texts.weights, found))
+        return unit(features)
+    wide = jnp.promote_types(features.dtype, jnp.float32)
+    found = unit(features.astype(wide))
+    mean = jnp.einsum("tr,...rj->...tj", texts.weights.astype(wide), found)
+    return unit(mean).astype(features.dtype)
 
 
 def compare(frozen: PyTree, image: Float[Array, "B J"], named: Array) -> Array:
@@ -268,6 +292,10 @@ def encoded(pair: Pair, texts: Sequence[str], room: int = 0) -> Tokens:
             f"{pair.name} has no tokeniser, expected one to read texts; call "
             "load(..., tokenizer=folder)"
         )
+    if isinstance(room, bool) or not isinstance(room, int | np.integer) or room < 0:
+        raise ValueError(
+            f"got room={room!r}, expected a number of positions for prompts, at least 0"
+        )
     rows = [words.tokenizer.encode(text) for text in texts]
     most = words.positions - room
     if long := [i for i, row in enumerate(rows) if len(row) > most]:
@@ -283,28 +311,39 @@ def encoded(pair: Pair, texts: Sequence[str], room: int = 0) -> Tokens:
     return out._replace(weight=jnp.ones_like(out.weight), position=places)
 
 
-def check_names(classes: Sequence[str]) -> None:
-    """Raise unless they are names of classes, each once."""
-    if isinstance(classes, str) or not len(classes):
-        raise ValueError(f"got the classes {classes!r}, expected a list of names")
-    if bad := [n for n in classes if not isinstance(n, str) or not n.strip()]:
+def _listed(given: Any, what: str, of: str = "texts") -> list[Any]:
+    """A list, an array or a generator as a list; raise unless it has some, in order."""
+    bad = (
+        isinstance(given, str | bytes | set | frozenset)
+        or getattr(given, "ndim", 1) != 1
+    )
+    found = list(given) if isinstance(given, Iterable) and not bad else []
+    if not found:
+        raise ValueError(f"got the {what} {given!r:.80}, expected a list of {of}")
+    return found
+
+
+def check_names(classes: Iterable[str]) -> list[str]:
+    """The names of classes; raise unless they are names, each once."""
+    names = _listed(classes, "classes", "names")
+    if bad := [n for n in names if not isinstance(n, str) or not n.strip()]:
         raise ValueError(
             f"got the class {bad[0]!r}, expected a name in words, which the text tower "
             "reads; name each class"
         )
-    if len(set(classes)) < len(classes):
-        twice = sorted(name for name in set(classes) if classes.count(name) > 1)
+    if len(set(names)) < len(names):
+        twice = sorted(name for name in set(names) if names.count(name) > 1)
         raise ValueError(f"got {twice} more than once, expected each class once")
+    return [str(name) for name in names]
 
 
 def sentences_of(
-    classes: Sequence[str], templates: Sequence[str]
+    classes: Sequence[str], templates: Iterable[str]
 ) -> dict[str, list[str]]:
     """{class: its name in each template}."""
-    if isinstance(templates, str) or not templates:
-        raise ValueError(f"got the templates {templates!r}, expected a list of texts")
+    templates = _listed(templates, "templates")
     for template in templates:
-        if template.count("{}") != 1:
+        if not isinstance(template, str) or template.count("{}") != 1:
             raise ValueError(
                 f"got the template {template!r}, expected one {{}} for the class's "
                 f"name, as in {TEMPLATE!r}"
@@ -313,13 +352,20 @@ def sentences_of(
 
 
 def check_sentences(
-    classes: Sequence[str], sentences: Mapping[str, Sequence[str]]
-) -> None:
-    """Raise unless each class has texts."""
+    classes: Sequence[str], sentences: Mapping[str, Iterable[str]]
+) -> dict[str, list[str]]:
+    """The texts of each class; raise unless each has some."""
+    if not isinstance(sentences, Mapping):
+        raise ValueError(
+            f"got the sentences {sentences!r:.60}, expected {{class: texts}}"
+        )
+    found = {}
     for name in classes:
         own = sentences.get(name, ())
-        if isinstance(own, str) or not own or not all(map(str.strip, own)):
+        found[name] = _listed(own, f"sentences for the class {name!r}")
+        if bad := [t for t in found[name] if not isinstance(t, str) or not t.strip()]:
             raise ValueError(
-                f"got the sentences {own!r:.60} for the class {name!r}, expected a "
-                "list of texts for every class; add some, or give templates"
+                f"got the sentence {bad[0]!r:.60} for the class {name!r}, expected a "
+                "text; write it, or leave it out"
             )
+    return found

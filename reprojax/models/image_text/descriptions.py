@@ -1,6 +1,6 @@
 """A pair as a classifier of descriptions: several texts of each class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from reprojax.models.card import Model
 from reprojax.models.image_text.card import (
@@ -11,11 +11,11 @@ from reprojax.models.image_text.card import (
 )
 from reprojax.models.vision.pixels import Pixels
 
-Sentences = Mapping[str, Sequence[str]]
+Sentences = Mapping[str, Iterable[str]]
 
 
 def of_descriptions(
-    pair: Pair, classes: Sequence[str], *kinds: Sentences, count: int | None = None
+    pair: Pair, classes: Iterable[str], *kinds: Sentences, count: int | None = None
 ) -> Model[Pixels]:
     """The pair as a model whose answers are the texts themselves, logits [B K T m]
     in a row: kind by kind, in a kind class by class.
@@ -30,21 +30,20 @@ def of_descriptions(
     Raises:
         ValueError: no kinds, or a class without texts.
     """
-    check_names(classes)
+    classes = check_names(classes)
     if not kinds:
         raise ValueError(
             "of_descriptions got no sentences, expected {class: texts}, for one kind "
             "or more"
         )
-    for kind in kinds:
-        check_sentences(classes, kind)
-    least = min(len(kind[name]) for kind in kinds for name in classes)
+    listed = [check_sentences(classes, kind) for kind in kinds]
+    least = min(len(kind[name]) for kind in listed for name in classes)
     count = least if count is None else count
     if count < 1:
         raise ValueError(f"got count={count} texts a class, expected at least 1")
     texts = {
         f"{name} {k}.{i}": [kind[name][i % len(kind[name])]]
-        for k, kind in enumerate(kinds)
+        for k, kind in enumerate(listed)
         for name in classes
         for i in range(count)
     }

@@ -1,10 +1,12 @@
 """Weights of templates without labels, ZPE (Allingham et al., arXiv 2302.06235)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from reprojax.core import Given
@@ -20,8 +22,8 @@ from reprojax.models.image_text.card import (
 
 def template_weights(
     pair: Pair,
-    classes: Sequence[str],
-    templates: Sequence[str],
+    classes: Iterable[str],
+    templates: Iterable[str],
     features: Float[Given, "N J"],
     general: Float[Given, "M J"] | None = None,
     select: float | None = None,
@@ -40,7 +42,13 @@ def template_weights(
             absolute deviation above the median; the paper takes .5 for ImageNet and its
             variants, 2 for fine-grained tasks.
     """
+    classes = check_names(classes)
     scores = template_scores(pair, classes, templates, features, general)
+    if isinstance(scores, Tracer):
+        raise ValueError(
+            "template_weights was called within jit, expected a call in front of it: "
+            "weights are computed once, and need the scores' values"
+        )
     weights = np.asarray(jax.nn.softmax(scores))
     if select is not None:
         weights = weights * _above(np.asarray(scores), select)
@@ -49,8 +57,8 @@ def template_weights(
 
 def template_scores(
     pair: Pair,
-    classes: Sequence[str],
-    templates: Sequence[str],
+    classes: Iterable[str],
+    templates: Iterable[str],
     features: Float[Given, "N J"],
     general: Float[Given, "M J"] | None = None,
 ) -> Float[Array, "P"]:
@@ -60,9 +68,12 @@ def template_scores(
     general images; without these, all of its mean over the images. So a template does
     not win by logits that are high for every image.
     """
-    check_names(classes)
+    for given in (features, general):
+        _check_features(given)
+    classes = check_names(classes)
     of = sentences_of(classes, templates)
-    texts = [of[name][p] for p in range(len(templates)) for name in classes]
+    count = len(of[classes[0]])
+    texts = [of[name][p] for p in range(count) for name in classes]
     named = unit(text_features(pair, encoded(pair, texts)))
     own = unit(jnp.asarray(features))
     middle = own.mean(0)
@@ -73,10 +84,22 @@ def template_scores(
     def score(own: Array, middle: Array, named: Array) -> Array:
         return ((own - middle) @ named.T).max(-1).mean()
 
-    rows = named.reshape(len(templates), len(classes), -1)
+    rows = named.reshape(count, len(classes), -1)
     # One at a time: all logits of many templates would not fit.
     found = jnp.stack([score(own, middle, row) for row in rows])
     return jnp.exp(pair.scale) * found
+
+
+def _check_features(features: Any) -> None:
+    """Raise unless there are some, and all are finite."""
+    if features is None or isinstance(features, Tracer):
+        return
+    found = np.asarray(features, np.float32)
+    if not len(found) or not np.isfinite(found).all():
+        raise ValueError(
+            f"got features {list(found.shape)}, expected one for each of some images, "
+            "all finite; take image_features(pair, images)"
+        )
 
 
 def _above(scores: Float[np.ndarray, "P"], select: float) -> Float[np.ndarray, "P"]:

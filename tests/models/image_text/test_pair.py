@@ -9,12 +9,19 @@ import pytest
 from jax.nn.initializers import normal
 from small_pairs import pair, pictures
 
-from reprojax import models
+from reprojax import models, recipes
 from reprojax.alignments import linear
 from reprojax.core import given, record, reprogram, sites, until
 from reprojax.formats import learnable
 from reprojax.models.image_text import classifier, image_features, random
-from reprojax.models.image_text.card import encoded, of_texts, text_features, under
+from reprojax.models.image_text.card import (
+    Texts,
+    encoded,
+    of_classes,
+    of_texts,
+    text_features,
+    under,
+)
 from reprojax.operators import insert, replace
 from reprojax.recipes.model_reprogramming.visual_prompting import visual_prompting
 from reprojax.recipes.prompt_tuning.soft_prompts import prompt_tuning
@@ -97,6 +104,7 @@ def test_sites_of_both_towers():
     assert [site for site in found if site in wanted] == wanted
     for role, its in model.roles.items():
         assert set(its) <= set(found), role
+    assert model.roles["embedding"][0] == "image/norm_before:in"
 
 
 def operations(call, *args):
@@ -209,14 +217,58 @@ BAD = {
     "no sentences": (dict(sentences={"cat": ["a cat"]}), "for the class 'dog'"),
     "too long": (dict(templates=["a {} " + "red " * 12]), "expected at most 12"),
     "weights": (dict(weights=np.ones((2, 3))), r"expected \[3, 3\]"),
+    "a class of no weight": (
+        dict(weights=np.diag([1.0, 0, 1])),
+        "only zeros for the class 'dog'",
+    ),
+    "weights of NaN": (dict(weights=np.diag([1.0, 1, np.nan])), "for the class 'bird'"),
+    "names without order": (dict(classes={"cat", "dog"}), "expected a list of names"),
+    "a number": (dict(classes=3), "got the classes 3, expected a list of names"),
+    "a table": (dict(classes=np.array([NAMES])), "expected a list of names"),
+    "a template that is no text": (dict(templates=[3]), "got the template 3, expected"),
+    "a sentence that is no text": (
+        dict(sentences={"cat": ["a cat"], "dog": [3], "bird": ["a bird"]}),
+        "got the sentence 3 for the class 'dog'",
+    ),
+    "negative room": (dict(room=-1), "got room=-1, expected"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_texts_are_refused(name):
+def test_bad_texts_are_refused(name, unchecked):
     given, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         classifier(pair(), **{"classes": NAMES} | given)
+
+
+def test_names_and_texts_may_be_arrays_or_generators():
+    templates = ["a {}", "the small {}"]
+    wanted = classifier(pair(), NAMES, templates)
+    of = {name: np.array([t.replace("{}", name) for t in templates]) for name in NAMES}
+    for model in (
+        classifier(pair(), np.array(NAMES), np.array(templates)),
+        classifier(pair(), (n for n in NAMES), (t for t in templates)),
+        classifier(pair(), NAMES, sentences=of),
+    ):
+        assert model.classes == tuple(NAMES)
+        found, own = model.frozen["texts"], wanted.frozen["texts"]
+        np.testing.assert_array_equal(found.tokens.value, own.tokens.value)
+        np.testing.assert_array_equal(found.weights, own.weights)
+
+
+def test_the_mean_of_texts_in_bfloat16_is_one_in_float32():
+    rows = jax.random.normal(jax.random.key(0), (8 * 40, 32), jnp.bfloat16)
+    weights = jnp.repeat(jnp.eye(8), 40, 1) / 40
+    found = of_classes(rows, Texts(encoded(pair(), NAMES), rows, weights))
+    wanted = unit(unit(np.float32(rows)).reshape(8, 40, 32).mean(1))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, jnp.asarray(wanted, jnp.bfloat16))
+
+
+def test_methods_that_read_all_tokens_are_refused():
+    model = classifier(pair(), NAMES)
+    with pytest.raises(ValueError, match="expected 'tokens' among them"):
+        recipes.build("l2p", model, 3)
 
 
 def test_a_pair_without_tokeniser_and_prompts_without_room_are_refused():

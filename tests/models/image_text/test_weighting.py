@@ -65,6 +65,15 @@ def test_the_classifier_has_the_official_logits_but_for_a_vectors_length():
     )
 
 
+def test_features_without_a_value_are_refused():
+    with pytest.raises(ValueError, match="all finite"):
+        template_weights(*GIVEN[:3], np.full((4, 6), np.nan))
+    with pytest.raises(ValueError, match="got features .0, 6., expected one for each"):
+        template_weights(*GIVEN, BESIDE[:0])
+    with pytest.raises(ValueError, match="was called within jit"):
+        jax.jit(lambda x: template_weights(*GIVEN[:3], x))(GIVEN[3])
+
+
 @pytest.mark.parametrize("select", [0.5, 1.0])
 def test_templates_far_above_the_median_are_selected(select):
     weights = template_weights(*GIVEN, BESIDE, select)
