@@ -27,6 +27,7 @@ from reprojax.core import Params
 from reprojax.models import image_text
 from reprojax.models.image_text import Pair, classifier
 from reprojax.models.language.tokenizer import Tokenizer
+from reprojax.models.weights import CLIP_MEAN, CLIP_STD
 
 CLASSES, LENGTH, DEPTH = 10, 4, 9
 
@@ -99,7 +100,7 @@ def torch_step(
     own = {n: torch.nn.Parameter(torch.tensor(v)) for n, v in start.items()}
     optimizer = torch.optim.SGD(own.values(), 0.01)
     labels, pixels = torch.tensor(y), torch.tensor(x).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     pixels = (pixels - mean) / std
     table = text.embeddings.token_embedding.weight[torch.tensor(ids)]
     length = ids.shape[1] + (0 if deep else LENGTH)
@@ -142,9 +143,6 @@ def torch_step(
         return float(loss.detach())
 
     return step
-
-
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def _first(out: Any) -> Any:

@@ -28,11 +28,11 @@ from reprojax.models.language import card as language_card
 from reprojax.models.language.llama import plan
 from reprojax.models.language.maps import one_word
 from reprojax.models.vision import vit
+from reprojax.models.weights import HALF
 from reprojax.recipes.model_reprogramming import padding
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning, vpt_deep
 
 TARGETS, WORDS, PROMPT, PREFIX = 10, (5, 6), 20, 10
-HALF = (0.5, 0.5, 0.5)
 
 
 class Sizes(NamedTuple):

@@ -73,7 +73,8 @@ def settings(
         ignore: keys to ignore at the caller's request.
 
     Raises:
-        ValueError: other keys, or values of other types.
+        ValueError: other keys, values of other types, or an encoder-decoder,
+            which is built nowhere here.
     """
     known = get_type_hints(kind, include_extras=True)
     passed = re.compile(f"{HARMLESS}|{harmless}" if harmless else HARMLESS)
@@ -93,6 +94,7 @@ def settings(
         )
     here = {key: value for key, value in config.items() if key in known}
     checked({k: v for k, v in here.items() if v is not None}, kind, name)
+    refuse(here, name, is_encoder_decoder=False)
     return here
 
 

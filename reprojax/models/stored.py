@@ -13,7 +13,8 @@ from reprojax.saving.files import open_regular, read_json
 IGNORED = re.compile(
     r".*num_batches_tracked|.*position_ids|(embeddings\.)?mask_token|pooler\.dense\..*"
     r"|cls\.seq_relationship\..*|h\.\d+\.attn\.(masked_)?bias|.*\.rotary_emb\.inv_freq"
-    r"|.*relative_position_index|layers\.\d+\.blocks\.\d+\.attn_mask"
+    r"|.*relative_position_index|(.*\.)?attn_mask"
+    r"|input_resolution|context_length|vocab_size"  # beside OpenAI's weights
 )
 # prefixes of DataParallel, Lightning, transformers; torch.compile and FSDP insert some
 WRAPPERS = re.compile(

@@ -16,7 +16,11 @@ from reprojax.models.settings import Config, Vision, bounded
 Shapes = Mapping[str, tuple[int, ...]]
 Rules = Sequence[tuple[str, str]]
 
+# of training pixels in [0, 1], for normalisation
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
 
 SUFFIX = {
     "kernel": "weight",

@@ -54,6 +54,7 @@ def test_a_bare_file_of_a_family_of_many_wants_its_name(tmp_path, name):
             r"model_args .*\{'output_stride': 8\}.*ignore=\['output_stride'\]",
         ),
         ("resnet", {"model_type": "resnet", "hidden_act": "gelu"}, "hidden_act"),
+        ("vit", VIT | {"is_encoder_decoder": True}, "is_encoder_decoder = True"),
         ("convnext", {"architecture": "convnext_xxlarge"}, "is a 'convnext_xxlarge'"),
         ("convnext", {"model_type": "convnext", "hidden_act": "relu"}, "hidden_act"),
         (

@@ -1,8 +1,7 @@
-"""How other libraries name the weights and settings of both towers."""
+"""How transformers names the weights and settings of both towers."""
 
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,19 +22,6 @@ from reprojax.models.weights import Rules
 Tensors = Mapping[str, np.ndarray]
 
 
-class Layout(NamedTuple):
-    """A naming scheme for a pair's tensors."""
-
-    label: str
-    image: Rules
-    text: Rules
-    plan: Callable[[Config, Tensors, str, Any], "Plan"]
-    """(config, tensors, the model's name, settings to ignore) -> towers"""
-    own: str
-    """A pattern of tensors that are neither tower's: scale and bias."""
-    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
-
-
 class Plan(NamedTuple):
     """The towers of a pair, and what their texts need."""
 
@@ -43,6 +29,30 @@ class Plan(NamedTuple):
     text: TextTower
     padding: bool = False
     special: Mapping[str, int | None] = {}
+    bare: bool | None = None
+    """Whether texts lose their punctuation; None: their tokeniser's class says it."""
+
+
+class Layout(NamedTuple):
+    """A naming scheme for a pair's tensors."""
+
+    label: str
+    image: Rules
+    text: Rules
+    plan: Callable[[Config, Tensors, str, Any], Plan]
+    """(config, prepared tensors, the model's name, settings to ignore) -> towers"""
+    numbers: tuple[str, ...]
+    """Tensors of one number that are neither tower's: scale and bias."""
+    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
+
+
+def check_joint(name: str, text: int, image: int) -> None:
+    """Raise unless both towers give vectors of one space."""
+    if text != image:
+        raise ValueError(
+            f"{name} has texts of width {text} and images of width {image}, expected "
+            "one joint space; fetch the files again"
+        )
 
 
 # -- settings
@@ -177,6 +187,13 @@ def _text(config: Config, tensors: Tensors, joint: int, causal: bool) -> TextTow
 def _clip(config: Config, tensors: Tensors, name: str, ignore: Any) -> Plan:
     whole, text, image = _both(config, CLIP, name, ignore)
     joint = whole.get("projection_dim") or 512
+    widths = [
+        tensors[f"{tower}_projection.weight"].shape[0]
+        for tower in ("text", "visual")
+        if f"{tower}_projection.weight" in tensors
+    ]
+    if len(widths) == 2:  # if one is missing, so is its tower, or its list says it
+        check_joint(name, *widths)
     towers = _image(image, tensors, joint), _text(text, tensors, joint, causal=True)
     ids = ("bos_token_id", "eos_token_id", "pad_token_id")
     return Plan(*towers, special={i[:3]: text.get(i) for i in ids})
@@ -185,88 +202,9 @@ def _clip(config: Config, tensors: Tensors, name: str, ignore: Any) -> Plan:
 def _siglip(config: Config, tensors: Tensors, name: str, ignore: Any) -> Plan:
     _, text, image = _both(config, SIGLIP, name, ignore)
     joint = text.get("projection_size") or need(text, "hidden_size")
-    if joint != need(image, "hidden_size"):
-        raise ValueError(
-            f"{name} has texts of width {joint} and images of width "
-            f"{image['hidden_size']}, expected one joint space; fetch the files again"
-        )
+    check_joint(name, joint, need(image, "hidden_size"))
     towers = _image(image, tensors, None), _text(text, tensors, joint, causal=False)
     return Plan(*towers, padding=True, special={"pad": text.get("pad_token_id")})
-
-
-class OpenClip(TypedDict, total=False):
-    """Settings of open_clip_config.json that are read."""
-
-    embed_dim: Count
-    quick_gelu: bool
-    vision_cfg: dict[str, Any]
-    text_cfg: dict[str, Any]
-
-
-def _openai(config: Config, tensors: Tensors, name: str, ignore: Any) -> Plan:
-    """Sizes from the tensors, as OpenAI's own files have no config; heads of 64."""
-    config = dict(config.get("model_cfg") or config)
-    own = settings(config, OpenClip, f"{name}'s open_clip_config.json", OLD, ignore)
-    image = _open_clip(own, "vision_cfg", name, ignore)
-    text = _open_clip(own, "text_cfg", name, ignore)
-    # OpenAI's weights have the quick GELU; those of OpenCLIP say so
-    act = "quick_gelu" if own.get("quick_gelu", not own) else "gelu"
-    kernel = _tensor(tensors, "visual.conv1.weight", name)
-    width, _, patch, _ = kernel.shape
-    length = _tensor(tensors, "visual.positional_embedding", name).shape[0]
-    joint = _tensor(tensors, "text_projection", name).shape[1]
-    words, wide = _tensor(tensors, "token_embedding.weight", name).shape
-    hidden = lambda path: _tensor(
-        tensors, f"{path}resblocks.0.mlp.c_fc.weight", name
-    ).shape[0]
-    size = patch * round((length - 1) ** 0.5)
-    heads = text.get("heads") or max(wide // 64, 1)
-    return Plan(
-        ImageTower(
-            patch, size, width, _count(tensors, "visual.transformer."),
-            width // (image.get("head_width") or 64), hidden("visual.transformer."),
-            joint, act,
-        ),
-        TextTower(
-            words, _tensor(tensors, "positional_embedding", name).shape[0], wide,
-            _count(tensors, ""), hidden(""),
-            Heads(heads, heads, size_of_heads(wide, heads)), joint, activation=act,
-        ),
-        special={"bos": words - 2, "eos": words - 1, "pad": 0},
-    )  # fmt: skip
-
-
-OPEN_CLIP = {
-    "vision_cfg": r"image_size|layers|width|patch_size|mlp_ratio",
-    "text_cfg": r"context_length|vocab_size|width|layers|mlp_ratio",
-}
-
-
-class OpenTower(TypedDict, total=False):
-    """Settings of a tower in open_clip_config.json that shapes do not tell."""
-
-    head_width: Count
-    heads: Count
-
-
-def _open_clip(own: Config, part: str, name: str, ignore: Any) -> Config:
-    where = f"{part} in {name}'s open_clip_config.json"
-    return settings(own.get(part) or {}, OpenTower, where, OPEN_CLIP[part], ignore)
-
-
-def _tensor(tensors: Tensors, path: str, name: str) -> np.ndarray:
-    if path not in tensors:
-        raise ValueError(
-            f"{name} has no tensor {path}, expected both towers, images' and texts'; "
-            "fetch the file again"
-        )
-    return tensors[path]
-
-
-def _count(tensors: Tensors, path: str) -> int:
-    form = re.compile(rf"{re.escape(path)}resblocks\.(\d+)\.")
-    found = (form.match(name) for name in tensors)
-    return bounded(1 + max((int(m[1]) for m in found if m), default=-1), tensors)
 
 
 # -- names
@@ -287,23 +225,13 @@ def _blocks(layers: str) -> Rules:
     )
 
 
-def _torch(path: str, name: str) -> Rules:
+def torch_attention(path: str, name: str) -> Rules:
     """torch's MultiheadAttention."""
     parts = [("query", 0), ("key", 1), ("value", 2)]
     return (
         *((f"{path}/{own}/kernel", f"{name}.in_proj_weight#{i}") for own, i in parts),
         *((f"{path}/{own}/bias", f"{name}.in_proj_bias#{i}") for own, i in parts),
         (f"{path}/out", f"{name}.out_proj"),
-    )
-
-
-def _openai_blocks(path: str) -> Rules:
-    layer = path + "resblocks.{}"
-    return (
-        (BLOCK + r"norm_(\d)", layer + ".ln_{}"),
-        *_torch(BLOCK + "attention", layer + ".attn"),
-        (BLOCK + "mlp/up", layer + ".mlp.c_fc"),
-        (BLOCK + "mlp/down", layer + ".mlp.c_proj"),
     )
 
 
@@ -327,54 +255,20 @@ CLIP_TEXT = (
 SIGLIP_IMAGE = (
     *CLIP_IMAGE,
     ("pool/probe", VISION + "head.probe"),
-    *_torch("pool", VISION + "head.attention"),
+    *torch_attention("pool", VISION + "head.attention"),
     ("pool/norm", VISION + "head.layernorm"),
     ("pool/mlp/up", VISION + "head.mlp.fc1"),
     ("pool/mlp/down", VISION + "head.mlp.fc2"),
 )
 SIGLIP_TEXT = (*CLIP_TEXT[:-1], ("head", TEXT + "head"))
-OPENAI_IMAGE = (
-    ("patches", "visual.conv1"),
-    ("class_token", "visual.class_embedding"),
-    ("positions", "visual.positional_embedding"),
-    ("norm_before", "visual.ln_pre"),
-    *_openai_blocks("visual.transformer."),
-    ("norm", "visual.ln_post"),
-    ("head", "visual.proj"),
-)
-OPENAI_TEXT = (
-    ("embed/embedding", "token_embedding.weight"),
-    ("positions/embedding", "positional_embedding"),
-    *_openai_blocks(""),
-    ("norm", "ln_final"),
-    ("head", "text_projection"),
-)
-
-
-def _turned(tensors: Tensors) -> Tensors:
-    """OpenAI stores both projections as [in, out], without a module around them."""
-    turned = {"visual.proj", "text_projection"}
-    rest = {name: t for name, t in tensors.items() if name not in turned}
-    return rest | {f"{n}.weight": tensors[n].T for n in turned if n in tensors}
-
-
+SCALE, BIAS = "logit_scale", "logit_bias"
 LAYOUTS = {
-    "clip": Layout(
-        "CLIP, transformers names", CLIP_IMAGE, CLIP_TEXT, _clip, "logit_scale"
-    ),
+    "clip": Layout("CLIP, transformers names", CLIP_IMAGE, CLIP_TEXT, _clip, (SCALE,)),
     "siglip": Layout(
         "SigLIP, transformers names",
         SIGLIP_IMAGE,
         SIGLIP_TEXT,
         _siglip,
-        "logit_(scale|bias)",
-    ),
-    "openai": Layout(
-        "CLIP, OpenAI's and OpenCLIP's names",
-        OPENAI_IMAGE,
-        OPENAI_TEXT,
-        _openai,
-        r"logit_scale|attn_mask|input_resolution|context_length|vocab_size",
-        _turned,
+        (SCALE, BIAS),
     ),
 }

@@ -23,18 +23,16 @@ from flax.traverse_util import unflatten_dict
 
 from reprojax.models.card import Model
 from reprojax.models.image_text.card import Pair
-from reprojax.models.image_text.towers import ImageTower, TextTower
+from reprojax.models.image_text.towers import ImageTower, TextTower, roles
 from reprojax.models.language.card import Special, Words, texts
-from reprojax.models.language.card import roles as text_roles
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.tokenizer import Tokenizer
-from reprojax.models.vision import vit
 from reprojax.models.vision.pixels import Pixels, images
+from reprojax.models.weights import HALF
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 SIZE, PATCH, POSITIONS, JOINT = 32, 4, 32, 64
 WIDTH, HIDDEN, HEADS, DEPTH = 64, 128, 4, {"image": 3, "text": 2}
-MEAN = STD = (0.5, 0.5, 0.5)
 AROUND = ("<begin>", "<end>")  # of a text
 
 
@@ -80,19 +78,17 @@ def sketches_pair(frozen: Any, words: Sequence[str]) -> Pair:
     tokenizer = word_tokens(words)
     special = Special(len(words), (len(words) + 1,), len(words) + 1)
     reads = Words("bare", text.vocabulary, POSITIONS, tokenizer, special)
-    at = {
-        role: own for role, own in text_roles(text.depth).items() if role != "features"
-    }
     return Pair(
         "sketches",
         Model(
             "sketches",
-            images(image, SIZE, MEAN, STD),
+            images(image, SIZE, HALF, HALF),
             frozen["image"],
-            Pixels(SIZE, MEAN, STD),
-            dict(vit.roles(image.depth)) | {"features": ("output",)},
+            Pixels(SIZE, HALF, HALF),
+            # prompts stand behind the norm, where results with this pair were measured
+            roles(image) | {"embedding": ("block_0:in", "norm_before:in")},
         ),
-        Model("sketches", texts(text), frozen["text"], reads, at),
+        Model("sketches", texts(text), frozen["text"], reads, roles(text)),
         jnp.asarray(frozen["scale"], jnp.float32),
         jnp.zeros((), jnp.float32),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reprojax.core import PyTree, Tokens, last_value
+from reprojax.models.language.card import roles as language_roles
 from reprojax.models.language.decoder import Block
 from reprojax.models.language.layers import (
     MLP,
@@ -22,23 +23,6 @@ from reprojax.models.language.layers import (
 )
 from reprojax.models.vision import vit
 from reprojax.models.vision.layers import Patches
-from reprojax.models.vision.vit import Attention as PatchAttention
-
-
-class ImageBlock(nn.Module):
-    """Pre-norm attention and MLP, each added to its input."""
-
-    heads: int
-    hidden: int
-    activation: str
-    epsilon: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        attention = PatchAttention(self.heads, name="attention")
-        x = x + attention(norm(self.epsilon, "norm_1")(x))
-        mlp = MLP(self.hidden, self.activation, name="mlp")
-        return x + mlp(norm(self.epsilon, "norm_2")(x))
 
 
 class Stem(nn.Module):
@@ -73,12 +57,10 @@ class Pool(nn.Module):
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
         shape = (self.heads, width // self.heads)
         query = nn.DenseGeneral(shape, name="query")(probe)
+        query = jnp.broadcast_to(query, (len(x), *query.shape[1:]))
         key = nn.DenseGeneral(shape, name="key")(x)
         value = nn.DenseGeneral(shape, name="value")(x)
-        scores = jnp.einsum("bqhd,blhd->bhql", query * shape[1] ** -0.5, key)
-        weights = nn.softmax(scores.astype(jnp.float32)).astype(value.dtype)
-        mixed = jnp.einsum("bhql,blhd->bqhd", weights, value)
-        y = nn.Dense(width, name="out")(mixed.reshape(len(x), 1, width))
+        y = nn.Dense(width, name="out")(vit.attended(query, key, value))
         mlp = MLP(self.hidden, self.activation, name="mlp")
         return (y + mlp(norm(self.epsilon, "norm")(y)))[:, 0]
 
@@ -117,10 +99,13 @@ class ImageTower(nn.Module):
         x = x + self.param("positions", start, (length, self.width))
         if clip:
             x = norm(self.epsilon, "norm_before")(x)
-        own = (self.heads, self.hidden, self.activation, self.epsilon)
+        attention = partial(vit.Attention, self.heads)
+        mlp = partial(MLP, self.hidden, self.activation)
+        parts = (attention, mlp, partial(norm, self.epsilon))
         for i in range(self.depth):
-            x = ImageBlock(*own, name=f"block_{i}")(x)
+            x = vit.Block(*parts, name=f"block_{i}")(x)
         if self.joint is None:
+            own = (self.heads, self.hidden, self.activation, self.epsilon)
             return Pool(*own, name="pool")(norm(self.epsilon, "norm")(x))
         x = norm(self.epsilon, "norm")(x[:, 0])
         return nn.Dense(self.joint, use_bias=False, name="head")(x)
@@ -134,14 +119,6 @@ def patch_features(
     own = frozen["params"]
     normed = norm(epsilon, "norm").apply({"params": own["norm"]}, tokens[:, 1:])
     return normed @ own["head"]["kernel"]
-
-
-def roles(tower: ImageTower) -> dict[str, tuple[str, ...]]:
-    """{role: sites} of the image tower. CLIP's tokens pass a norm before its blocks."""
-    own = dict(vit.roles(tower.depth))
-    if tower.joint is not None:
-        own["embedding"] = ("norm_before:in", *own["embedding"])
-    return own | {"features": ("output",)}
 
 
 class TextTower(nn.Module):
@@ -174,3 +151,20 @@ class TextTower(nn.Module):
             x = Block(self.heads, normed, mlp, name=f"block_{i}")(x)
         last = norm(self.epsilon, "norm")(last_value(x))
         return Dense(self.joint, use_bias=self.projection_bias, name="head")(last)
+
+
+def roles(tower: ImageTower | TextTower) -> dict[str, tuple[str, ...]]:
+    """{role: sites} of a tower on its own. Its features are its answer.
+
+    The patches of a tower like CLIP's pass a norm before its blocks, so they have a
+    site in front of it, and one behind it.
+    """
+    if isinstance(tower, TextTower):
+        own = language_roles(tower.depth)
+        del own["features"]
+        return own
+    own = vit.roles(tower.depth)
+    del own["tokens"]  # CLIP norms its class token alone, SigLIP has none
+    if tower.joint is not None:
+        own["embedding"] = ("norm_before:in", *own["embedding"])
+    return own | {"features": ("output",)}

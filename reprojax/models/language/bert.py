@@ -145,7 +145,6 @@ def plan(config: Config, tensors: Tensors) -> Bert:
     refuse(
         config,
         "a BERT",
-        is_encoder_decoder=False,
         position_embedding_type="absolute",
         is_decoder=False,
         add_cross_attention=False,

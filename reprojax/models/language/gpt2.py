@@ -52,7 +52,6 @@ def plan(config: Config, tensors: Tensors) -> GPT2:
     refuse(
         config,
         "a GPT-2",
-        is_encoder_decoder=False,
         scale_attn_weights=True,
         scale_attn_by_inverse_layer_idx=False,
         add_cross_attention=False,

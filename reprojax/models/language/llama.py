@@ -108,7 +108,6 @@ def plan(config: Config, tensors: Tensors) -> Llama:
     refuse(
         config,
         "a Llama or one of its kin",
-        is_encoder_decoder=False,
         use_sliding_window=False,
         partial_rotary_factor=1.0,
         rope_interleaved=False,

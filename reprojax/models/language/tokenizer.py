@@ -90,6 +90,7 @@ class Looks(TypedDict, total=False):
     """The keys of tokenizer_config.json that are read."""
 
     tokenizer_class: str | None
+    padding_side: str | None
     do_lower_case: bool
     strip_accents: bool | None
     tokenize_chinese_chars: bool

@@ -11,8 +11,10 @@ from jaxtyping import Float
 
 from reprojax.models.settings import Config, Count, Positive, Vision, bounded, refuse
 from reprojax.models.vision.layers import LayerScale, Patches, head
-from reprojax.models.vision.vit import HALF, MLP, Attention, refuse_size, roles
+from reprojax.models.vision.vit import MLP, Attention, refuse_size, roles
+from reprojax.models.vision.vit_layouts import timm_blocks
 from reprojax.models.weights import (
+    HALF,
     Layout,
     Plan,
     Rules,
@@ -136,7 +138,6 @@ def _planner(rules: Rules, blocks: str, means: str, epsilon: float):
             use_relative_position_bias=True,
             use_shared_relative_position_bias=False,
             global_pool="avg" if mean else "token",
-            is_encoder_decoder=False,
         )
         look = lambda path, default: shape_of(shapes, rules, path, default)
         width, _, patch, _ = look("patches/kernel", (768, 3, 16, 16))
@@ -211,14 +212,8 @@ TIMM = (
     ("patches", "patch_embed.proj"),
     ("class_token", "cls_token"),
     (BLOCK + "/bias_table", "blocks.{}.attn.relative_position_bias_table"),
-    (BLOCK + r"/norm_(\d)", "blocks.{}.norm{}"),
-    (BLOCK + "/attention/query", "blocks.{}.attn.qkv#0"),
-    (BLOCK + "/attention/key", "blocks.{}.attn.qkv#1"),
-    (BLOCK + "/attention/value", "blocks.{}.attn.qkv#2"),
-    (BLOCK + "/attention/out", "blocks.{}.attn.proj"),
+    *timm_blocks(),
     (BLOCK + r"/scale_(\d)/gamma", "blocks.{}.gamma_{}"),
-    (BLOCK + "/mlp/up", "blocks.{}.mlp.fc1"),
-    (BLOCK + "/mlp/down", "blocks.{}.mlp.fc2"),
     ("norm", "norm"),
     ("head", "head"),
 )

@@ -120,7 +120,6 @@ def _planner(rules: Rules, blocks: str):
             "a ConvNeXt",
             hidden_act="gelu",
             global_pool="avg",
-            is_encoder_decoder=False,
         )
         look = lambda path, default: shape_of(shapes, rules, path, default)
         named = lambda path: origin(rules, f"stage_1/block_0/{path}")[0] in shapes

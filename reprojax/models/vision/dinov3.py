@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ from jax import Array
 from jaxtyping import Float
 
 from reprojax.models.settings import Config, Count, Positive, Vision, bounded, refuse
-from reprojax.models.vision.layers import LayerScale, Patches, gelu, head
-from reprojax.models.vision.vit import attended, refuse_size, roles
+from reprojax.models.vision.layers import Patches, gelu, head
+from reprojax.models.vision.vit import Block, attended, refuse_size, roles
 from reprojax.models.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -86,25 +87,6 @@ class MLP(nn.Module):
         return nn.Dense(x.shape[-1], name="down")(up)
 
 
-class Block(nn.Module):
-    """Pre-norm attention and MLP, each scaled and added to its input."""
-
-    attention: tuple[int, int, float, bool, bool]
-    mlp: tuple[int, str, bool]
-    epsilon: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        parts = (
-            Attention(*self.attention, name="attention"),
-            MLP(*self.mlp, name="mlp"),
-        )
-        for i, part in enumerate(parts, 1):
-            y = part(nn.LayerNorm(epsilon=self.epsilon, name=f"norm_{i}")(x))
-            x = x + LayerScale(name=f"scale_{i}")(y)
-        return x
-
-
 class DINOv3(nn.Module):
     """Patches, a class token, registers, `depth` blocks; gives the class token.
 
@@ -135,11 +117,13 @@ class DINOv3(nn.Module):
         first = [self.param(n, normal, (1, size, width)) for n, size in tokens if size]
         first = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in first]
         x = jnp.concatenate([*first, x], axis=1)
-        attention = (self.heads, side, self.theta, self.bias, self.key_bias)
-        mlp = (self.hidden, self.activation, self.gated)
+        own = (self.heads, side, self.theta, self.bias, self.key_bias)
+        attention = partial(Attention, *own)
+        mlp = partial(MLP, self.hidden, self.activation, self.gated)
+        norm = partial(nn.LayerNorm, epsilon=self.epsilon)
         for i in range(self.depth):
-            x = Block(attention, mlp, self.epsilon, name=f"block_{i}")(x)
-        x = nn.LayerNorm(epsilon=self.epsilon, name="norm")(x)
+            x = Block(attention, mlp, norm, True, name=f"block_{i}")(x)
+        x = norm(name="norm")(x)
         return head(0)(x[:, 0])
 
 
@@ -157,7 +141,7 @@ class Settings(Vision, total=False):
 
 def _plan(shapes: Shapes, config: Config) -> Plan:
     """Width, depth, patch and the kind of MLP from shapes, the rest from a config."""
-    refuse(config, "a DINOv3", mlp_bias=True, proj_bias=True, is_encoder_decoder=False)
+    refuse(config, "a DINOv3", mlp_bias=True, proj_bias=True)
     activation = config.get("hidden_act") or "gelu"
     if activation not in ACTIVATIONS:
         refuse(config, "a DINOv3", hidden_act="gelu")

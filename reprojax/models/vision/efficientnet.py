@@ -138,7 +138,7 @@ def _plan(shapes: Shapes, config: Config) -> Plan:
     """Widths and kernels from shapes; strides and padding from a config."""
     if config.get("hidden_act") != "silu":  # the same by another name
         refuse(config, "an EfficientNet", hidden_act="swish")
-    refuse(config, "an EfficientNet", pooling_type="mean", is_encoder_decoder=False)
+    refuse(config, "an EfficientNet", pooling_type="mean")
     look = lambda path, default: shape_of(shapes, RULES, path, default)
     stages, odd = _stages(config, shapes), config.get("depthwise_padding") or ()
     blocks = []

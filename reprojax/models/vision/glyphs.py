@@ -18,9 +18,9 @@ from jaxtyping import Float
 from reprojax.models.card import Model
 from reprojax.models.vision.layers import BatchNorm
 from reprojax.models.vision.pixels import Pixels, images
+from reprojax.models.weights import HALF
 
 SIZE = 32
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 
 # (width, stride) of each block after the stem. No shortcuts: with them, random weights
@@ -60,9 +60,9 @@ def glyphs_model(frozen: Any, classes: tuple[str, ...]) -> Model[Pixels]:
     """The card of a `Glyphs` net with the weights `frozen`."""
     return Model(
         name="glyphs",
-        forward=images(Glyphs(len(classes)), SIZE, MEAN, STD),
+        forward=images(Glyphs(len(classes)), SIZE, HALF, HALF),
         frozen=frozen,
-        input=Pixels(SIZE, MEAN, STD),
+        input=Pixels(SIZE, HALF, HALF),
         classes=classes,
         roles={
             "input": ("input", "normalized"),

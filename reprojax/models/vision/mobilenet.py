@@ -8,6 +8,7 @@ from jaxtyping import Float
 from reprojax.models.settings import Config, Positive, Vision, refuse
 from reprojax.models.vision.layers import BatchNorm, Depthwise, Pointwise, head
 from reprojax.models.weights import (
+    HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Layout,
@@ -20,7 +21,6 @@ from reprojax.models.weights import (
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 WIDTHS = (16, 24, 24, 32, 32, 32, *(64,) * 4, *(96,) * 3, *(160,) * 3, 320)
 DEPTHS = (1, 2, 3, 4, 3, 3, 1)
-HALF = (0.5, 0.5, 0.5)
 
 
 class Block(nn.Module):
@@ -119,7 +119,6 @@ def _planner(rules: Rules, epsilon: float | None, timm: bool = False):
             first_layer_is_expansion=True,
             output_stride=32,
             global_pool="avg",
-            is_encoder_decoder=False,
         )
 
         def wide(path: str, default: int) -> int:

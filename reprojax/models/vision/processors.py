@@ -56,7 +56,7 @@ def described(
     timm = {k: v for k, v in timm.items() if k in TimmLooks.__annotations__ and v}
     checked(timm, TimmLooks, f"pretrained_cfg in {model}'s config.json")
     crop = looks.get("crop_size") if looks.get("do_center_crop") else None
-    side = _side(crop or looks.get("size") or timm.get("input_size", [])[1:], name)
+    side = side_of(crop or looks.get("size") or timm.get("input_size", [])[1:], name)
     mean, std = _constants(looks, name)
     mean, std = mean or timm.get("mean"), std or timm.get("std")
     classes = _names(config, f"{model}'s config.json") or None
@@ -98,7 +98,7 @@ def _names(config: Config, name: str) -> tuple[str, ...]:
     return tuple(str(labels[str(i)]) for i in range(len(labels)))
 
 
-def _side(size: Any, name: str) -> int | None:
+def side_of(size: Any, name: str) -> int | None:
     """The side from {"height", "width"}, {"shortest_edge"}, [height, width] or a
     number."""
     if isinstance(size, dict):
@@ -107,8 +107,7 @@ def _side(size: Any, name: str) -> int | None:
     if isinstance(size, list):
         if len({*size}) > 1:
             raise ValueError(
-                f"{name} has images of {size}, expected squares; call "
-                "load(..., size=...)"
+                f"{name} has images of {size}, expected squares; correct that file"
             )
         return size[0] if size else None
     return size

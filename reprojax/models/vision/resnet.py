@@ -135,7 +135,6 @@ def _planner(rules: Rules, blocks: Callable[[int], str]):
             config,
             "a ResNet",
             global_pool="avg",
-            is_encoder_decoder=False,
             hidden_act="relu",
             downsample_in_bottleneck=False,
             downsample_in_first_stage=False,

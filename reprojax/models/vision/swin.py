@@ -175,7 +175,6 @@ def _planner(rules: Rules, blocks: str):
             hidden_act="gelu",
             use_absolute_embeddings=False,
             global_pool="avg",
-            is_encoder_decoder=False,
         )
         _refuse_windows(config, shapes)
         look = lambda path, default: shape_of(shapes, rules, path, default)

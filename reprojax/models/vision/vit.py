@@ -1,14 +1,15 @@
 """Vision transformers: ViT (arXiv 2010.11929), DeiT (arXiv 2012.12877), DINOv2 (arXiv
 2304.07193) and its registers (arXiv 2309.16588)."""
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
 from reprojax.models.vision.layers import LayerScale, Patches, gelu, head
-
-HALF = (0.5, 0.5, 0.5)
 
 
 class Attention(nn.Module):
@@ -78,22 +79,18 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each added to its input."""
+    """Pre-norm attention and MLP, each scaled if wanted, and added to its input."""
 
-    heads: int
-    hidden: int
-    epsilon: float
-    layer_scale: bool
-    bias: bool
+    attention: Callable[..., nn.Module]
+    mlp: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    layer_scale: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        parts = (
-            Attention(self.heads, self.bias, name="attention"),
-            MLP(self.hidden, name="mlp"),
-        )
+        parts = self.attention(name="attention"), self.mlp(name="mlp")
         for i, part in enumerate(parts, 1):
-            y = part(nn.LayerNorm(epsilon=self.epsilon, name=f"norm_{i}")(x))
+            y = part(self.norm(name=f"norm_{i}")(x))
             x = x + (LayerScale(name=f"scale_{i}")(y) if self.layer_scale else y)
         return x
 
@@ -126,16 +123,13 @@ class ViT(nn.Module):
         x = Patches(self.patch, self.width, name="patches")(x)
         patches = x.shape[1]
         x = self._with_tokens(x)
+        attention = partial(Attention, self.heads, self.bias)
+        mlp = partial(MLP, self.hidden)
+        norm = partial(nn.LayerNorm, epsilon=self.epsilon)
+        own = (attention, mlp, norm, self.layer_scale)
         for i in range(self.depth):
-            x = Block(
-                self.heads,
-                self.hidden,
-                self.epsilon,
-                self.layer_scale,
-                self.bias,
-                name=f"block_{i}",
-            )(x)
-        x = nn.LayerNorm(epsilon=self.epsilon, name="norm")(x)
+            x = Block(*own, name=f"block_{i}")(x)
+        x = norm(name="norm")(x)
         features = x[:, 0]
         if self.with_mean:
             features = jnp.concatenate([features, x[:, -patches:].mean(1)], axis=-1)

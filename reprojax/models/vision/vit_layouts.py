@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from reprojax.models.settings import Config, Count, Positive, Vision, bounded, refuse
-from reprojax.models.vision.vit import HALF, ViT, refuse_size, roles
+from reprojax.models.vision.vit import ViT, refuse_size, roles
 from reprojax.models.weights import (
+    HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Layout,
@@ -51,7 +52,6 @@ def _planner(rules: Rules, block: str, epsilon: float, teacher: bool):
             interpolate_antialias=registers > 0,
             interpolate_offset=0.0,
             global_pool="token",
-            is_encoder_decoder=False,
         )
         width, _, patch, _ = look("patches/kernel", (192, 3, 16, 16))
         hidden = look("block_0/mlp/up/kernel", (4 * width, width))[0]
@@ -180,20 +180,32 @@ def _keys(t: float, a: float) -> float:
 
 
 BLOCK = r"block_(\d+)"
+
+
+def timm_blocks(trunk: str = "") -> Rules:
+    """timm's blocks, of any of its transformers with one query-key-value layer."""
+    layer = trunk + "blocks.{}."
+    parts = ("query", "key", "value")
+    return (
+        (BLOCK + r"/norm_(\d)", layer + "norm{}"),
+        *(
+            (f"{BLOCK}/attention/{own}", f"{layer}attn.qkv#{i}")
+            for i, own in enumerate(parts)
+        ),
+        (BLOCK + "/attention/out", layer + "attn.proj"),
+        (BLOCK + "/mlp/up", layer + "mlp.fc1"),
+        (BLOCK + "/mlp/down", layer + "mlp.fc2"),
+    )
+
+
 TIMM = (
     ("patches", "patch_embed.proj"),
     ("class_token", "cls_token"),
     ("distilled_token", "dist_token"),
     ("registers", "reg_token"),
     ("positions", "pos_embed"),
-    (BLOCK + r"/norm_(\d)", "blocks.{}.norm{}"),
-    (BLOCK + "/attention/query", "blocks.{}.attn.qkv#0"),
-    (BLOCK + "/attention/key", "blocks.{}.attn.qkv#1"),
-    (BLOCK + "/attention/value", "blocks.{}.attn.qkv#2"),
-    (BLOCK + "/attention/out", "blocks.{}.attn.proj"),
+    *timm_blocks(),
     (BLOCK + r"/scale_(\d)/gamma", "blocks.{}.ls{}.gamma"),
-    (BLOCK + "/mlp/up", "blocks.{}.mlp.fc1"),
-    (BLOCK + "/mlp/down", "blocks.{}.mlp.fc2"),
     ("norm", "norm"),
     ("head", "head"),
 )

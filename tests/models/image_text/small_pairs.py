@@ -11,7 +11,7 @@ from reprojax.models import Model, Pixels, images
 from reprojax.models.image_text import Pair, towers
 from reprojax.models.image_text.towers import ImageTower, TextTower
 from reprojax.models.language import Words, texts
-from reprojax.models.language.card import Special, roles
+from reprojax.models.language.card import Special
 from reprojax.models.language.layers import Heads
 from reprojax.models.language.tokenizer import Tokenizer
 
@@ -61,7 +61,6 @@ def pair(kind="clip", joint=JOINT, depth=2) -> Pair:
     pixels = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     ids = jax.eval_shape(lambda: tokens(jnp.zeros((1, 2), jnp.int32)))
     own = Words("bare", VOCABULARY, POSITIONS, TOKENIZER, Special(BEGIN, (END,), 0))
-    at = {k: v for k, v in roles(depth).items() if k != "features"}
     return Pair(
         f"small {kind}",
         Model(
@@ -71,7 +70,9 @@ def pair(kind="clip", joint=JOINT, depth=2) -> Pair:
             Pixels(SIZE, MEAN, STD),
             towers.roles(image),
         ),
-        Model(f"small {kind}", texts(text), drawn(text, ids, 2), own, at),
+        Model(
+            f"small {kind}", texts(text), drawn(text, ids, 2), own, towers.roles(text)
+        ),
         jnp.log(jnp.float32(10.0)),
         jnp.float32(0.0 if clip else -2.0),
         padding="" if clip else "right",

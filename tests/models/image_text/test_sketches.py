@@ -14,9 +14,10 @@ from experiments.train_sketches.__main__ import (
     unseen_names,
     zero_shot,
 )
-from reprojax.core import tokens
+from reprojax.core import sites, tokens
 from reprojax.models import image_text
 from reprojax.models.image_text.sketches import WEIGHTS, sketches_card, towers
+from reprojax.models.image_text.towers import roles
 
 PAIR = image_text.load("sketches")
 
@@ -30,6 +31,25 @@ def test_the_file_is_small_and_its_card_whole():
     # its 64 numbers an image keep what captions say, and less of other strokes
     assert card["probe_digits"] < card["probe_digits_random"]
     assert image_text.names() == ("sketches",)
+
+
+def test_its_sites_are_those_of_any_pair():
+    model = image_text.classifier(PAIR, ["arrow"], ["a {}"])
+    found = set(sites(model.forward, model.frozen, model.input.example()))
+    wanted = roles(towers(captions.words())[0])
+    assert PAIR.image.roles.keys() == wanted.keys()
+    for role, its in model.roles.items():
+        assert set(its) <= found, role
+        if role in wanted and role != "features":
+            assert {s.removeprefix("image/") for s in its} == set(wanted[role])
+
+
+@pytest.mark.parametrize(
+    "given", [{"tokenizer": None}, {"ignore": ["width"]}, {"revision": "main"}]
+)
+def test_what_it_does_not_read_is_refused(given):
+    with pytest.raises(ValueError, match=rf"got \['{[*given][0]}'\], expected none"):
+        image_text.load("sketches", **given)
 
 
 def test_it_names_figures_and_pairs_that_it_has_never_seen():
