@@ -6,7 +6,6 @@ import numpy as np
 
 from experiments.shared import assets
 from experiments.train_sketches import captions
-from experiments.train_sketches.__main__ import unseen_names
 from reprojax import data
 from reprojax.data import Split, Task
 from reprojax.models import image_text
@@ -28,7 +27,7 @@ def read(target: str, seed: int = 0, pool: int = 1600, test: int = 2000) -> Task
     for i, count in enumerate((pool, pool // 4, test)):
         x, y = _unseen(np.random.default_rng((7, seed, i)), count)
         parts.append(Split(DRAWN[target](x), y))
-    return Task(target, *parts, classes=tuple(unseen_names()))
+    return Task(target, *parts, classes=tuple(captions.unseen_names()))
 
 
 def _unseen(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,13 +46,15 @@ def descriptions(
     """
     if files:
         return [dict(image_text.read_sentences(f, classes)) for f in files]
-    if unknown := set(classes) - set(unseen_names()):
+    if unknown := set(classes) - set(captions.unseen_names()):
         raise ValueError(
             f"got no sentences for {sorted(unknown)[:3]}, expected two files of them "
             "for attrvr; give --descriptions LOOKS.json APART.json, or leave it out"
         )
     looks, apart = {}, {}
-    for name, (manner, figure) in zip(unseen_names(), captions.UNSEEN, strict=True):
+    for name, (manner, figure) in zip(
+        captions.unseen_names(), captions.UNSEEN, strict=True
+    ):
         forms = [f.format("", figure) for f in captions.NAMES[manner]]
         own = [" ".join(form.split()) for form in forms]
         looks[name] = [f"{b}{form}" for form in own for b in ("", "a drawing of ")]

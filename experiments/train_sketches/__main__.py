@@ -161,12 +161,7 @@ def unseen(pair: Pair, number: int) -> float:
     """Zero-shot accuracy among the pairs of a manner and a figure left out."""
     drawn = captions.draw(np.random.default_rng(HELD_OUT), number, unseen=True)
     y = captions.unseen_numbers(drawn)
-    return zero_shot(pair, drawn.images, y, unseen_names())
-
-
-def unseen_names() -> list[str]:
-    """Of the pairs left out, such as "dotted anchor"."""
-    return [f"{manner} {figure}" for manner, figure in captions.UNSEEN]
+    return zero_shot(pair, drawn.images, y, captions.unseen_names())
 
 
 def retrieval(pair: Pair, number: int) -> tuple[float, float]:
@@ -222,7 +217,7 @@ def main(config: Config) -> None:
                 k: v for k, v in vars(config).items() if k not in NOT_SETTINGS
             },
             "words": captions.words(),
-            "left_out": unseen_names(),
+            "left_out": captions.unseen_names(),
         }
         store(config.out, train(config), about)
     path = config.out if config.steps else config.weights

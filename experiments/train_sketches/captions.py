@@ -78,6 +78,11 @@ def draw(
     return Sketches(np.concatenate(parts), manner, figure, colour, ground)
 
 
+def unseen_names() -> list[str]:
+    """Of the pairs left out, such as "dotted anchor"."""
+    return [f"{manner} {figure}" for manner, figure in UNSEEN]
+
+
 def unseen_numbers(drawn: Sketches) -> np.ndarray:
     """The place in `UNSEEN` of what each image shows."""
     place = {pair: i for i, pair in enumerate(UNSEEN)}

@@ -112,7 +112,7 @@ def whole(target="dark-figures", read=tasks.read):
 
 
 def bench(**given):
-    kinds = tasks.descriptions(tasks.unseen_names())
+    kinds = tasks.descriptions(captions.unseen_names())
     return Bench(image_text.load("sketches"), Config(**given), kinds)
 
 

@@ -11,7 +11,6 @@ from experiments.train_sketches.__main__ import (
     Config,
     batches,
     contrast,
-    unseen_names,
     zero_shot,
 )
 from reprojax.core import sites, tokens
@@ -25,7 +24,10 @@ PAIR = image_text.load("sketches")
 def test_the_file_is_small_and_its_card_whole():
     card = sketches_card()
     assert WEIGHTS.stat().st_size < 3e6
-    assert card["words"] == captions.words() and card["left_out"] == unseen_names()
+    assert (
+        card["words"] == captions.words()
+        and card["left_out"] == captions.unseen_names()
+    )
     for name in ("figures", "unseen", "text_of_image", "image_of_text"):
         assert card[name] > card[f"{name}_random"] + 0.4, name
     # its 64 numbers an image keep what captions say, and less of other strokes
