@@ -16,6 +16,11 @@ no prompt stands beside: one template, an ensemble of templates, and a linear pr
 Tip-Adapter, which know no new classes. Prints a table with 95 % intervals and what it
 means, and leaves `results.json` and `report.html` in the run's folder. A run that was
 stopped goes on with --resume, with more seeds too.
+
+Expected with --rates 0.1 1 10 100 --choosing 1 on base and on new classes: zero-shot
+.540 and .537, CoOp .741 ± .018 and .303 ± .067, KgCoOp .612 ± .009 and .529 ± .014,
+CoCoOp .634 ± .026 and .479 ± .066, MaPLe .582 ± .128 and .436 ± .160; a linear probe
+.763 ± .043 on base classes. docs/results.md has the whole table.
 """
 
 import hashlib
