@@ -23,9 +23,7 @@ status is 1 if a job failed; the choice is made among the others.
 
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 from experiments import sweep
@@ -91,10 +89,8 @@ def main(
     if pool is not None:
         choice.pool = pool
         return phases(choice, task, compared, after)
-    # Without max_tasks_per_child, by which a pool of Python 3.11 may wait for ever.
-    spawn = get_context("spawn")
-    given = config.workers, spawn, read_methods, (config.methods,)
-    with ProcessPoolExecutor(*given) as choice.pool:
+    given = config.workers, read_methods, config.methods
+    with sweep.processes(*given) as choice.pool:
         return phases(choice, task, compared, after)
 
 

@@ -17,8 +17,8 @@ In Python, this module runs independent jobs and keeps each result as one file:
     >>> {name: outcome.value for name, outcome in table.items()}
     {'square/0': 0, 'square/1': 1, 'square/2': 4}
 
-A script ends with `sys.exit(sweep.failures(table))`. For training, take processes:
-`ProcessPoolExecutor(2, mp_context=get_context("spawn"))`. JAX does not survive a fork.
+A script ends with `sys.exit(sweep.failures(table))`. For training, take processes, each
+with its share of the cores: `sweep.processes(2)`.
 
 Start the same script again after a kill, or once more beside the first: both work on
 the jobs that have no file yet, and end with the same table.
@@ -48,7 +48,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,12 +128,7 @@ def run(
         RuntimeError: the executor failed, such as by a worker that was killed.
     """
     given = _checked(jobs)
-    folder = Path(folder).resolve()  # workers may have another working directory
-    (folder / "locks").mkdir(parents=True, exist_ok=True)
-    ours = {"format": FORMAT, "jax": jax.__version__}
-    ours |= plain(dict(identity or {}), "the sweep's identity")
-    with locked(folder / "locks/.identity", wait=True):
-        claim(folder, ours, resume=True)
+    folder = _claimed(folder, identity)
     found = ((name, _read(folder, name, given[name])) for name in given)
     there = {name: outcome for name, outcome in found if outcome is not None}
     again = {n: o for n, o in there.items() if retry_failed and o.error is not None}
@@ -142,6 +139,45 @@ def run(
 
     line = bar(len(first), len(given), progress, "job")
     return _run(submit, given, first, folder, line)
+
+
+def processes(
+    workers: int, start: Callable[..., Any] | None = None, *given: Any
+) -> ProcessPoolExecutor:
+    """A pool of processes among which the cores of this machine are divided.
+
+    XLA starts a thread for each core that a process may use. Two processes with a
+    thread for each core wait for one another.
+
+    Args:
+        start: called with `given` at the beginning of each process.
+    """
+    context = get_context("spawn")  # JAX does not survive a fork
+    taken = context.Value("i", 0)
+    begin = taken, shares(workers), start, given
+    # Without max_tasks_per_child, by which a pool of Python 3.11 may wait for ever.
+    return ProcessPoolExecutor(workers, context, _begin, begin)
+
+
+def shares(workers: int) -> list[list[int]]:
+    """The cores of each worker; none where the system does not say or divide them."""
+    if not hasattr(os, "sched_setaffinity"):
+        return [[]] * workers
+    cores = sorted(os.sched_getaffinity(0))
+    each = max(1, len(cores) // workers)
+    return [cores[i * each % len(cores) :][:each] for i in range(workers)]
+
+
+def _begin(
+    taken: Any, cores: list[list[int]], start: Callable[..., Any] | None, given: Any
+) -> None:
+    with taken.get_lock():
+        own = cores[taken.value % len(cores)]
+        taken.value += 1
+    if own:
+        os.sched_setaffinity(0, own)
+    if start is not None:
+        start(*given)
 
 
 def finished(folder: str | Path) -> dict[str, Outcome]:
@@ -158,6 +194,43 @@ def finished(folder: str | Path) -> dict[str, Outcome]:
     top = folder / "results"
     names = sorted(str(p.relative_to(top))[:-5] for p in top.rglob("*.json"))
     return {name: outcome for name in names if (outcome := _read(folder, name))}
+
+
+def keep(
+    outcomes: Mapping[str, Outcome],
+    folder: str | Path,
+    *,
+    identity: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Write outcomes that were found elsewhere; names of those that got a file.
+
+    A job that the folder holds already stays as it is.
+
+    Raises:
+        ValueError: as of `run`.
+    """
+    given = _checked({name: o.settings for name, o in outcomes.items()})
+    folder, written = _claimed(folder, identity), []
+    for name in given:
+        lock = _lock(folder, name)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock) as free:
+            if free and _read(folder, name, given[name]) is None:
+                data = json.dumps(msgspec.to_builtins(outcomes[name])).encode()
+                write_file(_result(folder, name), data)
+                written.append(name)
+    return written
+
+
+def _claimed(folder: str | Path, identity: Mapping[str, Any] | None) -> Path:
+    """The folder, made if need be, of this identity."""
+    folder = Path(folder).resolve()  # workers may have another working directory
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    ours = {"format": FORMAT, "jax": jax.__version__}
+    ours |= plain(dict(identity or {}), "the sweep's identity")
+    with locked(folder / "locks/.identity", wait=True):
+        claim(folder, ours, resume=True)
+    return folder
 
 
 def failures(table: Mapping[str, Outcome]) -> str | None:

@@ -11,14 +11,14 @@ machines start it on each, in one shared folder. Then the best learnable cells a
 trained on other numbers of examples by
 
     python -m experiments.taxonomy_map --examples 16 64 1024
+
+which goes on from a committed table, too (`experiments.map.restored`).
 """
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,26 @@ def jobs(benches: Iterable[str], protocol: Protocol) -> dict[str, Any]:
     found = {}
     for bench in benches:
         for cell in CELLS:
-            found[f"{bench}/{'-'.join(cell)}"] = {"bench": bench, "cell": cell}
+            own = {"bench": bench, "cell": cell}
+            found[job(own)] = own
         for name in CONTROLS:
-            found[f"{bench}/control-{name}"] = {"bench": bench, "control": name}
+            own = {"bench": bench, "control": name}
+            found[job(own)] = own
     for settings in found.values():
         settings["protocol"] = asdict(protocol)
         place_of(settings)  # a wrong bench or protocol raises here, before any job
     return found
+
+
+def job(settings: Mapping[str, Any], examples: int | str = "") -> str:
+    """A job's name.
+
+    Args:
+        examples: their number, where it is not the protocol's own.
+    """
+    control, few = settings.get("control"), f"examples-{examples}/" if examples else ""
+    last = f"control-{control}" if control else "-".join(settings["cell"])
+    return f"{settings['bench']}/{few}{last}"
 
 
 def on_examples(
@@ -85,10 +98,10 @@ def on_examples(
         if cell[0] == "learnable" and outcome.value and "runs" in outcome.value:
             by_bench.setdefault(outcome.settings["bench"], []).append(outcome)
     given = {}
-    for (bench, own), number in product(by_bench.items(), numbers):
+    for own, number in product(by_bench.values(), numbers):
         ranked = sorted(own, key=validation, reverse=True)
         for outcome in ranked[:best]:
-            name = f"{bench}/examples-{number}/{'-'.join(outcome.settings['cell'])}"
+            name = job(outcome.settings, number)
             protocol = resized(outcome.settings["protocol"], number)
             given[name] = outcome.settings | {"protocol": protocol}
             place_of(given[name])
@@ -166,12 +179,10 @@ def finish(config: Config, given: Mapping[str, Any]) -> dict[str, sweep.Outcome]
     found: dict[str, sweep.Outcome] = {}
     own = {"identity": asdict(config.protocol), "retry_failed": config.retry_failed}
     names = [*given]
-    # Not the pool's max_tasks_per_child: Python 3.11 may wait for ever when it renews
-    # its processes.
     for first in range(0, len(names), JOBS * config.workers):
         part = {n: given[n] for n in names[first : first + JOBS * config.workers]}
         print(f"from {first + 1} to {first + len(part)} of {len(given)}", flush=True)
-        with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
+        with sweep.processes(config.workers) as pool:
             for name, outcome in sweep.run(
                 measured, part, config.out, executor=pool, **own
             ):

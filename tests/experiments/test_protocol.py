@@ -186,8 +186,7 @@ def test_cells_are_run_kept_and_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(taxonomy_map, "CELLS", few)
     controls = ["no-prompt-rule", "nearest-input"]
     monkeypatch.setattr(taxonomy_map, "CONTROLS", controls)
-    pool = lambda workers, *_, **__: ThreadPoolExecutor(workers)
-    monkeypatch.setattr(taxonomy_map, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(taxonomy_map.sweep, "processes", ThreadPoolExecutor)
     config = taxonomy_map.Config(("figures",), PROTOCOL, workers=1, out=tmp_path)
     found = taxonomy_map.main(config)
     text = (tmp_path / "table.md").read_text()
