@@ -23,6 +23,7 @@ from experiments.map import page
 from experiments.map.protocol import Protocol
 from experiments.taxonomy_map import job, resized
 from reprojax.commands.outputs import command
+from reprojax.saving.files import plain
 
 HEAD = ("task", "configuration", "location", "operator", "alignment", "control")
 RUN = ("seed", "test", "validation", "calibration error", "training seconds")
@@ -55,6 +56,8 @@ def of_csv(text: str, protocol: Protocol) -> dict[str, sweep.Outcome]:
         )
     jobs: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
+        if row["state"] == "waiting":
+            continue
         jobs.setdefault(tuple(row[n] for n in (*HEAD, "examples")), []).append(row)
     made = (_outcome(runs, protocol) for runs in jobs.values())
     return {outcome.name: outcome for outcome in made}
@@ -68,6 +71,7 @@ def _outcome(rows: Sequence[Mapping[str, str]], protocol: Protocol) -> sweep.Out
     if head["examples"]:
         given = resized(given, int(head["examples"]))
     settings = {"bench": head["task"], **what, "protocol": given}
+    settings = plain(settings, "a row's settings")
     failed = head["state"] == "failed"
     value = None if failed else _value(rows)
     error = head["message"] if failed else None
@@ -118,7 +122,7 @@ def main(config: Config) -> None:
     found = of_csv(config.table.read_text(encoding="utf-8"), config.protocol)
     kept = sweep.keep(found, config.out, identity=asdict(config.protocol))
     page.write(config.out, sweep.finished(config.out))
-    print(f"{config.out} holds {len(kept)} jobs of {config.table}")
+    print(f"{config.out} got {len(kept)} of the {len(found)} jobs of {config.table}")
 
 
 if __name__ == "__main__":
