@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -237,6 +236,29 @@ def test_an_executor_that_breaks_loses_nothing_that_was_finished(tmp_path):
     assert values(done(tmp_path)) == SQUARES
 
 
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        (1, [[0, 1, 4, 5, 7]]),
+        (2, [[0, 1], [4, 5]]),
+        (7, [[0], [1], [4], [5], [7], [0], [1]]),
+    ],
+)
+def test_workers_divide_the_cores(workers, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 5, 4, 1, 0})
+    assert sweep.shares(workers) == expected
+
+
+def test_each_process_has_a_share_and_starts_as_asked(monkeypatch):
+    taken, started = [], []
+    monkeypatch.setattr(sweep, "shares", lambda workers: [[3], [5]])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, own: taken.append(own))
+    with sweep.processes(2, started.append, "methods.py") as pool:
+        for _ in range(2):  # as each process does
+            pool._initializer(*pool._initargs)
+    assert taken == [[3], [5]] and started == ["methods.py"] * 2
+
+
 def test_a_worker_that_does_not_see_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="sees no .*that all workers share"):
         sweep._one(square, "a", {"n": 1}, tmp_path, None)
@@ -324,7 +346,7 @@ def test_dask_gives_the_same_table(tmp_path):
 if __name__ == "__main__":
     folder, workers, settings = sys.argv[1:]
     given = jobs(20, **json.loads(settings))
-    with ProcessPoolExecutor(int(workers), mp_context=get_context("spawn")) as pool:
+    with sweep.processes(int(workers)) as pool:
         for _ in sweep.run(square, given, folder, executor=pool):
             pass
     sys.exit(sweep.failures(sweep.finished(folder)))
