@@ -29,7 +29,7 @@ def record(
     A value is the one with which the model continues. "<site>/raw" is the value before
     the outermost program's manipulation of the site, so "output/raw" are the source
     logits; "<site>/<name>" is a part's tap, and "*/<name>" stands for the taps of that
-    name at all sites.
+    name at all sites, "*/<part>/<name>" for those of a part.
 
     Args:
         also: a predicate on names; other sites that fulfil it are recorded, too.
@@ -61,7 +61,9 @@ def record(
 
         y = apply(*args, edit=spy, **kw)
         check_sites(sites, reached)
-        check_sites(every, {f"*/{site.rpartition('/')[2]}" for site in reached})
+        shown = {f"*/{site.rpartition('/')[2]}" for site in reached if "/" in site}
+        taken = {star for star in every if any(s.endswith(star[1:]) for s in reached)}
+        check_sites(every, shown | taken)
         return y, seen
 
     return run

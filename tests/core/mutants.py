@@ -62,4 +62,11 @@ MUTANTS = (
         "if old_tree != tree:",
         "test_taps.py::test_given_refuses_what_the_model_would_not_have_there",
     ),
+    Mutant(
+        "taps: a star stands for the last part of a name alone",
+        "core/taps.py",
+        "check_sites(every, shown | taken)",
+        "check_sites(every, shown)",
+        "test_taps.py::test_record_takes_all_taps_of_a_name",
+    ),
 )

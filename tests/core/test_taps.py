@@ -77,8 +77,13 @@ def test_record_takes_all_taps_of_a_name():
     _, seen = record(program.apply, ["*/norm"])(params, DENSE_FROZEN, ROWS)
     assert set(seen) == {"hidden/own/norm", "output/norm"}
     np.testing.assert_allclose(seen["hidden/own/norm"], plain.sum(), rtol=1e-5)
+    _, seen = record(program.apply, ["*/own/norm"])(params, DENSE_FROZEN, ROWS)
+    assert set(seen) == {"hidden/own/norm"}
     with pytest.raises(ValueError, match=r"no such site: \['\*/nor'\].*norm"):
         record(program.apply, ["*/nor"])(params, DENSE_FROZEN, ROWS)
+    for none in ("*/wn/norm", "*/output"):  # a part of a name; the site itself
+        with pytest.raises(ValueError, match="no such site"):
+            record(program.apply, [none])(params, DENSE_FROZEN, ROWS)
 
 
 def test_record_of_a_forward_under_jit_grad_and_vmap():
