@@ -18,58 +18,73 @@ Optimizer = Callable[[float, int, int], optax.GradientTransformation]
 
 
 class Averaged(NamedTuple):
-    """An optimiser's state, and the weighted sum of the params after past epochs."""
+    """An optimiser's state, and the weighted mean of the params after past epochs."""
 
     inner: optax.OptState
     step: jax.Array
-    weight: jax.Array
-    total: PyTree
+    begun: jax.Array
+    """Whether an epoch with a weight above zero has ended."""
+    mean: PyTree
+    """In float32 at least."""
 
 
 def averaged(
     optimizer: Optimizer, weigh: Callable[[int], Sequence[float] | np.ndarray]
 ) -> Optimizer:
-    """The optimiser, which also adds up the params after each epoch.
+    """The optimiser, which also keeps a weighted mean of the params after each epoch.
+
+    The mean moves by the epoch's share in the weights so far. A sum would lose the
+    epochs whose weights are below float32, of which a Gaussian has many.
 
     Args:
-        weigh: epochs -> a weight for each.
+        weigh: epochs -> a weight for each, at least 0.
     """
 
     def make(
         learning_rate: float, steps: int, epochs: int
     ) -> optax.GradientTransformation:
-        inner = optimizer(learning_rate, steps, epochs)
-        weights = np.asarray(weigh(epochs), np.float32)
+        inner = optax.with_extra_args_support(optimizer(learning_rate, steps, epochs))
+        shares = _shares(weigh(epochs), epochs)
 
         def init(params: PyTree) -> Averaged:
-            zeros = jax.tree.map(jnp.zeros_like, params)
-            start = jnp.zeros((), jnp.int32), jnp.zeros(())
-            return Averaged(inner.init(params), *start, zeros)
+            wide = lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32))
+            start = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+            return Averaged(inner.init(params), *start, jax.tree.map(wide, params))
 
         def update(
-            updates: PyTree, state: Any, params: PyTree = None
+            updates: PyTree, state: Any, params: PyTree = None, **extra: Any
         ) -> tuple[PyTree, Any]:
-            moved, own = inner.update(updates, state.inner, params)
+            moved, own = inner.update(updates, state.inner, params, **extra)
             epoch = jnp.minimum(state.step // steps, epochs - 1)
             ends = (state.step + 1) % steps == 0
-            weight = jnp.where(ends, jnp.asarray(weights)[epoch], 0)
+            share = jnp.where(ends, jnp.asarray(shares)[epoch], 0)
             after = optax.apply_updates(params, moved)
-            add = lambda total, a: (total + weight * a).astype(total.dtype)
-            total = jax.tree.map(add, state.total, after)
-            return moved, Averaged(own, state.step + 1, state.weight + weight, total)
+            mean = jax.tree.map(lambda m, a: m + share * (a - m), state.mean, after)
+            return moved, Averaged(own, state.step + 1, state.begun | (share > 0), mean)
 
-        return optax.GradientTransformation(init, update)
+        return optax.GradientTransformationExtraArgs(init, update)
 
     return make
+
+
+def _shares(weights: Sequence[float] | np.ndarray, epochs: int) -> np.ndarray:
+    """Each epoch's weight as a share of the weights so far; 0 while these are 0."""
+    found = np.asarray(weights, np.float64)
+    some = found.shape == (epochs,) and 0 < found.sum() < np.inf
+    if not some or (found < 0).any():
+        raise ValueError(
+            f"got the weights {found.tolist()} for {epochs} epochs, expected a number "
+            "for each, none below 0, and one above"
+        )
+    so_far = np.cumsum(found)
+    return (found / np.where(so_far > 0, so_far, 1)).astype(np.float32)
 
 
 def mean_of_epochs(state: Any, learnable: PyTree) -> PyTree:
     """The average of the params after the epochs so far; before the first, those
     given. For `fit(evaluated=...)`, of the state of an optimiser that is `averaged`."""
-    some = state.weight > 0
-    weight = jnp.where(some, state.weight, 1)
-    mean = lambda total, a: jnp.where(some, (total / weight).astype(a.dtype), a)
-    return jax.tree.map(mean, state.total, learnable)
+    own = lambda mean, a: jnp.where(state.begun, mean.astype(a.dtype), a)
+    return jax.tree.map(own, state.mean, learnable)
 
 
 def gaussian_epochs(mean: float, deviation: float) -> Callable[[int], np.ndarray]:
