@@ -13,9 +13,9 @@ from official_runs import MODEL, X, Y, check_way, head, normal, way
 
 from reprojax import Params, Scope
 from reprojax.alignments import linear
-from reprojax.core import until
+from reprojax.core import part, until
 from reprojax.data import Split
-from reprojax.recipes.prompt_tuning import e2vpt
+from reprojax.recipes.prompt_tuning import e2vpt, vpt_deep
 from reprojax.recipes.prompt_tuning.e2vpt import amounts, importance, masks, rewound
 from reprojax.testing import contract
 from reprojax.training.losses import cross_entropy
@@ -160,8 +160,9 @@ def test_dropout_is_for_training_and_another_for_each_image():
         assert 0.3 < kept.mean() < 0.7 and (kept[0] != kept[1]).any()
 
 
-@pytest.mark.parametrize("program", [LEARNED, PRUNED], ids=["learned", "pruned"])
-def test_the_contract(program):
+@pytest.mark.parametrize("learned", [True, False], ids=["learned", "pruned"])
+def test_the_contract(learned):
+    program = LEARNED if learned else PRUNED
     features = until(MODEL.forward, "head:in")
     found = contract(
         program,
@@ -173,7 +174,23 @@ def test_the_contract(program):
         work=1.6,  # eleven tokens and keys beside five
     )
     own = 3 * 4 * 16 + 3 * 3 * 16 + 16 * 3 + 3
-    assert (found.learnable, found.fixed) in {(own + 36, 0), (own, 36)}
+    masks = 4 + 4 * 8
+    wanted = (own + masks, 0) if learned else (own, masks)
+    assert (found.learnable, found.fixed) == wanted
+
+
+def test_the_head_is_that_of_vpt():
+    """N(0, 2 / T) and bias -log 99, on standardised features."""
+    key = jax.random.key(0)
+    ours, theirs = (
+        recipe(MODEL, targets=3).init(key, MODEL.frozen, X)
+        for recipe in (e2vpt, vpt_deep)
+    )
+    own = part(ours, "output")
+    jax.tree.map(np.testing.assert_array_equal, own, part(theirs, "output"))
+    np.testing.assert_allclose(own.learnable["bias"], -np.log(99), rtol=1e-6)
+    assert 0.6 < np.std(own.learnable["kernel"]) < 1.1  # sqrt(2 / 3)
+    assert {"mean", "deviation"} <= {*own.fixed}
 
 
 def test_pieces_that_do_not_divide_a_token_are_refused():

@@ -190,7 +190,7 @@ def test_the_contract(name):
         forward=until(MODEL.forward, "head:in"),
         shape=(4, 3),
         key=jax.random.key(1),
-        work=3.2,  # a second pass of the model for the query, and keys in front
+        work=1.2,  # a second pass of the model for the query, and keys in front
         loss=preset.loss,
         sites=preset.sites,
     )

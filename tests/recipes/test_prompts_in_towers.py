@@ -4,6 +4,7 @@ import jax
 import model_files as files
 import numpy as np
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 from safetensors.numpy import save_file
 
 from reprojax.models import load
@@ -21,20 +22,20 @@ def tower(folder, name):
 
 
 def answers(program, model):
-    """The shape of what a program answers to two images, and its gradient's tree."""
+    """The shape of a program's answer to two images; each learnable leaf enters it."""
     x = np.zeros((2, model.input.size, model.input.size, 3), np.uint8)
+    draw = lambda key: program.init(key, model.frozen, x)
+    params = jax.eval_shape(draw, jax.random.key(0))
 
-    def total(learnable, params):
-        params = params._replace(learnable=learnable)
-        y = program.apply(params, model.frozen, x)
-        return y.sum(), y
+    def answer(learnable, fixed):
+        own = params._replace(learnable=learnable, fixed=fixed)
+        return program.apply(own, model.frozen, x)
 
-    def run(key):
-        params = program.init(key, model.frozen, x)
-        slope, y = jax.grad(total, has_aux=True)(params.learnable, params)
-        return y, slope
-
-    y, _ = jax.eval_shape(run, jax.random.key(0))
+    closed, y = jax.make_jaxpr(answer, return_shape=True)(*params)
+    used = dce_jaxpr(closed.jaxpr, [True])[1]
+    leaves = jax.tree_util.tree_leaves_with_path(params.learnable)
+    for (path, _), enters in zip(leaves, used, strict=False):
+        assert enters, jax.tree_util.keystr(path)
     return y.shape
 
 
