@@ -53,6 +53,13 @@ def part(params: Params, name: str) -> Params:
     return Params(params.learnable[name], params.fixed[name])
 
 
+def put(params: Params, name: str, own: Params) -> Params:
+    """The params with those of one part, or of one site, replaced."""
+    return Params(
+        {**params.learnable, name: own.learnable}, {**params.fixed, name: own.fixed}
+    )
+
+
 def fold(key: Any, name: str) -> Any:
     """A key derived from a name, so that adding a part does not change other parts'."""
     if isinstance(key, int | float):

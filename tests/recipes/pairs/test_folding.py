@@ -65,6 +65,23 @@ def test_it_answers_the_same_with_less(name):
         assert runs < 1.02 * operations(image.forward, image.frozen, x)
 
 
+def test_in_half_precision_answers_agree_to_its_last_places():
+    halves = lambda a: a.astype(jnp.bfloat16) if a.dtype == jnp.float32 else a
+    card, program = PROGRAMS["maple"]
+    card = card._replace(frozen=jax.tree.map(halves, card.frozen))
+    image = pair().image
+    image = image._replace(frozen=jax.tree.map(halves, image.frozen))
+    params = drawn(program, card)
+    small = folded(program, params, card, image)
+    y = jax.jit(program.apply)(params, card.frozen, X)
+    again = jax.jit(small.program.apply)(small.params, image.frozen, X)
+    assert again.dtype == y.dtype == jnp.bfloat16
+    apart = np.abs(np.asarray(again, "f4") - np.asarray(y, "f4")).max()
+    assert apart < 0.07 * np.abs(np.asarray(y, "f4")).max()
+    with pytest.raises(ValueError, match="above 1e-05"):
+        folded(program, params, card, image, tolerance=1e-5)
+
+
 def test_prompts_of_the_text_tower_become_rows_of_the_images():
     card, program = PROGRAMS["maple"]
     params = drawn(program, card)
