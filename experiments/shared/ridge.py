@@ -15,9 +15,10 @@ import numpy as np
 
 from experiments.shared import assets
 from reprojax.core import Edit, PyTree, Tokens, passthrough, until
+from reprojax.core.vectors import unit
 from reprojax.models import Model
 from reprojax.models.image_text import Pair
-from reprojax.models.image_text.card import encoded, text_features, unit
+from reprojax.models.image_text.card import encoded, text_features
 
 STRENGTH = 0.3
 TEMPLATE = "a photo of a {}"

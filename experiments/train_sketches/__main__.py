@@ -35,9 +35,10 @@ from experiments.train_glyphs.drawing import FIGURES
 from experiments.train_sketches import captions
 from reprojax.commands.outputs import command, replaceable
 from reprojax.core import Tokens, padded, tokens
+from reprojax.core.vectors import unit
 from reprojax.models import image_text
 from reprojax.models.image_text import Pair
-from reprojax.models.image_text.card import encoded, text_features, unit
+from reprojax.models.image_text.card import encoded, text_features
 from reprojax.models.image_text.sketches import (
     SIZE,
     WEIGHTS,

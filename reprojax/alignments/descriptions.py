@@ -89,7 +89,9 @@ def reweighted(targets: int, count: int = 3) -> Manipulation:
 
 def related_classes(targets: int) -> Manipulation:
     """f (I + E), where f are softmax(P)-weighted sums of the logits of each class's own
-    texts, [B T n] in a row; P [T n] and E [T T] are learned and start at zero (RVP).
+    texts, [B T n] in a row; P [T n] and E [T T] are learned and start at zero (RVP, Li
+    et al., "Reprogramming Vision-Language Models via Structured Prompt
+    Reparameterization").
 
     After training it is one matrix, and with the texts' features one linear head: see
     `recipes.folding`.

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from reprojax.core import Given, Key, Manipulation, Params, PyTree, Scope
 from reprojax.core.guards import check_sizes
+from reprojax.core.vectors import unit
 
 
 def voting(
@@ -61,7 +62,7 @@ def _features(spec: Any) -> Any:
 def affinity(
     features: Float[Array, "B J"], keys: Float[Array, "N J"]
 ) -> Float[Array, "B N"]:
-    """f . k of the rows' unit features, in float32."""
+    """f . k of the rows' unit features, in float32 (Tip-Adapter, arXiv 2111.03930)."""
     return unit(features.astype(jnp.float32)) @ keys.T.astype(jnp.float32)
 
 
@@ -71,7 +72,8 @@ def votes(
     targets: int,
     sharpness: Float[Array, ""] | float,
 ) -> Float[Array, "B T"]:
-    """The sum of each class's examples; one of label -1 does not vote."""
+    """The sum of each class's examples (Tip-Adapter, arXiv 2111.03930); one of label
+    -1 does not vote."""
     return jnp.exp(-sharpness * (1 - near)) @ jax.nn.one_hot(labels, targets)
 
 
@@ -80,7 +82,8 @@ def filled(
     features: Float[Given, "N J"],
     labels: Int[Given, "N"],
 ) -> Params:
-    """The params of `voting` with unit features as keys, and their labels.
+    """The params of `voting` with unit features as keys, and their labels (Tip-Adapter,
+    arXiv 2111.03930).
 
     Features of several random views of an image are averaged before. With fewer
     examples than the cache has room for, the rest does not vote.
@@ -110,7 +113,8 @@ def chosen(
     most: tuple[float, float] = (7.0, 3.0),
     steps: tuple[int, int] = (200, 20),
 ) -> Params:
-    """The params of `voting` with the sharpness and the strength that are best.
+    """The params of `voting` with the sharpness and the strength that are best
+    (Tip-Adapter, arXiv 2111.03930).
 
     Each is tried from .1 on in that many steps below its `most`, on validation images;
     of equals the smallest wins, sharpness first.
@@ -118,6 +122,7 @@ def chosen(
     where = params.learnable if params.learnable else params.fixed
     near = affinity(jnp.asarray(features), where["keys"])
     own, targets = params.fixed["labels"], logits.shape[-1]
+    own_logits, classes = np.asarray(logits), np.asarray(labels)
     found = jax.jit(votes, static_argnums=2)
     grid = lambda top, count: 0.1 + (top - 0.1) * np.arange(count) / count
     tried = grid(most[0], steps[0]), grid(most[1], steps[1])
@@ -125,14 +130,8 @@ def chosen(
     for sharpness in tried[0]:
         each = np.asarray(found(near, own, targets, sharpness))
         for strength in tried[1]:
-            right = (np.asarray(logits) + strength * each).argmax(-1) == labels
+            right = (own_logits + strength * each).argmax(-1) == classes
             if right.mean() > best[0]:
                 best = (right.mean(), sharpness, strength)
     fixed = {"sharpness": jnp.float32(best[1]), "strength": jnp.float32(best[2])}
     return params._replace(fixed=params.fixed | fixed)
-
-
-def unit(x: Float[Array, "... J"]) -> Float[Array, "... J"]:
-    """Divided by its length."""
-    length = jnp.sqrt((x**2).sum(-1, keepdims=True))
-    return x / jnp.maximum(length, 1e-12)

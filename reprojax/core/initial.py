@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import variance_scaling
 from jaxtyping import Array
 
 from reprojax.core.vocabulary import Key
@@ -15,6 +16,11 @@ def uniform(fan: int) -> Any:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, -bound, bound
     )
+
+
+linear_kernel = variance_scaling(1 / 3, "fan_in", "uniform")
+"""`uniform`, of a kernel [into out], whose inputs are counted: PyTorch's initial Linear
+layer without its bias."""
 
 
 def dense(key: Key, into: int, out: tuple[int, ...]) -> dict[str, Array]:

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from reprojax.core.names import is_ours, name_of
-from reprojax.core.vocabulary import Format, Manipulation, Params, Program, PyTree
+from reprojax.core.vocabulary import (
+    Format,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+)
 
 ADAPTERS = {
     "flax.linen": "linen",
@@ -323,3 +330,15 @@ def check_at(at: PyTree) -> None:
         f"reprogram got {shown(at)}, expected {{site, or a tuple of sites: "
         f"manipulation}}; {do}"
     )
+
+
+def context_width(who: str, scope: Scope) -> int:
+    """D of a context [B D], of which init may know the shape alone."""
+    found: Any = scope.context
+    if getattr(found, "ndim", None) != 2:
+        raise ValueError(
+            f"{who} got {shown(found)} as context, expected a feature of each row "
+            "[B D]; call core.informed(program, look), where look(frozen, x) is the "
+            "frozen model's own feature, or give one with the call"
+        )
+    return found.shape[1]

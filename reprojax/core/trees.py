@@ -1,4 +1,4 @@
-"""Trees of arrays: their names, shapes and digests, and how two differ."""
+"""Trees of arrays: their names, shapes, digests and rows, and how two differ."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -55,6 +55,12 @@ def specs(tree: PyTree) -> dict[str, str]:
 def spec_text(leaf: Any) -> str:
     plain = jax.eval_shape(plain_data, leaf)
     return f"{plain.dtype.name}{list(plain.shape)}"
+
+
+def tiled(tree: PyTree, count: int) -> PyTree:
+    """The rows of each array [B ...] that many times, all of them before the next:
+    [count*B ...]."""
+    return jax.tree.map(lambda a: jnp.tile(a, (count, *(1 for _ in a.shape[1:]))), tree)
 
 
 def fingerprint(frozen: PyTree) -> str:

@@ -2,7 +2,7 @@
 
 from reprojax.formats.clusters import nearest_prototype, with_prototypes
 from reprojax.formats.fixed import fixed, from_context
-from reprojax.formats.learnable import border, learnable, subspace, through
+from reprojax.formats.learnable import border, learnable, of_each, subspace, through
 from reprojax.formats.made import (
     low_rank,
     low_rank_channels,
@@ -21,6 +21,7 @@ __all__ = [
     "learnable",
     "low_rank",
     "low_rank_channels",
+    "of_each",
     "pool",
     "nearest_prototype",
     "projected",

@@ -1,7 +1,5 @@
 """One prompt for each cluster of inputs; a row has its nearest prototype's."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float
 from reprojax.core import Format, Given, Key, Params, PyTree, Scope, fold, inside, merge
 from reprojax.core import part as part_of
 from reprojax.core.guards import check_sizes
-from reprojax.core.slips import check_format, shown
+from reprojax.core.slips import check_format, context_width
 
 
 def nearest_prototype(fmt: Format, size: int) -> Format:
@@ -25,10 +23,12 @@ def nearest_prototype(fmt: Format, size: int) -> Format:
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         one = fmt.init(fold(key, "prompts"), shape, inside(scope, "prompts"))
         every = jax.tree.map(lambda a: jnp.repeat(a[None], size, 0), one)
-        near = jnp.full((size, _width(scope)), jnp.inf).at[0].set(0)
+        width = context_width("nearest_prototype", scope)
+        near = jnp.full((size, width), jnp.inf).at[0].set(0)
         return merge({"prompts": every, "prototypes": Params(fixed=near)})
 
     def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "B ..."]:
+        context_width("nearest_prototype", scope)
         within = inside(scope, "prompts")
         prompts = jax.vmap(lambda own: fmt.read(own, value, within))(
             part_of(params, "prompts")
@@ -51,14 +51,3 @@ def with_prototypes(params: Params, prototypes: Float[Given, "K D"]) -> Params:
     far = jnp.full(room.shape, jnp.inf)
     new = far.at[: len(prototypes)].set(jnp.float32(prototypes))
     return params._replace(fixed={**params.fixed, "prototypes": new})
-
-
-def _width(scope: Scope) -> int:
-    found: Any = scope.context
-    if getattr(found, "ndim", None) != 2:
-        raise ValueError(
-            f"nearest_prototype got {shown(found)} as context, expected a feature of "
-            "each row [B D]; call core.informed(program, look), where look(frozen, x) "
-            "is the frozen model's own feature, or give one with the call"
-        )
-    return found.shape[1]

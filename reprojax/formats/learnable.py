@@ -1,4 +1,4 @@
-"""Learnable prompts: free, in a subspace, or passed through a manipulation."""
+"""Learnable prompts: free, in a subspace, several, or passed through a manipulation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ from reprojax.core import (
     Params,
     PyTree,
     Scope,
+    bare,
     fold,
     inside,
     merge,
@@ -107,6 +108,31 @@ def through(fmt: Format, manipulation: Manipulation) -> Format:
     def read(params: Params, value: PyTree, scope: Scope) -> Any:
         prompt = fmt.read(part(params, "prompt"), value, inside(scope, "prompt"))
         return manipulation.apply(part(params, "edit"), prompt, inside(scope, "edit"))
+
+    return Format(init, read)
+
+
+def of_each(fmt: Format, count: int) -> Format:
+    """`count` prompts of a format, [count *prompt], each for as many rows of the value:
+    the first for the first rows, and so on."""
+    check_format("of_each", fmt)
+    check_sizes("of_each", count=count)
+
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        each = lambda key: fmt.init(key, shape, scope)
+        return jax.vmap(each)(jax.random.split(key, count))
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Any:
+        rows = len(bare(value))
+        if rows % count:
+            raise ValueError(
+                f"of_each got {rows} rows for {count} prompts, expected a multiple, so "
+                "that each prompt has as many"
+            )
+        keys = None if scope.key is None else jax.random.split(scope.key, count)
+        one = lambda own, key: fmt.read(own, value, scope._replace(key=key))
+        prompts = jax.vmap(one, axis_size=count)(params, keys)
+        return jnp.repeat(prompts, rows // count, 0)
 
     return Format(init, read)
 

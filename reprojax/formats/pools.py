@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from reprojax.core import Format, Key, Params, PyTree, Scope, fold
 from reprojax.core.guards import check_sizes
-from reprojax.core.slips import shown
+from reprojax.core.slips import context_width
+from reprojax.core.vectors import unit
 
 NO_TASK = -1
 
@@ -56,14 +57,14 @@ def pool(
                 f"pool got a prompt of length {shape[axis]}, expected a multiple of "
                 f"top={top}, the number of prompts that are joined"
             )
-        width = _width(scope)
+        width = context_width("a pool of prompts", scope)
         draw = lambda name, shape: initial(fold(key, name), shape, jnp.float32)
         own = {"keys": draw("keys", (size, width))}
         own["prompts"] = draw("prompts", (size, *each))
         return Params(own, _tasks(NO_TASK, top) if by_task else ())
 
     def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "B ..."]:
-        near = _unit(_context(scope)) @ _unit(params.learnable["keys"]).T
+        near = unit(_context(scope)) @ unit(params.learnable["keys"]).T
         which = jax.lax.top_k(near, top)[1]
         if transductive:
             which = _voted(which, size)
@@ -85,25 +86,8 @@ def _tasks(task: int, share: int) -> dict[str, jax.Array]:
 
 
 def _context(scope: Scope) -> Float[Array, "B D"]:
-    _width(scope)
+    context_width("a pool of prompts", scope)
     return jnp.asarray(scope.context, jnp.float32)
-
-
-def _width(scope: Scope) -> int:
-    """D of the context, of which init may know the shape alone."""
-    found = scope.context
-    if getattr(found, "ndim", None) != 2:
-        raise ValueError(
-            f"a pool of prompts got {shown(found)} as context, expected a feature of "
-            "each row [B D]; call core.informed(program, look), where look(frozen, x) "
-            "is the frozen model's own feature, or give one with the call"
-        )
-    return found.shape[1]
-
-
-def _unit(rows: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    square = (rows**2).sum(-1, keepdims=True)
-    return rows * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def _voted(which: Int[Array, "B K"], size: int) -> Int[Array, "B K"]:
@@ -141,7 +125,7 @@ def components(size: int, tasks: int = 1) -> Format:
         )
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        width = _width(scope)
+        width = context_width("a pool of prompts", scope)
         if size > width:
             raise ValueError(
                 f"components got size={size} for a context of width {width}, expected "
@@ -157,8 +141,8 @@ def components(size: int, tasks: int = 1) -> Format:
         own = {n: _held(a, earlier) for n, a in params.learnable.items()}
         if scope.index == 0:
             scope.tap("orthogonality", sum(_apart(a, taking) for a in own.values()))
-        query = _unit(_context(scope)[:, None] * own["attention"])
-        weight = jnp.einsum("bmd,md->bm", query, _unit(own["keys"]))
+        query = unit(_context(scope)[:, None] * own["attention"])
+        weight = jnp.einsum("bmd,md->bm", query, unit(own["keys"]))
         return jnp.tensordot(jnp.where(taking, weight, 0), own["components"], 1)
 
     return Format(init, read)
@@ -188,7 +172,7 @@ def _drawn(rows: Any, key: Key, begin: Any, end: Any) -> dict[str, jax.Array]:
             square = (flat**2).sum(1)
             before = (jnp.arange(len(flat)) < k) & (square > 1e-8)
             share = jnp.where(before, flat @ row / jnp.where(before, square, 1), 0)
-            return flat.at[k].set(_unit(row - share @ flat))
+            return flat.at[k].set(unit(row - share @ flat))
 
         return jax.lax.fori_loop(begin, end, place, flat).reshape(array.shape)
 

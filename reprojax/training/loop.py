@@ -109,7 +109,8 @@ def fit(
         program: what `reprogram` gives; `frozen` is the model's tree.
         batch: rows a step; rows that fill a short last batch do not count.
         seed: decides the initial params, the order of images and all randomness.
-        optimizer: it also gets the loss, as `value`, `grad` and `value_fn`.
+        optimizer: it also gets the loss, as `value`, `grad` and `value_fn`; the latter
+            computes the whole batch at once, whatever `accumulate` is.
         params: initial params instead of those drawn from the seed. Their label maps
             are estimated anew.
         loss: a value for each row from a batch's `losses.Seen`; `record_sites` names

@@ -31,6 +31,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, UInt8
 
 from reprojax.core import Edit, Forward, PyTree, Tokens, padded, passthrough
+from reprojax.core.vectors import unit
 from reprojax.models.card import Model
 from reprojax.models.language.card import Words
 from reprojax.models.vision.pixels import Pixels, drawn
@@ -206,13 +207,6 @@ def compare(frozen: PyTree, image: Float[Array, "B J"], named: Array) -> Array:
     cosine = jnp.einsum(form, unit(image), named)
     scale = jnp.exp(frozen["scale"]).astype(cosine.dtype)
     return scale * cosine + frozen["bias"].astype(cosine.dtype)
-
-
-def unit(x: Float[Array, "... J"]) -> Float[Array, "... J"]:
-    """Divided by its length, which is computed in float32."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    length = jnp.sqrt((wide**2).sum(-1, keepdims=True))
-    return (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
 
 
 def joint_roles(pair: Pair) -> dict[str, tuple[str, ...]]:

@@ -1,11 +1,12 @@
 """What a classifier's texts begin with: the words that prompts stand in place of."""
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reprojax.core import record
+from reprojax.core import Format, Key, Params, PyTree, Scope
 from reprojax.models.card import Model, role
+from reprojax.models.language.layers import rows_of, table_at
 from reprojax.models.vision.pixels import Pixels
 
 
@@ -26,15 +27,23 @@ def check_first_words(model: Model[Pixels], length: int, who: str) -> None:
         )
 
 
-def first_words(model: Model[Pixels], length: int) -> Float[Array, "P D"]:
-    """The vectors of these words at the text tower's embedding, without positions."""
-    site = role(model, "text_embedding")[0]
+def from_first_words(model: Model[Pixels], words: int | None = None) -> Format:
+    """Start at the vectors [P D] of these words, without positions, of the weights with
+    which the program begins.
 
-    @jax.jit
-    def look(frozen, x):
-        return record(model.forward, [site])(frozen, x)[1][site].value[
-            0, 1 : 1 + length
-        ]
+    Args:
+        words: how many of them; zeros stand in front. By default all P.
+    """
+    site = role(model, "text_embedding")[0].removeprefix("text/")
 
-    x = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), model.input.example())
-    return look(model.frozen, x)
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        count = shape[0] if words is None else words
+        ids = scope.frozen["texts"].tokens.value[:1, 1 : 1 + count]
+        own = rows_of(table_at(scope.frozen["text"], site), ids)[0]
+        wide = own.astype(jnp.float32)
+        return Params(jnp.pad(wide, ((shape[0] - count, 0), (0, 0))))
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "P D"]:
+        return params.learnable
+
+    return Format(init, read)

@@ -10,13 +10,13 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from reprojax.core import Given
+from reprojax.core.vectors import unit
 from reprojax.models.image_text.card import (
     Pair,
     check_names,
     encoded,
     sentences_of,
     text_features,
-    unit,
 )
 
 

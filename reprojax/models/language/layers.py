@@ -1,6 +1,6 @@
 """Layers over `Tokens`: attention depends on position and weight, not on the index."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from reprojax.core import Tokens, on_value
+from reprojax.core import PyTree, Tokens, on_value
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -141,6 +141,23 @@ class Place(nn.Module):
 def rows_of(table: Float[Array, "N D"], ids: Int[Array, "B L"]) -> Array:
     """Rows of a table; NaN for ids outside it, including negative ones."""
     return table.at[ids].get(mode="fill", wrap_negative_indices=False)
+
+
+def table_at(frozen: PyTree, site: str) -> Float[Array, "V D"]:
+    """The table of the `Embed` whose output is the site, read where linen keeps it.
+
+    For parts that act within the model's own call, from which it cannot be called.
+    """
+    path = ["params", *site.partition(":")[0].split("/"), "embedding"]
+    found: Any = frozen
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if getattr(found, "ndim", None) != 2:
+        raise ValueError(
+            f"the frozen tree has no table at {'/'.join(path)}, expected a vector for "
+            "each word; make these with a flax.linen.Embed"
+        )
+    return found
 
 
 class Embed(nn.Module):

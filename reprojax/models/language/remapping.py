@@ -1,6 +1,7 @@
 """Learned maps from a task's symbols, its letters, to words (arXiv 1809.01829)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from reprojax.core.initial import uniform
 from reprojax.models import Model, role
 from reprojax.models.language import Words
 from reprojax.models.language.card import check_words
-from reprojax.models.language.layers import rows_of
+from reprojax.models.language.layers import rows_of, table_at
 
 
 def remap(
@@ -79,26 +80,16 @@ def remap(
 
 
 def _table(model: Model[Words]) -> Callable[[PyTree], Float[Array, "V D"]]:
-    """frozen -> the rows of the embedding, read where linen keeps them.
-
-    The model itself cannot be called here, because this runs inside its own call.
-    """
+    """frozen -> the rows of the embedding."""
     (site,) = role(model, "embedding")
-    path = ["params", *site.partition(":")[0].split("/"), "embedding"]
-
-    def find(frozen: PyTree) -> Any:
-        for name in path:
-            frozen = frozen.get(name, {}) if isinstance(frozen, Mapping) else {}
-        return frozen
-
-    found = getattr(find(model.frozen), "shape", None)
+    found = table_at(model.frozen, site).shape
     if found != (model.input.vocabulary, model.width):
         raise ValueError(
-            f"the embedding of {model.name} at {'/'.join(path)} has the shape "
-            f"{found}, expected {(model.input.vocabulary, model.width)}, a row for "
-            "each word; make the vectors of words with a flax.linen.Embed"
+            f"the embedding of {model.name} at {site} has the shape {found}, expected "
+            f"{(model.input.vocabulary, model.width)}, a row for each word; make the "
+            "vectors of words with a flax.linen.Embed"
         )
-    return find
+    return partial(table_at, site=site)
 
 
 def _scores(net: PyTree, x: Tokens) -> tuple[Float[Array, "B L N"], Bool[Array, "B L"]]:

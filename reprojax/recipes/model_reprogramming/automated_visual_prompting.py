@@ -48,7 +48,8 @@ def automated_visual_prompting(
 
 
 def search_space(targets: int, sources: int) -> list[dict[str, Any]]:
-    """AutoVP's grid for one model: what it tries, as arguments of `recipes.build`.
+    """AutoVP's grid for one model (arXiv 2310.08381): what it tries, as arguments of
+    `recipes.build`.
 
     Each entry builds one program: `build("autovp", model, targets, **entry)`. Train
     each for a few epochs, as the paper does for 2 to 5, and take the best on

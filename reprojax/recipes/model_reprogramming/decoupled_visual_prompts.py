@@ -1,7 +1,6 @@
 """A prompt for each kind of descriptions, DVP (Cai et al., arXiv 2506.01000)."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +10,17 @@ from reprojax import operators
 from reprojax.alignments import reweighted
 from reprojax.core import (
     Edit,
-    Format,
     Forward,
-    Key,
     Manipulation,
-    Params,
     Program,
     PyTree,
-    Scope,
     chain,
     passthrough,
     reprogram,
     stateless,
 )
-from reprojax.formats import learnable, through
+from reprojax.core.trees import tiled
+from reprojax.formats import learnable, of_each, through
 from reprojax.models import Model, Pixels
 from reprojax.models.vision.sizes import border_around, scaled
 from reprojax.recipes.method import Method, Preset, needs
@@ -57,7 +53,7 @@ def decoupled_visual_prompts(
     """
     inner = scaled(192, model) if inner is None else inner
     sigmoid = through(learnable(zeros), stateless(jax.nn.sigmoid))
-    border = operators.pad(_of_each(sigmoid, prompts), *border_around(inner, model))
+    border = operators.pad(of_each(sigmoid, prompts), *border_around(inner, model))
     at = {"input": chain(resize=operators.resize(inner), border=border)}
     own = partial(reweighted, count=nearest)
     forward = decoupled(model, prompts, targets)
@@ -65,22 +61,9 @@ def decoupled_visual_prompts(
     return reprogram(forward, at, align)
 
 
-def _of_each(fmt: Format, prompts: int) -> Format:
-    """K prompts, each for as many rows of the value."""
-
-    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        return fmt.init(key, (prompts, *shape), scope)
-
-    def read(params: Params, value: Any, scope: Scope) -> jax.Array:
-        prompt = fmt.read(params, value, scope)
-        return jnp.repeat(prompt, len(value) // prompts, 0)
-
-    return Format(init, read)
-
-
 def decoupled(model: Model[Pixels], prompts: int, targets: int) -> Forward:
     """The model on each image K times, each with texts of its own kind: class by class
-    the logits of its texts of all kinds, [B T K m] in a row."""
+    the logits of its texts of all kinds, [B T K m] in a row (DVP, arXiv 2506.01000)."""
     texts = len(model.frozen["texts"].features)
     if prompts < 1 or texts % (prompts * targets):
         raise ValueError(
@@ -93,8 +76,7 @@ def decoupled(model: Model[Pixels], prompts: int, targets: int) -> Forward:
         def inside(site: str, value: PyTree) -> PyTree:
             return value if site == "output" else edit(site, value)
 
-        again = jnp.tile(x, (prompts, *(1 for _ in x.shape[1:])))
-        y = model.forward(frozen, again, edit=inside)
+        y = model.forward(frozen, tiled(x, prompts), edit=inside)
         y = y.reshape(prompts, len(x), prompts, targets, -1)
         own = jnp.einsum("kbktm->btkm", y)
         return edit("output", own.reshape(len(x), -1))

@@ -8,21 +8,14 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Float
 
 from reprojax.alignments import columns, linear
-from reprojax.core import (
-    Manipulation,
-    Params,
-    Program,
-    Scope,
-    informed,
-    reprogram,
-    until,
-)
-from reprojax.data import Split, in_order
+from reprojax.core import Manipulation, Params, Program, part, put, reprogram, until
+from reprojax.data import Split
 from reprojax.formats import border, learnable, nearest_prototype, with_prototypes
 from reprojax.models import Model, Pixels, role
 from reprojax.models.vision.sizes import scaled
 from reprojax.operators import add, resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
+from reprojax.recipes.queries import asking, queries
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_cosine
 
@@ -52,18 +45,11 @@ def diversity_aware_prompting(
     """
     width = scaled(30, model) if width is None else width
     strips = border(learnable(normal(1.0)), width)
-    at = {
-        "input": resize(model.input.size),
-        SITE: add(nearest_prototype(strips, clusters)),
-    }
+    to_size = resize(model.input.size)
+    at = {"input": to_size, SITE: add(nearest_prototype(strips, clusters))}
     features = until(model.forward, role(model, "features")[0])
     program = reprogram(features, at, aligned(align, targets, linear))
-    return informed(program, lambda frozen, x: _features(model, frozen, x))
-
-
-def _features(model: Model[Pixels], frozen: Any, x: Any) -> Float[Array, "B D"]:
-    small = resize(model.input.size).apply(Params(), x, Scope())
-    return until(model.forward, role(model, "features")[0])(frozen, small)
+    return asking(program, model, to_size)
 
 
 def first_params(
@@ -75,7 +61,8 @@ def first_params(
     threshold: float | None = None,
     prompt: Any = None,
 ) -> Params:
-    """The program's first params, with the prototypes of the training images.
+    """The program's first params, with the prototypes of the training images (DAM-VP,
+    arXiv 2303.08138).
 
     The features of the first 1,000 images are clustered bottom up by their average
     distance; a prototype is its cluster's mean.
@@ -87,17 +74,14 @@ def first_params(
         prompt: strips that all clusters start from, such as `meta_prompt` gives.
     """
     params = program.init(jax.random.key(seed), model.frozen, train.x[:2])
-    own = Params(params.learnable[SITE], params.fixed[SITE])
-    look = jax.jit(lambda frozen, x: _features(model, frozen, x))
+    own = part(params, SITE)
     few = train._replace(x=train.x[:1000], y=train.y[:1000])
-    batches = (x for x, *_ in in_order(few, min(50, len(few.y))))
-    rows = np.concatenate([np.asarray(look(model.frozen, x)) for x in batches])
-    found = prototypes(rows[: len(few.y)], len(own.fixed["prototypes"]), threshold)
+    rows = queries(model, few)
+    found = prototypes(rows, len(own.fixed["prototypes"]), threshold)
     own = with_prototypes(own, found)
     if prompt is not None:
         own = own._replace(learnable=_everywhere(prompt, own.learnable))
-    learned = {**params.learnable, SITE: own.learnable}
-    return Params(learned, {**params.fixed, SITE: own.fixed})
+    return put(params, SITE, own)
 
 
 def _everywhere(prompt: Any, like: Any) -> Any:
@@ -109,7 +93,8 @@ def _everywhere(prompt: Any, like: Any) -> Any:
 def prototypes(
     features: Float[np.ndarray, "N D"], most: int, threshold: float | None = None
 ) -> Float[np.ndarray, "K D"]:
-    """The means of clusters by average linkage, in the order of their first rows."""
+    """The means of clusters by average linkage, in the order of their first rows
+    (DAM-VP, arXiv 2303.08138)."""
     from scipy.cluster.hierarchy import average, fcluster
 
     if len(features) < 2:
@@ -132,7 +117,8 @@ def prototypes(
 def most_active(model: Model[Pixels], targets: int, seed: int = 0) -> Manipulation:
     """The features that vary most over 512 images of noise, one for each class.
 
-    The paper's way without a head. The features' order is theirs in the model.
+    The paper's way without a head (DAM-VP, arXiv 2303.08138). The features' order is
+    theirs in the model.
     """
     key = jax.random.key(seed)
     size = model.input.size

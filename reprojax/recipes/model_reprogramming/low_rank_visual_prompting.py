@@ -1,17 +1,14 @@
 """LoR-VP: a low-rank prompt over the whole image (Jin et al., arXiv 2502.00896)."""
 
-from typing import Any
-
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from functools import partial
 
 from reprojax.alignments import linear
-from reprojax.core import Key, Manipulation, Program, chain, reprogram, until
-from reprojax.core.initial import uniform
+from reprojax.core import Manipulation, Program, chain, reprogram, until
+from reprojax.core.initial import linear_kernel
 from reprojax.formats import low_rank_channels
 from reprojax.models import Model, Pixels, role
 from reprojax.operators import add, resize
-from reprojax.recipes.method import Method, Preset, needs
+from reprojax.recipes.method import Method, Preset, aligned, needs
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_cosine
 
@@ -29,29 +26,15 @@ def low_rank_visual_prompting(
     It enters before normalisation, and starts at zero.
 
     Args:
-        align: a map of the model's answers, such as ILM; without one a linear head on
-            the features is learned for `targets` classes, as in the published script.
+        align: a map of the model's answers, such as ILM; with `targets` instead, a
+            linear head on the features is learned, as in the published script.
         rank: of each colour's matrix; 4 of 224 x 224 pixels have 5,376 numbers.
     """
     prompt = add(low_rank_channels(rank))
     at = {"input": chain(resize=resize(model.input.size), prompt=prompt)}
-    if align is not None:
-        return reprogram(model.forward, at, align)
-    if targets is None:
-        raise ValueError(
-            "got neither align nor targets, expected one: an alignment of the model's "
-            "answers, or the number of classes for a head on features: "
-            "low_rank_visual_prompting(model, targets=10)"
-        )
-    head = linear(targets, initial=_as_in_torch)
+    head = aligned(align, targets, partial(linear, initial=linear_kernel))
     features = until(model.forward, role(model, "features")[0])
-    return reprogram(features, at, head)
-
-
-def _as_in_torch(
-    key: Key, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None
-) -> Float[Array, "D T"]:
-    return uniform(shape[0])(key, shape, dtype)
+    return reprogram(features if align is None else model.forward, at, head)
 
 
 METHOD = Method(

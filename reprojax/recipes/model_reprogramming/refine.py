@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from reprojax.alignments import of_probabilities
 from reprojax.alignments.named import displaced
 from reprojax.core import Manipulation, Program, chain, reprogram, stateless
+from reprojax.core.vectors import unit
 from reprojax.models import Model, Pixels
 from reprojax.models.vision.unet import UNet
 from reprojax.operators import network, resize
@@ -46,7 +47,8 @@ def refine(
 
 def apart_and_right(weight: float = 0.1, temperature: float = 0.07) -> Loss:
     """Binary cross entropy of each class's probability, the mean over the classes, plus
-    `weight` times a supervised contrast of the network's images (arXiv 2004.11362).
+    `weight` times a supervised contrast of the network's images (REFINE, arXiv
+    2502.18508; the contrast is that of arXiv 2004.11362).
 
     It reads the site "input".
     """
@@ -69,9 +71,8 @@ def _contrast(
 ) -> Float[Array, "B"]:
     """Each image twice, as two equal views: minus the mean log share of its own class
     in the exponentials of cosines / temperature, without itself."""
-    rows = images.reshape(len(images), -1).astype(jnp.float32)
-    norm = jnp.sqrt(jnp.maximum((rows**2).sum(-1, keepdims=True), 1e-24))
-    near = (rows / norm) @ (rows / norm).T / temperature
+    rows = unit(images.reshape(len(images), -1).astype(jnp.float32))
+    near = rows @ rows.T / temperature
     real, own = labels >= 0, jnp.diagonal(near)
     same = (labels[:, None] == labels) & real
     top = jnp.where(real, near, -jnp.inf).max(1)

@@ -41,7 +41,8 @@ def rvp(
 
 
 def slower_answers(ratio: float) -> Callable[..., optax.GradientTransformation]:
-    """SGD with momentum and a cosine; at "output" the rate is `ratio` times smaller."""
+    """SGD with momentum and a cosine; at "output" the rate is `ratio` times smaller
+    (RVP, Li et al.)."""
     falling = sgd_cosine(warmup=0)
 
     def optimizer(

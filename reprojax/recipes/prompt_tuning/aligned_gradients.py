@@ -18,10 +18,9 @@ from reprojax.core import (
     chain,
     reprogram,
 )
-from reprojax.formats import fixed, learnable
+from reprojax.core.vectors import unit
 from reprojax.models import Model, Pixels, role
-from reprojax.models.image_text.card import unit
-from reprojax.models.image_text.starts import check_first_words, first_words
+from reprojax.models.image_text.starts import check_first_words, from_first_words
 from reprojax.operators import insert, replace
 from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.names_of_classes import (
@@ -68,20 +67,30 @@ def prograd(
         )
     check_first_words(model, words, "prograd")
     (site,) = role(model, "text_embedding")
-    own = first_words(model, words).astype(jnp.float32)
-    room = jnp.zeros((length - words, own.shape[1]))
-    start = learnable(jnp.concatenate([room, own])) if initial is None else initial
+    start = from_first_words(model, words) if initial is None else initial
     prompt = replace(start, length, at=1)
-    if len(room):
-        prompt = chain(room=insert(fixed(room), len(room), at=1), words=prompt)
+    if room := length - words:
+        prompt = chain(room=insert(_blank(), room, at=1), words=prompt)
     at = {"input": sized(model, augment), site: prompt}
     at |= {FEATURES: with_teacher()}
     return reprogram(model.forward, at, align)
 
 
+def _blank() -> Format:
+    """Zeros, in whose place learned words stand."""
+
+    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
+        return Params(fixed=jnp.zeros(shape))
+
+    def read(params: Params, value: PyTree, scope: Scope) -> Array:
+        return params.fixed
+
+    return Format(init, read)
+
+
 def with_teacher() -> Manipulation:
     """The texts' features unchanged; taps "teacher" [T J], the classes' unit features
-    times the pair's scale.
+    times the pair's scale (ProGrad, arXiv 2205.14865).
 
     The learnable number "which" chooses the loss of `two_losses`; no gradient moves it.
     """
@@ -97,7 +106,8 @@ def with_teacher() -> Manipulation:
 
 
 def two_losses(temperature: float = 1.0) -> Loss:
-    """Cross entropy with the labels; where "which" is 1, with zero-shot's answer.
+    """Cross entropy with the labels; where "which" is 1, with zero-shot's answer
+    (ProGrad, arXiv 2205.14865).
 
     The second is that of both divided by the temperature, times its square.
     """
@@ -118,10 +128,13 @@ def two_losses(temperature: float = 1.0) -> Loss:
 def agreeing(
     inner: optax.GradientTransformation, strength: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimiser for `two_losses`: no leaf moves against its second gradient.
+    """An optimiser for `two_losses`: no leaf moves against its second gradient
+    (ProGrad, arXiv 2205.14865).
 
     Where the product of a leaf's two gradients is negative, the first loses `strength`
-    times its part along the second. The training step hands on the loss as a function.
+    times its part along the second. The training step hands on the loss as a function,
+    which computes the whole batch: `accumulate` saves no memory of the second gradient,
+    and with `augment` that one is of other random parts of the images.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -150,7 +163,7 @@ def _chosen(learnable: PyTree, which: float) -> PyTree:
 def agreeing_sgd(
     learning_rate: float, steps: int, epochs: int
 ) -> optax.GradientTransformation:
-    """`agreeing` around CoOp's SGD."""
+    """`agreeing` around CoOp's SGD (ProGrad, arXiv 2205.14865)."""
     return agreeing(sgd_by_epochs(learning_rate, steps, epochs))
 
 

@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jax.nn.initializers import variance_scaling
 
 from reprojax.alignments import linear
 from reprojax.core import Manipulation, Program, reprogram, until
+from reprojax.core.initial import linear_kernel
 from reprojax.formats import components
 from reprojax.models import Model, Pixels
 from reprojax.operators import prefix, resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
-from reprojax.recipes.prompt_tuning.pools import asking, attention, checked
+from reprojax.recipes.prompt_tuning.pools import attention, checked
+from reprojax.recipes.queries import asking
 from reprojax.recipes.registry import register
-
-# PyTorch's start of a linear layer: uniform within fan^-.5
-_HEAD = variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 @needs(Pixels, "features", "keys", "values")
@@ -49,7 +48,7 @@ def coda_prompt(
     fmt, to_size = components(size, tasks), resize(model.input.size)
     at: dict = {"input": to_size}
     at |= {attention(model, [i]): prefix(fmt, length) for i in own}
-    align = aligned(align, targets, lambda targets: linear(targets, initial=_HEAD))
+    align = aligned(align, targets, partial(linear, initial=linear_kernel))
     cut = until(model.forward, model.roles["features"][0])
     return asking(reprogram(cut, at, align), model, to_size)
 

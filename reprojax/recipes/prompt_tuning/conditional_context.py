@@ -19,15 +19,17 @@ from reprojax.core import (
     reprogram,
 )
 from reprojax.core.initial import dense
+from reprojax.core.slips import context_width
+from reprojax.core.trees import tiled
+from reprojax.core.vectors import unit
 from reprojax.models import Model, Pixels, role
-from reprojax.models.image_text.card import unit
 from reprojax.operators import replace, resize
 from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.names_of_classes import (
     check_classes,
     template_words,
 )
-from reprojax.recipes.prompt_tuning.pools import asking
+from reprojax.recipes.queries import asking
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_by_epochs
 
@@ -61,32 +63,33 @@ def cocoop(
 
 
 def image_by_image(forward: Forward) -> Forward:
-    """A pair's forward with its texts once for each image: rows [B*R ...]."""
+    """A pair's forward with its texts once for each image: rows [B*R ...] (CoCoOp,
+    arXiv 2203.05557)."""
 
     def each(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
         images = jax.tree.leaves(x)[0].shape[0]
 
-        def tiled(site: str, value: PyTree) -> PyTree:
+        def inner(site: str, value: PyTree) -> PyTree:
             value = edit(site, value)
             if site != "text/input":
                 return value
-            again = lambda a: jnp.tile(a, (images,) + (1,) * (a.ndim - 1))
-            return jax.tree.map(again, value)
+            return tiled(value, images)
 
-        return forward(frozen, x, edit=tiled)
+        return forward(frozen, x, edit=inner)
 
     return each
 
 
 def conditional(fmt: Format) -> Format:
-    """A prompt [P D] plus one vector for each image, from its unit feature [B J].
+    """A prompt [P D] plus one vector for each image, from its unit feature [B J]
+    (CoCoOp, arXiv 2203.05557).
 
     The net has one hidden layer, a sixteenth as wide as the feature. Of B images it
     gives [B*R P D], each image's prompt for each of its R rows.
     """
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        joint = scope.context.shape[-1]
+        joint = context_width("conditional", scope)
         hidden = max(joint // 16, 1)
         own = fmt.init(fold(key, "words"), shape, scope)
         net = {
@@ -99,7 +102,8 @@ def conditional(fmt: Format) -> Format:
         own, net = params.learnable, params.learnable["net"]
         words = Params(own["words"], params.fixed["words"])
         prompt = fmt.read(words, value, scope)
-        seen = unit(scope.context.astype(jnp.float32))
+        context_width("conditional", scope)
+        seen = unit(jnp.asarray(scope.context, jnp.float32))
         hidden = jax.nn.relu(seen @ net["first"]["kernel"] + net["first"]["bias"])
         vector = hidden @ net["second"]["kernel"] + net["second"]["bias"]
         each = value.value.shape[0] // len(seen)

@@ -2,20 +2,10 @@
 
 from typing import Literal
 
-import jax
 from jax.nn.initializers import normal
 
-from reprojax.core import (
-    Format,
-    Key,
-    Manipulation,
-    Params,
-    Program,
-    Scope,
-    chain,
-    reprogram,
-)
-from reprojax.formats import learnable
+from reprojax.core import Format, Manipulation, Program, chain, reprogram
+from reprojax.formats import learnable, of_each
 from reprojax.models import Model, Pixels, role
 from reprojax.operators import insert
 from reprojax.recipes.method import Method, Preset, needs
@@ -61,7 +51,7 @@ def coop(
     """
     check_classes(model, targets)
     fmt = learnable(normal(0.02)) if initial is None else initial
-    fmt = _each(fmt, len(model.frozen["texts"].features)) if each else fmt
+    fmt = of_each(fmt, len(model.frozen["texts"].features)) if each else fmt
     (site,) = role(model, "text_embedding")
     words = _around(fmt, length, place, ahead, behind)
     if place != "end":
@@ -87,17 +77,6 @@ def _around(
         before=insert(fmt, half, at=ahead),
         behind=insert(fmt, length - half, at=-behind),
     )
-
-
-def _each(fmt: Format, count: int) -> Format:
-    """A prompt of its own for each of `count` rows: [count *prompt]."""
-
-    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        return jax.vmap(lambda key: fmt.init(key, shape, scope))(
-            jax.random.split(key, count)
-        )
-
-    return Format(init, fmt.read)
 
 
 def _check_ends(model: Model[Pixels], behind: int) -> None:

@@ -12,11 +12,11 @@ from reprojax.operators import prefix, resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
 from reprojax.recipes.prompt_tuning.pools import (
     MATCHES,
-    asking,
     attention,
     checked,
     pulled,
 )
+from reprojax.recipes.queries import asking
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adam_clipped
 

@@ -20,6 +20,8 @@ from reprojax.core import (
     Params,
     Program,
     PyTree,
+    part,
+    put,
     reprogram,
     shared,
     until,
@@ -93,7 +95,8 @@ def importance(
     batch: int = 64,
     loss: Loss = cross_entropy,
 ) -> Masks:
-    """The gradient of the loss by each mask, its mean over batches of trained params.
+    """The gradient of the loss by each mask, its mean over batches of trained params
+    (E2VPT, arXiv 2307.13770).
 
     The tokens' is zero but for a layer norm's epsilon, where each block has tokens of
     its own and begins with a norm: that cancels a factor of a whole token. So only
@@ -130,7 +133,8 @@ def _site(tree: Any) -> str:
 
 
 def masks(scores: Masks, tokens: int, pieces: int, signed: bool = False) -> Masks:
-    """Ones, and zeros for so many whole tokens, and for so many pieces of each token.
+    """Ones, and zeros for so many whole tokens, and for so many pieces of each token
+    (E2VPT, arXiv 2307.13770).
 
     Those whose score is nearest to zero go first.
 
@@ -157,7 +161,8 @@ def amounts(
     length: int, pieces: int = 16, percents: Sequence[int] = range(10, 100, 10)
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """How many tokens, and pieces of each token, the published search removes: by
-    percents, so that one token and four pieces are left at least."""
+    percents, so that one token and four pieces are left at least (E2VPT, arXiv
+    2307.13770)."""
     of = lambda n, least: tuple(
         dict.fromkeys(min(n * p // 100, max(n - least, 0)) for p in percents)
     )
@@ -167,13 +172,14 @@ def amounts(
 def rewound(
     program: Program, key: Key, frozen: PyTree, x: PyTree, masks: Masks
 ) -> Params:
-    """The first params of `e2vpt(..., pruned=True)`, with these masks.
+    """The first params of `e2vpt(..., pruned=True)`, with these masks (arXiv
+    2307.13770).
 
     With the key of the first training everything else starts as it did there.
     """
     params = program.init(key, frozen, x)
     site = _site(params.fixed)
-    return params._replace(fixed={**params.fixed, site: dict(masks)})
+    return put(params, site, part(params, site)._replace(fixed=dict(masks)))
 
 
 METHOD = Method(

@@ -57,23 +57,26 @@ def explicit_visual_prompting(
         raise ValueError(f"got share={share}, expected a share above 0 and below 1")
     blocks, side = transformer_blocks(model), patch(model)
     width = max(1, model.width // reduce)
-    fmt = _explicit(len(blocks), width, side, share)
+    fmt = _explicit(len(blocks), width, side)
     count = (model.input.size // side) ** 2
     to_size = resize(model.input.size)
     at: dict = {"input": to_size, blocks: shared(add(fmt, count, at=1))}
     cut = until(model.forward, model.roles["features"][0])
     program = reprogram(cut, at, aligned(align, targets, linear))
-    return informed(program, _looking(model, to_size))
+    return informed(program, _looking(model, to_size, share))
 
 
-def _looking(model: Model[Pixels], to_size: Manipulation) -> Any:
-    """(frozen, x) -> normalised pixels, and the patches' vectors without positions."""
+def _looking(model: Model[Pixels], to_size: Manipulation, share: float) -> Any:
+    """(frozen, x) -> the high frequencies of normalised pixels, and the patches'
+    vectors without positions."""
     site = model.roles["patches"][0]
     call = record(until(model.forward, site), ["normalized"])
 
     def look(frozen: PyTree, x: PyTree) -> dict[str, jax.Array]:
         patches, seen = call(frozen, to_size.apply(Params(), x, Scope()))
-        return {"pixels": seen["normalized"], "patches": patches}
+        pixels = seen["normalized"].astype(jnp.float32)
+        high = high_frequencies(pixels, share)
+        return {"frequencies": high, "patches": patches.astype(jnp.float32)}
 
     return look
 
@@ -82,7 +85,7 @@ def high_frequencies(
     pixels: Float[Array, "B H W C"], share: float
 ) -> Float[Array, "B H W C"]:
     """The absolute values of an image without its low frequencies: a square of that
-    share of them, in their middle, is removed."""
+    share of them, in their middle, is removed (arXiv 2303.10883)."""
     height, width = pixels.shape[1:3]
     half = int((height * width * share) ** 0.5 // 2)
     waves = jnp.fft.fftshift(jnp.fft.fft2(pixels, axes=(1, 2)), axes=(1, 2))
@@ -93,8 +96,8 @@ def high_frequencies(
     return jnp.abs(jnp.fft.ifft2(waves, axes=(1, 2)).real)
 
 
-def _explicit(blocks: int, width: int, side: int, share: float) -> Format:
-    """One prompt for each row [B L D], of the context's pixels and patches.
+def _explicit(blocks: int, width: int, side: int) -> Format:
+    """One prompt for each row [B L D], of the context's frequencies and patches.
 
     A reduced vector of each patch and one of its high frequencies are added; a small
     layer of each block and a last layer of all blocks make the prompt.
@@ -102,7 +105,7 @@ def _explicit(blocks: int, width: int, side: int, share: float) -> Format:
 
     def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
         into, out = scope.context["patches"].shape[-1], shape[-1]
-        channels = scope.context["pixels"].shape[-1]
+        channels = scope.context["frequencies"].shape[-1]
         wide = (2 / (side**2 * width)) ** 0.5
         sizes: dict[str, tuple[float, tuple[int, ...], tuple[int, ...]]] = {
             "patches": (0.02, (into, width), (width,)),
@@ -119,13 +122,12 @@ def _explicit(blocks: int, width: int, side: int, share: float) -> Format:
         )  # fmt: skip
 
     def read(params: Params, value: PyTree, scope: Scope) -> Float[Array, "B L D"]:
-        own, single = params.learnable, lambda a: jnp.asarray(a, jnp.float32)
-        pixels = high_frequencies(single(scope.context["pixels"]), share)
-        b, h, w, c = pixels.shape
-        tiles = pixels.reshape(b, h // side, side, w // side, side, c)
+        own, high = params.learnable, scope.context["frequencies"]
+        b, h, w, c = high.shape
+        tiles = high.reshape(b, h // side, side, w // side, side, c)
         high = jnp.einsum("bipjqc,pqcr->bijr", tiles, own["frequencies"]["kernel"])
         high = high.reshape(b, -1, width) + own["frequencies"]["bias"]
-        near = _dense(single(scope.context["patches"]), own["patches"])
+        near = _dense(scope.context["patches"], own["patches"])
         block = jax.tree.map(lambda a: a[scope.index], own["blocks"])
         unit = jax.nn.gelu(_dense(high + near, block), approximate=False)
         return _dense(unit, own["last"])

@@ -6,23 +6,36 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal
 from jaxtyping import Array, Float
 
-from reprojax.core import Key, Manipulation, Params, Program, PyTree, Scope, reprogram
+from reprojax.core import (
+    Key,
+    Manipulation,
+    Params,
+    Program,
+    PyTree,
+    Scope,
+    put,
+    reprogram,
+)
+from reprojax.core.vectors import unit
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
-from reprojax.models.image_text.card import compare, unit
-from reprojax.models.image_text.starts import check_first_words, first_words
+from reprojax.models.image_text.card import compare
 from reprojax.operators import insert, replace, resize
 from reprojax.recipes.method import Method, Preset, needs
-from reprojax.recipes.prompt_tuning.context_optimisation import check_classes
 from reprojax.recipes.prompt_tuning.multimodal_prompts import first_layers
-from reprojax.recipes.prompt_tuning.pools import asking
+from reprojax.recipes.prompt_tuning.names_of_classes import (
+    check_classes,
+    template_words,
+)
+from reprojax.recipes.queries import asking
 from reprojax.recipes.registry import register
 from reprojax.training.averages import averaged, gaussian_epochs, mean_of_epochs
 from reprojax.training.losses import Loss, Seen, cross_entropy
 from reprojax.training.optimizers import sgd_by_epochs
 
 FEATURES = "image/features"
-SITES = (FEATURES, "text/features", "*/frozen", "*/teacher", "*/answer")
+FROZEN, TEACHER, ANSWER = (f"{FEATURES}/{n}" for n in ("frozen", "teacher", "answer"))
+SITES = (FEATURES, "text/features", FROZEN, TEACHER, ANSWER)
 """What `self_regulated` reads."""
 
 
@@ -47,17 +60,16 @@ def ivlp(
             otherwise it is drawn, as all others are.
     """
     check_classes(model, targets)
-    check_first_words(model, length, "ivlp")
-    at = _independent(model, length, depth, words)
+    at = _independent(model, length, depth, words, "ivlp")
     at |= {"input": resize(model.input.size)}
     return reprogram(model.forward, at, align)
 
 
 def _independent(
-    model: Model[Pixels], length: int, depth: int, words: bool
+    model: Model[Pixels], length: int, depth: int, words: bool, who: str
 ) -> dict[str, Manipulation]:
     drawn, (text, image) = learnable(normal(0.02)), first_layers(model, depth)
-    start = learnable(first_words(model, length)) if words else drawn
+    start = template_words(model, length, None if words else drawn, who)
     at = {site: replace(drawn, length, at=1) for site in text}
     at |= {site: replace(drawn, length, at=None) for site in image}
     at[text[0]] = replace(start, length, at=1)
@@ -85,7 +97,6 @@ def prompt_src(
     own, or by `taught` others.
     """
     check_classes(model, targets)
-    check_first_words(model, length, "prompt_src")
     texts = model.frozen["texts"]
     if texts.weights is not None:
         raise ValueError(
@@ -94,7 +105,7 @@ def prompt_src(
             "params, features)"
         )
     to_size = resize(model.input.size)
-    at = _independent(model, length, depth, words)
+    at = _independent(model, length, depth, words, "prompt_src")
     at |= {"input": to_size, FEATURES: _beside_frozen()}
     program = reprogram(model.forward, at, align)
     return asking(program, model, to_size)
@@ -117,7 +128,7 @@ def _beside_frozen() -> Manipulation:
 
 
 def taught(params: Params, features: Float[Array, "T J"]) -> Params:
-    """Params of `prompt_src` whose teacher has these text features.
+    """Params of `prompt_src` whose teacher has these text features (arXiv 2307.06948).
 
     In the paper they are means over 60 templates, of features that keep their length.
     """
@@ -128,22 +139,20 @@ def taught(params: Params, features: Float[Array, "T J"]) -> Params:
             f"{list(getattr(found, 'shape', ()))}, expected the same, a row for each "
             "class; take the params of prompt_src, and image_text's text_features"
         )
-    return params._replace(fixed={**params.fixed, FEATURES: jnp.asarray(features)})
+    return put(params, FEATURES, Params(fixed=jnp.asarray(features)))
 
 
 def self_regulated(image: float = 10.0, text: float = 25.0) -> Loss:
     """Cross entropy, the mean absolute differences of unit features from the frozen
     ones, and the divergence of the answers from the frozen ones, over T (PromptSRC,
-    arXiv 2307.06948). It reads `SITES`."""
+    arXiv 2307.06948). It reads `SITES`, and computes in float32."""
 
     def loss(seen: Seen) -> jax.Array:
-        frozen, teacher, answer = (
-            seen.recorded[f"{FEATURES}/{name}"]
-            for name in ("frozen", "teacher", "answer")
-        )
-        moved = apart(seen.recorded[FEATURES], frozen).mean(-1)
-        words = apart(seen.recorded["text/features"], teacher).mean()
-        log, old = map(jax.nn.log_softmax, (seen.output, answer))
+        single = {site: seen.recorded[site].astype(jnp.float32) for site in SITES}
+        moved = apart(single[FEATURES], single[FROZEN]).mean(-1)
+        words = apart(single["text/features"], single[TEACHER]).mean()
+        output = seen.output.astype(jnp.float32)
+        log, old = map(jax.nn.log_softmax, (output, single[ANSWER]))
         # The published code divides by all B T numbers, not by the B rows.
         divergence = (jnp.exp(old) * (old - log)).mean(-1)
         return cross_entropy(seen) + image * moved + text * words + divergence
@@ -152,7 +161,7 @@ def self_regulated(image: float = 10.0, text: float = 25.0) -> Loss:
 
 
 def apart(x: Float[Array, "N J"], y: Float[Array, "N J"]) -> Float[Array, "N J"]:
-    """Absolute differences of features of unit length."""
+    """Absolute differences of features of unit length (PromptSRC, arXiv 2307.06948)."""
     return jnp.abs(unit(x) - unit(y))
 
 

@@ -68,7 +68,8 @@ def kgcoop(
 
 
 def near(features: Float[Array, "T J"] | None) -> Manipulation:
-    """The texts' features unchanged; taps "apart" [T], 1 - cos with given features.
+    """The texts' features unchanged; taps "apart" [T], 1 - cos with given features
+    (KgCoOp, arXiv 2303.13283).
 
     None: with those of the model's texts as they are.
     """
@@ -86,7 +87,8 @@ def near(features: Float[Array, "T J"] | None) -> Manipulation:
 
 
 def guided(weight: float = 8.0) -> Loss:
-    """Cross entropy + weight * the mean of "apart" over the classes."""
+    """Cross entropy + weight * the mean of "apart" over the classes (KgCoOp, arXiv
+    2303.13283)."""
 
     def loss(seen: Seen) -> Array:
         return cross_entropy(seen) + weight * seen.recorded[APART].mean()

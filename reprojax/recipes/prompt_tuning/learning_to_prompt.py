@@ -9,7 +9,8 @@ from reprojax.models import Model, Pixels
 from reprojax.models.vision.sizes import transformer_blocks
 from reprojax.operators import insert, resize
 from reprojax.recipes.method import Method, Preset, aligned, needs
-from reprojax.recipes.prompt_tuning.pools import MATCHES, asking, pulled
+from reprojax.recipes.prompt_tuning.pools import MATCHES, pulled
+from reprojax.recipes.queries import asking
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import adam_clipped
 

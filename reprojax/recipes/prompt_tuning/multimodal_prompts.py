@@ -14,15 +14,19 @@ from reprojax.core import (
     PyTree,
     Scope,
     bare,
+    fold,
     reprogram,
 )
 from reprojax.core.initial import dense
+from reprojax.formats import learnable
 from reprojax.models import Model, Pixels, role
-from reprojax.models.image_text.starts import check_first_words, first_words
 from reprojax.models.vision.sizes import transformer_blocks
 from reprojax.operators import insert, replace, resize
 from reprojax.recipes.method import Method, Preset, needs
-from reprojax.recipes.prompt_tuning.context_optimisation import check_classes
+from reprojax.recipes.prompt_tuning.names_of_classes import (
+    check_classes,
+    template_words,
+)
 from reprojax.recipes.registry import register
 from reprojax.training.optimizers import sgd_by_epochs
 
@@ -56,16 +60,17 @@ def maple(
             are drawn, as all later ones are.
     """
     check_classes(model, targets)
-    check_first_words(model, length, "maple")
     text, image = first_layers(model, depth)
-    start = first_words(model, length) if words else None
+    drawn = learnable(normal(0.02))
+    start = template_words(model, length, None if words else drawn, "maple")
     coupling = coupled(length, len(text), start)
     at: dict = {"input": resize(model.input.size), (*text, *image): coupling}
     return reprogram(model.forward, at, align)
 
 
 def first_layers(model: Model[Pixels], depth: int) -> tuple[Sites, Sites]:
-    """Where prompts enter the text tower and the image tower, in layers 1 to depth.
+    """Where prompts enter the text tower and the image tower, in layers 1 to depth
+    (MaPLe, arXiv 2210.03117).
 
     The first sites are those of the towers' tokens as they are made: in front of the
     text's positions, and of the norm before CLIP's image blocks.
@@ -78,20 +83,20 @@ def first_layers(model: Model[Pixels], depth: int) -> tuple[Sites, Sites]:
     return (words[0], *texts[1:depth]), (patches[0], *images[1:depth])
 
 
-def coupled(
-    length: int, depth: int, start: Float[Array, "P D"] | None = None
-) -> Manipulation:
-    """Prompts of `depth` sites of the text tower, then of `depth` of the image tower.
+def coupled(length: int, depth: int, start: Format) -> Manipulation:
+    """Prompts of `depth` sites of the text tower, then of `depth` of the image tower,
+    which linear maps make of these (MaPLe, arXiv 2210.03117).
 
     Args:
-        start: of the first text prompt; by default drawn.
+        start: of the first text prompt.
     """
 
     def init(key: Key, specs: dict[str, PyTree], scope: Scope) -> Params:
         width, wide = (bare(list(specs.values())[i]).shape[-1] for i in (0, -1))
         drawn, first, later = jax.random.split(key, 3)
         prompts = normal(0.02)(drawn, (depth, length, width))
-        prompts = prompts if start is None else prompts.at[0].set(start)
+        own = start.init(fold(key, "start"), (length, width), scope)
+        prompts = prompts.at[0].set(start.read(own, None, scope))
         maps = dense(first, width, (wide,)), dense(later, width, (wide,))
         # In the published code the maps of later layers start as copies of one.
         maps = jax.tree.map(lambda a, b: jnp.stack([a, *[b] * (depth - 1)]), *maps)

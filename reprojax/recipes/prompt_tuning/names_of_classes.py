@@ -3,15 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from reprojax.core import Format, Manipulation, PyTree
-from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
 from reprojax.models.image_text.card import of_classes
-from reprojax.models.image_text.starts import check_first_words, first_words
+from reprojax.models.image_text.starts import check_first_words, from_first_words
 from reprojax.operators import parts, resize
 
 
@@ -41,9 +39,7 @@ def template_words(
         initial: by default those words themselves.
     """
     check_first_words(model, length, who)
-    if initial is not None:
-        return initial
-    return learnable(first_words(model, length).astype(jnp.float32))
+    return from_first_words(model) if initial is None else initial
 
 
 def sized(model: Model[Pixels], augment: bool) -> Manipulation:

@@ -10,22 +10,18 @@ from jaxtyping import Array, Float
 
 from reprojax.core import (
     Edit,
-    Format,
     Forward,
-    Key,
     Manipulation,
-    Params,
     Program,
     PyTree,
-    Scope,
-    Tokens,
     passthrough,
     reprogram,
 )
-from reprojax.formats import learnable
+from reprojax.core.trees import tiled
+from reprojax.core.vectors import unit
+from reprojax.formats import learnable, of_each
 from reprojax.models import Model, Pixels, role
 from reprojax.models.card import outputs
-from reprojax.models.image_text.card import unit
 from reprojax.models.image_text.towers import patch_features
 from reprojax.operators import insert, resize
 from reprojax.recipes.method import Method, Preset, needs
@@ -62,7 +58,7 @@ def optimal_transport(
     check_classes(model, targets)
     _check(model, prompts)
     (site,) = role(model, "text_embedding")
-    words = insert(_of_each(learnable(normal(0.02)), prompts), length, at=1)
+    words = insert(of_each(learnable(normal(0.02)), prompts), length, at=1)
     at = {"input": resize(model.input.size), site: words}
     forward = transported(model, prompts, sharpness, iterations)
     return reprogram(forward, at, align)
@@ -84,29 +80,11 @@ def _check(model: Model[Pixels], prompts: int) -> None:
         )
 
 
-def _repeated(texts: Tokens, prompts: int) -> Tokens:
-    """All texts for the first prompt, then all for the next."""
-    tile = lambda a: jnp.tile(a, (prompts, *(1 for _ in a.shape[1:])))
-    return jax.tree.map(tile, texts)
-
-
-def _of_each(fmt: Format, prompts: int) -> Format:
-    """N prompts [N P D], each for as many rows of the value."""
-
-    def init(key: Key, shape: tuple[int, ...], scope: Scope) -> Params:
-        return fmt.init(key, (prompts, *shape), scope)
-
-    def read(params: Params, value: Any, scope: Scope) -> Float[Array, "R P D"]:
-        prompt = fmt.read(params, value, scope)
-        return jnp.repeat(prompt, value.value.shape[0] // prompts, 0)
-
-    return Format(init, read)
-
-
 def transported(
     model: Model[Pixels], prompts: int, sharpness: float, iterations: int
 ) -> Forward:
-    """The model with each text N times, whose answer [B T] is by transport."""
+    """The model with each text N times, whose answer [B T] is by transport (PLOT, arXiv
+    2210.01253)."""
     last = outputs(model)[-1]
 
     def forward(frozen: PyTree, x: PyTree, edit: Edit = passthrough) -> PyTree:
@@ -115,7 +93,7 @@ def transported(
         def inner(site: str, value: PyTree) -> PyTree:
             if site == "output":
                 return value
-            value = _repeated(value, prompts) if site == "text/input" else value
+            value = tiled(value, prompts) if site == "text/input" else value
             seen[site] = value = edit(site, value)
             if site == "text/features":  # the model's own answer is not used
                 return value.reshape(prompts, -1, value.shape[-1]).mean(0)
@@ -137,7 +115,7 @@ def plans(
     cosine: Float[Array, "*B M N"], sharpness: float, iterations: int
 ) -> Float[Array, "*B M N"]:
     """The transport with rows 1 / M and columns 1 / N, by Sinkhorn's algorithm; without
-    gradient."""
+    gradient (PLOT, arXiv 2210.01253)."""
     wide = jax.lax.stop_gradient(cosine).astype(jnp.float32)
     kernel = jnp.exp((wide - 1) * sharpness)
     rows, columns = cosine.shape[-2:]

@@ -1,13 +1,11 @@
-"""What the methods with a pool of prompts share: the query, and the losses that read
-what the pool shows."""
+"""What the methods with a pool of prompts share: the losses that read what the pool
+shows, and the blocks' sites of keys and values."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from reprojax.core import Manipulation, Params, Program, Scope, informed, until
 from reprojax.models import Model, Pixels
 from reprojax.training.losses import Loss, Seen, cross_entropy
 
@@ -30,20 +28,6 @@ def checked(model: Model[Pixels], blocks: Sequence[int]) -> list[int]:
             f"{model.name}, each once"
         )
     return found
-
-
-def asking(program: Program, model: Model[Pixels], to_size: Manipulation) -> Program:
-    """The program with the frozen model's own feature of each image as context.
-
-    That is a second pass, of the model without prompts. A caller may give features that
-    were computed once as the context instead.
-    """
-    features = until(model.forward, model.roles["features"][0])
-
-    def look(frozen: Any, x: Any) -> jax.Array:
-        return features(frozen, to_size.apply(Params(), x, Scope()))
-
-    return informed(program, look)
 
 
 def pulled(weight: float = 1.0) -> Loss:

@@ -68,7 +68,8 @@ def tuned(
     steps: int = 1,
     optimizer: optax.GradientTransformation = ADAMW,
 ) -> Params:
-    """Params for one image: steps down the entropy of the surest views' mean answer.
+    """Params for one image: steps down the entropy of the surest views' mean answer
+    (TPT, arXiv 2209.07511).
 
     The params given stay as they are, for the next image.
 
@@ -92,14 +93,15 @@ def _answers(program: Program, params: Params, frozen: PyTree, x: PyTree) -> Any
 
 
 def surest(logits: Float[Array, "V T"], share: float) -> Int[Array, "N"]:
-    """The rows of least entropy, the surest first: that share of them, at least one."""
+    """The rows of least entropy, the surest first: that share of them, at least one
+    (TPT, arXiv 2209.07511)."""
     log = jax.nn.log_softmax(logits)
     entropy = -(jnp.exp(log) * log).sum(-1)
     return jnp.argsort(entropy)[: max(1, int(len(logits) * share))]
 
 
 def mean_entropy(seen: Seen) -> Float[Array, ""]:
-    """The entropy of the mean of the rows' probabilities."""
+    """The entropy of the mean of the rows' probabilities (TPT, arXiv 2209.07511)."""
     each = jax.nn.log_softmax(seen.output.astype(jnp.float32))
     mean = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
     return -(jnp.exp(mean) * mean).sum()
@@ -108,7 +110,8 @@ def mean_entropy(seen: Seen) -> Float[Array, ""]:
 def views(
     key: Key, image: Shaped[Given, "h w C"], size: int, count: int = 64
 ) -> Float[Array, "V H W 3"]:
-    """The image, and random parts of it that are resized, mirrored or not."""
+    """The image, and random parts of it that are resized, mirrored or not (TPT, arXiv
+    2209.07511)."""
     whole = resize(size).apply(Params(), jnp.asarray(image)[None], Scope())
     many = jnp.repeat(jnp.asarray(image)[None], count - 1, 0)
     return jnp.concatenate([whole, parts(size).apply(Params(), many, Scope(key=key))])

@@ -70,7 +70,8 @@ def vpt_deep(
 
 
 def head_at_rest(targets: int) -> Manipulation:
-    """A head whose T answers, read as sigmoids, start near probability .01."""
+    """A head whose T answers, read as sigmoids, start near probability .01 (VPT, arXiv
+    2203.12119)."""
     start = normal((2 / targets) ** 0.5)
     return linear(targets, standardised=True, initial=start, initial_bias=-math.log(99))
 
@@ -136,7 +137,8 @@ def _windows(patches: Float[Array, "L D"], count: int) -> Float[Array, "P D"]:
 # Without the clip, rates of .025 and .125 diverged on a ViT-Ti: small tokens in front
 # of a layer norm have large gradients.
 def optimizer(decay: float) -> Callable[..., optax.GradientTransformation]:
-    """That of the preset, with a weight decay that spares the head's bias."""
+    """That of the preset, with a weight decay that spares the head's bias (VPT, arXiv
+    2203.12119)."""
     return sgd_cosine(warmup=0.1, clip=1.0, decay=decay, head_bias=False)
 
 
