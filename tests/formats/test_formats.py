@@ -9,7 +9,15 @@ from toys import DENSE_FROZEN, ROWS, dense
 
 from reprojax import Format, Params, Scope, reprogram, stateless
 from reprojax.core import Tokens, tokens
-from reprojax.formats import border, fixed, from_context, learnable, subspace, through
+from reprojax.formats import (
+    border,
+    fixed,
+    from_context,
+    learnable,
+    of_each,
+    subspace,
+    through,
+)
 from reprojax.operators import add, dropout, frame, insert, mlp
 
 KEY = jax.random.key(0)
@@ -205,10 +213,38 @@ def test_a_border_without_an_inside_is_refused(width):
         border(soft, width).init(KEY, (9, 7, 3), Scope())
 
 
+# -- of each
+
+
+def test_a_prompt_for_each_part_of_the_rows():
+    params, read = prompt(of_each(soft, 3), (2, 5), value=jnp.zeros((6, 4, 5)))
+    assert params.learnable.shape == (3, 2, 5) and read.shape == (6, 2, 5)
+    np.testing.assert_array_equal(read, params.learnable[jnp.array([0, 0, 1, 1, 2, 2])])
+    assert len(np.unique(np.asarray(params.learnable))) == 30
+    words = tokens(jnp.zeros((3, 4), jnp.int32))
+    np.testing.assert_array_equal(
+        of_each(soft, 3).read(params, words, EVALUATION), params.learnable
+    )
+    with pytest.raises(ValueError, match="got 4 rows for 3 prompts"):
+        of_each(soft, 3).read(params, jnp.zeros((4, 4, 5)), EVALUATION)
+
+
+def test_each_of_several_prompts_is_read_by_its_own_params_and_key():
+    drop = of_each(through(of_rank_one(), dropout(0.5)), 2)
+    value = jnp.zeros((2, 4, 5))
+    params, still = prompt(drop, (3, 5), value=value)
+    for row, k in zip(still, range(2), strict=True):
+        own = [a[k] for a in params.learnable["prompt"]]
+        np.testing.assert_allclose(row, jnp.outer(*own), rtol=1e-6)
+    moved = drop.read(params, value, Scope(key=KEY))
+    off = np.asarray(moved) == 0
+    assert 0 < off.mean() < 1 and (off[0] != off[1]).any()
+
+
 # -- a user's own
 
 
-def test_a_format_of_ones_own():
+def of_rank_one():
     """Rank-one prompts: a column times a row."""
 
     def init(key, shape, scope):
@@ -220,7 +256,11 @@ def test_a_format_of_ones_own():
     def read(params, value, scope):
         return jnp.outer(*params.learnable)
 
-    m = insert(Format(init, read), 3)
+    return Format(init, read)
+
+
+def test_a_format_of_ones_own():
+    m = insert(of_rank_one(), 3)
     value = jnp.zeros((2, 4, 5))
     params = m.init(KEY, value, Scope())
     out = m.apply(params, value, Scope())

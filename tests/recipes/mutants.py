@@ -393,8 +393,8 @@ MUTANTS = (
     Mutant(
         "cocoop: features as long as the image",
         COCOOP,
-        "seen = unit(scope.context.astype(jnp.float32))",
-        "seen = scope.context.astype(jnp.float32)",
+        "seen = unit(jnp.asarray(scope.context, jnp.float32))",
+        "seen = jnp.asarray(scope.context, jnp.float32)",
         "test_conditional_context.py::test_sixty_steps_are_those_of_the_official_code",
     ),
     Mutant(
@@ -1049,7 +1049,7 @@ MUTANTS = (
     Mutant(
         "pool: long keys are near to everything",
         POOLS,
-        '_unit(params.learnable["keys"]).T',
+        'unit(params.learnable["keys"]).T',
         'params.learnable["keys"].T',
         "test_pools.py::test_answers_are_those_of_the_official_code[l2p-None]",
     ),

@@ -11,10 +11,11 @@ import pytest
 from contexts import NAMES, X, Y, model, official, trained
 from small_pairs import WIDTH, pair
 
-from reprojax.core import record
+from reprojax.core import Params, Scope, record, tokens
+from reprojax.formats import learnable
 from reprojax.models.image_text import classifier
 from reprojax.recipes.prompt_tuning import cocoop
-from reprojax.recipes.prompt_tuning.conditional_context import METHOD
+from reprojax.recipes.prompt_tuning.conditional_context import METHOD, conditional
 from reprojax.testing import contract
 from reprojax.testing.compiled import operations
 
@@ -82,6 +83,18 @@ def test_the_contract():
     )
     net = JOINT * 2 + 2 + 2 * WIDTH + WIDTH
     assert found.learnable == 4 * WIDTH + net
+
+
+def test_words_without_an_images_feature_are_refused():
+    own = conditional(learnable(jax.nn.initializers.zeros))
+    for context in (None, jnp.ones(JOINT)):
+        with pytest.raises(ValueError, match="expected a feature of each row"):
+            own.init(jax.random.key(0), (4, WIDTH), Scope(context=context))
+    params = started()
+    own = Params(params.learnable[SITE], params.fixed[SITE])
+    words = tokens(jnp.zeros((3, 9), jnp.int32))
+    with pytest.raises(ValueError, match="expected a feature of each row"):
+        conditional(learnable(jnp.zeros((4, WIDTH)))).read(own, words, Scope())
 
 
 def test_other_texts_are_refused():

@@ -89,7 +89,7 @@ def test_the_contract():
         jnp.asarray(Y[:4]),
         forward=features,
         shape=(4, 3),
-        work=2.2,  # frequencies and patches, of a tiny model much
+        work=2.05,  # frequencies and patches, of a tiny model much
     )
     own = 16 * 4 + 4 + 192 * 4 + 4 + 3 * (16 + 4) + 4 * 16 + 16
     assert found.learnable == own + 16 * 3 + 3

@@ -11,6 +11,7 @@ import pytest
 from contexts import NAMES, X, Y, model, official, trained
 from small_pairs import WIDTH, pair
 
+from reprojax.core import record
 from reprojax.formats import learnable
 from reprojax.models.image_text import classifier, random
 from reprojax.recipes.prompt_tuning import kgcoop
@@ -50,6 +51,20 @@ def test_the_target_is_of_the_weights_that_the_program_begins_with():
     wanted = np.asarray(other.frozen["texts"].features)
     wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
     np.testing.assert_allclose(params.fixed["text/features"], wanted, rtol=1e-5)
+
+
+def test_the_target_of_several_texts_is_their_weighted_mean():
+    weights = np.array([[0.7, 0.3, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 1, 3]])
+    templates = [TEMPLATE, "a photo of a red {}."]
+    several = classifier(pair(), NAMES, templates, weights=weights)
+    program = kgcoop(several)
+    params = program.init(jax.random.key(0), several.frozen, X)
+    unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)
+    wanted = unit(weights @ unit(np.asarray(several.frozen["texts"].features)))
+    np.testing.assert_allclose(params.fixed["text/features"], wanted, rtol=1e-4)
+    y, seen = record(program.apply, METHOD.preset.sites)(params, several.frozen, X)
+    assert y.shape == (len(X), 3)
+    np.testing.assert_allclose(*seen.values(), np.zeros(3), atol=1e-5)
 
 
 def test_the_contract():

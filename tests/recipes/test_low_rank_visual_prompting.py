@@ -57,8 +57,10 @@ def test_an_alignment_maps_the_models_answers():
     _, y = by_hand.run(program, params, BACKBONE.frozen, X)
     bare = by_hand.logits(by_hand.normalised(by_hand.resized(X, 16)))
     assert by_hand.close(y, bare[:, :3])  # at rest, before a map is estimated
-    with pytest.raises(ValueError, match="got neither align nor targets"):
+    with pytest.raises(ValueError, match="got neither of align and targets"):
         low_rank_visual_prompting(BACKBONE)
+    with pytest.raises(ValueError, match="got both of align and targets"):
+        low_rank_visual_prompting(BACKBONE, one_to_one(3), targets=3)
 
 
 def test_5376_numbers_that_start_at_zero_times_small_normals():

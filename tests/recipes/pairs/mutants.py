@@ -138,6 +138,41 @@ MUTANTS = (
         TEST_IVLP,
     ),
     Mutant(
+        "averages: an epoch's share of all weights, not of those so far",
+        "training/averages.py",
+        "(found / np.where(so_far > 0, so_far, 1))",
+        "(found / found.sum())",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "averages: the optimiser inside does not get the loss",
+        "training/averages.py",
+        "inner.update(updates, state.inner, params, **extra)",
+        "inner.update(updates, state.inner, params)",
+        TEST_IVLP,
+    ),
+    Mutant(
+        "first words: of the weights with which the program was built",
+        "models/image_text/starts.py",
+        'table_at(scope.frozen["text"], site)',
+        'table_at(model.frozen["text"], site)',
+        "test_first_words.py",
+    ),
+    Mutant(
+        "first words: room behind them",
+        "models/image_text/starts.py",
+        "((shape[0] - count, 0), (0, 0))",
+        "((0, shape[0] - count), (0, 0))",
+        "test_first_words.py",
+    ),
+    Mutant(
+        "tip-adapter-f: training starts with an empty cache",
+        "recipes/prompt_tuning/tip_adapter.py",
+        "return with_examples(params, queries(model, train), np.asarray(train.y))",
+        "return params",
+        "test_by_name.py",
+    ),
+    Mutant(
         "averages: epochs are counted from 1 instead of 0 to N",
         "training/averages.py",
         "np.arange(1, epochs + 1)",
@@ -202,9 +237,9 @@ MUTANTS = (
     ),
     Mutant(
         "dvp: one border for all kinds",
-        DVP,
-        "return jnp.repeat(prompt, len(value) // prompts, 0)",
-        "return jnp.repeat(prompt[:1], len(value), 0)",
+        "formats/learnable.py",
+        "return jnp.repeat(prompts, rows // count, 0)",
+        "return jnp.repeat(prompts[:1], rows, 0)",
         TEST_DVP,
     ),
     Mutant(
@@ -266,8 +301,8 @@ MUTANTS = (
     Mutant(
         "folding: answers are not compared",
         FOLDING,
-        "wanted = jax.jit(program.apply)(params, frozen, x)",
-        "return\n    wanted = jax.jit(program.apply)(params, frozen, x)",
+        "if not (gap := _gap(answers, wanted)) <= tolerance:",
+        "if not (gap := 0.0) <= tolerance:",
         TEST_FOLDING,
     ),
 )

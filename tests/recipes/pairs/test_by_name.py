@@ -43,8 +43,19 @@ def test_it_is_trained_saved_and_rebuilt(name, tmp_path):
     optimizer = preset.optimizer(preset.learning_rate, 2, 1)
     how = {"loss": preset.loss, "record_sites": preset.sites, "progress": False}
     how |= {"optimizer": optimizer, "epochs": 1, "batch": 6}
+    start = program.init(jax.random.key(0), model.frozen, TASK.train.x[:6])
+    if METHODS[name].start is not None:
+        start = METHODS[name].start(program, model, TASK.train)
+        how["params"] = start
     fitted = fit(program, model.frozen, TASK, **how)
     assert np.isfinite(fitted.curves).all()
+    leaves = jax.tree_util.tree_leaves_with_path(start.learnable)
+    for (path, a), b in zip(
+        leaves, jax.tree.leaves(fitted.last.learnable), strict=True
+    ):
+        where = jax.tree_util.keystr(path)
+        still = "which" in where  # ProGrad's number, which no gradient moves
+        assert still or np.abs(a - b).max() > 0, where
     image = tuple(TASK.train.x.shape[1:])
     about = {"method": name, "arguments": given, "classes": TASK.classes}
     card = Card.of(model, image=image, **about)

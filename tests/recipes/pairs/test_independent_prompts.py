@@ -8,6 +8,7 @@ variants are in `mutants.py`.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_pairs import pair, pictures
 from small_training import trained
@@ -21,6 +22,7 @@ from reprojax.recipes.prompt_tuning.independent_prompts import SITES, taught
 from reprojax.testing import contract
 from reprojax.testing.compiled import operations
 from reprojax.training.averages import averaged, gaussian_epochs, mean_of_epochs
+from reprojax.training.losses import Seen
 from reprojax.training.optimizers import sgd_by_epochs
 
 NAMES = ["cat", "dog", "bird"]
@@ -162,6 +164,58 @@ def test_the_average_weighs_epochs_as_a_gaussian():
         states += [params] if step % 2 else []
     mean = (states[0] + 3 * states[2]) / 4
     np.testing.assert_allclose(mean_of_epochs(state, params), mean, rtol=1e-6)
+
+
+def test_the_average_of_early_epochs_is_that_of_their_weights():
+    """Of twenty, the first have weights from 1e-43 on, far below float32."""
+    weigh = gaussian_epochs(0.75, 0.05)
+    optimizer = averaged(lambda *pace: optax.sgd(1.0), weigh)(1.0, 1, 20)
+    params, weights = jnp.array([0.02, -0.01]), weigh(20)
+    state, seen, update = optimizer.init(params), [], jax.jit(optimizer.update)
+    for epoch in range(20):
+        move, state = update(jnp.array([-0.001, 0.002]), state, params)
+        params = optax.apply_updates(params, move)
+        seen.append(np.asarray(params, np.float64))
+        own = weights[: epoch + 1] / weights[: epoch + 1].sum()
+        wanted = (own[:, None] * np.stack(seen)).sum(0)
+        np.testing.assert_allclose(mean_of_epochs(state, params), wanted, rtol=1e-5)
+
+
+def test_the_optimiser_inside_gets_the_loss():
+    """As those do that search along a line."""
+
+    def update(grads, state, params=None, *, value_fn, **extra):
+        return -value_fn(params) * grads, state
+
+    own = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    optimizer = averaged(lambda *pace: own, lambda epochs: [1.0])(1.0, 1, 1)
+    assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    given = {"value": 0.0, "grad": None, "value_fn": lambda params: 3 * params.sum()}
+    params = jnp.array([1.0, 2.0])
+    move, state = optimizer.update(jnp.ones(2), optimizer.init(params), params, **given)
+    np.testing.assert_array_equal(move, [-9.0, -9.0])
+    np.testing.assert_array_equal(mean_of_epochs(state, params), [-8.0, -7.0])
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, np.nan]])
+def test_weights_of_other_epochs_are_refused(weights):
+    with pytest.raises(ValueError, match="for 2 epochs, expected a number for each"):
+        averaged(sgd_by_epochs, lambda epochs: weights)(1.0, 1, 2)
+
+
+def test_in_half_precision_prompts_and_loss_are_in_single():
+    halves = lambda a: a.astype(jnp.bfloat16) if a.dtype == jnp.float32 else a
+    frozen = jax.tree.map(halves, MODEL.frozen)
+    program, loss = prompt_src(MODEL, length=2), find_method("promptsrc").preset.loss
+    params = program.init(jax.random.key(0), frozen, X)
+    assert {a.dtype for a in jax.tree.leaves(params.learnable)} == {np.dtype("f4")}
+    y, seen = jax.jit(record(program.apply, SITES))(params, frozen, X)
+    assert y.dtype == jnp.bfloat16
+    single = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float32), tree)
+    found = loss(Seen(seen | {"output": y}, jnp.asarray(Y)))
+    assert found.dtype == jnp.float32
+    wanted = loss(Seen(single(seen | {"output": y}), jnp.asarray(Y)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_the_published_settings():
