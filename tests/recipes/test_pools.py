@@ -190,7 +190,8 @@ def test_the_contract(name):
         forward=until(MODEL.forward, "head:in"),
         shape=(4, 3),
         key=jax.random.key(1),
-        work=1.2,  # a second pass of the model for the query, and keys in front
+        # a second pass of the model for the query; a third one costs .17 to .3 more
+        work=1.05 if name == "coda-prompt" else 1.2,
         loss=preset.loss,
         sites=preset.sites,
     )
