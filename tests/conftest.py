@@ -48,18 +48,21 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", line)
 
 
-LONG = {
-    line
-    for line in (Path(__file__).parent / "long.txt").read_text().splitlines()
-    if line[0] != "#"
-}
+def listed(name):
+    """The tests of a list beside this file, without its comments."""
+    lines = (Path(__file__).parent / name).read_text().splitlines()
+    return {line for line in lines if line[0] != "#"}
+
+
+LISTS = {"verify": listed("long.txt"), "slow": listed("slow.txt")}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.nodeid in LONG:
-            item.add_marker(pytest.mark.verify)
+        for mark, names in LISTS.items():
+            if item.nodeid in names:
+                item.add_marker(mark)
 
 
 def pytest_collection_finish():
