@@ -13,7 +13,7 @@ to the best map without a prompt and to the linear probe.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
@@ -46,7 +46,7 @@ class Config:
 
     methods: tuple[str, ...] = METHODS
     """Of `reprojax list`."""
-    map: str | None = "blm+"
+    map: str = "blm+"
     """The label map of all methods that take one; "own": each paper's."""
     backbone: str = "glyphs"
     target: str = "letters-behind-glass"
@@ -74,10 +74,14 @@ def _task(resplit: int, **given: Any) -> Task:
     return assets.load_task(seed=resplit, test_seed=resplit, **given)
 
 
+def _images(given: Mapping[str, Any]) -> Task:
+    sizes = {n: given[n] for n in ("train", "validation", "test")}
+    return _task(given["resplit"], name=given["target"], **sizes)
+
+
 def work(given: dict[str, Any]) -> dict[str, Any]:
     """A job of the sweep: a method, or the controls, on a resplit."""
-    sizes = {n: given[n] for n in ("train", "validation", "test")}
-    task = _task(given["resplit"], name=given["target"], **sizes)
+    task = _images(given)
     if given["method"] == CONTROLS:
         return without_prompt(_backbone(given["backbone"]), task)
     return trained(given, _backbone(given["backbone"]), task)
@@ -92,8 +96,7 @@ def trained(given: Mapping[str, Any], backbone: Model[Pixels], task: Task) -> An
     """
     name = given["method"]
     preset = settings.preset_of(name)
-    how: dict[str, Any] = {"progress": False, "out": None}
-    train = partial(runs.train, seed=given["resplit"], folder="", **how)
+    train: Any = partial(runs.train, progress=False, out=None)
     found: list[tuple[float, float, Fitted]] = []
     diverged = []
     program = recipes.build(name, backbone, len(task.classes), align(name, given))
@@ -109,7 +112,8 @@ def trained(given: Mapping[str, Any], backbone: Model[Pixels], task: Task) -> An
             learning_rate=rate,
         )
         try:
-            fitted = train(own, program, backbone, without_test(task))
+            fixed = without_test(task)
+            fitted = train(own, program, backbone, fixed, given["resplit"], "")
         except Diverged:
             diverged.append(rate)
             continue
@@ -148,8 +152,7 @@ def without_prompt(backbone: Model[Pixels], task: Task) -> dict[str, Any]:
 
 def jobs(config: Config) -> dict[str, dict[str, Any]]:
     """{name: settings}, one resplit after the other."""
-    own = {n: v for n, v in asdict(config).items() if n not in SHARED}
-    given = {}
+    own, given = _shared(config), {}
     for resplit in range(config.resplits):
         for method in (CONTROLS, *config.methods):
             job = {**own, "method": method, "resplit": resplit}
@@ -157,8 +160,10 @@ def jobs(config: Config) -> dict[str, dict[str, Any]]:
     return given
 
 
-SHARED = ("methods", "resplits", "workers", "out")
-"""Settings that are no job's."""
+def _shared(config: Config) -> dict[str, Any]:
+    """The settings that all jobs have. More methods and resplits join the same run."""
+    no_jobs = ("methods", "resplits", "workers", "out")
+    return {n: v for n, v in asdict(config).items() if n not in no_jobs}
 
 
 def check(config: Config) -> None:
@@ -176,24 +181,33 @@ def check(config: Config) -> None:
         if isinstance(value, int) and value < 1:
             raise ValueError(f"got --{field.name} {value}, expected at least 1")
     for name in config.methods:
-        own = align(name, {"map": config.map})
-        assert own is None or recipes.find_alignment(own)  # raises for a name unknown
+        if own := align(name, {"map": config.map}):
+            recipes.find_alignment(own)  # raises where there is none of that name
+
+
+def check_fit(given: Mapping[str, Any], methods: Sequence[str]) -> None:
+    """Raise where a model, images or a program cannot be had: before any training."""
+    backbone, task = _backbone(given["backbone"]), _images(given)
+    for name in methods:
+        program = recipes.build(name, backbone, len(task.classes), align(name, given))
+        x, key = task.train.x[:1], jax.random.key(0)
+        jax.eval_shape(program.init, key, backbone.frozen, x)
 
 
 def main(config: Config) -> dict[str, Any]:
     """Run the jobs that have no file yet, and print the table."""
     check(config)
     given = jobs(config)
-    identity = {n: v for n, v in next(iter(given.values())).items() if n != "method"}
-    del identity["resplit"]
+    check_fit(next(iter(given.values())), config.methods)
+    identity = _shared(config)
     with sweep.processes(config.workers) as pool:
         found = dict(
             sweep.run(work, given, config.out, executor=pool, identity=identity)
         )
     if failed := sweep.failures(found):
         sys.exit(failed)
-    table = {name: [found[f"{name}/{i}"].value for i in range(config.resplits)]
-             for name in (*config.methods, CONTROLS)}  # fmt: skip
+    of = lambda name: [found[f"{name}/{i}"].value for i in range(config.resplits)]
+    table = {name: of(name) for name in (*config.methods, CONTROLS)}
     print(text_table(HEADER, [*lines(table)]))
     return table
 

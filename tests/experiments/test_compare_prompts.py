@@ -65,3 +65,10 @@ def test_each_method_has_the_map_of_the_comparison_or_its_own():
 def test_what_cannot_be_is_refused_before_any_work(own, words):
     with pytest.raises(ValueError, match=words):
         compare.check(replace(CONFIG, **own))
+
+
+def test_images_that_are_not_there_are_refused_before_any_work(tmp_path):
+    config = replace(CONFIG, target=str(tmp_path / "none"), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="none"):
+        compare.main(config)
+    assert not (tmp_path / "run").exists()
