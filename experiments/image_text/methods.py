@@ -19,6 +19,7 @@ from reprojax.recipes import Preset
 from reprojax.recipes.prompt_tuning.tip_adapter import tuned, with_examples
 from reprojax.training.caches import cached
 from reprojax.training.checks import Diverged
+from reprojax.training.dependence import cache_site
 from reprojax.training.loop import fit
 from reprojax.training.steps import evaluate
 
@@ -223,15 +224,16 @@ def learned(name: str, bench: Bench, task: Task, rate: float, seed: int) -> Lear
 
 
 def quicker(program: Program, model: Model[Any], task: Task) -> tuple[Any, Any, Task]:
-    """The arguments of `fit`: with images' features computed once, if a program learns
-    in the text tower alone and does not read the images there."""
+    """The arguments of `fit`: with what the images give below the lowest edit computed
+    once, if a program learns at texts first and does not read the images there."""
     given = program, model.frozen, task
     if not in_texts(program, model, task):
         return given
-    try:
-        return cached(*given, batch=BATCH, progress=False)
+    try:  # to ask is all: what fails while values are computed has to be seen
+        cache_site(*given[:2], images_of(task))
     except ValueError:  # its prompts are made of the images, as CoCoOp's
         return given
+    return cached(*given, batch=BATCH, progress=False)
 
 
 def in_texts(program: Program, model: Model[Any], task: Task) -> bool:
@@ -243,9 +245,14 @@ def in_texts(program: Program, model: Model[Any], task: Task) -> bool:
 
 def learnable_shapes(program: Program, model: Model[Any], task: Task) -> Any:
     """{site: what a program learns there}, without computing it."""
-    x = jax.ShapeDtypeStruct((1, *task.test.x.shape[1:]), task.test.x.dtype)
+    x = images_of(task)
     start = lambda key: program.init(key, model.frozen, x)
     return jax.eval_shape(start, jax.random.key(0)).learnable
+
+
+def images_of(task: Task) -> jax.ShapeDtypeStruct:
+    """An image of the task, without its pixels."""
+    return jax.ShapeDtypeStruct((1, *task.test.x.shape[1:]), task.test.x.dtype)
 
 
 def shapes(tree: Any) -> Any:

@@ -248,6 +248,21 @@ def test_features_computed_once_change_nothing(name, site, monkeypatch):
     assert quick.validation == slow.validation
 
 
+def test_prompts_made_of_images_leave_nothing_to_compute_once():
+    model, program = methods.built("cocoop", bench(), whole())
+    assert methods.quicker(program, model, whole())[2] is whole()
+
+
+def test_what_fails_while_features_are_computed_is_seen(monkeypatch):
+    def fails(*given, **how):
+        raise ValueError("the model gives NaN")
+
+    monkeypatch.setattr(methods, "cached", fails)
+    model, program = methods.built("kgcoop", bench(), whole())
+    with pytest.raises(ValueError, match="gives NaN"):
+        methods.quicker(program, model, whole())
+
+
 def test_the_papers_average_is_what_is_reported(monkeypatch):
     given = {}
     monkeypatch.setattr(methods, "fit", lambda *args, **how: given.update(how) or 1 / 0)
