@@ -282,7 +282,9 @@ def report(bench: Bench, task: Task, found: Found) -> None:
     table = rows(config, found)
     sentences = said(config.methods, by_name(config, found, max(config.shots)))
     print("\n" + page.text(table) + "\n\n" + "\n".join(sentences))
-    page.write(config.out / "report.html", bench, task, table, sentences)
+    path = config.out / "report.html"
+    page.write(path, bench, task, table, sentences)
+    print(f"\n{path}")
 
 
 if __name__ == "__main__":
