@@ -12,8 +12,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # XLA optimises what runs long. A test runs its program once or twice, so that most of
-# its time went into LLVM's passes; without them a cold run takes a quarter less.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# its time went into LLVM's passes; without them a cold run takes a quarter less. An
+# operation alone compiles in 12 ms in place of 23 without the emitters of fusions.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jaxtyping  # noqa: E402
