@@ -68,6 +68,36 @@ def on_other_numbers(
             )
             if both:
                 yield _line(bench, number, own, other)
+    yield from _by_alignment(found, others)
+
+
+def _by_alignment(
+    found: Sequence[Row], others: Mapping[str, Sequence[Row]]
+) -> Iterator[str]:
+    """The mean accuracy of an alignment's cells on each number of examples."""
+    yield (
+        "\nThe mean accuracy of the cells behind an alignment, of those on all numbers "
+        f"of examples. Intervals: {SEEDS}.\n"
+    )
+    yield from head("task", "alignment", "cells", *others, "the map's own number")
+    for bench in benches_of([r for rows in others.values() for r in rows]):
+        every = [[r for r in rows if r.bench == bench] for rows in others.values()]
+        grids = [grid(rows) for rows in every if rows]
+        if len(grids) < len(others):
+            continue
+        grids.append(grid([r for r in found if r.bench == bench]))
+        there = np.all([present(own, (3,)) for own in grids], axis=0)
+        means, last = {}, OMEGAS[-1]
+        for number, omega in enumerate(OMEGAS):
+            behind = there & (np.arange(len(OMEGAS)) == number)
+            if behind.any():
+                means[omega] = [own[behind].mean(0) for own in grids]
+                told = [str(mean_of(own)) for own in means[omega]]
+                yield row(bench, omega, str(behind.sum()), *told)
+        for omega in [name for name in means if name != last and last in means]:
+            pairs = zip(means[omega], means[last], strict=True)
+            told = [mean_of(own - other).interval for own, other in pairs]
+            yield row(bench, f"{omega} less {last}", "", *told)
 
 
 def _line(bench: str, number: str, base: Sequence[Row], kept: Sequence[Row]) -> str:

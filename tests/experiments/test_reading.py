@@ -348,17 +348,21 @@ def test_cells_on_other_numbers_of_examples_are_read_apart():
     assert len(rows.rows(whole).rows) == 72 * len(SEEDS)
     assert rows.numbers_of(whole) == ["16", "1024"]
     others = {n: rows.rows(whole, examples=n).rows for n in rows.numbers_of(whole)}
-    head, *lines = [
-        line
-        for line in amounts.on_other_numbers(rows.rows(whole).rows, others)
-        if line.startswith("| ")
-    ]
+    read = [*amounts.on_other_numbers(rows.rows(whole).rows, others)]
+    _, *lines = [line for line in read if line.startswith("| ")]
+    lines, (names, *means) = lines[:2], lines[2:]
     assert [line.split(" | ")[:4] for line in lines] == [
         ["| figures", "16", "12", "3"],
         ["| figures", "1024", "12", "3"],
     ]
     assert "| learnable hidden additive identity | 0.410 ± " in lines[0]
     assert "| -1.000 [-1.000, -1.000] | 66 of 66 |" in lines[0]
+    assert names == "| task | alignment | cells | 16 | 1024 | the map's own number |"
+    # Of the three operators in the hidden location: the cells 0, 4 and 8 are identity's: .4 - .02 * 4 + .001 * 29 / 3.
+    assert means[0].startswith("| figures | identity | 3 | 0.330 ± ")
+    # Each cell has .02 less than the one before, and linear's are three behind.
+    assert means[4].startswith("| figures | identity less linear |  | +0.060 [+0.060, ")
+    assert means[3].endswith(f" | {0.5 + 0.02 * 7 + 0.003:.3f} ± 0.002 |")
     (text,) = [*amounts.on_other_numbers(rows.rows(whole).rows, {})][1:]
     assert text == "No other number of examples has been measured yet."
 

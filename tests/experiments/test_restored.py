@@ -29,8 +29,9 @@ def test_its_jobs_are_those_of_the_map():
 
 
 def test_the_best_cells_are_those_that_validation_ranks_first():
-    further = taxonomy_map.on_examples(table(), [16], best=2)
-    runs = {n: o.value["runs"] for n, o in table().items() if o.value.get("runs")}
+    own = {n: o for n, o in table().items() if "/examples-" not in n}
+    further = taxonomy_map.on_examples(own, [16], best=2)
+    runs = {n: o.value["runs"] for n, o in own.items() if o.value.get("runs")}
     mean = lambda name: round(sum(run["validation"] for run in runs[name]) / 5, 6)
     for bench in taxonomy_map.BENCHES_OF_EMBEDDED:
         chosen = [n for n in further if n.startswith(bench)]
