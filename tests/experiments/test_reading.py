@@ -358,7 +358,7 @@ def test_cells_on_other_numbers_of_examples_are_read_apart():
     assert "| learnable hidden additive identity | 0.410 ± " in lines[0]
     assert "| -1.000 [-1.000, -1.000] | 66 of 66 |" in lines[0]
     assert names == "| task | alignment | cells | 16 | 1024 | the map's own number |"
-    # Of the three operators in the hidden location: the cells 0, 4 and 8 are identity's: .4 - .02 * 4 + .001 * 29 / 3.
+    # The cells 0, 4 and 8 are identity's: .4 - .02 * 4 + .001 * 29 / 3.
     assert means[0].startswith("| figures | identity | 3 | 0.330 ± ")
     # Each cell has .02 less than the one before, and linear's are three behind.
     assert means[4].startswith("| figures | identity less linear |  | +0.060 [+0.060, ")
