@@ -27,7 +27,7 @@ from experiments.map import page
 from experiments.map.cells import CELLS
 from experiments.map.controls import CONTROLS
 from experiments.map.protocol import Protocol, measured, place_of
-from experiments.map.tasks import BENCHES, SIZES
+from experiments.map.tasks import BENCHES, SIZES, SLOW
 from reprojax.commands.intervals import mean_of
 from reprojax.commands.outputs import command
 from reprojax.saving.files import write_file
@@ -59,14 +59,16 @@ class Config:
 
 
 def jobs(benches: Iterable[str], protocol: Protocol) -> dict[str, Any]:
-    """{name: settings} of all cells and controls, in the order of the table."""
+    """{name: settings} of all cells and controls, in the order of the table; of a slow
+    model the controls first, then the cells with the most of the model below them."""
     found = {}
     for bench in benches:
-        for cell in CELLS:
-            own = {"bench": bench, "cell": cell}
-            found[job(own)] = own
-        for name in CONTROLS:
-            own = {"bench": bench, "control": name}
+        cells: list[Any] = [{"bench": bench, "cell": cell} for cell in CELLS]
+        others = [{"bench": bench, "control": name} for name in CONTROLS]
+        if bench in SLOW:
+            cells.sort(key=lambda own: -LOCATIONS.index(own["cell"].location))
+            cells, others = others[:-1], [*cells, others[-1]]  # fine-tuning at the end
+        for own in (*cells, *others):
             found[job(own)] = own
     for settings in found.values():
         settings["protocol"] = asdict(protocol)

@@ -33,13 +33,14 @@ from experiments.map.controls import (
     computed,
     trained,
 )
-from experiments.map.tasks import BENCHES, Bench
+from experiments.map.tasks import BENCHES, SLOW, Bench
 from reprojax.commands.intervals import mean_of
 from reprojax.commands.outputs import command
-from reprojax.core import Params
+from reprojax.core import Params, Program, PyTree
 from reprojax.data import Task
 from reprojax.models import Pixels
 from reprojax.taxonomy import OMEGAS, Cell
+from reprojax.training.caches import cached
 from reprojax.training.loop import Fitted
 from reprojax.training.metrics import calibration_error
 from reprojax.training.population import How, fit_population
@@ -254,13 +255,16 @@ def _trained(
 
     The runs are one population where its members have the same shapes: the programs of
     two seeds differ in their initial values alone. Demonstrations differ in length.
+    Members of a slow model run one after another: together they take more memory, and
+    no less time.
     """
     seeds = dict.fromkeys(seed for seed, _ in pairs)
     shapes = {seed: _shapes(place, name, seed) for seed in seeds}
     alike = len({_of_shapes(shape) for shape in shapes.values()}) == 1
     alike &= place.what != "random-weights"  # another frozen tree for each seed
     learned = _count(shapes[pairs[0][0]].learnable) > 0
-    how: How = "loop" if place.what in LOOPS else "vmap"
+    slow = place.bench in SLOW
+    how: How = "loop" if slow or place.what in LOOPS else "vmap"
     given: dict[str, Any] = {
         "epochs": place.protocol.epochs if learned else 1,
         "batch": place.protocol.batch,
@@ -270,22 +274,46 @@ def _trained(
     }
 
     def run(own: Sequence[tuple[int, float]]) -> list[Fitted]:
-        entries = [place.at(seed)[1] for seed, _ in own]
-        tasks = [e.task if test else without_test(e.task) for e in entries]
-        bench, entry = place.at(own[0][0])
+        kept = {
+            seed: _examples(place, name, seed, test, slow and learned)
+            for seed in dict.fromkeys(seed for seed, _ in own)
+        }
+        parts = [kept[seed] for seed, _ in own]
+        program, frozen, _ = parts[0]
         return fit_population(
-            entry.programs[name],
-            bench.model.frozen,
-            tasks,
+            program,
+            frozen,
+            [task for *_, task in parts],
             optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=own[0][1]),
             seeds=[seed for seed, _ in own],
             settings=[{"learning_rate": rate} for _, rate in own],
-            inits=[e.programs[name].init for e in entries],
+            inits=[part[0].init for part in parts],
             how=how,
             **given,
         )
 
     return run(pairs) if alike else [fit for pair in pairs for fit in run([pair])]
+
+
+def _examples(
+    place: Place, name: str, seed: int, test: bool, once: bool
+) -> tuple[Program, PyTree, Task]:
+    """The program, the model and the examples of a seed.
+
+    Args:
+        once: of images, take the values below the program's lowest edit in the place of
+            the examples. The model computes them once for all rates and epochs.
+    """
+    bench, entry = place.at(seed)
+    task = entry.task if test else without_test(entry.task)
+    own = entry.programs[name], bench.model.frozen, task
+    if isinstance(place.what, Cell):  # a learnable prompt in pixels has nothing below
+        above = place.what[:2] != ("learnable", "input")
+    else:
+        above = place.what != "fine-tuning"
+    if once and above and isinstance(bench.model.input, Pixels):
+        return cached(*own, progress=False)
+    return own
 
 
 def without_test(task: Task) -> Task:

@@ -297,6 +297,8 @@ BENCHES: dict[str, Callable[..., Bench]] = {
     "sentiment": sentiment,
 }
 EMBEDDED = ("figures", "digits", "letters", "maps", "functions")
+SLOW = ("clothing", "sentiment")
+"""Of models that take seconds a batch. Their cells above a cache are measured first."""
 
 
 # -- the bare model

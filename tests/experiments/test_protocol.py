@@ -15,6 +15,7 @@ from experiments.map.controls import CONTROLS
 from experiments.map.protocol import choose, measured, place_of
 from experiments.sweep import Outcome
 from reprojax.training import fit, metrics
+from reprojax.training.caches import cached
 
 SMALL = {"train": 20, "validation": 10, "test": 12}
 QUICK = {"rates": [0.01, 0.1], "epochs": 1, "batch": 10, "sizes": SMALL}
@@ -72,6 +73,36 @@ def test_reported_numbers_are_those_of_plain_fits():
     assert found["prompt"] == sum(a.size for a in jax.tree.leaves(params.learnable))
     assert found["alignment"] == 0
     assert found["bytes"] == sum(a.nbytes for a in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("cell", ["learnable hidden additive linear", "fixed input"])
+def test_a_slow_model_computes_what_lies_below_a_prompt_once(cell, monkeypatch):
+    """And its numbers are those that it has without."""
+    cell = cell.split() if cell != "fixed input" else [*FIXED[:3], "linear"]
+    one = settings(cell, choosing=[0], reported=[1], rates=[0.03])
+    kept = []
+    monkeypatch.setattr(
+        protocol, "cached", lambda *own, **how: kept.append(own) or cached(*own, **how)
+    )
+    plain = measured(one)
+    assert not kept
+    monkeypatch.setattr(protocol, "SLOW", ("figures",))
+    found = measured(one)
+    assert kept and found["candidate"] == plain["candidate"]
+    assert found["validation"] == pytest.approx(plain["validation"], abs=1e-6)
+    for name in ("test", "validation", "calibration error"):
+        wanted = plain["runs"][0][name]
+        assert found["runs"][0][name] == pytest.approx(wanted, abs=1e-4), name
+
+
+def test_of_a_slow_model_the_controls_and_the_cells_above_a_cache_are_first():
+    given = [*taxonomy_map.jobs(["clothing"], PROTOCOL)]
+    assert given[0].startswith("clothing/control") and "fine-tuning" in given[-1]
+    cells = [name for name in given if "control" not in name]
+    order = [name.split("-")[1] for name in cells]
+    assert order == ["hidden"] * 24 + ["embedding"] * 24 + ["input"] * 24
+    own = [*taxonomy_map.jobs(["figures"], PROTOCOL)]
+    assert own[:72] == [f"figures/{'-'.join(cell)}" for cell in CELLS]
 
 
 def test_the_test_split_does_not_choose(monkeypatch):
