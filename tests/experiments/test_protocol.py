@@ -40,8 +40,8 @@ def settings(cell, **more):
 def few(monkeypatch):
     monkeypatch.setattr(tasks, "POOL", 120)
     monkeypatch.setattr(protocol, "entries", two_candidates)
-    for cached in (protocol._bench, protocol._prompts, protocol._made):
-        cached.cache_clear()
+    for made in (protocol._bench, protocol._prompts, protocol._made):
+        made.cache_clear()
 
 
 def test_reported_numbers_are_those_of_plain_fits():
@@ -119,8 +119,8 @@ def test_the_test_split_does_not_choose(monkeypatch):
         return bench._replace(task=bench.task._replace(test=wrong))
 
     monkeypatch.setitem(tasks.BENCHES, "figures", spoilt)
-    for cached in (protocol._bench, protocol._prompts, protocol._made):
-        cached.cache_clear()
+    for made in (protocol._bench, protocol._prompts, protocol._made):
+        made.cache_clear()
     assert choose(place) == (name, rate, compared)
 
 
