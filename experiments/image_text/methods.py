@@ -8,18 +8,22 @@ import numpy as np
 
 from reprojax import recipes
 from reprojax.commands.controls import frozen_outputs, logistic_probe
+from reprojax.commands.pairs import BATCH, bound, quicker
 from reprojax.core import Params, Program, reprogram
 from reprojax.data import Split, Task
 from reprojax.models import Model
-from reprojax.models.image_text import Pair, classifier
-from reprojax.models.image_text.card import check_names, encoded, sentences_of
+from reprojax.models.image_text import Pair
+from reprojax.models.image_text.card import (
+    check_names,
+    encoded,
+    sentences_of,
+    spoken,
+)
 from reprojax.models.image_text.descriptions import Sentences, of_descriptions
 from reprojax.operators import resize
 from reprojax.recipes import Preset
 from reprojax.recipes.prompt_tuning.tip_adapter import tuned, with_examples
-from reprojax.training.caches import cached
 from reprojax.training.checks import Diverged
-from reprojax.training.dependence import cache_site
 from reprojax.training.loop import fit
 from reprojax.training.steps import evaluate
 
@@ -43,9 +47,6 @@ LEFT_OUT = {
     "rvp": "it takes descriptions of one kind, and attrvr's are of two",
 }
 """Methods of pairs that are not trained here, and why."""
-TEMPLATES: dict[str, str] = {"coop": "{}.", "plot": "{}."}
-"""Of methods whose learned words stand for a whole template; others begin with it."""
-BATCH = 100  # images at once, where nothing is trained
 
 
 class Bench(NamedTuple):
@@ -86,16 +87,6 @@ def check_bench(bench: Bench, asked: Mapping[str, Task]) -> None:
         built(name, bench, asked["base"])
 
 
-def spoken(names: Sequence[str]) -> list[str]:
-    """Folders' names as words."""
-    return [" ".join(n.replace("_", " ").replace("-", " ").split()) for n in names]
-
-
-def bound(pair: Pair, task: Task, templates: Sequence[str]) -> Model[Any]:
-    """The pair as a classifier of a task's names, written with spaces."""
-    return classifier(pair, spoken(task.classes), templates)
-
-
 # -- without a prompt
 
 
@@ -107,7 +98,7 @@ def control(name: str, bench: Bench, asked: Mapping[str, Task]) -> dict[str, flo
     templates = one if name == "zero-shot" else several
     scores = {}
     for place, task in asked.items():
-        model = bound(bench.pair, task, templates)
+        model = bound(bench.pair, task.classes, templates)
         scores[place] = tested(*unprompted(model, task), model, task)
     return scores
 
@@ -120,7 +111,7 @@ def unprompted(model: Model[Any], task: Task) -> tuple[Program, Params]:
 
 def _probe(bench: Bench, task: Task) -> float:
     """Logistic regression on features of the shots; validation chooses its strength."""
-    model = bound(bench.pair, task, (bench.config.template,))
+    model = bound(bench.pair, task.classes, (bench.config.template,))
     splits = {n: getattr(task, n) for n in ("train", "validation", "test")}
     seen = {name: frozen_outputs(model, split) for name, split in splits.items()}
     return logistic_probe(seen)[0]["test"]
@@ -128,7 +119,7 @@ def _probe(bench: Bench, task: Task) -> float:
 
 def _tip(bench: Bench, task: Task) -> float:
     """Tip-Adapter: the shots as a cache; validation chooses its two numbers."""
-    model = bound(bench.pair, task, bench.config.ensemble)
+    model = bound(bench.pair, task.classes, bench.config.ensemble)
     train, held = (frozen_outputs(model, s) for s in (task.train, task.validation))
     count: dict[str, Any] = {"examples": len(train.labels)}
     program = recipes.build("tip-adapter", model, len(task.classes), **count)
@@ -152,8 +143,8 @@ def model_of(name: str, bench: Bench, task: Task) -> Model[Any]:
     """The pair with the texts that a method reads."""
     if name == "attrvr":
         return of_descriptions(bench.pair, task.classes, *bench.kinds)
-    own = TEMPLATES[name] if name in TEMPLATES else bench.config.template
-    return bound(bench.pair, task, (own,))
+    own = recipes.find_method(name).template or bench.config.template
+    return bound(bench.pair, task.classes, (own,))
 
 
 def built(name: str, bench: Bench, task: Task) -> tuple[Model[Any], Program]:
@@ -221,38 +212,6 @@ def learned(name: str, bench: Bench, task: Task, rate: float, seed: int) -> Lear
         progress=False,
     )
     return Learned(jax.device_get(run.last), float(run.curves[-1, 1]))
-
-
-def quicker(program: Program, model: Model[Any], task: Task) -> tuple[Any, Any, Task]:
-    """The arguments of `fit`: with what the images give below the lowest edit computed
-    once, if a program learns at texts first and does not read the images there."""
-    given = program, model.frozen, task
-    if not in_texts(program, model, task):
-        return given
-    try:  # to ask is all: what fails while values are computed has to be seen
-        cache_site(*given[:2], images_of(task))
-    except ValueError:  # its prompts are made of the images, as CoCoOp's
-        return given
-    return cached(*given, batch=BATCH, progress=False)
-
-
-def in_texts(program: Program, model: Model[Any], task: Task) -> bool:
-    """Whether a program learns at sites of texts alone."""
-    spec = learnable_shapes(program, model, task)
-    at = [site for site, leaves in spec.items() if jax.tree.leaves(leaves)]
-    return all(site.startswith("text/") for site in at)
-
-
-def learnable_shapes(program: Program, model: Model[Any], task: Task) -> Any:
-    """{site: what a program learns there}, without computing it."""
-    x = images_of(task)
-    start = lambda key: program.init(key, model.frozen, x)
-    return jax.eval_shape(start, jax.random.key(0)).learnable
-
-
-def images_of(task: Task) -> jax.ShapeDtypeStruct:
-    """An image of the task, without its pixels."""
-    return jax.ShapeDtypeStruct((1, *task.test.x.shape[1:]), task.test.x.dtype)
 
 
 def shapes(tree: Any) -> Any:

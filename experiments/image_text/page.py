@@ -59,7 +59,7 @@ def write(
 
 def answers(bench: Bench, task: Task) -> list[tuple[str, str]]:
     """(image as HTML, caption) of a few test images: zero-shot, by one template."""
-    model = bound(bench.pair, task, (bench.config.template,))
+    model = bound(bench.pair, task.classes, (bench.config.template,))
     program, params = unprompted(model, task)
     step = max(len(task.test.y) // SHOWN, 1)
     x, y = np.asarray(task.test.x[::step][:SHOWN]), task.test.y[::step][:SHOWN]

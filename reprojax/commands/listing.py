@@ -14,13 +14,21 @@ from pathlib import Path
 from reprojax import models, recipes
 from reprojax.commands.methods import read_methods
 from reprojax.data.sources import NAMED
-from reprojax.models import Pixels
+from reprojax.models import Pixels, image_text
+from reprojax.models.image_text import Pair
 from reprojax.recipes import Method
 
 FIRST = (
     "Try watermark first: it fits every image model that has classes of its own. For a "
     "ViT, try vpt-deep next. Each run also measures a linear probe and the best label "
     "map without a prompt, and keeps both as files."
+)
+PAIRS = (
+    "--method takes them with such a --backbone, and most of those for images too; the "
+    "names of the folders are its texts. Try coop first: of the prompts measured here, "
+    "its learned words raised the classes that they were trained on most. Each run "
+    "also measures zero-shot, an ensemble of templates and a linear probe, and keeps "
+    "all three as files."
 )
 ACCESS = {  # of the frozen model
     "gradients": "gradients",
@@ -42,16 +50,16 @@ class Config:
 def main(config: Config) -> None:
     """Print it all."""
     read_methods(config.methods)
-    images = recipes.methods(Pixels)
-    others = {n: m for n, m in recipes.METHODS.items() if n not in images}
+    known = recipes.methods(Pair)
+    others = {n: m for n, m in recipes.METHODS.items() if n not in known}
     maps = {name: own.summary for name, own in recipes.ALIGNMENTS.items()}
     sections = {
         "Methods for images, as --method takes them": for_images(),
+        "Methods for a pair of an image and a text tower": for_pairs(),
         "Label maps, as --map takes them": entries(maps),
         "Backbones, as --backbone takes them": entries(backbones()),
         "Targets, as --target takes them": entries(targets()),
-        "Methods for language models, and for pairs of an image and a text tower, from "
-        "Python": methods_text(others),
+        "Methods for language models, from Python": methods_text(others),
     }
     print("\n\n".join(f"{title}\n\n{text}" for title, text in sections.items()))
 
@@ -59,6 +67,12 @@ def main(config: Config) -> None:
 def for_images() -> str:
     """Which method to try first, and what each is."""
     return f"{paragraph(FIRST)}\n\n{methods_text(recipes.methods(Pixels))}"
+
+
+def for_pairs() -> str:
+    """Which of a pair's methods to try first, and what each is."""
+    own = {n: m for n, m in recipes.methods(Pair).items() if m.needs.of_texts}
+    return f"{paragraph(PAIRS)}\n\n{methods_text(own)}"
 
 
 def methods_text(methods: Mapping[str, Method]) -> str:
@@ -81,6 +95,10 @@ def details(method: Method) -> str:
     said = [f"needs {ACCESS[method.needs.access]}", f"prompt: {method.enters}"]
     if method.alignment is not None:
         said.append(f"map: {method.alignment}")
+    if method.needs.of_texts and method.template == "":
+        said.append("takes descriptions of the classes, so from Python alone")
+    elif method.needs.of_texts and method.preset is None:
+        said.append("trains nothing, so from Python alone")
     papers = re.findall(r"\d{4}\.\d{5}", method.source)
     if papers and papers[0] not in summary(method):
         said.append(f"arXiv {papers[0]}")
@@ -88,14 +106,21 @@ def details(method: Method) -> str:
 
 
 def backbones() -> dict[str, str]:
-    """Frozen image models: the embedded ones, and what `models.load` reads."""
-    return {name: "embedded in this package" for name in models.names()} | {
-        "ORG/NAME": "from the Hugging Face hub: ViT, DeiT, DINOv2, DINOv3, "
-        "BEiT, Swin, ConvNeXt, ResNet, MobileNetV2 or EfficientNet, such as "
-        "google/vit-base-patch16-224 or microsoft/resnet-50",
-        "FOLDER": "weights with config.json, as transformers or timm write them",
-        "FILE": "bare weights that end with .safetensors",
-    }
+    """Frozen models: the embedded ones, and what `pairs.load` reads."""
+    pair = "a pair of an image and a text tower, embedded in this package"
+    own = {name: "embedded in this package" for name in models.names()}
+    return (
+        own
+        | {name: pair for name in image_text.names()}
+        | {
+            "ORG/NAME": "from the Hugging Face hub: ViT, DeiT, DINOv2, DINOv3, "
+            "BEiT, Swin, ConvNeXt, ResNet, MobileNetV2 or EfficientNet, such as "
+            "google/vit-base-patch16-224 or microsoft/resnet-50; or a CLIP or SigLIP, "
+            "such as openai/clip-vit-base-patch32",
+            "FOLDER": "weights with config.json, as transformers or timm write them",
+            "FILE": "bare weights that end with .safetensors",
+        }
+    )
 
 
 def targets() -> dict[str, str]:

@@ -24,7 +24,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from reprojax import data, models
+from reprojax import data
+from reprojax.commands import pairs
 from reprojax.commands.intervals import Share
 from reprojax.commands.methods import read_methods
 from reprojax.commands.outputs import replaceable
@@ -32,6 +33,7 @@ from reprojax.core import Params, Program, PyTree
 from reprojax.data.checks import listed
 from reprojax.data.lazy import faults
 from reprojax.models import Model, Pixels
+from reprojax.models.image_text import Pair
 from reprojax.recipes import registry
 from reprojax.saving import programs
 from reprojax.saving.files import printable, write_file
@@ -67,13 +69,13 @@ class Config:
 def main(
     config: Config,
     *,
-    load_backbone: Callable[..., Model[Pixels]] = models.load,
-    known: Sequence[str] = models.names(),
+    load_backbone: Callable[..., Model[Pixels] | Pair] = pairs.load,
+    known: Sequence[str] = pairs.names(),
 ) -> Path:
     """Read, predict, write; the file that was written.
 
     Args:
-        load_backbone: (name, **given) -> frozen model.
+        load_backbone: (name, **given) -> frozen model, or pair of towers.
         known: names that it may be asked for because the program's card says so.
     """
     if config.batch < 1:
@@ -220,7 +222,7 @@ def read(
 def find_backbone(
     card: Card,
     source: str | None,
-    load_backbone: Callable[..., Model[Pixels]],
+    load_backbone: Callable[..., Model[Pixels] | Pair],
     known: Sequence[str],
 ) -> Model[Pixels]:
     """The frozen model of the card, by the name under which the run found it.
@@ -237,7 +239,7 @@ def find_backbone(
         )
     try:
         given = {} if name == "glyphs" else own
-        return load_backbone(name, dtype=card.dtype, **given)
+        found = load_backbone(name, dtype=card.dtype, **given)
     except ValueError as error:
         if source is not None:
             raise
@@ -245,6 +247,14 @@ def find_backbone(
             f"the program's frozen model was not found: {error}; say where it is by "
             "--backbone"
         ) from error
+    if not isinstance(found, Pair):
+        return found
+    if not card.template:
+        raise ValueError(
+            f"got the pair {found.name} for a program of an image model, expected "
+            f"{card.backbone!r}; give that as --backbone"
+        )
+    return pairs.bound(found, card.classes, pairs.read(card.template))
 
 
 def probabilities(

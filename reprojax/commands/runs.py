@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from reprojax import data, recipes
+from reprojax.commands.pairs import quicker
 from reprojax.commands.settings import (
     Config,
     alignment_name,
@@ -110,7 +111,10 @@ def train(
     }
     if start := recipes.find_method(config.method).start:
         own["params"] = start(program, backbone, task.train, seed)
-    given = cached(*given, batch=batch) if caches(config) else given
+    if caches(config):
+        given = cached(*given, batch=batch)
+    elif recipes.find_method(config.method).needs.of_texts and jax.process_count() == 1:
+        given = quicker(program, backbone, task, only=backbone.roles["features"])
     fitted = fit(*given, **(own | how))
     # Off the mesh: what follows (pictures, files) is each process's own.
     params, last = jax.device_get(fitted[:2])

@@ -5,13 +5,17 @@ r"""Reprogram a frozen image classifier for a task that it was never trained on.
     reprojax train --method padding --map ilm
     reprojax train --backbone google/vit-base-patch16-224 --target my/photos \
         --method vpt-deep --out runs/photos
+    reprojax train --backbone openai/clip-vit-base-patch32 --target my/photos \
+        --method coop
+        learned words around the names of the folders, beside zero-shot
     reprojax train --method bar --budget 200000
         without gradients: the model is only asked
 
 Prints a table with the controls below, which row is best, by how much, and what to
 take. Leaves in the run's folder `report.html`, `results.json` and three programs a seed
 for `reprojax predict`: `seed-0.safetensors`, and its controls
-`linear-probe-0.safetensors` and `map-only-0.safetensors`. A run that was stopped goes
+`linear-probe-0.safetensors` and `map-only-0.safetensors` (`zero-shot-0.safetensors`
+with a pair of an image and a text tower). A run that was stopped goes
 on with --resume. `reprojax list` says what each method is.
 """
 
@@ -28,8 +32,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from reprojax import __version__, data, models, recipes
-from reprojax.commands import listing
+from reprojax import __version__, data, recipes
+from reprojax.commands import listing, pairs
 from reprojax.commands.controls import frozen_outputs
 from reprojax.commands.kept import cards_of, judge, run_controls
 from reprojax.commands.methods import read_methods
@@ -38,10 +42,15 @@ from reprojax.commands.runs import read_task, train, warn_of_unmeasured
 from reprojax.commands.settings import (
     Config,
     alignment_name,
+    check_backbone,
     check_config,
+    check_room,
+    for_pair,
+    own_templates,
     pace,
     preset_of,
     sizes,
+    templates,
     trainings,
 )
 from reprojax.commands.tables import (
@@ -54,6 +63,7 @@ from reprojax.commands.tables import (
 )
 from reprojax.core import Params, Program
 from reprojax.models import Model, Pixels
+from reprojax.models.image_text import Pair
 from reprojax.recipes import BlackBox
 from reprojax.saving import programs
 from reprojax.saving.files import write_json
@@ -62,7 +72,10 @@ from reprojax.training import parallel
 from reprojax.training.loop import Fitted
 from reprojax.training.preflight import Preflight, preflight
 
-METHODS_OF_IMAGES = f"Methods, for --method. {listing.for_images()}"
+METHODS_OF_IMAGES = (
+    f"Methods, for --method. {listing.for_images()}\n\nMethods for a pair of towers. "
+    f"{listing.for_pairs()}"
+)
 ABOUT = f"{__doc__}\n{METHODS_OF_IMAGES}"
 """What --help says above the settings."""
 
@@ -70,7 +83,7 @@ ABOUT = f"{__doc__}\n{METHODS_OF_IMAGES}"
 def main(
     config: Config,
     *,
-    load_backbone: Callable[..., Model[Pixels]] = models.load,
+    load_backbone: Callable[..., Model[Pixels] | Pair] = pairs.load,
     load_task: Callable[..., data.Task] = data.load,
     prog: str = "reprojax train",
     predict: str = "reprojax predict",
@@ -78,26 +91,42 @@ def main(
     """Train, print and write everything; returns what results.json holds.
 
     Args:
-        load_backbone: (name, **given) -> frozen model.
+        load_backbone: (name, **given) -> frozen model, or pair of towers.
         load_task: (name, **given) -> task.
         prog, predict: this command and the one that uses its files, for the report.
     """
     read_methods(config.methods)
     check_config(config)
     method = recipes.find_method(config.method)
-    name = alignment_name(config)
     lead = jax.process_index() == 0
     writable(config.out)
-    backbone = load_backbone(config.backbone, dtype=config.dtype)
+    alignment_name(config)
+    found = load_backbone(config.backbone, dtype=config.dtype)
+    check_backbone(config, found)
     tasks = [read_task(config, seed, load_task) for seed in range(config.seeds)]
+    texts, towers = (), None
+    if isinstance(found, Pair):
+        config, texts = for_pair(config), own_templates(config)
+        backbone = pairs.bound(found, tasks[0].classes, texts)
+        if config.controls:
+            towers = pairs.towers(found, tasks[0].classes, templates(config))
+    else:
+        backbone = found
+    name, given = alignment_name(config), sizes(config, tasks[0])
     targets = len(tasks[0].classes)
-    program = recipes.build(config.method, backbone, targets, name, **sizes(config))
+    program = recipes.build(config.method, backbone, targets, name, **given)
+    if isinstance(found, Pair):
+        check_room(config, found, program)
     seen = describe(
         program, backbone.frozen, tasks[0].train.x[:2], roles=backbone.roles
     )
-    title = f"{config.method} with {name or 'a linear head'}"
+    of_texts = method.needs.of_texts
+    head = "" if of_texts else f" with {name or 'a linear head'}"
+    title = f"{config.method}{head}"
     print(f"settings from {method.source}\n")
     print(f"{title}: {backbone.name} -> {tasks[0].name}\n\n{seen}\n")
+    if texts:
+        print(f"texts of the classes: {', '.join(map(repr, texts))}\n")
     print(f"{trainings(config)}\n", flush=True)
     warn_of_unmeasured(tasks[0])
     first = scores = None
@@ -110,13 +139,14 @@ def main(
         train(config, program, backbone, task, seed, f"seed-{seed}")
         for seed, task in enumerate(tasks)
     ]
-    cards = cards_of(config, backbone, tasks, {"alignment": name, **sizes(config)})
+    about = {"alignment": name, **given}, pairs.written(texts)
+    cards = cards_of(config, backbone, tasks, *about)
     for card, fitted in zip(cards, fits, strict=True) if lead else ():
         own = card._replace(coordinates=(seen.coordinates,), metric=fitted.score)
         programs.save(config.out / f"seed-{card.seed}.safetensors", fitted.params, own)
     table: dict[str, dict[str, list[float]]] = {"program": summary(fits)}
     if config.controls:
-        table |= run_controls(config, program, backbone, tasks, cards, first)
+        table |= run_controls(config, program, backbone, tasks, cards, first, towers)
     rows = [program_row(title, seen, fits)]
     rows += [control_row(control, table[control]) for control in list(table)[1:]]
     notes = comparisons(table)
@@ -175,7 +205,7 @@ def report(
     x, y = pictures.examples(task.test)
     images, prompt = pictures.pictures(program, params, backbone, x, y, task.classes)
     answers = pictures.answers_of(program, params, backbone, task.test)
-    label_map, own = params.fixed["output"], page["rows"][0][1]
+    label_map, own = params.fixed.get("output"), page["rows"][0][1]
     baselines = {
         name: float(np.mean(table[name]["validation"])) for name in list(table)[1:]
     }
@@ -210,13 +240,17 @@ def facts(
     else:
         length = f"{config.epochs or preset.epochs} epochs of {steps} steps a seed"
     parts = {n: len(getattr(task, n).y) for n in ("train", "validation", "test")}
+    texts = "texts" in backbone.frozen
+    of_texts = method.needs.of_texts
+    head = "the pair's own answers" if of_texts else "a linear head on features"
     device = jax.devices()[0]
     file = (config.out / "seed-0.safetensors").stat().st_size
     rows = [
         ("method", f"{config.method}: {listing.summary(method)}"),
-        ("label map", alignment_name(config) or "none: a linear head on features"),
+        ("label map", alignment_name(config) or f"none: {head}"),
+        ("texts", ", ".join(map(repr, own_templates(config))) if texts else ""),
         ("settings from", method.source),
-        ("sizes given", ", ".join(f"{n} {v}" for n, v in sizes(config).items())),
+        ("sizes given", ", ".join(f"{n} {v}" for n, v in sizes(config, task).items())),
         ("frozen model", f"{backbone.name}, {count(backbone.frozen):,} numbers"),
         ("images", ", ".join(f"{n:,} {part}" for part, n in parts.items())),
         ("classes", f"{len(task.classes)} of {task.name}"),

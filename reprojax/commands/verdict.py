@@ -13,6 +13,8 @@ _SAID = {
     "best map without prompt": "the best map without a prompt",
     "random map without prompt": "a random map",
     "linear probe": "the linear probe",
+    "zero-shot ensemble": "the zero-shot ensemble",
+    "nearest features": "the nearest training image by features",
     PIXELS: "the nearest training image",
 }
 
@@ -57,7 +59,8 @@ def verdict(
         said = f"{own} has {mean_of(scores[own])}. It was compared with nothing."
         return Verdict(own, [said, *left_out])
     take, said = _own_or_other(scores, others, kept, prompt)
-    return Verdict(take, [*said, *_weights(scores), *left_out])
+    beside = _beside(scores, finite)
+    return Verdict(take, [*said, *beside, *_weights(scores), *left_out])
 
 
 def _own_or_other(
@@ -127,6 +130,19 @@ def _second(
         f"Whether {first} is better than {second} is not settled: "
         f"{difference.interval} ({how})."
     ]
+
+
+def _beside(scores: Mapping[str, Sequence[float]], finite: Sequence[str]) -> list[str]:
+    """Of a pair's program: over zero-shot and over the probe, whichever is best."""
+    if "zero-shot" not in finite:
+        return []
+    own = next(iter(scores))
+    parts = [
+        f"{paired(scores[own], scores[name]).interval} over {_the(name)}"
+        for name in ("zero-shot", "linear probe")
+        if name in finite
+    ]
+    return [f"{own} has {' and '.join(parts)}."]
 
 
 def _weights(scores: Mapping[str, Sequence[float]]) -> list[str]:

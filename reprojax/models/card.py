@@ -12,7 +12,7 @@ What depends on the kind of input (pixels' normalisation, a tokeniser) is in
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ import jax
 
 from reprojax.core import Forward, PyTree, sites
 from reprojax.core.guards import nearest
+from reprojax.core.trees import fingerprint
 from reprojax.locations import linen
 
 
@@ -90,6 +91,8 @@ class Model(Generic[Kind_co]):
     roles: Mapping[str, tuple[str, ...]]
     classes: tuple[str, ...] = ()
     """The names of its classes, in order; () if it does not answer with classes."""
+    weights: Callable[[PyTree], PyTree] = lambda frozen: frozen
+    """What of `frozen` was not computed of the rest of it."""
 
     def _replace(self, **changes: Any) -> "Model[Any]":
         """A changed card, as of a NamedTuple (which type checkers do not take generic).
@@ -112,6 +115,12 @@ class Model(Generic[Kind_co]):
                     f"neither the card nor its input {sorted(fields)} has {name!r}"
                 )
             return getattr(self.input, name)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of its weights. What was computed of them does not count, because its
+        last bits depend on the device."""
+        return fingerprint(self.weights(self.frozen))
 
     @property
     def width(self) -> int:

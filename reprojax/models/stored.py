@@ -1,5 +1,6 @@
 """Weight files: which files of a folder to read, and their tensors."""
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -49,6 +50,19 @@ def read(paths: Iterable[Path]) -> dict[str, np.ndarray]:
                 )
             tensors[name] = tensor
     return tensors
+
+
+def names(paths: Iterable[Path]) -> set[str]:
+    """The names that `read` gives to the tensors, without reading these; none of a file
+    that is not of this format."""
+    from safetensors import SafetensorError, safe_open
+
+    found: set[str] = set()
+    for path in paths:
+        with contextlib.suppress(SafetensorError, OSError):
+            with open_regular(path), safe_open(path, framework="np") as file:
+                found |= {WRAPPERS.sub("", name) for name in file.keys()}
+    return found
 
 
 def _stored(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -58,6 +58,11 @@ class Needs(NamedTuple):
     access: Access = "gradients"
     """Gradients through it, values inside it, its answers to inputs, or to texts."""
 
+    @property
+    def of_texts(self) -> bool:
+        """Whether it needs the text tower of a pair."""
+        return any(name.startswith("text_") for name in self.roles)
+
 
 def needs(
     input: type | UnionType, *roles: str, access: Access = "gradients"
@@ -160,6 +165,9 @@ class Method(NamedTuple):
     start: Callable[..., Params] | None = None
     """(program, model, training split, seed) -> first params, if they depend on the
     training images, such as clusters of these; None: `program.init` draws them."""
+    template: str | None = None
+    """Of a pair's texts, if learned words stand for all but the name: "{}."; "" if the
+    pair is bound to descriptions instead; None: any template of the caller's."""
 
     @property
     def needs(self) -> Needs:

@@ -19,9 +19,9 @@ from reprojax.alignments import label_words
 from reprojax.alignments.named import find_alignment
 from reprojax.core import Params, Program, PyTree
 from reprojax.core.guards import find
-from reprojax.core.trees import fingerprint
 from reprojax.formats import learnable
 from reprojax.models import Model, Pixels
+from reprojax.models.image_text import Pair
 from reprojax.recipes.method import BlackBox, Method, Preset
 from reprojax.saving.programs import Card, Saved, check_backbone
 
@@ -61,17 +61,19 @@ def register(method: Method) -> Method:
 def methods(model: Model[Any] | type | None = None) -> dict[str, Method]:
     """All methods, or those that fit a model, or a kind of input such as `Pixels`.
 
-    A kind alone has no text tower, so that methods of a pair need the pair's card.
+    A kind alone has no text tower; `Pair` has one, besides `Pixels`.
     """
     if model is None:
         return dict(METHODS)
+    towers = model is Pair
     kind = model if isinstance(model, type) else type(model.input)
+    kind = Pixels if towers else kind
     roles = None if isinstance(model, type) else model.roles
 
     def fits(method: Method) -> bool:
         own = method.needs
         if roles is None:
-            named = not any(name.startswith("text_") for name in own.roles)
+            named = towers or not own.of_texts
         else:
             named = all(roles.get(name) for name in own.roles)
         return own.access != "texts" and issubclass(kind, own.input) and named
@@ -125,7 +127,7 @@ def rebuild(
         context: of that row, if shapes of the program's params depend on it.
     """
     card = saved.card
-    check_backbone(card, model.name, fingerprint(model.frozen))
+    check_backbone(card, model.name, model.fingerprint)
     _check_pixels(card, model)
     given = dict(card.arguments)
     if "initial" in inspect.signature(find_method(card.method).build).parameters:

@@ -62,7 +62,8 @@ class Card(NamedTuple):
     classes: tuple[str, ...] = ()
     """The task's classes, in the order of the program's outputs."""
     template: str = ""
-    """How the task's texts are presented to a language model."""
+    """How the task's texts are presented to a language model, or the names of its
+    classes to a pair of towers: a template a line."""
     coordinates: tuple[str, ...] = ()
     """(lambda, ell, tau, omega), from `describe`."""
     split: Mapping[str, Any] = {}
@@ -81,8 +82,7 @@ class Card(NamedTuple):
         kinds = (jnp.result_type(leaf) for leaf in jax.tree.leaves(model.frozen))
         floats = (kind.name for kind in kinds if jnp.issubdtype(kind, jnp.floating))
         rest = {"dtype": next(floats, "float32"), **rest}
-        own = fingerprint(model.frozen)
-        return cls(backbone=model.name, fingerprint=own, **rest)
+        return cls(backbone=model.name, fingerprint=model.fingerprint, **rest)
 
 
 class Saved(NamedTuple):
@@ -155,7 +155,7 @@ def load(path: str | Path, backbone: Any = None) -> Saved:
     card = _card(text, f"the card of {path}")
     _check_finite(tensors, str(path))
     if backbone is not None:
-        check_backbone(card, backbone.name, fingerprint(backbone.frozen))
+        check_backbone(card, backbone.name, backbone.fingerprint)
     return Saved(_nested(tensors), card)
 
 

@@ -4,6 +4,27 @@ from mutation import Mutant
 
 MUTANTS = (
     Mutant(
+        "pairs: the folders' names are texts as they are written",
+        "commands/pairs.py",
+        "classifier(pair, spoken(classes), templates)",
+        "classifier(pair, classes, templates)",
+        "test_pairs.py::test_learned_words_around_the_names_of_folders",
+    ),
+    Mutant(
+        "predict: a pair gets the common template, not the program's",
+        "commands/predict.py",
+        "pairs.read(card.template)",
+        "['a photo of a {}.']",
+        "test_pairs.py::test_learned_words_around_the_names_of_folders",
+    ),
+    Mutant(
+        "zero-shot: its file says that it has the method's own template",
+        "commands/kept.py",
+        "cards[seed]._replace(**about)",
+        "cards[seed]",
+        "test_pairs.py::test_learned_words_around_the_names_of_folders",
+    ),
+    Mutant(
         "controls: of two classes the regression's one row is the first one's",
         "commands/controls.py",
         "np.stack([0 * weights[0], weights[0]])",

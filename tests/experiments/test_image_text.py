@@ -14,10 +14,11 @@ from small_pairs import pair as small_pair
 from experiments.image_text import __main__ as command
 from experiments.image_text import methods, page, tasks
 from experiments.image_text.__main__ import Config, main, places, rows
-from experiments.image_text.methods import CONTROLS, LEFT_OUT, METHODS, Bench, spoken
+from experiments.image_text.methods import CONTROLS, LEFT_OUT, METHODS, Bench
 from experiments.image_text.sentences import best, holds, orders, said
 from experiments.train_sketches import captions
 from reprojax import recipes
+from reprojax.commands import pairs
 from reprojax.commands.intervals import Mean
 from reprojax.core import Params
 from reprojax.data import Split, Task
@@ -140,9 +141,7 @@ def test_other_data_sets_are_asked_in_their_own_names(monkeypatch):
 
     def learned(name, bench, task, rate, seed):
         assert task is asked["base"]
-        spec = methods.learnable_shapes(
-            *reversed(methods.built(name, here, task)), task
-        )
+        spec = pairs.learnable_shapes(*reversed(methods.built(name, here, task)), task)
         return methods.Learned(Params(spec | {site: words}), 0.5)
 
     site = "text/embed:out"
@@ -198,10 +197,6 @@ def test_each_half_has_its_own_part_of_the_descriptions(tmp_path):
         command.kinds(config, asked)
 
 
-def test_names_of_folders_are_read_as_words():
-    assert spoken(["red_arrow-two", "box"]) == ["red arrow two", "box"]
-
-
 def test_methods_of_pairs_are_trained_here_or_left_out_with_a_reason():
     of_pairs = {
         name
@@ -228,7 +223,7 @@ LEARNED = {
 @pytest.mark.parametrize("name", METHODS)
 def test_as_many_numbers_are_learned_as_by_hand(name):
     model, program = methods.built(name, bench(), whole())
-    spec = methods.learnable_shapes(program, model, whole())
+    spec = pairs.learnable_shapes(program, model, whole())
     assert sum(leaf.size for leaf in jax.tree.leaves(spec)) == LEARNED[name]
 
 
@@ -257,7 +252,7 @@ def test_what_fails_while_features_are_computed_is_seen(monkeypatch):
     def fails(*given, **how):
         raise ValueError("the model gives NaN")
 
-    monkeypatch.setattr(methods, "cached", fails)
+    monkeypatch.setattr(pairs, "cached", fails)
     model, program = methods.built("kgcoop", bench(), whole())
     with pytest.raises(ValueError, match="gives NaN"):
         methods.quicker(program, model, whole())

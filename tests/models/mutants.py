@@ -4,6 +4,13 @@ from mutation import Mutant
 
 MUTANTS = (
     Mutant(
+        "a card: the texts' features count in a pair's fingerprint",
+        "models/card.py",
+        "fingerprint(self.weights(self.frozen))",
+        "fingerprint(self.frozen)",
+        "image_text/test_pair.py::test_a_fingerprint_is_of_weights_and_texts",
+    ),
+    Mutant(
         "pairs: a mean of texts in half precision",
         "models/image_text/card.py",
         "wide = jnp.promote_types(features.dtype, jnp.float32)\n    found",

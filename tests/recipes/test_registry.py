@@ -13,6 +13,7 @@ from reprojax.alignments import bayesian, label_words, one_to_one
 from reprojax.core import Manipulation, Params, padded
 from reprojax.formats import learnable
 from reprojax.models import Arrays, Model, Pixels, Series, card
+from reprojax.models.image_text import Pair
 from reprojax.models.language import Words
 from reprojax.operators import add, resize
 from reprojax.recipes import (
@@ -159,6 +160,9 @@ def test_what_fits_a_model():
     assert {"padding", "vpt-deep", "linear-probe"} <= set(methods(BACKBONE))
     assert "vpt-deep" not in methods(BACKBONE._replace(roles={}))
     assert not set(methods(Pixels)) & set(methods(Words))
+    of_pairs = set(methods(Pair)) - set(methods(Pixels))
+    assert {"coop", "tpt"} <= of_pairs and set(methods(Pixels)) <= set(methods(Pair))
+    assert all(methods()[name].needs.of_texts for name in of_pairs)
     assert {"prompt-tuning", "loreft"} <= set(methods(small_languages.card("rotary")))
     assert METHODS["bar"].needs == Needs(Pixels, (), "answers")
     assert METHODS["kate"].needs.access == "texts"

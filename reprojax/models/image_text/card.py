@@ -33,6 +33,7 @@ from jaxtyping import Array, Float, UInt8
 from reprojax.core import Edit, Forward, PyTree, Tokens, padded, passthrough
 from reprojax.core.vectors import unit
 from reprojax.models.card import Model
+from reprojax.models.image_text.templates import SELECTED
 from reprojax.models.language.card import Words
 from reprojax.models.vision.pixels import Pixels, drawn
 
@@ -66,6 +67,8 @@ class Pair:
     padding: Literal["", "left", "right"] = ""
     """The side on which texts are padded to all positions, with tokens that count
     (SigLIP); "": padding does not count."""
+    ensemble: tuple[str, ...] = SELECTED
+    """Templates whose mean features answer well for many kinds of images."""
 
 
 def classifier(
@@ -115,7 +118,13 @@ def classifier(
     }
     forward = compared(pair.image.forward, pair.text.forward)
     roles = joint_roles(pair)
-    return Model(pair.name, forward, frozen, pair.image.input, roles, tuple(names))
+    reads = pair.image.input
+    return Model(pair.name, forward, frozen, reads, roles, tuple(names), given_weights)
+
+
+def given_weights(frozen: PyTree) -> PyTree:
+    """A classifier's frozen tree without the features that its text tower made."""
+    return {**frozen, "texts": frozen["texts"]._replace(features=None)}
 
 
 def _check_weights(
@@ -317,6 +326,11 @@ def _listed(given: Any, what: str, of: str = "texts") -> list[Any]:
     return found
 
 
+def spoken(names: Iterable[str]) -> list[str]:
+    """Names of folders as words: "_" and "-" are blanks."""
+    return [" ".join(n.replace("_", " ").replace("-", " ").split()) for n in names]
+
+
 def check_names(classes: Iterable[str]) -> list[str]:
     """The names of classes; raise unless they are names, each once."""
     names = _listed(classes, "classes", "names")
@@ -327,7 +341,9 @@ def check_names(classes: Iterable[str]) -> list[str]:
         )
     if len(set(names)) < len(names):
         twice = sorted(name for name in set(names) if names.count(name) > 1)
-        raise ValueError(f"got {twice} more than once, expected each class once")
+        raise ValueError(
+            f"got {twice} more than once, expected each class once; rename one"
+        )
     return [str(name) for name in names]
 
 
@@ -337,10 +353,11 @@ def sentences_of(
     """{class: its name in each template}."""
     templates = _listed(templates, "templates")
     for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
+        around = template.split("{}") if isinstance(template, str) else ()
+        if len(around) != 2 or any(brace in "".join(around) for brace in "{}"):
             raise ValueError(
                 f"got the template {template!r}, expected one {{}} for the class's "
-                f"name, as in {TEMPLATE!r}"
+                f"name and no other braces, as in {TEMPLATE!r}"
             )
     return {n: [t.replace("{}", n) for t in templates] for n in classes}
 

@@ -30,11 +30,31 @@ from reprojax.models.weights import CLIP_MEAN, CLIP_STD, HALF
 
 BESIDE = ("preprocessor_config.json", "open_clip_config.json", *tokenizers.FILES)
 FILES = ("open_clip_model.safetensors", "model.safetensors")
+KINDS = ("clip", "siglip", "siglip2")
+"""What config.json calls pairs of towers, of which `load` refuses the last."""
 
 
 def names() -> tuple[str, ...]:
     """The embedded pairs, which `load` takes by name."""
     return ("sketches",)
+
+
+def is_pair(source: str | os.PathLike) -> bool:
+    """Whether a backbone's name or place is that of a pair of towers, by the files
+    beside its weights and the names of its tensors. A hub name is fetched for that.
+
+    False where nothing can be found: the loader of image models says what is wrong.
+    """
+    text, path = str(source), Path(source)
+    if text in names():
+        return True
+    local = path.suffix == ".safetensors" or text.startswith((".", "/", "~"))
+    if not path.exists() and (local or text.count("/") != 1):
+        return False
+    found = _find(source, None)
+    if found.open_clip or found.config.get("model_type") in KINDS:
+        return True
+    return any(name.startswith("visual.") for name in stored.names(found.files))
 
 
 class Found(NamedTuple):

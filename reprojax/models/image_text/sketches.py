@@ -34,6 +34,7 @@ WEIGHTS = Path(__file__).with_suffix(".safetensors")
 SIZE, PATCH, POSITIONS, JOINT = 32, 4, 32, 64
 WIDTH, HIDDEN, HEADS, DEPTH = 64, 128, 4, {"image": 3, "text": 2}
 AROUND = ("<begin>", "<end>")  # of a text
+ENSEMBLE = ("a {}", "a drawing of a {}", "{}", "the {}.")
 
 
 def towers(words: Sequence[str]) -> tuple[ImageTower, TextTower]:
@@ -91,6 +92,7 @@ def sketches_pair(frozen: Any, words: Sequence[str]) -> Pair:
         Model("sketches", texts(text), frozen["text"], reads, roles(text)),
         jnp.asarray(frozen["scale"], jnp.float32),
         jnp.zeros((), jnp.float32),
+        ensemble=ENSEMBLE,
     )
 
 

@@ -44,6 +44,7 @@ METHOD = Method(
     attrvr,
     preset=Preset(sgd_cosine(warmup=0), 40.0, epochs=200, batch=64),
     enters="before normalisation",
+    template="",
     source="arXiv 2501.13982. tmlr-group/AttrVR: SGD, momentum .9, rate 40, no decay, "
     "a cosine by steps, 200 epochs of batches of 64 (16 with one example a class), 20 "
     "attributes of each kind, three of which count. There images are resized by "

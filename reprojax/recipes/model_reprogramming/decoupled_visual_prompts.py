@@ -89,6 +89,7 @@ METHOD = Method(
     decoupled_visual_prompts,
     preset=Preset(sgd_cosine(warmup=0), 40.0, epochs=200, batch=64),
     enters="before normalisation",
+    template="",
     source="arXiv 2506.01000. tmlr-group/DecoupledVP, its script of causes and its "
     "settings: 3 borders of SGD, momentum .9, rate 40, no decay, a cosine by steps, "
     "200 epochs of batches of 64, 20 descriptions of each cause, three of which count; "

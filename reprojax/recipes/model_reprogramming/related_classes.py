@@ -68,6 +68,7 @@ METHOD = Method(
     rvp,
     preset=Preset(slower_answers(40_000), 40.0, epochs=200, batch=64),
     enters="before normalisation",
+    template="",
     source="Li et al., Reprogramming Vision-Language Models via Structured Prompt "
     "Reparameterization, its paper alone: the border by SGD, momentum .9, rate 40, a "
     "cosine, 200 epochs of batches of 64; weights and matrix at rate .001, 20 "

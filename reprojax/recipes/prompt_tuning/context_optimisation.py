@@ -96,6 +96,7 @@ METHOD = Method(
     coop,
     preset=Preset(sgd_by_epochs, 0.002, epochs=200, batch=32),
     enters="in front of the names of classes",
+    template="{}.",
     source="arXiv 2109.01134 and KaiyangZhou/CoOp: 16 words, 200 epochs for 16 and 8 "
     "images a class; 100 for 4 and 2, 50 for one and for ImageNet. Its parts and "
     "mirrors of images are `augment`. What differs: in evaluation, images are resized "

@@ -136,6 +136,7 @@ METHOD = Method(
     optimal_transport,
     preset=Preset(sgd_by_epochs, 0.002, epochs=50, batch=128),
     enters="in front of the names of classes",
+    template="{}.",
     source="arXiv 2210.01253. CHENGY12/PLOT, plot-coop: 4 prompts of 16 words, SGD, "
     "momentum .9, decay 5e-4, rate .002, 50 epochs of batches of 128, the first at "
     "rate 1e-5 and then a cosine by epochs. There the image tower is ResNet-50, and "

@@ -19,6 +19,7 @@ from reprojax.models.image_text.card import (
     encoded,
     of_classes,
     of_texts,
+    spoken,
     text_features,
     under,
 )
@@ -208,11 +209,32 @@ def test_recipes_of_images_and_of_texts_take_either_tower():
         assert all(np.abs(leaf).sum() > 0 for leaf in jax.tree.leaves(slopes))
 
 
+def test_a_fingerprint_is_of_weights_and_texts():
+    """The features are computed, and differ in their last bits between devices."""
+    model = classifier(pair(), NAMES, ["a {}"])
+    texts = model.frozen["texts"]
+    other = texts._replace(features=texts.features * 1.0000002)
+    assert (np.asarray(other.features) != np.asarray(texts.features)).any()
+    elsewhere = model._replace(frozen=model.frozen | {"texts": other})
+    assert elsewhere.fingerprint == model.fingerprint
+    for another in (
+        classifier(pair(), NAMES, ["the {}"]),
+        classifier(pair(), NAMES[::-1], ["a {}"]),
+        model._replace(frozen=model.frozen | {"scale": pair().scale + 1}),
+    ):
+        assert another.fingerprint != model.fingerprint
+
+
+def test_names_of_folders_are_read_as_words():
+    assert spoken(["red_arrow-two", "box"]) == ["red arrow two", "box"]
+
+
 BAD = {
     "an empty name": (dict(classes=["cat", " "]), "got the class ' ', expected a name"),
     "a doubled name": (dict(classes=["cat", "cat"]), r"got \['cat'\] more than once"),
     "one text": (dict(classes="cat"), "expected a list of names"),
     "no template": (dict(templates=["a photo"]), "expected one {} for the class"),
+    "a field": (dict(templates=["{} of {kind}"]), "name and no other braces"),
     "a text as templates": (dict(templates="a {}"), "expected a list of texts"),
     "no sentences": (dict(sentences={"cat": ["a cat"]}), "for the class 'dog'"),
     "too long": (dict(templates=["a {} " + "red " * 12]), "expected at most 12"),
