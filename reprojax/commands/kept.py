@@ -70,7 +70,7 @@ def run_controls(
             add("random map without prompt", scores["rlm"])
         unprompted = towers.unprompted if towers else {}
         for name, (model, _) in unprompted.items():
-            scores[name] = pairs.zero_shot(model, seen)
+            scores[name] = pairs.unprompted_accuracy(model, seen)
             add(name, scores[name])
         probed, probe = controls.logistic_probe(seen)
         add("linear probe", probed)

@@ -75,7 +75,9 @@ def towers(pair: Pair, classes: Sequence[str], templates: Sequence[str]) -> Towe
     return Towers(pair, found)
 
 
-def zero_shot(model: Model[Any], seen: Mapping[str, Outputs]) -> dict[str, float]:
+def unprompted_accuracy(
+    model: Model[Any], seen: Mapping[str, Outputs]
+) -> dict[str, float]:
     """{split: accuracy} of a pair's classifier on features of the images."""
     named = of_classes(model.frozen["texts"].features, model.frozen["texts"])
     answer = jax.jit(lambda features: compare(model.frozen, features, named))

@@ -248,7 +248,7 @@ def test_zero_shot_of_features_is_that_of_images():
     labels = np.array(logits.argmax(-1))
     labels[0] = 1 - labels[0]
     seen = Outputs(np.zeros((len(labels), 0)), np.asarray(features), labels)
-    found = pairs.zero_shot(model, {"test": seen})["test"]
+    found = pairs.unprompted_accuracy(model, {"test": seen})["test"]
     assert found == pytest.approx(1 - 1 / len(labels))
 
 
