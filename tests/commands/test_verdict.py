@@ -117,3 +117,15 @@ def test_other_tables():
         "linear probe has values that are not finite."
     )
     assert verdict({"mark": [nan]}, KEPT).take is None
+
+
+def test_a_pair_is_compared_with_zero_shot_and_the_probe():
+    scores = {"coop": [0.8, 0.9, 1.0], "zero-shot": [0.5] * 3, PROBE: [0.6, 0.7, 0.8]}
+    take, text = said(scores, ("coop", "zero-shot", PROBE))
+    assert take == "coop"
+    assert text.endswith(
+        "coop has +0.400 [+0.152, +0.648] over zero-shot and +0.200 [+0.200, +0.200] "
+        "over the linear probe."
+    )
+    scores |= {PROBE: [0.9, float("nan"), 0.9]}
+    assert "] over zero-shot. linear probe has values" in said(scores)[1]
