@@ -32,7 +32,7 @@ def pooled(encoder: Callable[..., Any]) -> Callable[..., Any]:
         def inner(site: str, value: PyTree) -> PyTree:
             return value if site == "output" else edit(site, value)
 
-        out = encoder(frozen["encoder"], x, edit=inner)
+        out = encoder({"params": frozen["params"]}, x, edit=inner)
         weight = (out.weight > 0)[..., None]
         mean = (out.value * weight).sum(1) / weight.sum(1)
         return edit("output", unit(mean) @ frozen["map"] + frozen["middle"])
@@ -57,7 +57,7 @@ def ridge_pair() -> Pair:
     bare = Model(
         language.name,
         pooled(language.forward),
-        {"encoder": language.frozen, **start},
+        {**language.frozen, **start},
         language.input,
         roles,
     )
