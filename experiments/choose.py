@@ -10,10 +10,12 @@ r"""Which manipulation is best for your model and images, chosen within a given 
 Compared are the registered methods with each label map that fits and four rates each;
 and, without training, a linear probe, the label maps alone and nearest neighbours. A
 few steps are timed, then the plan is printed: successive halving, where the better
-third of the candidates on the validation images goes on with twice the epochs. The two
+third of the candidates on the validation images goes on with twice the epochs. Where an
+epoch of all training images is too long for eight candidates, it is of fewer. The two
 that are left are trained on new seeds, each with its own training and validation
-images. Validation alone chooses. The test images are read once, at the end, for the
-winner, the one behind it, and the best of the other kind (with a prompt, or without).
+images, all of them if there is time. Validation alone chooses. The test images are read
+once, at the end, for the winner, the one behind it, and the best of the other kind
+(with a prompt, or without).
 
 It ends with a table, `report.html`, two sentences, and `winner.safetensors`, a program
 for `python -m experiments.predict`; where the probe wins, it is the probe. A run that
@@ -34,6 +36,7 @@ from experiments.choosing.result import report
 from experiments.choosing.run import Choice, Entry
 from experiments.choosing.schedule import Book, Clock, Wall
 from experiments.choosing.settings import Config, check
+from experiments.choosing.sizes import Sizes
 from experiments.shared import assets
 from reprojax import __version__, data, models
 from reprojax.commands.methods import read_methods
@@ -44,7 +47,7 @@ from reprojax.data import Task
 from reprojax.models import Model, Pixels
 from reprojax.saving.folders import claim
 
-FORMAT = "reprojax choice 1"
+FORMAT = "reprojax choice 2"
 
 
 def main(
@@ -67,25 +70,25 @@ def main(
     """
     begun = Wall()
     check(config)
-    read_methods(config.methods)
+    own = read_methods(config.methods)
     writable(config.out)
     book = Book(config.out / "schedule.json")
     begun.before = book.before
-    place = Place(config, load_backbone, load_task)
+    place = Place(config, load_backbone, load_task, duplicates="warn")
     task = place.task(config.seed)
-    compared, left_out = candidates(place.backbone, task, config.access)
+    compared, left_out = candidates(place.backbone, task, config.access, own)
     warn_of_unmeasured(task)
     identity = config.identity | {"format": FORMAT, "reprojax": __version__}
     identity["weights"] = fingerprint(place.backbone.frozen)
     identity |= {
         "data": data.digest(task),
-        "candidates": [own.name for own in compared],
+        "candidates": [one.name for one in compared],
     }
     claim(config.out, identity, resume=config.resume)
     for why in dict.fromkeys(left_out.values()):
         titles = [title for title in left_out if left_out[title] == why]
         print(f"left out {' and '.join(titles)}: {why}")
-    choice = Choice(place, clock or begun, book, identity)
+    choice = Choice(place, clock or begun, book, identity, Sizes.of(task))
     if pool is not None:
         choice.pool = pool
         return phases(choice, task, compared, after)
@@ -109,7 +112,7 @@ def phases(
         end = schedule.end(*given, clock.margin)
         plan = run.planned(choice, task, compared, cost, end)
         entries = run.search(choice, compared, plan) | entries
-        run.finals(choice, entries, end)
+        run.finals(choice, task, entries, plan, end)
     if not any(entry.finals for entry in entries.values()):
         sys.exit(sweep.failures(choice.outcomes))
     found = report(choice, entries, task)

@@ -1,5 +1,6 @@
 """What is compared: the registered methods with the label maps and rates that fit."""
 
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -19,7 +20,7 @@ FIRST_MAP, MAPS = "linear", ("blm+", "blm", "ilm", "flm")
 FIRST = ("watermark", "vpt-deep", "padding", "smm", "vpt-shallow", "vp", "ar")
 FIRST += ("lor-vp", "autovp", "evp", "dam-vp", "vp-fixed-patch", "vp-random-patch")
 FIRST += ("refine",)
-"""A short budget tries these first, behind the methods that a user registered."""
+"""A short budget tries these first, behind a user's own methods."""
 CONTROLS = ("linear-probe", "map-only")
 """Methods that are measured as controls."""
 
@@ -44,10 +45,13 @@ class Candidate(NamedTuple):
 
 
 def candidates(
-    backbone: Model[Pixels], task: Task, access: str
+    backbone: Model[Pixels], task: Task, access: str, own: Collection[str] = ()
 ) -> tuple[list[Candidate], dict[str, str]]:
     """(what to compare, those first that a short budget should try; {what does not fit:
     why}).
+
+    Args:
+        own: names of the user's methods.
 
     Raises:
         ValueError: an unknown access, or nothing fits.
@@ -59,7 +63,7 @@ def candidates(
         )
     found: list[tuple[tuple[int, int], Candidate]] = []
     left_out: dict[str, str] = {}
-    for order, method in enumerate(_methods(backbone, access)):
+    for order, method in enumerate(_methods(backbone, access, own)):
         for rank, name in enumerate(_maps(method)):
             title = Candidate(method.name, name, 0.0).title
             if why := _misfit(method.name, name, backbone, task):
@@ -67,20 +71,22 @@ def candidates(
                 continue
             for step, factor in enumerate(FACTORS):
                 rate = _rate(method) * factor
-                own = Candidate(method.name, name, float(f"{rate:.3g}"))
-                found.append(((rank + step, order), own))
-    return [own for _, own in sorted(found, key=lambda pair: pair[0])], left_out
+                one = Candidate(method.name, name, float(f"{rate:.3g}"))
+                found.append(((rank + step, order), one))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])], left_out
 
 
-def _methods(backbone: Model[Pixels], access: str) -> list[Method]:
-    """Of the access: those of users first, then in the order of `FIRST`."""
+def _methods(
+    backbone: Model[Pixels], access: str, own: Collection[str]
+) -> list[Method]:
+    """Of the access: the user's own, then in the order of `FIRST`, then the others."""
     kind = BlackBox if access == "logits" else Preset
     fit = recipes.methods(backbone)
-    own = [
+    found = [
         m for n, m in fit.items() if n not in CONTROLS and isinstance(m.preset, kind)
     ]
-    rank = {name: i for i, name in enumerate(FIRST)}
-    return sorted(own, key=lambda method: rank.get(method.name, -1))
+    rank = {name: i for i, name in enumerate((*own, *FIRST))}
+    return sorted(found, key=lambda method: rank.get(method.name, len(rank)))
 
 
 def _maps(method: Method) -> list[str | None]:

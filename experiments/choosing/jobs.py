@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.choosing.candidates import Candidate, learnable, small
-from experiments.choosing.settings import Config, queries, training
+from experiments.choosing.settings import Config, training
+from experiments.choosing.sizes import PASSES, Sizes, drawn
 from experiments.map.protocol import without_test
 from reprojax import data, models, recipes
 from reprojax.commands import controls, pictures
@@ -42,6 +43,8 @@ class Place(NamedTuple):
     config: Config
     load_backbone: Callable[..., Model[Pixels]] = models.load
     load_task: Callable[..., Task] = data.load
+    duplicates: str = "keep"
+    """As for `data.load`."""
 
     @property
     def backbone(self) -> Model[Pixels]:
@@ -51,7 +54,7 @@ class Place(NamedTuple):
         """With a seed's training and validation images."""
         own = self.config
         sizes = (own.train, own.validation, own.test, own.test_seed)
-        return _task(self.load_task, own.target, sizes, seed)
+        return _task(self.load_task, own.target, sizes, seed, self.duplicates)
 
 
 @lru_cache(maxsize=1)
@@ -61,10 +64,14 @@ def _backbone(load: Callable[..., Model[Pixels]], name: str) -> Model[Pixels]:
 
 @lru_cache(maxsize=8)
 def _task(
-    load: Callable[..., Task], name: str, sizes: tuple[int | None, ...], seed: int
+    load: Callable[..., Task],
+    name: str,
+    sizes: tuple[int | None, ...],
+    seed: int,
+    duplicates: str,
 ) -> Task:
     given = dict(zip(("train", "validation", "test", "test_seed"), sizes, strict=True))
-    return load(name, seed=seed, **given)
+    return load(name, seed=seed, duplicates=duplicates, **given)
 
 
 def work(place: Place, settings: dict[str, Any]) -> Any:
@@ -85,16 +92,27 @@ def _work(place: Place, settings: dict[str, Any]) -> Any:
     own, seed = Candidate(*settings["candidate"]), settings["seed"]
     if kind == "trial":
         return tried(place, own, seed)
-    return trained(place, own, settings["epochs"], seed, settings.get("file"))
+    sizes = Sizes(*settings["sizes"]) if "sizes" in settings else None
+    given = settings["epochs"], seed, settings.get("file"), sizes
+    return trained(place, own, *given)
 
 
 # -- training
 
 
 def trained(
-    place: Place, own: Candidate, epochs: int, seed: int, file: str | None
+    place: Place,
+    own: Candidate,
+    epochs: int,
+    seed: int,
+    file: str | None,
+    sizes: Sizes | None = None,
 ) -> dict[str, Any]:
     """Train a candidate; it ends early where the time is over.
+
+    Args:
+        sizes: how many of the seed's images it has; None: all. They are drawn by the
+            seed, so that all candidates have the same.
 
     Returns:
         "validation" (None if it had no time), "epochs" that it had, "learnable",
@@ -103,6 +121,7 @@ def trained(
     if _late(place):
         return {"validation": None, "epochs": 0}
     backbone, task = place.backbone, without_test(place.task(seed))
+    task = task if sizes is None else drawn(task, sizes, seed)
     program = recipes.build(own.method, backbone, len(task.classes), own.map)
     found: dict[str, Any] = {"learnable": learnable(program, backbone, task)}
     begun, ends = time.perf_counter(), []
@@ -176,13 +195,13 @@ def _cost(
     """
     if config.budget is not None:  # each query costs the same
         query = total / config.budget
-        epoch = query * (queries(whole, 1) - queries(whole, 0))
-        overhead = query * queries(whole, 0)
+        asked = Sizes.of(whole).queries
+        epoch, overhead = query * (asked(1) - asked(0)), query * asked(0)
         return {"overhead": overhead, "epoch": epoch, "row": query}
     batch, steps, _ = pace(config, whole)
     step = fitted.seconds_per_step
     step = total / steps if np.isnan(step) else step  # a run of a single step
-    row = step / 3 / batch  # a gradient costs about two more passes
+    row = step / PASSES / batch
     epoch = step * steps + row * len(whole.validation.y)
     spent = epochs * (step * pace(config, task)[1] + row * len(task.validation.y))
     if len(ends) > 1:
@@ -201,7 +220,9 @@ def _save(
     file: str,
 ) -> None:
     (card,) = _cards(config, place, [seed], {"alignment": own.map})
-    card = card._replace(metric={"validation": fitted.score["validation"]})
+    split = {**card.split, "train": len(task.train.y)}
+    score = {"validation": fitted.score["validation"]}
+    card = card._replace(split=split, metric=score)
     programs.save(place.config.out / file, fitted.params, card)
 
 
@@ -322,7 +343,7 @@ def linear_map(seen: Mapping[str, Outputs]) -> tuple[Params, dict[str, float]]:
     scale = seen["train"].logits.std(0) + 1e-6
     fits = []
     for strength in (0.001, 0.01, 0.1, 1.0):
-        model = LogisticRegression(C=strength, max_iter=300, fit_intercept=False)
+        model = LogisticRegression(C=strength, max_iter=5000, fit_intercept=False)
         model.fit(seen["train"].logits / scale, seen["train"].labels)
         right = {
             n: float(model.score(s.logits / scale, s.labels)) for n, s in seen.items()

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.choosing.run import Choice, Entry
-from experiments.choosing.words import Row, sentences
+from experiments.choosing.words import Row, sentences, trained_on
 from reprojax import __version__, models
 from reprojax.commands.intervals import mean_of
 from reprojax.commands.page import (
@@ -28,8 +28,9 @@ from reprojax.saving import programs
 from reprojax.saving.files import write_json
 from reprojax.taxonomy import describe
 
-FINAL = ("test", "method", "validation", "numbers")
-TRIED = ("validation", "method", "rate", "rounds", "epochs", "numbers", "seconds")
+FINAL = ("test", "method", "validation", "images", "numbers")
+TRIED = ("validation", "method", "rate", "rounds", "epochs", "images", "numbers")
+TRIED += ("seconds",)
 PREDICT = "python -m experiments.predict"
 WINNER = "winner.safetensors"
 
@@ -120,6 +121,8 @@ def report(
     if said(ranking[0]) not in own:
         return None
     said_ = sentences(rows[0], rows[1:], len(task.validation.y))
+    fewest = min(e.last_images for e in chosen)
+    said_ += trained_on(fewest, choice.whole.train)
     filed = next(e for e in chosen if e.file(0) is not None and said(e) in own)
     use = keep(choice, filed, own[said(filed)], seeds)
     final = [final_line(own[said(e)], e, seeds) for e in chosen if said(e) in own]
@@ -153,14 +156,15 @@ def ordered(entries: Mapping[str, Entry]) -> list[Entry]:
 
 def final_line(row: Row, entry: Entry, seeds: list[int]) -> tuple[str, ...]:
     validation = mean_of([entry.finals[seed] for seed in seeds])
-    return str(mean_of(row.test)), entry.title, str(validation), _numbers(entry)
+    images = f"{entry.last_images:,}"
+    return str(mean_of(row.test)), entry.title, str(validation), images, _numbers(entry)
 
 
 def tried_line(entry: Entry) -> tuple[str, ...]:
-    own = entry.candidate
+    own, images = entry.candidate, f"{entry.images:,}"
     if own is None:
-        return f"{entry.validation:.3f}", entry.title, "", "", "", "", ""
-    rounds = str(entry.rounds), str(entry.epochs), _numbers(entry)
+        return f"{entry.validation:.3f}", entry.title, "", "", "", images, "", ""
+    rounds = str(entry.rounds), str(entry.epochs), images, _numbers(entry)
     rate, seconds = f"{own.rate:g}", f"{entry.seconds:.1f}"
     return f"{entry.validation:.3f}", entry.title, rate, *rounds, seconds
 
@@ -194,13 +198,13 @@ def page(
     note = (
         "Mean over the seeds of the finals, with 95 % intervals. The first row has the "
         "best mean on validation, which alone chose; the test images were read once, "
-        "at the end, for these rows."
+        "at the end, for these rows. The images are those for training."
     )
     how = (
         "<h2>Everything that was tried</h2>\n<p class='soft'>Validation accuracy in "
         "the last round that a candidate survived; controls, which have no rate, on "
-        "the first seed of the finals. Accuracies after other numbers of epochs "
-        "cannot be compared.</p>\n"
+        "the first seed of the finals. Accuracies after other numbers of epochs, or of "
+        "other numbers of training images, cannot be compared.</p>\n"
     )
     sections = [
         f"<h1>{escape(title)}</h1>",

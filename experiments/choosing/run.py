@@ -13,6 +13,7 @@ from experiments.choosing.candidates import Candidate
 from experiments.choosing.jobs import DEADLINE, Place, file_of, work
 from experiments.choosing.schedule import Book, Clock, Cost, Plan
 from experiments.choosing.settings import training
+from experiments.choosing.sizes import Sizes, numbers, resized
 from reprojax.commands.settings import pace
 from reprojax.data import Task
 from reprojax.saving.files import write_file
@@ -36,8 +37,12 @@ class Entry:
     learnable: int | None = None
     cost: Cost | None = None
     seconds: float = 0.0
+    images: int = 0
+    """For training, in the search."""
     finals: dict[int, float] = field(default_factory=dict)
     """{seed: validation accuracy}"""
+    last_images: int = 0
+    """For training, in the finals."""
 
     def file(self, seed: int) -> str | None:
         """Where the program of a seed of the finals is, in the run's folder."""
@@ -55,9 +60,16 @@ class Choice:
     """A run: its folder, its time, and what its jobs have found."""
 
     def __init__(
-        self, place: Place, clock: Clock, book: Book, identity: Mapping[str, Any]
+        self,
+        place: Place,
+        clock: Clock,
+        book: Book,
+        identity: Mapping[str, Any],
+        whole: Sizes,
     ) -> None:
+        """whole: all images of a seed."""
         self.place, self.clock, self.book = place, clock, book
+        self.whole, self.asks = whole, place.config.access == "logits"
         self.config, self.identity = place.config, identity
         self.pool: Any = None
         self.outcomes: dict[str, sweep.Outcome] = {}
@@ -101,7 +113,8 @@ class Choice:
         folder = self.config.out / "jobs"
         there = {n for n in jobs if (folder / "results" / f"{n}.json").exists()}
         how: dict[str, Any] = {"executor": self.pool, "identity": self.identity}
-        for name, outcome in sweep.run(partial(work, self.place), jobs, folder, **how):
+        place = self.place._replace(duplicates="keep")  # who starts them has told
+        for name, outcome in sweep.run(partial(work, place), jobs, folder, **how):
             self.outcomes[name] = outcome
             yield name, outcome, name not in there
 
@@ -124,7 +137,9 @@ def controls(choice: Choice) -> dict[str, Entry]:
     entries = {}
     for name, scores in found[0][1].items() if found else ():
         own = dict(zip(seeds, scores, strict=True))
-        entries[name] = Entry(name, validation=scores[0], finals=own)
+        entry = Entry(name, validation=scores[0], finals=own)
+        entry.images = entry.last_images = choice.whole.train
+        entries[name] = entry
     return entries
 
 
@@ -149,21 +164,29 @@ def planned(
     Raises:
         ValueError: the budget is too small for one candidate.
     """
-    config = choice.config
+    config, whole, asks = choice.config, choice.whole, choice.asks
     steps = pace(training(config, compared[0], 1, task), task)[1]
-    how = {"workers": config.workers, "seeds": config.finals, "steps": steps}
+    how: dict[str, Any] = {"workers": config.workers, "seeds": config.finals}
+    rounds = lambda n: resized(cost, whole, whole.part(n, asks), asks)
+    last = lambda n: resized(cost, whole, whole._replace(train=n), asks)
+    # Fewer images save little where to compile takes longer than their epoch.
+    worth = lambda n: asks or rounds(n).epoch >= rounds(n).overhead
+    every, *fewer = numbers(task, config.batch)
+    how |= {"steps": steps, "images": [every, *filter(worth, fewer)]}
 
     def decide() -> dict[str, Any]:
         try:
-            found = schedule.plan(len(compared), cost, choice.left - end, **how)
+            left = choice.left - end
+            found = schedule.plan(len(compared), rounds, last, left, **how)
         except schedule.Short as short:
             least = config.minutes + short.seconds / 60
-            spent, one = choice.clock.spent(), cost.of(1)
+            spent, one = choice.clock.spent(), last(short.images).of(1)
+            part = of_images(short.images, whole.train)
             raise ValueError(
                 f"got --minutes {config.minutes:g}, expected at least {least:.1f}: one "
-                f"candidate takes about {one:.0f} seconds for an epoch here, besides "
-                f"{spent:.0f} for what needs no prompt and {end:.0f} for the end; give "
-                "more --minutes and --resume, or fewer images"
+                f"candidate takes about {one:.0f} seconds for an epoch{part} here, "
+                f"besides {spent:.0f} for what needs no prompt and {end:.0f} for the "
+                "end; give more --minutes and --resume, or fewer images"
             ) from short
         begun = choice.clock.spent()
         ends = [begun + share * found.left for share in found.shares]
@@ -180,20 +203,31 @@ def lines(choice: Choice, found: Plan, compared: int, end: float) -> list[str]:
     """The plan as it is printed."""
     rounds = schedule.halved(found.candidates, found.epochs)
     told = ", ".join(f"{n} for {e} epochs" for n, e in rounds)
-    size = found.finals
+    size, whole = found.finals, choice.whole
+    part = whole.part(found.images, choice.asks)
+    told += of_images(part.train, whole.train)
+    if part.validation < whole.validation:
+        told += f", judged by {part.validation:,} of {whole.validation:,}"
     return [
         f"candidates: {compared}, of which the budget allows {found.candidates}",
         f"rounds: {told}; about {found.search / 60:.1f} minutes",
         f"finals: {size.finalists} programs on {size.seeds} seeds for {size.epochs} "
-        f"epochs; about {found.trained / 60:.1f} minutes",
+        f"epochs{of_images(size.images, whole.train)}; about {found.trained / 60:.1f} "
+        "minutes",
         f"test and page: about {end / 60:.1f} minutes; {choice.left / 60:.1f} of "
         f"{choice.config.minutes:.3g} are left",
     ]
 
 
+def of_images(part: int, whole: int) -> str:
+    """Behind a number of epochs; empty if they are of all training images."""
+    return f" of {part:,} of {whole:,} images" if part < whole else ""
+
+
 def search(choice: Choice, compared: list[Candidate], plan: Plan) -> dict[str, Entry]:
     """Successive halving on the seed of the search."""
     config, by_name = choice.config, {own.name: own for own in compared}
+    part = sizes_of(choice.whole.part(plan.images, choice.asks), choice.whole)
     entries: dict[str, Entry] = {}
     alive, epochs, number = compared[: plan.candidates], plan.epochs, 1
     while True:
@@ -203,6 +237,7 @@ def search(choice: Choice, compared: list[Candidate], plan: Plan) -> dict[str, E
                 "candidate": [*own],
                 "epochs": epochs,
                 "seed": config.seed,
+                **part,
             }
             for own in alive
         }
@@ -225,6 +260,11 @@ def search(choice: Choice, compared: list[Candidate], plan: Plan) -> dict[str, E
         alive = [by_name[e.slug] for e in ranking[:n]]
 
 
+def sizes_of(part: Sizes, whole: Sizes) -> dict[str, list[int]]:
+    """In the settings of a job; nothing if it has all images."""
+    return {} if part == whole else {"sizes": [*part]}
+
+
 def _round(
     choice: Choice, entries: dict[str, Entry], found: Found, number: int
 ) -> list[Entry]:
@@ -236,6 +276,7 @@ def _round(
         own = Candidate(*settings["candidate"])
         entry = entries.setdefault(own.name, Entry(own.title, own))
         entry.rounds, entry.epochs = number, value["epochs"]
+        entry.images = settings.get("sizes", choice.whole)[0]
         entry.validation, entry.learnable = value["validation"], value["learnable"]
         entry.seconds += value["seconds"]
         entry.cost = choice.clock.cost(value)
@@ -243,25 +284,35 @@ def _round(
     return sorted(here, key=lambda entry: -entry.validation)
 
 
-def finals(choice: Choice, entries: Mapping[str, Entry], end: float) -> None:
-    """Train the best programs on the seeds of the finals."""
-    config = choice.config
+def finals(
+    choice: Choice, task: Task, entries: Mapping[str, Entry], plan: Plan, end: float
+) -> None:
+    """Train the best programs on the seeds of the finals, judged by all validation
+    images, as what needs no prompt is."""
+    config, whole, asks = choice.config, choice.whole, choice.asks
+    part = whole.part(plan.images, asks)
     own = distinct(entries)[: schedule.FINALISTS]
     if not own:
         return
-    costs = [entry.cost for entry in own if entry.cost is not None]
+    known = [entry.cost for entry in own if entry.cost is not None]
+    of = lambda cost: lambda n: resized(cost, part, whole._replace(train=n), asks)
     seconds, epochs = choice.left - end, own[0].epochs
-    how = {"workers": config.workers, "seeds": config.finals}
-    size = schedule.finals(costs, seconds, epochs, **how)
+    how: dict[str, Any] = {"workers": config.workers, "seeds": config.finals}
+    how["images"] = [n for n in numbers(task, config.batch) if n >= plan.images]
+    decide = lambda: schedule.finals([*map(of, known)], seconds, epochs, **how)
+    size = schedule.Finals(*choice.book.once("finals-size", decide))
+    given = sizes_of(whole._replace(train=size.images), whole)
     jobs = {}
     for seed in config.seeds[: size.seeds]:
         for entry in own[: size.finalists]:
             job = {"kind": "train", "candidate": [*(entry.candidate or ())]}
             job |= {"epochs": size.epochs, "seed": seed, "file": entry.file(seed)}
+            job |= given
             jobs[f"{entry.slug}/{seed}"] = job
     titles = " and ".join(entry.title for entry in own[: size.finalists])
+    told = f"{size.epochs} epochs{of_images(size.images, whole.train)}"
     print(
-        f"finals: {titles}, {size.seeds} seeds, {size.epochs} epochs; "
+        f"finals: {titles}, {size.seeds} seeds, {told}; "
         f"{choice.left / 60:.1f} minutes are left",
         flush=True,
     )
@@ -269,6 +320,7 @@ def finals(choice: Choice, entries: Mapping[str, Entry], end: float) -> None:
         if value["validation"] is not None:
             entry = entries[Candidate(*settings["candidate"]).name]
             entry.finals[settings["seed"]] = value["validation"]
+            entry.last_images = size.images
             entry.seconds += value["seconds"]
 
 

@@ -1,7 +1,8 @@
 """How a budget is spent: rounds of successive halving, and finals.
 
 A round trains each candidate for some epochs; the better third goes on, with twice the
-epochs. The finals train what is left on other seeds.
+epochs. Where an epoch of all training images is too long for several candidates, it is
+of fewer. The finals train what is left on other seeds.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from reprojax.saving.files import read_json, write_json
 
 FINALISTS = 2
+ENOUGH = 8  # candidates, of which an epoch has all images; for fewer it has fewer
 KEPT = 3  # one of three goes on
 SEARCH = 0.55  # of the time between the trial and the test; the finals have the rest
 STEPS = 50  # of a first round at least, unless they take longer than to compile
@@ -32,6 +34,10 @@ class Cost(NamedTuple):
 
     def of(self, epochs: int) -> float:
         return self.overhead + epochs * self.epoch
+
+
+Costs = Callable[[int], Cost]
+"""What a run costs, by the number of its training images."""
 
 
 class Clock(Protocol):
@@ -83,6 +89,8 @@ class Finals(NamedTuple):
     finalists: int
     seeds: int
     epochs: int
+    images: int
+    """For training, of each program."""
 
 
 class Plan(NamedTuple):
@@ -91,6 +99,8 @@ class Plan(NamedTuple):
     candidates: int
     epochs: int
     """Of the first round."""
+    images: int
+    """For training, of each candidate in all rounds."""
     search: float
     """Seconds of all rounds."""
     left: float
@@ -103,44 +113,71 @@ class Plan(NamedTuple):
 
 
 def plan(
-    candidates: int, cost: Cost, left: float, *, workers: int, seeds: int, steps: int
+    candidates: int,
+    rounds: Costs,
+    last: Costs,
+    left: float,
+    *,
+    workers: int,
+    seeds: int,
+    steps: int,
+    images: Sequence[int],
 ) -> Plan:
     """The widest search that fits, and then the longest.
 
     Args:
+        rounds: what a run of the search costs.
+        last: what a run of the finals costs.
         left: seconds for the rounds and the finals.
         seeds: of the finals.
-        steps: an epoch.
+        steps: an epoch of all images.
+        images: how many a run may train on, from all to the fewest.
 
     Raises:
         Short: there is no time for a single candidate.
     """
-    seconds = lambda rounds: sum(n * cost.of(e) for n, e in rounds) / workers
-    one = cost.of(1) / workers / min(SEARCH, 1 - SEARCH)
-    if one > left:
-        raise Short(one - left)
-    least = min(math.ceil(cost.overhead / cost.epoch), math.ceil(STEPS / steps))
-    sizes = [(n, e) for e in (max(1, least), 1) for n in range(candidates, 0, -1)]
     share = SEARCH * left
-    n, epochs = next(s for s in sizes if seconds(halved(*s)) <= share)
-    while 2 * epochs <= MOST and seconds(halved(n, 2 * epochs)) <= share:
+
+    def seconds(size: int, found: Sequence[Round]) -> float:
+        return sum(n * rounds(size).of(e) for n, e in found) / workers
+
+    def widest(size: int, epochs: int) -> int:
+        fits = lambda n: seconds(size, halved(n, epochs)) <= share
+        return next(filter(fits, range(candidates, 0, -1)), 0)
+
+    fewest = images[-1]
+    one = max(rounds(fewest).of(1) / SEARCH, last(fewest).of(1) / (1 - SEARCH))
+    if one / workers > left:
+        raise Short(one / workers - left, fewest)
+    size, cost = images[0], rounds(images[0])
+    least = min(math.ceil(cost.overhead / cost.epoch), math.ceil(STEPS / steps))
+    epochs = max(1, least)
+    epochs = epochs if widest(size, epochs) else 1
+    n = widest(size, epochs)
+    for fewer in images[1:]:
+        if n >= min(ENOUGH, candidates):
+            break
+        if (more := widest(fewer, 1)) > n:
+            n, epochs, size = more, 1, fewer
+    while 2 * epochs <= MOST and seconds(size, halved(n, 2 * epochs)) <= share:
         epochs *= 2
-    rounds = halved(n, epochs)
-    search, own = seconds(rounds), [cost] * min(FINALISTS, n)
-    shares = [seconds(rounds[: i + 1]) / search for i in range(len(rounds))]
-    last = rounds[-1].epochs
-    size = finals(own, left - search, last, workers=workers, seeds=seeds)
-    trained = size.finalists * size.seeds * cost.of(size.epochs) / workers
-    return Plan(n, epochs, search, share, shares, size, trained)
+    found = halved(n, epochs)
+    search, own = seconds(size, found), [last] * min(FINALISTS, n)
+    shares = [seconds(size, found[: i + 1]) / search for i in range(len(found))]
+    more = [other for other in images if other >= size]
+    how: dict[str, Any] = {"workers": workers, "seeds": seeds, "images": more}
+    end = finals(own, left - search, found[-1].epochs, **how)
+    trained = end.finalists * end.seeds * last(end.images).of(end.epochs) / workers
+    return Plan(n, epochs, size, search, share, shares, end, trained)
 
 
 class Short(ValueError):
     """The budget is too small."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, images: int) -> None:
         super().__init__(f"{seconds:.0f} seconds more are needed")
-        self.seconds = seconds
-        """By so many."""
+        self.seconds, self.images = seconds, images
+        """By so many; for an epoch of so many images."""
 
 
 def halved(candidates: int, epochs: int) -> list[Round]:
@@ -162,25 +199,45 @@ def survivors(costs: Sequence[Cost], epochs: int, left: float, workers: int) -> 
 
 
 def finals(
-    costs: Sequence[Cost], left: float, epochs: int, *, workers: int, seeds: int
+    costs: Sequence[Costs],
+    left: float,
+    epochs: int,
+    *,
+    workers: int,
+    seeds: int,
+    images: Sequence[int],
 ) -> Finals:
-    """The largest finals that fit: first all seeds and finalists with the epochs of the
-    last round, and more if there is time; else fewer finalists, seeds, epochs."""
+    """The largest finals that fit: first all seeds and finalists with as many steps as
+    the last round, on as many images as there is time for, and more epochs if there is
+    time; else as few images, and fewer finalists, seeds, epochs.
+
+    Args:
+        epochs: of the last round.
+        images: how many a run may train on, from all to those of the rounds.
+    """
+    fewest = images[-1]
 
     def fits(size: Finals) -> bool:
-        runs = (cost.of(size.epochs) for cost in costs[: size.finalists])
+        runs = (cost(size.images).of(size.epochs) for cost in costs[: size.finalists])
         return size.seeds * sum(runs) / workers <= SPARE * left
 
+    def longest(size: Finals) -> Finals:
+        longer = (size._replace(epochs=e) for e in range(MOST, size.epochs, -1))
+        return next(filter(fits, longer), size)
+
+    for more in images:
+        size = Finals(len(costs), seeds, math.ceil(epochs * fewest / more), more)
+        if fits(size):
+            return longest(size)
     counts = [(f, s) for s in range(seeds, 0, -1) for f in range(len(costs), 0, -1)]
     own = epochs
     while own >= 1:
         for finalists, count in counts:
-            size = Finals(finalists, count, own)
+            size = Finals(finalists, count, own, fewest)
             if fits(size):
-                longer = (size._replace(epochs=e) for e in range(MOST, own, -1))
-                return next(filter(fits, longer), size)
+                return longest(size)
         own //= 2
-    return Finals(min(1, len(costs)), 1, 1)
+    return Finals(min(1, len(costs)), 1, 1, fewest)
 
 
 def end(cost: Cost, images: int, seeds: int, workers: int, margin: float) -> float:

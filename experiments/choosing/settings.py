@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.choosing.candidates import Candidate
+from experiments.choosing.sizes import Sizes
 from reprojax import models
 from reprojax.commands import train
 from reprojax.data import Task
@@ -93,7 +94,7 @@ def training(
     assert preset is not None  # candidates have something to train
     given: dict[str, Any] = {"epochs": epochs}
     if isinstance(preset, BlackBox):
-        given = {"budget": queries(task, epochs)}
+        given = {"budget": Sizes.of(task).queries(epochs)}
     return train.Config(
         method=candidate.method,
         methods=config.methods,
@@ -105,14 +106,3 @@ def training(
         out=config.out,
         **given,
     )
-
-
-CHECKS = 10
-"""How often a search by queries asks for the validation images."""
-
-
-def queries(task: Task, epochs: int) -> int:
-    """The budget of a search: four a training image and epoch, besides the first map
-    and the checks."""
-    images = len(task.train.y)
-    return CHECKS * len(task.validation.y) + images + 4 * images * epochs

@@ -43,6 +43,16 @@ def sentences(winner: Row, others: Sequence[Row], validation: int) -> list[str]:
     return [_won(winner, others), _next(winner, others, validation)]
 
 
+def trained_on(images: int, whole: int) -> list[str]:
+    """A sentence, if prompts of the finals had fewer than all training images."""
+    if images == whole:
+        return []
+    return [
+        f"Prompts were trained on {images:,} of {whole:,} images: more --minutes would "
+        "use all."
+    ]
+
+
 def _won(winner: Row, others: Sequence[Row]) -> str:
     rival, seeds = _rival(winner, others), len(winner.test)
     ahead = others[0]

@@ -7,12 +7,13 @@ from pathlib import Path
 from reprojax import recipes
 
 
-def read_methods(files: Sequence[Path]) -> None:
-    """Run the files, each of which calls `recipes.register`.
+def read_methods(files: Sequence[Path]) -> list[str]:
+    """Run the files, each of which calls `recipes.register`; the names that are new.
 
     Raises:
         ValueError: a file that is not there, or that registers nothing.
     """
+    first = set(recipes.METHODS)
     for path in files:
         before = set(recipes.METHODS)
         if not path.is_file():
@@ -23,3 +24,4 @@ def read_methods(files: Sequence[Path]) -> None:
                 f"--methods {path} registers no method, expected a call of "
                 "recipes.register(Method(name, recipe, ...)) in it"
             )
+    return [name for name in recipes.METHODS if name not in first]

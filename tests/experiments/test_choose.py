@@ -21,7 +21,8 @@ from experiments.choosing.result import finalists, read_by_the_test
 from experiments.choosing.run import Entry
 from experiments.choosing.schedule import Book, Cost, Finals, halved
 from experiments.choosing.settings import Config, training
-from experiments.choosing.words import Row, more_images, sentences
+from experiments.choosing.sizes import Sizes, drawn, numbers, resized
+from experiments.choosing.words import Row, more_images, sentences, trained_on
 from reprojax import data, recipes
 from reprojax.commands import predict
 from reprojax.saving import programs
@@ -48,6 +49,20 @@ class Units:
 
     def cost(self, value):
         return Cost(self.overhead, 1.0)
+
+
+class Slow(Units):
+    """A budget of epochs of all images; one of fewer takes a share."""
+
+    def __init__(self, epoch=1.0):
+        super().__init__()
+        self.epoch = epoch
+
+    def tell(self, value):
+        self.epochs += self.epoch * value.get("epochs", 0) * value.get("share", 1)
+
+    def cost(self, value):
+        return Cost(0.0, self.epoch * value.get("share", 1))
 
 
 @cache
@@ -100,7 +115,9 @@ def told(place, settings, scores=SCORES):
     """What a job would find: the method decides, then the map, then the rate."""
     kind, seed = settings["kind"], settings["seed"] if "seed" in settings else 0
     if kind == "controls":
-        return {"linear probe": [0.7, 0.71], "nearest features": [0.6, 0.6]}
+        n = len(settings["seeds"])
+        probe = [0.7, 0.71, 0.7][:n]
+        return {"linear probe": probe, "nearest features": [0.6] * n}
     if kind == "trial":
         return {}
     if kind == "test":
@@ -112,6 +129,9 @@ def told(place, settings, scores=SCORES):
     if "file" in settings:
         kept(place, own, seed, settings["file"])
     found = {"validation": value, "learnable": 5, "seconds": 1.0}
+    if "sizes" in settings:
+        train, held = settings["sizes"]
+        found["share"] = (3 * train + held) / (3 * 24 + 16)
     return found | {"epochs": settings["epochs"]}
 
 
@@ -203,17 +223,17 @@ def test_a_finished_run_is_read_again(known, tmp_path):
 def test_a_round_ends_with_its_time(known, tmp_path):
     """The candidates take longer than the trial said; what was found is the answer."""
 
-    class Slow(Units):
+    class Late(Units):
         def tell(self, value):
             self.epochs += 3 * value.get("epochs", 0)
 
     own = config(tmp_path)
-    found = chosen(own, Slow())
+    found = chosen(own, Late())
     decided = json.loads((tmp_path / "schedule.json").read_text())["decided"]
     first = decided["round-1"]
     assert len(first["counted"]) == 3 < len(first["jobs"])
     assert found["winner"].startswith("watermark/")
-    assert chosen(replace(own, resume=True), Slow()) == found
+    assert chosen(replace(own, resume=True), Late()) == found
 
 
 def test_a_job_that_raises_is_recorded(known, tmp_path, monkeypatch, capsys):
@@ -274,6 +294,175 @@ def test_who_is_read_by_the_test():
     assert read(*prompts, pixels, probe) == [*prompts, pixels]
     assert read(pixels, near, probe, *prompts) == [pixels, near, probe, prompts[0]]
     assert read(probe, prompts[0], pixels) == [probe, prompts[0]]
+
+
+# -- fewer images
+
+
+SLOW = {"batch": 2, "minutes": 12 / 60, "finals": 3}
+
+
+def decided(folder):
+    return json.loads((folder / "schedule.json").read_text())["decided"]
+
+
+def sizes(decided, phase):
+    """Those of a phase's jobs."""
+    return {(*job.get("sizes", ()),) for job in decided[phase]["jobs"].values()}
+
+
+def test_a_slow_model_is_tried_on_fewer_images(known, tmp_path, capsys):
+    """Of all images the budget allows three candidates."""
+    found = chosen(config(tmp_path, **SLOW), Slow())
+    made = decided(tmp_path)
+    assert len(made["round-1"]["jobs"]) == 8
+    assert sizes(made, "round-1") == sizes(made, "round-2") == {(8, 16)}
+    assert sizes(made, "finals") == {(18, 16)} and len(made["finals"]["jobs"]) == 6
+    said = capsys.readouterr().out
+    assert "rounds: 8 for 1 epochs, 3 for 2 epochs of 8 of 24 images; about" in said
+    assert (
+        "finals: 2 programs on 3 seeds for 1 epochs of 18 of 24 images; about" in said
+    )
+    why = "Prompts were trained on 18 of 24 images: more --minutes would use all."
+    assert found["sentences"][2] == why and why in said
+    page = (tmp_path / "report.html").read_text()
+    assert why.partition(":")[0] in page
+    table = {line.split()[1]: line.split() for line in said.splitlines() if "±" in line}
+    assert "18" in table["watermark"] and "24" in table["linear"], table
+    card = programs.load(tmp_path / "winner.safetensors").card
+    assert card.split["train"] == 24  # `told` keeps a program of all images
+
+
+def test_finals_have_all_images_where_there_is_time(known, tmp_path, capsys):
+    found = chosen(config(tmp_path, **SLOW | {"finals": 2}), Slow())
+    made = decided(tmp_path)
+    assert sizes(made, "round-1") == {(8, 16)} and sizes(made, "finals") == {()}
+    assert len(found["sentences"]) == 2
+    assert "2 seeds for 1 epochs; about" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_its_number_of_images(known, tmp_path, monkeypatch):
+    """Though the model has become faster."""
+    work = run.work
+
+    def killed(place, settings):
+        if sum(known.values()) == 6:
+            raise KeyboardInterrupt
+        return work(place, settings)
+
+    monkeypatch.setattr(run, "work", killed)
+    own = config(tmp_path, **SLOW)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        chosen(own, Slow())
+    monkeypatch.setattr(run, "work", work)
+    chosen(replace(own, resume=True), Slow(epoch=0.1))
+    made = decided(tmp_path)
+    assert len(made["round-1"]["jobs"]) == 8
+    assert sizes(made, "round-1") == sizes(made, "round-2") == {(8, 16)}
+    assert set(known.values()) == {1}
+
+
+def test_fewer_images_have_each_class_and_are_the_same_for_all(tmp_path, monkeypatch):
+    x, y = backbones.photos(48, side=12), np.arange(48) % 16 // 5  # 15, 15, 15, 3
+    rare = data.from_arrays(x, y, [*"abcd"], validation=8, test=8)
+    few = Sizes(6, 4)
+    own = drawn(rare, few, 0)
+    assert Sizes.of(own) == few and {*own.train.y} == {0, 1, 2, 3}
+    assert rows(own.train) <= rows(rare.train)
+    assert rows(own.validation) <= rows(rare.validation)
+    assert rows(own.test) == rows(rare.test)
+    assert rows(drawn(rare, few, 1).train) != rows(own.train)
+
+    seen = []
+
+    def trained(config, program, backbone, task, *given, **how):
+        seen.append((rows(task.train), rows(task.validation)))
+        return Fitted((), (), {"validation": 0.5}, np.zeros((1, 5)), 0.1)
+
+    monkeypatch.setattr(jobs, "train", trained)
+    place = jobs.Place(config(tmp_path), load_backbone, load_task)
+    for candidate in (["watermark", "flm", 0.1], ["padding", "blm", 0.3]):
+        job = {"kind": "train", "candidate": candidate, "epochs": 1, "seed": 0}
+        jobs.work(place, job | {"sizes": [6, 4]})
+    assert seen[0] == seen[1] and [*map(len, seen[0])] == [6, 4]
+
+
+def rows(split):
+    return {row.tobytes() for row in split.x}
+
+
+def test_what_fewer_images_cost():
+    """A step is three passes of the model, an answer one."""
+    whole, cost = Sizes(1000, 600), Cost(2.0, 36.0, 0.01)
+    assert whole.part(1000, False) == whole
+    assert whole.part(500, False) == Sizes(500, 600)
+    part = whole.part(100, False)
+    assert part == Sizes(100, 300)  # no longer than the steps
+    assert resized(cost, whole, part, False) == Cost(2.0, 6.0, 0.01)
+    asked = whole.part(100, True)
+    assert asked == Sizes(100, 50)  # 10 · 50 queries are (1 + 4) · 100
+    query = Cost(7000 * 0.01, 4000 * 0.01, 0.01)
+    assert (asked.queries(0), asked.queries(2)) == (600, 1400)
+    new = resized(query, whole, asked, True)
+    assert new == Cost(pytest.approx(6.0), pytest.approx(4.0), 0.01)
+
+
+def test_how_many_images_a_run_may_have():
+    task = load_task("", seed=0)
+    assert numbers(task, 2) == [24, 20, 18, 16, 14, 12, 10, 8]
+    assert numbers(task, 12) == [24]
+
+
+# -- the order
+
+
+def test_a_short_budget_tries_a_users_own_methods_first(known, tmp_path, monkeypatch):
+    """Then those that are known to be good, then the library's others."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from reprojax import recipes\n"
+        "own = recipes.find_method('padding')._replace(name='mine')\n"
+        "recipes.register(own)\n"
+    )
+    monkeypatch.setattr(recipes.registry, "METHODS", METHODS := {**recipes.METHODS})
+    monkeypatch.setattr(recipes, "METHODS", METHODS)
+    names = "coda-prompt", "padding", "watermark", "mine"
+    monkeypatch.setattr(
+        candidates.recipes, "methods", lambda _: {n: METHODS[n] for n in names}
+    )
+    monkeypatch.setitem(SCORES, "mine", 0.1)
+    monkeypatch.setitem(SCORES, "coda-prompt", 0.1)
+    chosen(config(tmp_path / "run", methods=(file,)))
+    identity = json.loads((tmp_path / "run/identity.json").read_text())
+    order = dict.fromkeys(name.partition("/")[0] for name in identity["candidates"])
+    assert [*order] == ["mine", "watermark", "padding", "coda-prompt"]
+    tried = [n for n in decided(tmp_path / "run") if n.startswith("trial")]
+    assert tried == ["trial-mine"]
+
+
+def test_equal_images_are_told_of_once(known, tmp_path):
+    seen = []
+
+    def load(name, duplicates, **given):
+        seen.append(duplicates)
+        return load_task(name, **given)
+
+    chosen(config(tmp_path), load_task=load)
+    assert seen.count("warn") == 1 and {*seen} == {"warn", "keep"}
+
+
+def test_a_linear_map_converges():
+    """Of logits that mostly say the same, after 611 iterations; a warning would be an
+    error."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 100)) / np.arange(1, 101)
+    turn = np.linalg.qr(random.normal(size=(100, 100)))[0]
+    y = np.digitize(6 * x[:, 5] + 0.3 * random.normal(size=200), [-0.5, 0.5])
+    x = (50 + 10 * x @ turn).astype(np.float32)
+    seen = jobs.Outputs(x, x, y)
+    params, right = jobs.linear_map({"train": seen, "validation": seen})
+    assert right["train"] > 0.9
+    assert params.learnable["output"]["kernel"].shape == (100, 3)
 
 
 # -- real runs
@@ -459,9 +648,11 @@ def test_a_budget_that_is_too_small_says_what_is_needed(known, tmp_path):
 
 
 def test_a_plan_is_the_widest_that_fits():
-    how = {"workers": 2, "seeds": 3, "steps": 100}
+    how = {"workers": 2, "seeds": 3, "steps": 100, "images": [3200, 1600, 800, 400]}
     cost = Cost(1.0, 2.0)
-    found = schedule.plan(50, cost, 600.0, **how)
+    by = lambda images: cost._replace(epoch=2.0 * images / 3200)
+    found = schedule.plan(50, by, by, 600.0, **how)
+    assert found.images == 3200
     assert halved(found.candidates, found.epochs) == [(50, 2), (17, 4), (6, 8), (2, 16)]
     own = 50 * 5 + 17 * 9 + 6 * 17 + 2 * 33
     assert found.search == own / 2 <= 0.55 * 600
@@ -469,25 +660,46 @@ def test_a_plan_is_the_widest_that_fits():
     assert sum(n * cost.of(e) for n, e in wider) / 2 > 0.55 * 600
     assert found.shares == [250 / own, 403 / own, 505 / own, 1]
     left = 0.9 * (600 - found.search)
-    assert found.finals == Finals(2, 3, 46)
+    assert found.finals == Finals(2, 3, 46, 3200)
     assert found.trained == 6 * 93 / 2 <= left < 6 * 95 / 2
-    short = schedule.plan(50, cost, 60.0, **how)
+    short = schedule.plan(50, by, by, 60.0, **how)
     assert halved(short.candidates, short.epochs) == [(9, 1), (3, 2)]
+    assert short.images == 3200
     assert short.search == (9 * 3 + 3 * 5) / 2 <= 0.55 * 60
     assert (10 * 3 + 4 * 5 + 2 * 9) / 2 > 0.55 * 60
-    with pytest.raises(schedule.Short):
-        schedule.plan(50, cost, 3.0, **how)
+    slow = schedule.plan(50, by, by, 34.0, **how)
+    # of all images 8 for an epoch and 3 for two take 39 / 2 seconds, of 18.7
+    assert halved(slow.candidates, slow.epochs) == [(9, 1), (3, 2)]
+    assert slow.images == 1600 and slow.search == (9 * 2 + 3 * 3) / 2
+    assert slow.finals == Finals(2, 3, 2, 3200)
+    with pytest.raises(schedule.Short) as raised:
+        schedule.plan(50, by, by, 1.0, **how)
+    assert raised.value.images == 400
+
+
+def test_finals_give_up_images_before_seeds():
+    cost = lambda images: Cost(1.0, images / 100)
+    how = {"workers": 1, "seeds": 3, "images": [400, 300, 200, 100]}
+    size = partial(schedule.finals, [cost] * 2, epochs=2, **how)
+    assert size(left=1000) == Finals(2, 3, 37, 400)
+    assert size(left=34) == Finals(2, 3, 1, 400)  # 6 · 5 of 9/10
+    assert size(left=32) == Finals(2, 3, 1, 300)
+    assert size(left=21) == Finals(2, 3, 1, 200)
+    assert size(left=19) == Finals(1, 3, 4, 100)
+    assert size(left=2) == Finals(1, 1, 1, 100)
 
 
 def test_finals_are_made_smaller_until_they_fit():
-    size = partial(schedule.finals, [Cost(1.0, 1.0)] * 2, workers=1, seeds=3)
-    assert size(left=60, epochs=8) == Finals(2, 3, 8)
-    assert size(left=102, epochs=8) == Finals(2, 3, 14)  # 6 · 15 of 9/10
-    assert size(left=1000, epochs=8) == Finals(2, 3, 64)
-    assert size(left=30, epochs=8) == Finals(1, 3, 8)
-    assert size(left=10, epochs=8) == Finals(1, 1, 8)
-    assert size(left=6, epochs=8) == Finals(1, 1, 4)
-    assert size(left=1, epochs=8) == Finals(1, 1, 1)
+    how = {"workers": 1, "seeds": 3, "images": [9]}
+    cost = lambda images: Cost(1.0, 1.0)
+    size = lambda **given: schedule.finals([cost] * 2, **how, **given)[:3]
+    assert size(left=60, epochs=8) == (2, 3, 8)
+    assert size(left=102, epochs=8) == (2, 3, 14)  # 6 · 15 of 9/10
+    assert size(left=1000, epochs=8) == (2, 3, 64)
+    assert size(left=30, epochs=8) == (1, 3, 8)
+    assert size(left=10, epochs=8) == (1, 1, 8)
+    assert size(left=6, epochs=8) == (1, 1, 4)
+    assert size(left=1, epochs=8) == (1, 1, 1)
 
 
 def test_what_was_decided_stays(tmp_path):
@@ -522,6 +734,13 @@ def test_a_prompt_that_is_best():
     assert said[1] == (
         "Take padding with blm: nothing that it was compared with does as well."
     )
+
+
+def test_a_prompt_that_had_few_images():
+    assert trained_on(2428, 2428) == []
+    assert trained_on(800, 2428) == [
+        "Prompts were trained on 800 of 2,428 images: more --minutes would use all."
+    ]
 
 
 def test_a_probe_that_is_best():
