@@ -88,10 +88,12 @@ def unprompted_accuracy(
 def nearest(seen: Mapping[str, Outputs]) -> dict[str, float]:
     """{split: accuracy} of the label of the training image whose features point in the
     most similar direction."""
-    known, rest = seen["train"], {n: s for n, s in seen.items() if n != "train"}
-    given = known.features, known.labels
-    found = {n: controls.nearest(*given, s.features, "cosine") for n, s in rest.items()}
-    return {n: float((found[n] == s.labels).mean()) for n, s in rest.items()}
+    wide = {n: one.features.astype(np.float32) for n, one in seen.items()}
+    given, found = (wide.pop("train"), seen["train"].labels), {}
+    for name, asked in wide.items():
+        answers = controls.nearest(*given, asked, "cosine")
+        found[name] = float((answers == seen[name].labels).mean())
+    return found
 
 
 # -- training

@@ -79,9 +79,14 @@ class Card(NamedTuple):
             reads = model.input
             pixels = {"mean": tuple(reads.mean), "std": tuple(reads.std)}
             rest = {"size": reads.size, **pixels, **rest}
-        kinds = (jnp.result_type(leaf) for leaf in jax.tree.leaves(model.frozen))
-        floats = (kind.name for kind in kinds if jnp.issubdtype(kind, jnp.floating))
-        rest = {"dtype": next(floats, "float32"), **rest}
+        floats = [
+            leaf
+            for leaf in jax.tree.leaves(model.frozen)
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        ]  # of which a pair's scale and bias are float32 in any case
+        if floats:
+            largest = max(floats, key=jnp.size)
+            rest = {"dtype": jnp.result_type(largest).name, **rest}
         return cls(backbone=model.name, fingerprint=model.fingerprint, **rest)
 
 

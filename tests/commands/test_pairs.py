@@ -252,10 +252,20 @@ def test_zero_shot_of_features_is_that_of_images():
     assert found == pytest.approx(1 - 1 / len(labels))
 
 
-def test_the_nearest_features_are_those_of_the_smallest_angle():
-    known = Outputs(np.zeros((2, 0)), np.array([[10.0, 0], [1, 1]]), np.array([0, 1]))
-    asked = Outputs(np.zeros((1, 0)), np.array([[1.5, 0.1]]), np.array([0]))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_nearest_features_are_those_of_the_smallest_angle(dtype):
+    rows = lambda *rows: np.asarray(jnp.asarray(rows, dtype))
+    known = Outputs(rows(), rows([10, 0], [1, 1]), np.array([0, 1]))
+    asked = Outputs(rows(), rows([1.5, 0.1]), np.array([0]))
     assert pairs.nearest({"train": known, "test": asked}) == {"test": 1.0}
+
+
+def test_a_program_of_bfloat16_finds_its_pair_again():
+    model = pairs.bound(image_text.load("sketches", dtype="bfloat16"), FOLDERS, ["{}."])
+    card = programs.Card.of(model, method="coop", arguments={}, classes=FOLDERS)
+    card = card._replace(template="{}.")
+    found = predict.find_backbone(card, None, pairs.load, pairs.names())
+    assert found.fingerprint == card.fingerprint
 
 
 def test_a_program_of_images_is_not_asked_of_a_pair():
