@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reprojax.commands.intervals import Mean, mean_of, paired
+from reprojax.commands.intervals import EQUAL, Mean, mean_of, over
 
 Z = 1.96
 FAR = 100  # times the test images: more than anyone would label
@@ -53,19 +53,43 @@ def trained_on(images: int, whole: int) -> list[str]:
     ]
 
 
+def less(a: Row, b: Row) -> Mean:
+    """How much more right a is than b, with a 95 % interval.
+
+    Over the seeds. Where all of them give the same difference (the splits are the
+    same, and nothing is drawn) over the test images, whose answers are also paired.
+    """
+    found = over(a.test, b.test)
+    if not _of_images(a, b):
+        return found
+    d = (a.right - b.right).mean(0)
+    return found._replace(half=Z * float(d.std()) / len(d) ** 0.5)
+
+
+def _of_images(a: Row, b: Row) -> bool:
+    return len(a.test) > 1 and float(np.ptp(np.subtract(a.test, b.test))) < EQUAL
+
+
 def _won(winner: Row, others: Sequence[Row]) -> str:
     rival, seeds = _rival(winner, others), len(winner.test)
     ahead = others[0]
     kind = "the best that needs no prompt" if winner.prompt else "the best prompt"
-    over = [f"{_over(winner, ahead)} {ahead.title}, the next"]
+    parts = [f"{_over(winner, ahead)} {ahead.title}, the next"]
     if rival is ahead:
-        over[0] += f" and {kind}"
+        parts[0] += f" and {kind}"
     elif rival is not None:
-        over.append(f"{_over(winner, rival)} {rival.title}, {kind}")
+        parts.append(f"{_over(winner, rival)} {rival.title}, {kind}")
     how = f"paired over {seeds} seeds, 95 % interval" if seeds > 1 else "one seed"
+    compared = [ahead] if rival is None else [ahead, rival]
+    if every := [row for row in compared if _of_images(winner, row)]:
+        images = f"{winner.right.shape[1]} test images"
+        same = "all seeds give the same difference"
+        how = f"paired over {images}, 95 % interval; {same}"
+        if len(every) < len(compared):
+            how = f"paired over {seeds} seeds, or, where {same}, over {images}"
     return (
         f"{_upper(winner.title)} won on validation: it has {mean_of(winner.test)} on "
-        f"the test images, {', and '.join(over)} ({how})."
+        f"the test images, {', and '.join(parts)} ({how})."
     )
 
 
@@ -75,13 +99,13 @@ def _rival(winner: Row, others: Sequence[Row]) -> Row | None:
 
 
 def _over(a: Row, b: Row) -> str:
-    return f"{paired(a.test, b.test).interval} over"
+    return f"{less(a, b).interval} over"
 
 
 def _next(winner: Row, others: Sequence[Row], validation: int) -> str:
-    better = [row for row in others if _settled(paired(row.test, winner.test))]
+    better = [row for row in others if _settled(less(row, winner))]
     if better:
-        best, gain = better[0], paired(better[0].test, winner.test).interval
+        best, gain = better[0], less(better[0], winner).interval
         # What is kept as the winner stays validation's choice: a program that the test
         # images chose has too high an accuracy on them.
         kept = f" It is kept too: {best.file}." if best.file else ""
@@ -92,7 +116,7 @@ def _next(winner: Row, others: Sequence[Row], validation: int) -> str:
     rival = _rival(winner, others)
     if not winner.prompt:
         return _without(winner, others, rival)
-    open_ = [row for row in others if not _settled(paired(winner.test, row.test))]
+    open_ = [row for row in others if not _settled(less(winner, row))]
     if rival is not None and rival in open_:
         simpler = ", which needs no prompt"
         kept = " and is kept as a file too" if rival.file else ""
@@ -115,7 +139,7 @@ def _without(winner: Row, others: Sequence[Row], rival: Row | None) -> str:
         take = f"No file holds {winner.title}{instead}"
     if rival is None:
         return f"{take}: no prompt had time for the finals; give more --minutes."
-    if _settled(paired(winner.test, rival.test)):
+    if _settled(less(winner, rival)):
         return f"{take}: no prompt beats it here."
     return f"{take}: it needs no prompt, and {rival.title} was not shown to beat it."
 

@@ -61,6 +61,17 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Mean:
     return mean_of(np.asarray(a, np.float64) - np.asarray(b, np.float64))
 
 
+def over(a: Sequence[float], b: Sequence[float]) -> Mean:
+    """As `paired`, without an interval where all differences are equal.
+
+    So they are where the splits are the same for all seeds and nothing is drawn: of two
+    controls, say. Then the seeds say nothing about chance, and a width of 0 would be
+    taken for certainty.
+    """
+    found = paired(a, b)
+    return found._replace(half=float("nan")) if found.half < EQUAL else found
+
+
 class Share(NamedTuple):
     """So many of so many images, such as those that are labelled right."""
 

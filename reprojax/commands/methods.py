@@ -6,22 +6,32 @@ from pathlib import Path
 
 from reprojax import recipes
 
+_READ: dict[tuple[Path, str], list[str]] = {}
+"""{(file, its text): the names that it has registered in this process}. A command that
+runs another one several times gives it the same files."""
+
 
 def read_methods(files: Sequence[Path]) -> list[str]:
-    """Run the files, each of which calls `recipes.register`; the names that are new.
+    """Run the files, each of which calls `recipes.register`; their methods' names.
+
+    A file that this process has run is not run again, unless its text has changed.
 
     Raises:
         ValueError: a file that is not there, or that registers nothing.
     """
-    first = set(recipes.METHODS)
+    found: list[str] = []
     for path in files:
-        before = set(recipes.METHODS)
         if not path.is_file():
             raise ValueError(f"--methods {path}, expected a Python file that is there")
-        runpy.run_path(str(path))
-        if before == set(recipes.METHODS):
+        key = path.resolve(), path.read_text()
+        if any(name not in recipes.METHODS for name in _READ.get(key, [""])):
+            before = set(recipes.METHODS)
+            runpy.run_path(str(path))
+            _READ[key] = [name for name in recipes.METHODS if name not in before]
+        if not _READ[key]:
             raise ValueError(
                 f"--methods {path} registers no method, expected a call of "
                 "recipes.register(Method(name, recipe, ...)) in it"
             )
-    return [name for name in recipes.METHODS if name not in first]
+        found += _READ[key]
+    return found

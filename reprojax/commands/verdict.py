@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reprojax.commands.intervals import Mean, mean_of, paired
+from reprojax.commands.intervals import Mean, mean_of, over
 
 PIXELS = "nearest pixels, no model"
 RANDOM = "same program, random weights"
@@ -36,7 +36,8 @@ def verdict(
     """Which row is best, by how much, and what follows for the user.
 
     Differences are paired over the seeds; intervals are Student's t, 95 %. A row is
-    called better only where the interval of its difference does not hold 0.
+    called better only where the interval of its difference does not hold 0. There is
+    none where all seeds give the same difference, as with splits that do not change.
 
     Args:
         scores: {row: test accuracies by seed}, the run's own program first, its
@@ -74,7 +75,7 @@ def _own_or_other(
     subject = "the prompt" if prompt else own
     filed = [name for name in others if name in kept]
     best = max([own, *filed], key=lambda n: mean[n].value)
-    difference = paired(scores[own], scores[rival])
+    difference = over(scores[own], scores[rival])
     if seeds == 1:
         ahead, behind = sorted((rival, own), key=lambda n: -mean[n].value)
         pair = f"{_the(ahead)} has {mean[ahead]}, {_the(behind)} {mean[behind]}"
@@ -88,12 +89,12 @@ def _own_or_other(
         ]
     how = f"paired over {seeds} seeds, 95 % interval"
     if _low(difference) > 0:
-        over = ", the best of the rows without a prompt" if prompt else ""
+        best_of = ", the best of the rows without a prompt" if prompt else ""
         won = "The prompt wins" if prompt else f"{own} is best"
         name = f"{own} has" if prompt else "it has"
         return own, [
             f"{won}: {name} {mean[own]}, {difference.interval} over {_the(rival)}"
-            f"{over} ({how}).",
+            f"{best_of} ({how}).",
             f"Take {subject}: nothing that it was compared with does as well.",
         ]
     less = f"{own} less {_the(rival)}: {difference.interval}"
@@ -105,14 +106,16 @@ def _own_or_other(
         if rival in kept:
             return best, [*said, f"Take {program}."]
         return best, [*said, f"No file holds {_the(rival)}: take {program}."]
-    ahead = not filed or _ahead(paired(scores[own], scores[filed[0]]))
+    ahead = not filed or _ahead(over(scores[own], scores[filed[0]]))
     take = own if ahead else filed[0]
     until = subject if ahead else f"{_the(take)}, which is simpler"
+    more = f"Run the same command with --seeds {max(2 * seeds, 5)} --resume"
+    if seeds > 2 and np.isnan(difference.half):
+        more = "All seeds give the same difference, so label more test images"
     return take, [
         f"{seeds} seeds do not settle whether {subject} is better: {own} has "
         f"{mean[own]}, {_the(rival)} {mean[rival]} ({less}; {how}).",
-        f"Run the same command with --seeds {max(2 * seeds, 5)} --resume. Until then "
-        f"take {until}.",
+        f"{more}. Until then take {until}.",
     ]
 
 
@@ -122,7 +125,7 @@ def _second(
     """Where the best control is not settled against the second one."""
     if len(others) < 2:
         return []
-    difference = paired(*(scores[name] for name in others[:2]))
+    difference = over(*(scores[name] for name in others[:2]))
     if _low(difference) > 0:
         return []
     first, second = map(_the, others[:2])
@@ -138,7 +141,7 @@ def _beside(scores: Mapping[str, Sequence[float]], finite: Sequence[str]) -> lis
         return []
     own = next(iter(scores))
     parts = [
-        f"{paired(scores[own], scores[name]).interval} over {_the(name)}"
+        f"{over(scores[own], scores[name]).interval} over {_the(name)}"
         for name in ("zero-shot", "linear probe")
         if name in finite
     ]
@@ -151,7 +154,7 @@ def _weights(scores: Mapping[str, Sequence[float]]) -> list[str]:
     if len(untrained) < 2 or not np.isfinite(untrained).all():
         return []
     own = next(iter(scores.values()))[: len(untrained)]
-    difference, level = paired(own, untrained), mean_of(untrained)
+    difference, level = over(own, untrained), mean_of(untrained)
     said = f"on random weights the same program has {level} ({difference.interval})"
     if _low(difference) > 0:
         return [f"What the model has learned matters: {said}."]

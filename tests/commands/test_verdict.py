@@ -29,12 +29,12 @@ def test_a_prompt_that_wins():
 
 def test_a_probe_that_wins():
     take, text = said(
-        {"mark": [0.8, 0.82, 0.84], MAP: [0.3] * 3, PROBE: [0.9, 0.92, 0.94]}
+        {"mark": [0.8, 0.82, 0.84], MAP: [0.3] * 3, PROBE: [0.9, 0.92, 0.95]}
     )
     assert take == PROBE
     assert text == (
-        "The linear probe is best: it has 0.920 ± 0.050. The prompt does not beat it "
-        "here (mark less the linear probe: -0.100 [-0.100, -0.100]; paired over 3 "
+        "The linear probe is best: it has 0.923 ± 0.063. The prompt does not beat it "
+        "here (mark less the linear probe: -0.103 [-0.118, -0.089]; paired over 3 "
         "seeds, 95 % interval). Take the linear probe."
     )
     close = {"mark": [0.5] * 3, MAP: [0.8, 0.9, 0.8], PROBE: [0.9, 0.8, 0.9]}
@@ -49,7 +49,8 @@ def test_what_is_not_settled():
     assert text.startswith("2 seeds do not settle whether the prompt is better: mark ")
     assert "(mark less the linear probe: +0.010 [-0.625, +0.645]; paired" in text
     assert "--seeds 5 --resume. Until then take the linear probe, which is " in text
-    assert "--seeds 12 " in said({"mark": [0.5] * 6, PROBE: [0.5] * 6})[1]
+    near = [0.4, 0.5, 0.6, 0.5, 0.5, 0.5]
+    assert "--seeds 12 " in said({"mark": near, PROBE: [0.5] * 6})[1]
 
 
 def test_two_equal_differences_settle_nothing():
@@ -64,6 +65,15 @@ def test_two_equal_differences_settle_nothing():
         )
 
 
+def test_equal_differences_of_all_seeds_are_no_certainty():
+    """With the same splits for all seeds a probe and a map have no chance in them."""
+    take, text = said({"mark": [0.8] * 3, PROBE: [0.9] * 3})
+    assert take == PROBE and text.startswith("3 seeds do not settle whether the prompt")
+    assert "(mark less the linear probe: -0.100 [no interval]; " in text
+    assert "All seeds give the same difference, so label more test images." in text
+    assert "--seeds" not in text
+
+
 def test_one_seed_has_no_interval():
     for own, probe, wanted in ((0.9, 0.8, "mark"), (0.8, 0.9, PROBE)):
         take, text = said({"mark": [own], PROBE: [probe], RANDOM: [0.1]})
@@ -73,9 +83,7 @@ def test_one_seed_has_no_interval():
 
 
 def test_pixels_are_in_no_file():
-    take, text = said(
-        {"mark": [0.8] * 3, MAP: [0.3] * 3, PROBE: [0.7] * 3, PIXELS: [0.9] * 3}
-    )
+    take, text = said({"mark": [0.79, 0.8, 0.81], PROBE: [0.7] * 3, PIXELS: [0.9] * 3})
     assert take == "mark"
     assert text.startswith("The nearest training image is best: it has 0.900 ± 0.000.")
     assert text.endswith("No file holds the nearest training image: take the prompt.")
@@ -95,7 +103,7 @@ def test_pixels_are_in_no_file():
     ],
 )
 def test_whether_the_weights_matter(untrained, begins):
-    scores = {"mark": [0.8, 0.8, 0.8], PROBE: [0.5, 0.5, 0.5], RANDOM: untrained}
+    scores = {"mark": [0.79, 0.8, 0.81], PROBE: [0.5] * 3, RANDOM: untrained}
     take, text = said(scores)
     assert take == "mark" and (begins or "") in text
     assert ("random weights" in text) == (begins is not None)
@@ -107,8 +115,10 @@ def test_other_tables():
         "mark",
         "mark has 0.600 ± 1.271. It was compared with nothing.",
     )
-    take, text = said({"probe": [0.9] * 3, MAP: [0.5] * 3}, ("probe",), prompt=False)
-    assert take == "probe" and text.startswith("probe is best: it has 0.900 ± 0.000, ")
+    take, text = said(
+        {"probe": [0.89, 0.9, 0.91], MAP: [0.5] * 3}, ("probe",), prompt=False
+    )
+    assert take == "probe" and text.startswith("probe is best: it has 0.900 ± 0.025, ")
     nan = float("nan")
     take, text = said({"mark": [nan, 0.9], PROBE: [0.5, 0.5]})
     assert take == PROBE and "mark has values that are not finite" in text
@@ -120,11 +130,11 @@ def test_other_tables():
 
 
 def test_a_pair_is_compared_with_zero_shot_and_the_probe():
-    scores = {"coop": [0.8, 0.9, 1.0], "zero-shot": [0.5] * 3, PROBE: [0.6, 0.7, 0.8]}
+    scores = {"coop": [0.8, 0.9, 1.0], "zero-shot": [0.5] * 3, PROBE: [0.6, 0.7, 0.81]}
     take, text = said(scores, ("coop", "zero-shot", PROBE))
     assert take == "coop"
     assert text.endswith(
-        "coop has +0.400 [+0.152, +0.648] over zero-shot and +0.200 [+0.200, +0.200] "
+        "coop has +0.400 [+0.152, +0.648] over zero-shot and +0.197 [+0.182, +0.211] "
         "over the linear probe."
     )
     scores |= {PROBE: [0.9, float("nan"), 0.9]}

@@ -22,7 +22,13 @@ from experiments.choosing.run import Entry
 from experiments.choosing.schedule import Book, Cost, Finals, halved
 from experiments.choosing.settings import Config, training
 from experiments.choosing.sizes import Sizes, drawn, numbers, resized
-from experiments.choosing.words import Row, more_images, sentences, trained_on
+from experiments.choosing.words import (
+    Row,
+    less,
+    more_images,
+    sentences,
+    trained_on,
+)
 from reprojax import data, recipes
 from reprojax.commands import predict
 from reprojax.saving import programs
@@ -790,6 +796,24 @@ def test_validation_that_chose_the_worse_one():
     assert said.endswith("to choose by. It is kept too: a file.")
     filed = sentences(won, [PROBE._replace(file=None)], 16)[1]
     assert filed.endswith("images are too few to choose by.")
+
+
+def test_seeds_that_do_not_differ_leave_the_test_images():
+    """With splits of the set's own, controls are the same for all seeds: 30 of 100 test
+    images are right by the first alone, 10 by the second: .2 ± 1.96 √(.36 / 100)."""
+    a, b = np.zeros((2, 3, 100), int)
+    a[:, :30], b[:, 30:40] = 1, 1
+    first = row("the linear probe", a.mean(1), False, a)
+    second = row("the nearest training image", b.mean(1), False, b, file=None)
+    found = less(first, second)
+    assert (found.value, found.half) == pytest.approx((0.2, 1.96 * 0.06))
+    said = sentences(second, [first], 270)
+    assert "-0.200 [-0.318, -0.082] over the linear probe" in said[0]
+    assert "(paired over 100 test images, 95 % interval; all seeds give the" in said[0]
+    assert said[1].startswith("Label more images: the linear probe does better on")
+    prompt = row("vp with blm", [0.1, 0.12, 0.11])
+    said = sentences(first, [second, prompt], 270)[0]
+    assert "(paired over 3 seeds, or, where all seeds give the same difference" in said
 
 
 def test_how_many_labels_tell_two_programs_apart():
