@@ -105,6 +105,6 @@ def contract(
         laws.bfloat16(case)
         found["checkpoint"] = laws.checkpoint(case, first)
         found["work"] = laws.work(case, step, forward, work)
-        found["row"] = laws.row(case)
+        found["row"] = laws.row(case, first)
     learnable, fixed = (sum(a.size for a in jax.tree.leaves(t)) for t in case.params)
     return Report(output, learnable, fixed, **found)
