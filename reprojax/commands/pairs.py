@@ -11,6 +11,7 @@ from reprojax.commands import controls
 from reprojax.commands.controls import Outputs
 from reprojax.core import Program
 from reprojax.data import Task
+from reprojax.data.checks import listed
 from reprojax.models import Model, Pixels, image_text
 from reprojax.models.image_text import Pair, classifier
 from reprojax.models.image_text.card import compare, of_classes, spoken
@@ -36,8 +37,22 @@ def names() -> tuple[str, ...]:
 
 
 def bound(pair: Pair, classes: Sequence[str], templates: Sequence[str]) -> Model[Any]:
-    """The pair as a classifier of names of folders, written with spaces."""
-    return classifier(pair, spoken(classes), templates)
+    """The pair as a classifier of names of folders, written with spaces.
+
+    Raises:
+        ValueError: a name without words, two of the same words, or texts that the pair
+            cannot read.
+    """
+    texts = spoken(classes)
+    for name, text in zip(classes, texts, strict=True):
+        same = [n for n, own in zip(classes, texts, strict=True) if own == text]
+        if not text or len(same) > 1:
+            raise ValueError(
+                f"got the classes {listed(same)}, whose text is {text!r}, expected "
+                "words of its own for each class ('_' and '-' are blanks); rename "
+                f"{name!r}"
+            )
+    return classifier(pair, texts, templates)
 
 
 def written(templates: Sequence[str]) -> str:
@@ -47,7 +62,7 @@ def written(templates: Sequence[str]) -> str:
 
 def read(template: str) -> list[str]:
     """The templates of a program's card."""
-    return template.splitlines()
+    return template.split("\n")
 
 
 # -- what needs no prompt

@@ -250,6 +250,12 @@ def find_backbone(
     if not isinstance(found, Pair):
         return found
     if not card.template:
+        if card.backbone in (name, found.name):
+            raise ValueError(
+                f"the program of the pair {found.name} tells no templates for the "
+                "names of its classes, expected them in its card, one a line; save it "
+                "with card._replace(template=...), or call registry.rebuild from Python"
+            )
         raise ValueError(
             f"got the pair {found.name} for a program of an image model, expected "
             f"{card.backbone!r}; give that as --backbone"

@@ -167,6 +167,11 @@ def check_texts(config: Config) -> None:
     does not train."""
     if config.template:
         sentences_of(["name"], config.template)
+    if broken := [text for text in config.template if "\n" in text]:
+        raise ValueError(
+            f"got --template {broken[0]!r}, expected a text of one line, since a "
+            "program's file keeps a template a line; write a blank instead"
+        )
     method = recipes.METHODS.get(config.method)
     if method is None or not method.needs.of_texts:
         return

@@ -250,7 +250,7 @@ def facts(
         ("label map", alignment_name(config) or f"none: {head}"),
         ("texts", ", ".join(map(repr, own_templates(config))) if texts else ""),
         ("settings from", method.source),
-        ("sizes given", ", ".join(f"{n} {v}" for n, v in sizes(config, task).items())),
+        ("sizes given", ", ".join(f"{n} {v}" for n, v in sizes(config).items())),
         ("frozen model", f"{backbone.name}, {count(backbone.frozen):,} numbers"),
         ("images", ", ".join(f"{n:,} {part}" for part, n in parts.items())),
         ("classes", f"{len(task.classes)} of {task.name}"),

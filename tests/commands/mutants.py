@@ -6,7 +6,7 @@ MUTANTS = (
     Mutant(
         "pairs: the folders' names are texts as they are written",
         "commands/pairs.py",
-        "classifier(pair, spoken(classes), templates)",
+        "classifier(pair, texts, templates)",
         "classifier(pair, classes, templates)",
         "test_pairs.py::test_learned_words_around_the_names_of_folders",
     ),

@@ -23,8 +23,8 @@ from reprojax.commands.settings import (
     own_templates,
     sizes,
 )
-from reprojax.commands.train import main
-from reprojax.core import reprogram
+from reprojax.commands.train import facts, main
+from reprojax.core import Params, reprogram
 from reprojax.models import image_text, load
 from reprojax.models.image_text import classifier
 from reprojax.models.image_text.card import TEMPLATE
@@ -149,6 +149,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(photos, tmp_path, monkeypatch):
     [
         ({"template": ("a photo of a {name}.",)}, "one {} for the class's name and no"),
         ({"template": ("a {} of {a}",)}, "got the template 'a {} of {a}', expected"),
+        (
+            {"template": ("a {}", "a\n{}")},
+            r"--template 'a.n\{\}', expected .* one line",
+        ),
         ({"method": "tpt"}, "tpt, which has nothing to train .* coop, .*build.'tpt'"),
         ({"method": "tip-adapter"}, "nothing to train before .* tip-adapter-f;"),
         ({"method": "rvp"}, "rvp, which takes descriptions .* image_text.of_desc"),
@@ -197,7 +201,13 @@ def task_of(*classes, side=32):
             {},
             "of 44 tokens, expected at most 32, the pos",
         ),
-        (["red_box", "red-box"], {}, "got .'red box'. more than once.*; rename one"),
+        (
+            ["red_box", "cup", "red-box"],
+            {},
+            "got the classes red_box, red-box, whose text is 'red box', .* for each",
+        ),
+        (["_-", "cup"], {}, "got the classes _-, whose text is '', .* rename '_-'"),
+        (["Box", "box"], {}, "got the classes 'Box' and 'box', which are the same tok"),
         (["box", "zebra"], {}, r"sketches got the words \['zebra'\]"),
         (["box", "cup"], {"length": 40}, "44 tokens for a model that has 32 positions"),
         (
@@ -272,6 +282,24 @@ def test_a_program_of_images_is_not_asked_of_a_pair():
     card = programs.Card.of(load("glyphs"), method="watermark", arguments={})
     with pytest.raises(ValueError, match="got the pair sketches for a program of an"):
         predict.find_backbone(card, "sketches", pairs.load, pairs.names())
+
+
+def test_a_program_without_templates_is_not_of_a_pair_by_names():
+    model = pairs.bound(image_text.load("sketches"), FOLDERS, ["{}."])
+    card = programs.Card.of(model, method="coop", arguments={}, classes=FOLDERS)
+    with pytest.raises(ValueError, match="pair sketches tells no templates .* in its"):
+        predict.find_backbone(card, None, pairs.load, pairs.names())
+
+
+def test_a_report_tells_the_sizes_that_were_given(tmp_path):
+    """Not those that a recipe takes from the task."""
+    (tmp_path / "seed-0.safetensors").write_bytes(b"a file")
+    model = pairs.bound(image_text.load("sketches"), FOLDERS, [TEMPLATE])
+    config = Config(method="tip-adapter-f", out=tmp_path)
+    told = dict(facts(config, model, task_of(*FOLDERS), Params()))
+    assert "sizes given" not in told and told["texts"] == f"'{TEMPLATE}'"
+    told = dict(facts(replace(config, rank=2), model, task_of(*FOLDERS), Params()))
+    assert told["sizes given"] == "rank 2"
 
 
 def test_which_features_are_computed_once():

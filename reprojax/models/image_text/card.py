@@ -103,6 +103,8 @@ def classifier(
     texts = [text for name in names for text in of[name]]
     counts = [len(of[name]) for name in names]
     tokens = encoded(pair, texts, room)
+    if sentences is None:
+        _check_apart(pair, names)
     whole = encoded(pair, texts) if room else tokens
     if weights is None and len(texts) > len(names):
         shares = np.diag(1 / np.asarray(counts))
@@ -148,6 +150,18 @@ def _check_weights(
             "numbers, some of them not 0; a class without any text has no feature"
         )
     return jnp.asarray(found)
+
+
+def _check_apart(pair: Pair, names: Sequence[str]) -> None:
+    """Raise for two names with the same tokens, whose answers would be equal."""
+    seen: dict[tuple[int, ...], str] = {}
+    for name, ids in zip(names, _ids(pair, names), strict=True):
+        if (other := seen.setdefault(tuple(ids), name)) != name:
+            raise ValueError(
+                f"got the classes {other!r} and {name!r}, which are the same tokens to "
+                f"{pair.name} (such as words in upper and lower case), expected names "
+                "that it can tell apart; rename one"
+            )
 
 
 def of_texts(pair: Pair, texts: Iterable[str]) -> Model[Pixels]:
@@ -290,16 +304,11 @@ def image_features(
 def encoded(pair: Pair, texts: Sequence[str], room: int = 0) -> Tokens:
     """Ids [R L] of texts, with the tokens that the tower expects around a text."""
     words = pair.text.input
-    if words.tokenizer is None:
-        raise ValueError(
-            f"{pair.name} has no tokeniser, expected one to read texts; call "
-            "load(..., tokenizer=folder)"
-        )
     if isinstance(room, bool) or not isinstance(room, int | np.integer) or room < 0:
         raise ValueError(
             f"got room={room!r}, expected a number of positions for prompts, at least 0"
         )
-    rows = [words.tokenizer.encode(text) for text in texts]
+    rows = _ids(pair, texts)
     most = words.positions - room
     if long := [i for i, row in enumerate(rows) if len(row) > most]:
         raise ValueError(
@@ -312,6 +321,17 @@ def encoded(pair: Pair, texts: Sequence[str], room: int = 0) -> Tokens:
     out = padded(rows, pair.padding, most, words.special.pad)
     places = jnp.broadcast_to(jnp.arange(most), out.value.shape)
     return out._replace(weight=jnp.ones_like(out.weight), position=places)
+
+
+def _ids(pair: Pair, texts: Sequence[str]) -> list[list[int]]:
+    """Those of each text; raise if the pair has no tokeniser."""
+    tokenizer = pair.text.input.tokenizer
+    if tokenizer is None:
+        raise ValueError(
+            f"{pair.name} has no tokeniser, expected one to read texts; call "
+            "load(..., tokenizer=folder)"
+        )
+    return [tokenizer.encode(text) for text in texts]
 
 
 def _listed(given: Any, what: str, of: str = "texts") -> list[Any]:

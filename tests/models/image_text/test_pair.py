@@ -232,6 +232,10 @@ def test_names_of_folders_are_read_as_words():
 BAD = {
     "an empty name": (dict(classes=["cat", " "]), "got the class ' ', expected a name"),
     "a doubled name": (dict(classes=["cat", "cat"]), r"got \['cat'\] more than once"),
+    "the same tokens": (
+        dict(classes=["red cat", "dog", "red  cat"]),
+        "got the classes 'red cat' and 'red  cat', which are the same tokens to",
+    ),
     "one text": (dict(classes="cat"), "expected a list of names"),
     "no template": (dict(templates=["a photo"]), "expected one {} for the class"),
     "a field": (dict(templates=["{} of {kind}"]), "name and no other braces"),
