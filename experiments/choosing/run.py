@@ -14,6 +14,7 @@ from experiments.choosing.jobs import DEADLINE, Place, file_of, work
 from experiments.choosing.schedule import Book, Clock, Cost, Plan
 from experiments.choosing.settings import training
 from experiments.choosing.sizes import Sizes, numbers, resized
+from experiments.choosing.words import many
 from reprojax.commands.settings import pace
 from reprojax.data import Task
 from reprojax.saving.files import write_file
@@ -179,7 +180,7 @@ def planned(
             left = choice.left - end
             found = schedule.plan(len(compared), rounds, last, left, **how)
         except schedule.Short as short:
-            least = config.minutes + short.seconds / 60
+            least = math.ceil(10 * config.minutes + short.seconds / 6) / 10
             spent, one = choice.clock.spent(), last(short.images).of(1)
             part = of_images(short.images, whole.train)
             raise ValueError(
@@ -202,7 +203,7 @@ def planned(
 def lines(choice: Choice, found: Plan, compared: int, end: float) -> list[str]:
     """The plan as it is printed."""
     rounds = schedule.halved(found.candidates, found.epochs)
-    told = ", ".join(f"{n} for {e} epochs" for n, e in rounds)
+    told = ", ".join(f"{n} for {many(e, 'epoch')}" for n, e in rounds)
     size, whole = found.finals, choice.whole
     part = whole.part(found.images, choice.asks)
     told += of_images(part.train, whole.train)
@@ -211,9 +212,9 @@ def lines(choice: Choice, found: Plan, compared: int, end: float) -> list[str]:
     return [
         f"candidates: {compared}, of which the budget allows {found.candidates}",
         f"rounds: {told}; about {found.search / 60:.1f} minutes",
-        f"finals: {size.finalists} programs on {size.seeds} seeds for {size.epochs} "
-        f"epochs{of_images(size.images, whole.train)}; about {found.trained / 60:.1f} "
-        "minutes",
+        f"finals: {many(size.finalists, 'program')} on {many(size.seeds, 'seed')} for "
+        f"{many(size.epochs, 'epoch')}{of_images(size.images, whole.train)}; about "
+        f"{found.trained / 60:.1f} minutes",
         f"test and page: about {end / 60:.1f} minutes; {choice.left / 60:.1f} of "
         f"{choice.config.minutes:.3g} are left",
     ]
@@ -242,7 +243,8 @@ def search(choice: Choice, compared: list[Candidate], plan: Plan) -> dict[str, E
             for own in alive
         }
         print(
-            f"round {number}: {len(jobs)} candidates for {epochs} epochs; "
+            f"round {number}: {many(len(jobs), 'candidate')} for "
+            f"{many(epochs, 'epoch')}; "
             f"{choice.left / 60:.1f} minutes are left",
             flush=True,
         )
@@ -310,9 +312,9 @@ def finals(
             job |= given
             jobs[f"{entry.slug}/{seed}"] = job
     titles = " and ".join(entry.title for entry in own[: size.finalists])
-    told = f"{size.epochs} epochs{of_images(size.images, whole.train)}"
+    told = f"{many(size.epochs, 'epoch')}{of_images(size.images, whole.train)}"
     print(
-        f"finals: {titles}, {size.seeds} seeds, {told}; "
+        f"finals: {titles}, {many(size.seeds, 'seed')}, {told}; "
         f"{choice.left / 60:.1f} minutes are left",
         flush=True,
     )

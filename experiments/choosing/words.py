@@ -87,6 +87,7 @@ def _won(winner: Row, others: Sequence[Row]) -> str:
         how = f"paired over {images}, 95 % interval; {same}"
         if len(every) < len(compared):
             how = f"paired over {seeds} seeds, or, where {same}, over {images}"
+            how += "; 95 % intervals"
     return (
         f"{_upper(winner.title)} won on validation: it has {mean_of(winner.test)} on "
         f"the test images, {', and '.join(parts)} ({how})."
@@ -175,6 +176,11 @@ def more_images(a: np.ndarray, b: np.ndarray) -> int | None:
 
 def _settled(difference: Mean) -> bool:
     return difference.value - difference.half > 0
+
+
+def many(count: int, what: str) -> str:
+    """As in "1 epoch" and "2 epochs"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _upper(text: str) -> str:

@@ -183,7 +183,7 @@ def test_the_better_third_goes_on_with_twice_the_epochs(known, tmp_path, capsys)
     assert found["spent"] <= 24 and found["seeds"] == [1, 2]
     said = capsys.readouterr().out
     assert "candidates: 20, of which the budget allows 7" in said
-    assert "rounds: 7 for 1 epochs, 3 for 2 epochs" in said
+    assert "rounds: 7 for 1 epoch, 3 for 2 epochs" in said
     assert "watermark with blm won on validation" in said.lower()
 
 
@@ -325,10 +325,8 @@ def test_a_slow_model_is_tried_on_fewer_images(known, tmp_path, capsys):
     assert sizes(made, "round-1") == sizes(made, "round-2") == {(8, 16)}
     assert sizes(made, "finals") == {(18, 16)} and len(made["finals"]["jobs"]) == 6
     said = capsys.readouterr().out
-    assert "rounds: 8 for 1 epochs, 3 for 2 epochs of 8 of 24 images; about" in said
-    assert (
-        "finals: 2 programs on 3 seeds for 1 epochs of 18 of 24 images; about" in said
-    )
+    assert "rounds: 8 for 1 epoch, 3 for 2 epochs of 8 of 24 images; about" in said
+    assert "finals: 2 programs on 3 seeds for 1 epoch of 18 of 24 images; about" in said
     why = "Prompts were trained on 18 of 24 images: more --minutes would use all."
     assert found["sentences"][2] == why and why in said
     page = (tmp_path / "report.html").read_text()
@@ -344,7 +342,7 @@ def test_finals_have_all_images_where_there_is_time(known, tmp_path, capsys):
     made = decided(tmp_path)
     assert sizes(made, "round-1") == {(8, 16)} and sizes(made, "finals") == {()}
     assert len(found["sentences"]) == 2
-    assert "2 seeds for 1 epochs; about" in capsys.readouterr().out
+    assert "2 seeds for 1 epoch; about" in capsys.readouterr().out
 
 
 def test_a_resumed_run_keeps_its_number_of_images(known, tmp_path, monkeypatch):
@@ -643,9 +641,9 @@ def test_a_budget_that_is_too_small_says_what_is_needed(known, tmp_path):
         chosen(config(tmp_path, minutes=3 / 60), Units(overhead=5))
     found = re.search(r"at least ([\d.]+):", str(raised.value))
     # one candidate takes 6 of the 45 % that the finals have
-    assert found and float(found[1]) == pytest.approx(6 / 0.45 / 60, abs=0.05)
+    assert found and 6 / 0.45 / 60 <= float(found[1]) <= 6 / 0.45 / 60 + 0.1
     assert not any('"train"' in name for name in known)
-    own = config(tmp_path, minutes=float(found[1]) + 0.1, resume=True)
+    own = config(tmp_path, minutes=float(found[1]), resume=True)
     assert chosen(own, Units(overhead=5))["seeds"] == [1]
     assert set(known.values()) == {1}
 
@@ -814,6 +812,7 @@ def test_seeds_that_do_not_differ_leave_the_test_images():
     prompt = row("vp with blm", [0.1, 0.12, 0.11])
     said = sentences(first, [second, prompt], 270)[0]
     assert "(paired over 3 seeds, or, where all seeds give the same difference" in said
+    assert said.endswith("over 100 test images; 95 % intervals).")
 
 
 def test_how_many_labels_tell_two_programs_apart():
