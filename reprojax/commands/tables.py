@@ -57,8 +57,9 @@ def comparisons(table: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
     for name in list(table)[1:]:
         scores = table[name]["test"]
         if len(scores) > 1:
-            difference = over(own[: len(scores)], scores).interval
-            lines.append(f"over {name}: {difference} (paired, 95 % interval)")
+            difference = over(own[: len(scores)], scores)
+            how = "paired" if np.isnan(difference.half) else "paired, 95 % interval"
+            lines.append(f"over {name}: {difference.interval} ({how})")
     return lines
 
 

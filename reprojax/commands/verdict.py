@@ -87,7 +87,7 @@ def _own_or_other(
             "One seed gives no interval, so this may be chance: run the same command "
             "with --seeds 5 --resume.",
         ]
-    how = f"paired over {seeds} seeds, 95 % interval"
+    how = _how(difference, seeds)
     if _low(difference) > 0:
         best_of = ", the best of the rows without a prompt" if prompt else ""
         won = "The prompt wins" if prompt else f"{own} is best"
@@ -101,7 +101,7 @@ def _own_or_other(
     if _high(difference) < 0:
         said = [f"{_upper(_the(rival))} is best: it has {mean[rival]}."]
         said += [f"{_upper(subject)} does not beat it here ({less}; {how})."]
-        said += _second(scores, others, how)
+        said += _second(scores, others)
         program = subject if best == own else _the(best)
         if rival in kept:
             return best, [*said, f"Take {program}."]
@@ -119,9 +119,7 @@ def _own_or_other(
     ]
 
 
-def _second(
-    scores: Mapping[str, Sequence[float]], others: list[str], how: str
-) -> list[str]:
+def _second(scores: Mapping[str, Sequence[float]], others: list[str]) -> list[str]:
     """Where the best control is not settled against the second one."""
     if len(others) < 2:
         return []
@@ -129,6 +127,7 @@ def _second(
     if _low(difference) > 0:
         return []
     first, second = map(_the, others[:2])
+    how = _how(difference, len(scores[others[0]]))
     return [
         f"Whether {first} is better than {second} is not settled: "
         f"{difference.interval} ({how})."
@@ -161,6 +160,12 @@ def _weights(scores: Mapping[str, Sequence[float]]) -> list[str]:
     if _high(difference) < 0:
         return [f"What the model has learned does not help: {said}."]
     return [f"It is not settled that what the model has learned matters: {said}."]
+
+
+def _how(difference: Mean, seeds: int) -> str:
+    """How two rows were compared."""
+    interval = "" if np.isnan(difference.half) else ", 95 % interval"
+    return f"paired over {seeds} seeds{interval}"
 
 
 def _ahead(difference: Mean) -> bool:

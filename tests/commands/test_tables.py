@@ -11,7 +11,7 @@ from experiments.three_paradigms.methods import Cell, kept
 from experiments.train_glyphs import __main__ as train_glyphs
 from reprojax.commands.intervals import Share, mean_of, paired
 from reprojax.commands.outputs import replaceable
-from reprojax.commands.tables import control_row
+from reprojax.commands.tables import comparisons, control_row
 from reprojax.models.language import abacus
 from reprojax.models.vision import glyphs
 
@@ -65,3 +65,10 @@ def test_training_writes_into_runs_and_over_nothing_else(tmp_path, script, own):
     other.write_text("a year")
     with pytest.raises(ValueError, match="thesis.txt is there and was not written by"):
         script.main(script.Config(out=other))
+
+
+def test_a_difference_without_an_interval_tells_of_none():
+    table = {"program": [0.5, 0.7, 0.6], "probe": [0.4, 0.6, 0.5], "map": [0.4] * 3}
+    found = comparisons({name: {"test": scores} for name, scores in table.items()})
+    assert found[0] == "over probe: +0.100 [no interval] (paired)"
+    assert found[1].endswith("] (paired, 95 % interval)")

@@ -69,7 +69,7 @@ def test_equal_differences_of_all_seeds_are_no_certainty():
     """With the same splits for all seeds a probe and a map have no chance in them."""
     take, text = said({"mark": [0.8] * 3, PROBE: [0.9] * 3})
     assert take == PROBE and text.startswith("3 seeds do not settle whether the prompt")
-    assert "(mark less the linear probe: -0.100 [no interval]; " in text
+    assert "probe: -0.100 [no interval]; paired over 3 seeds). All seeds" in text
     assert "All seeds give the same difference, so label more test images." in text
     assert "--seeds" not in text
 
