@@ -56,9 +56,9 @@ MUTANTS = (
         "verdict: a mean that is higher is a prompt that wins",
         "commands/verdict.py",
         """    if _low(difference) > 0:
-        over =""",
+        best_of =""",
         """    if difference.value > 0:
-        over =""",
+        best_of =""",
         "test_verdict.py::test_what_is_not_settled",
     ),
     Mutant(
