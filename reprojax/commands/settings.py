@@ -372,7 +372,9 @@ def map_refresh(config: Config) -> Refresh:
 def identity_of(config: Config, backbone: Model[Pixels]) -> dict[str, Any]:
     """What else makes a run itself."""
     preset, given = preset_of(config.method), config.learning_rate
-    return {
+    of_pair = "text_embedding" in backbone.roles  # else a hash alone tells of a change
+    texts = {"template": [*own_templates(config)]} if of_pair else {}
+    return texts | {
         "method": config.method,
         "map": alignment_name(config),
         "sizes": sizes(config),

@@ -20,6 +20,7 @@ from reprojax.commands.settings import (
     check_backbone,
     check_room,
     for_pair,
+    identity_of,
     own_templates,
     sizes,
 )
@@ -289,6 +290,14 @@ def test_a_program_without_templates_is_not_of_a_pair_by_names():
     card = programs.Card.of(model, method="coop", arguments={}, classes=FOLDERS)
     with pytest.raises(ValueError, match="pair sketches tells no templates .* in its"):
         predict.find_backbone(card, None, pairs.load, pairs.names())
+
+
+def test_a_run_is_told_by_its_templates():
+    model = pairs.bound(image_text.load("sketches"), FOLDERS, ["a {}"])
+    told = lambda name: identity_of(Config(method=name, template=("a {}",)), model)
+    assert told("kgcoop")["template"] == ["a {}"]
+    assert told("coop")["template"] == ["{}."]
+    assert "template" not in identity_of(Config(), load("glyphs"))
 
 
 def test_a_report_tells_the_sizes_that_were_given(tmp_path):
