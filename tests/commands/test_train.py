@@ -43,7 +43,7 @@ def test_a_black_box_is_asked_and_not_differentiated(
 def test_the_file_to_take_and_the_command_that_uses_it():
     config = Config(backbone="mine", methods=(Path("a.py"),), out=Path("runs/a"))
     table = {
-        "program": {"test": [0.5] * 3, "validation": [0.5, 0.6, 0.4]},
+        "program": {"test": [0.5, 0.6, 0.4], "validation": [0.5, 0.6, 0.4]},
         "linear probe": {"test": [0.9] * 3, "validation": [0.8, 0.9, 0.7]},
     }
     seen = Description((), "statistical")
