@@ -155,6 +155,9 @@ def parsed(module: str, lines: list[list[str]], patch: pytest.MonkeyPatch) -> No
     name = sys.argv[0]
     for known in (name, f"{name}.__main__"):  # as if no other test had imported it
         patch.delitem(sys.modules, known, raising=False)
+    # What runpy compiles has the tests' checks of shapes in it. It would be kept for
+    # whoever runs the command later, without what checks.
+    patch.setattr(sys, "dont_write_bytecode", True)
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
