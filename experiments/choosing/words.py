@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reprojax.commands.intervals import EQUAL, Mean, mean_of, over
+from reprojax.commands.intervals import Mean, mean_of, paired
 
 Z = 1.96
 FAR = 100  # times the test images: more than anyone would label
@@ -59,7 +59,7 @@ def less(a: Row, b: Row) -> Mean:
     Over the seeds. Where all of them give the same difference (the splits are the
     same, and nothing is drawn) over the test images, whose answers are also paired.
     """
-    found = over(a.test, b.test)
+    found = paired(a.test, b.test)
     if not _of_images(a, b):
         return found
     d = (a.right - b.right).mean(0)
@@ -67,7 +67,8 @@ def less(a: Row, b: Row) -> Mean:
 
 
 def _of_images(a: Row, b: Row) -> bool:
-    return len(a.test) > 1 and float(np.ptp(np.subtract(a.test, b.test))) < EQUAL
+    """Whether there are seeds, and they give no interval."""
+    return len(a.test) > 1 and bool(np.isnan(paired(a.test, b.test).half))
 
 
 def _won(winner: Row, others: Sequence[Row]) -> str:

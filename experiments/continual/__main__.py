@@ -204,7 +204,7 @@ def check(config: Config) -> None:
 def identity(config: Config, first: Draw) -> dict[str, Any]:
     """What a run's results depend on, as JSON."""
     own = {k: v for k, v in asdict(config).items() if k not in NO_SETTINGS}
-    weights = fingerprint(model_of(config.size).frozen)
+    weights = model_of(config.size).fingerprint
     data = fingerprint([(rows.x, rows.y) for rows in (first.train, first.rest)])
     return plain(
         own | {"pools": SIZES, "rates": RATES, "weights": weights, "data": data}

@@ -20,7 +20,7 @@ from experiments.three_paradigms.methods import (
 )
 from reprojax import recipes
 from reprojax.commands import controls
-from reprojax.core import Program, fingerprint
+from reprojax.core import Program
 from reprojax.data import Split, Task
 from reprojax.models import Model, Pixels
 from reprojax.recipes import find_alignment
@@ -164,7 +164,7 @@ def bench(backbone: Model[Pixels], settings: Settings) -> Bench:
     ]
     identity = {
         "model": backbone.name,
-        "weights": fingerprint(backbone.frozen),
+        "weights": backbone.fingerprint,
         "settings": {n: v for n, v in settings._asdict().items() if n != "ks"},
     }
     return Bench(

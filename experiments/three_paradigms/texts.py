@@ -32,7 +32,6 @@ from reprojax.core import (
     PyTree,
     Tokens,
     chain,
-    fingerprint,
     last_value,
     record,
     until,
@@ -378,7 +377,7 @@ def bench(card: Model[Words], problem: Problem, settings: Settings) -> Bench:
     ]
     identity = {
         "model": card.name,
-        "weights": fingerprint(card.frozen),
+        "weights": card.fingerprint,
         "dtype": jax.tree.leaves(card.frozen)[0].dtype.name,
         "problem": [problem.name, list(problem.classes), problem.template],
         "start": problem.start,

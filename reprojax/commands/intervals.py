@@ -55,20 +55,15 @@ def mean_of(values: Sequence[float] | np.ndarray) -> Mean:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Mean:
-    """The mean of a - b over the same seeds."""
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} values, expected a pair a seed")
-    return mean_of(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-
-
-def over(a: Sequence[float], b: Sequence[float]) -> Mean:
-    """As `paired`, without an interval where all differences are equal.
+    """The mean of a - b over the same seeds, without an interval if all are equal.
 
     So they are where the splits are the same for all seeds and nothing is drawn: of two
     controls, say. Then the seeds say nothing about chance, and a width of 0 would be
     taken for certainty.
     """
-    found = paired(a, b)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values, expected a pair a seed")
+    found = mean_of(np.asarray(a, np.float64) - np.asarray(b, np.float64))
     return found._replace(half=float("nan")) if found.half < EQUAL else found
 
 

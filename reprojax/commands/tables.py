@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from reprojax.commands.intervals import mean_of, over
+from reprojax.commands.intervals import mean_of, paired
 from reprojax.taxonomy import Description
 from reprojax.training.loop import Fitted
 
@@ -57,7 +57,7 @@ def comparisons(table: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
     for name in list(table)[1:]:
         scores = table[name]["test"]
         if len(scores) > 1:
-            difference = over(own[: len(scores)], scores)
+            difference = paired(own[: len(scores)], scores)
             how = "paired" if np.isnan(difference.half) else "paired, 95 % interval"
             lines.append(f"over {name}: {difference.interval} ({how})")
     return lines

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reprojax.commands.intervals import Mean, mean_of, over
+from reprojax.commands.intervals import Mean, mean_of, paired
 
 PIXELS = "nearest pixels, no model"
 RANDOM = "same program, random weights"
@@ -75,7 +75,7 @@ def _own_or_other(
     subject = "the prompt" if prompt else own
     filed = [name for name in others if name in kept]
     best = max([own, *filed], key=lambda n: mean[n].value)
-    difference = over(scores[own], scores[rival])
+    difference = paired(scores[own], scores[rival])
     if seeds == 1:
         ahead, behind = sorted((rival, own), key=lambda n: -mean[n].value)
         pair = f"{_the(ahead)} has {mean[ahead]}, {_the(behind)} {mean[behind]}"
@@ -106,7 +106,7 @@ def _own_or_other(
         if rival in kept:
             return best, [*said, f"Take {program}."]
         return best, [*said, f"No file holds {_the(rival)}: take {program}."]
-    ahead = not filed or _ahead(over(scores[own], scores[filed[0]]))
+    ahead = not filed or _ahead(paired(scores[own], scores[filed[0]]))
     take = own if ahead else filed[0]
     until = subject if ahead else f"{_the(take)}, which is simpler"
     more = f"Run the same command with --seeds {max(2 * seeds, 5)} --resume"
@@ -123,7 +123,7 @@ def _second(scores: Mapping[str, Sequence[float]], others: list[str]) -> list[st
     """Where the best control is not settled against the second one."""
     if len(others) < 2:
         return []
-    difference = over(*(scores[name] for name in others[:2]))
+    difference = paired(*(scores[name] for name in others[:2]))
     if _low(difference) > 0:
         return []
     first, second = map(_the, others[:2])
@@ -140,7 +140,7 @@ def _beside(scores: Mapping[str, Sequence[float]], finite: Sequence[str]) -> lis
         return []
     own = next(iter(scores))
     parts = [
-        f"{over(scores[own], scores[name]).interval} over {_the(name)}"
+        f"{paired(scores[own], scores[name]).interval} over {_the(name)}"
         for name in ("zero-shot", "linear probe")
         if name in finite
     ]
@@ -153,7 +153,7 @@ def _weights(scores: Mapping[str, Sequence[float]]) -> list[str]:
     if len(untrained) < 2 or not np.isfinite(untrained).all():
         return []
     own = next(iter(scores.values()))[: len(untrained)]
-    difference, level = over(own, untrained), mean_of(untrained)
+    difference, level = paired(own, untrained), mean_of(untrained)
     said = f"on random weights the same program has {level} ({difference.interval})"
     if _low(difference) > 0:
         return [f"What the model has learned matters: {said}."]

@@ -39,7 +39,6 @@ from reprojax.core import (
 )
 from reprojax.core.estimation import Refresh
 from reprojax.core.slips import shown
-from reprojax.core.trees import fingerprint
 from reprojax.data import Split, Task, digest, in_order, order
 from reprojax.data.checks import whole, whole_seed
 from reprojax.data.order import outline
@@ -119,7 +118,7 @@ def in_process(
 
     shape = (1, backbone.input.size, backbone.input.size, 3)
     code = traced(backbone.forward, frozen, jax.ShapeDtypeStruct(shape, np.float32))
-    source = f"weights {fingerprint(backbone.frozen)[:32]}, code {code.digest}"
+    source = f"weights {backbone.fingerprint[:32]}, code {code.digest}"
     given = {"name": backbone.name, "source": source, "chunk": chunk}
     return Oracle(answer, len(backbone.classes), **given)
 

@@ -27,7 +27,6 @@ from reprojax.core import (
     reprogram,
     tokens,
 )
-from reprojax.core.trees import fingerprint
 from reprojax.models import Model
 from reprojax.models.language import Words
 from reprojax.models.language.card import embedded
@@ -72,7 +71,7 @@ def scores(language: Model[Words], align: Manipulation, *, chunk: int = 64) -> O
     nothing = Asked(empty, jnp.zeros((1, 1, language.width)))
     classes = jax.eval_shape(run, language.frozen, nothing).shape[-1]
     code = traced(run, language.frozen, nothing).digest
-    source = f"weights {fingerprint(language.frozen)[:32]}, code {code}"
+    source = f"weights {language.fingerprint[:32]}, code {code}"
     return Oracle(answer, classes, name=language.name, source=source, chunk=chunk)
 
 

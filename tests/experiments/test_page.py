@@ -40,9 +40,10 @@ def value(mean, **more):
         "rate": 0.01,
         "validation": {"learned at 0.01": 0.5},
     }
-    return (
-        made | {"runs": runs(mean), "prompt": 1728, "alignment": 0, "bytes": 7} | more
-    )
+    # in another order for another mean: differences that are all equal have no interval
+    spread = np.random.default_rng(round(1000 * mean)).permutation(SMALL)
+    own = {"runs": runs(mean, spread), "prompt": 1728, "alignment": 0, "bytes": 7}
+    return made | own | more
 
 
 def outcome(name, value=None, error=None):
@@ -99,6 +100,11 @@ def board_of(values, bench="digits"):
     return board
 
 
+def difference(mean, other):
+    a, b = ([own["test"] for own in value(m)["runs"]] for m in (mean, other))
+    return paired(a, b).interval
+
+
 # -- sentences
 
 
@@ -107,7 +113,7 @@ def test_no_cell_beats_the_control():
     assert sentences.verdict(board) == (
         "On digits, no cell beats the linear probe (0.900 ± 0.002): the best, "
         "learnable input additive → rule, has 0.800 ± 0.002; the paired difference is "
-        "-0.100 [-0.100, -0.100]."
+        f"{difference(0.8, 0.9)}."
     )
 
 
@@ -118,7 +124,7 @@ def test_cells_beat_the_control_by_the_interval_of_the_paired_difference():
         NAMES[1]: value(0, runs=runs(0.9, wild)),
         NAMES[2]: value(0, runs=runs(0.92, steady)),
         NAMES[3]: value(0.1),
-        "control-linear-probe": value(0.9),
+        "control-linear-probe": value(0, runs=runs(0.9)),
         "control-no-prompt-rule": value(0.2),
     }
     text = sentences.verdict(board_of(values))
@@ -131,7 +137,7 @@ def test_cells_beat_the_control_by_the_interval_of_the_paired_difference():
 
 def test_seeds_are_paired_by_name_not_by_place():
     cell = value(0, runs=runs(0.5, 100 * SMALL)[::-1][:4])
-    board = board_of({NAMES[0]: cell, "control-linear-probe": value(0.4)})
+    board = board_of({NAMES[0]: cell, "control-linear-probe": value(0, runs=runs(0.4))})
     (best,), (control,) = board.ranked, board.controls
     ours, theirs = (0.5 + 100 * SMALL[1:]).tolist(), (0.4 + SMALL[1:]).tolist()
     assert best.over(control).interval == paired(ours, theirs).interval
@@ -149,7 +155,7 @@ def test_fine_tuning_is_told_apart_from_controls_that_keep_the_weights():
     assert text.startswith(only) and text.endswith(
         "Among the controls that leave the weights as they are, 1 of 1 cells beats the "
         "linear probe (0.700 ± 0.002); of the best cell, the paired difference is "
-        "+0.100 [+0.100, +0.100]."
+        f"{difference(0.8, 0.7)}."
     )
 
 

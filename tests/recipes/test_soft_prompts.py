@@ -178,14 +178,15 @@ def test_adafactor_is_that_by_hand():
 
 
 def test_the_default_settings_learn():
-    """The loss of 32 rows falls below a third of what guessing has, in 100 steps.
+    """The loss of 32 rows falls below half of what guessing has, in 100 steps.
 
-    The mean of the last ten, as the paper's rate makes it go up and down.
+    The mean of the last thirty: the paper's rate makes it go up and down, by the last
+    bits of a machine too (between .10 and .25 of four sets of instructions).
     """
     language = card("rotary")
     program = prompt_tuning(language, label_words([0, 1]))
     found, _ = losses(program, language, METHOD.preset, 100)
-    assert np.mean(found[-10:]) < np.log(2) / 3, found[::10]
+    assert np.mean(found[-30:]) < np.log(2) / 2, found[::10]
 
 
 def test_the_contract():

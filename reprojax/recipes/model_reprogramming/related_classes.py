@@ -1,6 +1,4 @@
-"""Descriptions weighed within classes and classes corrected by each other, RVP (Li et
-al., "Reprogramming Vision-Language Models via Structured Prompt Reparameterization").
-"""
+"""Descriptions weighed within classes, and classes corrected by each other (RVP)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +25,8 @@ def rvp(
     inner: int | None = None,
 ) -> Program:
     """The image inside a learned border; learned weights of descriptions, and a learned
-    matrix between the classes (RVP, Li et al.).
+    matrix between the classes (RVP: Li et al., "Reprogramming Vision-Language Models
+    via Structured Prompt Reparameterization", of which we know the paper alone).
 
     The model is `image_text.of_descriptions(pair, classes, texts)`, of one kind. The
     border is that of `padding`. After training `recipes.folding` makes one linear head

@@ -11,7 +11,7 @@ from reprojax.operators import insert
 from reprojax.recipes.method import Method, Preset, needs
 from reprojax.recipes.prompt_tuning.names_of_classes import (
     check_classes,
-    rows_of,
+    ids_of_texts,
     sized,
 )
 from reprojax.recipes.registry import register
@@ -81,7 +81,7 @@ def _around(
 
 def _check_ends(model: Model[Pixels], behind: int) -> None:
     """Raise if the texts do not end alike, or if they end in padding that counts."""
-    rows = rows_of(model)
+    rows = ids_of_texts(model)
     ends = {tuple(row[-behind:].tolist()) for row in rows}
     if len(ends) > 1 or any(row[-1] in row[:-1] for row in rows):
         raise ValueError(

@@ -23,7 +23,7 @@ def check_classes(model: Model[Pixels], targets: int | None) -> None:
         )
 
 
-def rows_of(model: Model[Pixels]) -> list[np.ndarray]:
+def ids_of_texts(model: Model[Pixels]) -> list[np.ndarray]:
     """The ids of each of the model's texts, without padding."""
     tokens: Any = jax.tree.map(np.asarray, model.frozen["texts"].tokens)
     pairs = zip(tokens.value, tokens.weight, strict=True)
