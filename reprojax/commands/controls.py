@@ -148,7 +148,11 @@ def nearest(
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    flat = lambda rows: rows.reshape(len(rows), -1)
+    def flat(rows: np.ndarray) -> np.ndarray:
+        rows = rows.reshape(len(rows), -1)
+        # scikit-learn takes NumPy's own types, of which bfloat16 is none
+        return rows.astype(np.float32) if rows.dtype.kind == "V" else rows
+
     model = KNeighborsClassifier(1, metric=distance).fit(flat(known), labels)
     return model.predict(flat(asked))
 

@@ -238,8 +238,9 @@ def check_kept(site: str, before: PyTree, after: PyTree) -> None:
         )
 
 
-def _rows(value: PyTree) -> tuple[int, ...]:
-    """The first axis; a value without arrays (flags) counts as one row."""
+def _rows(value: PyTree) -> tuple[Any, ...]:
+    """The first axis, a number or a symbol of jax.export; a value without arrays
+    (flags) counts as one row."""
     shapes = (a.shape[:1] for a in jax.tree.leaves(value) if hasattr(a, "shape"))
     return next(shapes, (1,))
 

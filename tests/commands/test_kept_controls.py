@@ -99,3 +99,10 @@ def test_what_the_scores_say():
     assert "ratio -0.250, leans to a linear probe; label overlap 0.12" in said
     said = train.before_training(Preflight(0.25, 0.5, 0.125)).replace("\n", " ")
     assert "ratio +0.250, leans to a prompt;" in said
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "int32"])
+def test_the_nearest_row_of_each_kind_of_number(dtype):
+    known = np.asarray(jnp.asarray([[0, 9], [9, 0], [5, 5]], dtype))
+    asked = np.asarray(jnp.asarray([[8, 1], [4, 5]], dtype))
+    assert controls.nearest(known, np.array([7, 8, 9]), asked).tolist() == [8, 9]
