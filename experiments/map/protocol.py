@@ -301,8 +301,8 @@ def _examples(
     """The program, the model and the examples of a seed.
 
     Args:
-        once: of images, take the values below the program's lowest edit in the place of
-            the examples. The model computes them once for all rates and epochs.
+        once: take the values below the program's lowest edit in the place of the
+            examples. The model computes them once for all rates and epochs.
     """
     bench, entry = place.at(seed)
     task = entry.task if test else without_test(entry.task)
@@ -311,7 +311,7 @@ def _examples(
         above = place.what[:2] != ("learnable", "input")
     else:
         above = place.what != "fine-tuning"
-    if once and above and isinstance(bench.model.input, Pixels):
+    if once and above:
         return cached(*own, progress=False)
     return own
 

@@ -6,9 +6,10 @@
 The params fit the program without a cache, too.
 
 If a program learns only above the input, the values below its lowest edit are the same
-in every epoch. Here they are computed once and take the place of x. XLA removes the
-layers below from the compiled step, with their weights; a head or a label map trains
-without the model. Fixed edits below (a resize at "input") are part of the values.
+in every epoch. Here they are computed once and take the place of x: an array for
+images, Tokens for a language model. XLA removes the layers below from the compiled
+step, with their weights; a head or a label map trains without the model. Fixed edits
+below (a resize at "input") are part of the values.
 
 The following raise ValueError with the site's name: augmented images, a manipulation
 that reads the task's own input, a site inside remat, and a lowest edit at the input.
@@ -16,7 +17,7 @@ that reads the task's own input, a site inside remat, and a lowest edit at the i
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
@@ -50,14 +51,14 @@ def cached(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Program, PyTree, Task]:
-    """The arguments of `fit`, with the values at `cache_site` in place of the images.
+    """The arguments of `fit`, with the values at `cache_site` in place of the inputs.
 
     Args:
-        batch: images at once, while the values are computed.
-        folder: where to keep the values, one memory-mapped file a split, and to find
-            them again; by default they are kept in memory. A folder of another model,
-            other images, another site, or other preprocessing raises ValueError. With
-            several processes, one process has to fill the folder beforehand.
+        batch: rows at once, while the values are computed.
+        folder: where to keep the values, one memory-mapped file a split and array, and
+            to find them again; by default they are kept in memory. A folder of another
+            model, other data, another site, or other preprocessing raises ValueError.
+            With several processes, one process has to fill the folder beforehand.
 
     Outer edits of the new program (`record`, an auxiliary loss) see that site and those
     after it. Recording a site below raises, because those layers are not run.
@@ -65,30 +66,28 @@ def cached(
     check_arguments("cached", program, frozen, task, "folder=...")
     _check_filled(folder)
     size = min(batch, len(task.train.y))
-    if len(jax.tree.leaves(task.train.x)) > 1:
-        raise ValueError(
-            f"got {task.name} to cache, whose rows are several arrays "
-            f"({type(task.train.x).__name__}), expected images, or one array; train "
-            "without a cache"
-        )
-    images = spec(task.train.x, size)
+    rows = spec(task.train.x, size)
     context = unshared(spec(task.train.context, size))
-    site = cache_site(program, frozen, images, context)
-    params = program.init(jax.random.key(0), frozen, images, context)
+    site = cache_site(program, frozen, rows, context)
+    params = program.init(jax.random.key(0), frozen, rows, context)
     values = partial(_values, program, site, params, jax.device_put(frozen))
-    kept = jax.eval_shape(values, images, context)
-    plan = _Plan(site, kept.shape[1:], np.dtype(kept.dtype), size, values, progress)
+    kept, form = jax.tree.flatten(jax.eval_shape(values, rows, context))
+    plan = _Plan(site, tuple(map(_Row.of, kept)), size, values, progress)
     if folder is None:
         _check_room(plan, task, None)
         arrays = {
-            name: np.empty((len(split.y), *plan.shape), plan.dtype)
+            name: [np.empty((len(split.y), *row.shape), row.dtype) for row in plan.rows]
             for name, split in _splits(task).items()
         }
         _fill(plan, task, arrays)
     else:
         arrays = _kept(plan, frozen, task, Path(folder))
-    splits = {n: s._replace(x=arrays[n]) for n, s in _splits(task).items()}
-    put = _above(program, site, images.shape[1:], str(images.dtype))
+    splits = {
+        n: s._replace(x=jax.tree.unflatten(form, arrays[n]))
+        for n, s in _splits(task).items()
+    }
+    leaves, tree = jax.tree.flatten(rows)
+    put = _above(program, site, tree, tuple(map(_Row.of, leaves)))
     return put, frozen, task._replace(**splits, holds=site)
 
 
@@ -105,13 +104,29 @@ def _check_filled(folder: str | Path | None) -> None:
 # -- the program above it
 
 
+class _Row(NamedTuple):
+    """An array's shape and type, without its first axis."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, array: Any) -> "_Row":
+        return cls(tuple(array.shape[1:]), np.dtype(array.dtype))
+
+
 @lru_cache(maxsize=64)  # one program for all seeds, so that they share what is compiled
-def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> Program:
+def _above(program: Program, site: str, tree: Any, inputs: tuple[_Row, ...]) -> Program:
     """The program with x in place of the value at a site."""
 
+    def blank(x: Any, make: Callable[..., Any]) -> Any:
+        """The program's own input with as many rows as x."""
+        count = jax.tree.leaves(x)[0].shape[0]
+        own = [make((count, *row.shape), row.dtype) for row in inputs]
+        return jax.tree.unflatten(tree, own)
+
     def init(key: Any, frozen: PyTree, x: Any, context: PyTree = None) -> Params:
-        images = jax.ShapeDtypeStruct((x.shape[0], *image), dtype)
-        return program.init(key, frozen, images, context)
+        return program.init(key, frozen, blank(x, jax.ShapeDtypeStruct), context)
 
     def apply(
         params: Params,
@@ -130,8 +145,8 @@ def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> P
             shown = shown or name == site
             return edit(name, x if name == site else value) if shown else value
 
-        blank = jnp.zeros((x.shape[0], *image), dtype)  # XLA removes all but its shape
-        y = program.apply(params, frozen, blank, context, key=key, edit=put)
+        zeros = blank(x, jnp.zeros)  # XLA removes all but their shapes
+        y = program.apply(params, frozen, zeros, context, key=key, edit=put)
         check_sites([site], [site] if shown else [])
         return y
 
@@ -142,24 +157,24 @@ def _above(program: Program, site: str, image: tuple[int, ...], dtype: str) -> P
 
 
 class _Plan(NamedTuple):
-    """What to compute for every image."""
+    """What to compute for every row."""
 
     site: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    rows: tuple[_Row, ...]
+    """Of each array of the value, in the order of its tree."""
     batch: int
-    values: Callable[[np.ndarray, PyTree], jax.Array]
+    values: Callable[[PyTree, PyTree], PyTree]
     progress: bool
 
     def bytes(self, task: Task) -> int:
-        rows = sum(len(split.y) for split in _splits(task).values())
-        return rows * prod(self.shape) * self.dtype.itemsize
+        count = sum(len(split.y) for split in _splits(task).values())
+        return count * sum(prod(row.shape) * row.dtype.itemsize for row in self.rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _values(
     program: Program, site: str, params: Params, frozen: PyTree, x: Any, context: PyTree
-) -> jax.Array:
+) -> PyTree:
     return record(program.apply, [site])(params, frozen, x, context)[1][site]
 
 
@@ -167,17 +182,19 @@ def _splits(task: Task) -> dict[str, Split]:
     return {name: getattr(task, name) for name in SPLITS}
 
 
-def _fill(plan: _Plan, task: Task, arrays: Mapping[str, np.ndarray]) -> None:
+def _fill(plan: _Plan, task: Task, arrays: Mapping[str, Sequence[np.ndarray]]) -> None:
     splits = _splits(task)
     total = sum(steps(split, plan.batch) for split in splits.values())
     with bar(0, total, plan.progress) as line:
         line.set_description(f"caching {plan.site}, {_size(plan.bytes(task))}")
         for name, split in splits.items():
             for i, (x, _, context) in enumerate(in_order(split, plan.batch)):
-                rows = arrays[name][i * plan.batch : (i + 1) * plan.batch]
-                found = np.asarray(plan.values(x, unshared(context)))[: len(rows)]
-                _check_finite(plan.site, name, found)
-                rows[...] = found.view(rows.dtype)
+                values = jax.tree.leaves(plan.values(x, unshared(context)))
+                for array, value in zip(arrays[name], values, strict=True):
+                    rows = array[i * plan.batch : (i + 1) * plan.batch]
+                    found = np.asarray(value)[: len(rows)]
+                    _check_finite(plan.site, name, found)
+                    rows[...] = found.view(rows.dtype)
                 line.update()
 
 
@@ -224,15 +241,14 @@ def _size(count: float) -> str:
 
 def _kept(
     plan: _Plan, frozen: PyTree, task: Task, folder: Path
-) -> dict[str, np.ndarray]:
+) -> dict[str, list[np.ndarray]]:
     """The folder's values, computed first if they are not there."""
     identity = {
-        "format": 1,
+        "format": 2,
         "backbone": fingerprint(frozen),
         "data": digest(task),
         "site": plan.site,
-        "shape": list(plan.shape),
-        "dtype": str(plan.dtype),
+        "values": [f"{row.dtype}{list(row.shape)}" for row in plan.rows],
     }
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "cache.json").exists():
@@ -250,19 +266,32 @@ def _write(plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]) -
     for torn in folder.glob("*.npy*"):
         torn.unlink()
     _check_room(plan, task, folder)
-    parts = {name: folder / f"{name}.npy.part" for name in SPLITS}
+    splits = _splits(task)
+    paths = {name: _paths(plan, folder, name) for name in splits}
+    part = lambda path: path.with_name(f"{path.name}.part")
     arrays = {
-        name: np.lib.format.open_memmap(
-            parts[name], "w+", _stored(plan.dtype), (len(split.y), *plan.shape)
-        )
-        for name, split in _splits(task).items()
+        name: [
+            np.lib.format.open_memmap(
+                part(path), "w+", _stored(row.dtype), (len(split.y), *row.shape)
+            )
+            for path, row in zip(paths[name], plan.rows, strict=True)
+        ]
+        for name, split in splits.items()
     }
     _fill(plan, task, arrays)
-    for name, part in parts.items():
-        arrays[name].flush()
-        os.replace(part, folder / f"{name}.npy")
+    for name, own in arrays.items():
+        for path, array in zip(paths[name], own, strict=True):
+            array.flush()
+            os.replace(part(path), path)
     versions = {"jax": jax.__version__, "numpy": np.__version__}
     write_json(folder / "cache.json", {**identity, "versions": versions})
+
+
+def _paths(plan: _Plan, folder: Path, split: str) -> list[Path]:
+    """A file for each array of a split's values."""
+    if len(plan.rows) == 1:
+        return [folder / f"{split}.npy"]
+    return [folder / f"{split}.{i}.npy" for i in range(len(plan.rows))]
 
 
 def _stored(dtype: np.dtype) -> np.dtype:
@@ -273,7 +302,7 @@ def _stored(dtype: np.dtype) -> np.dtype:
 
 def _read(
     plan: _Plan, task: Task, folder: Path, identity: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+) -> dict[str, list[np.ndarray]]:
     try:
         there = read_json(folder / "cache.json", dict[str, Any])
         there.pop("versions")  # informative; `_check_rows` finds what they change
@@ -288,36 +317,49 @@ def _read(
             "remove this one to compute the values again"
         )
     return {
-        name: _open(folder / f"{name}.npy", plan, s)
-        for name, s in _splits(task).items()
+        name: [
+            _open(path, row, len(split.y))
+            for path, row in zip(_paths(plan, folder, name), plan.rows, strict=True)
+        ]
+        for name, split in _splits(task).items()
     }
 
 
-def _open(path: Path, plan: _Plan, split: Split) -> np.ndarray:
-    shape = (len(split.y), *plan.shape)
+def _open(path: Path, row: _Row, count: int) -> np.ndarray:
+    shape = (count, *row.shape)
     try:
         array = np.load(path, mmap_mode="r")
-        if array.shape != shape or array.dtype != _stored(plan.dtype):
+        if array.shape != shape or array.dtype != _stored(row.dtype):
             raise ValueError(f"{array.dtype}{list(array.shape)}")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}), expected {plan.dtype}{list(shape)}; "
+            f"{path} is damaged ({error}), expected {row.dtype}{list(shape)}; "
             "remove the folder to compute the values again"
         ) from error
-    return array.view(plan.dtype)
+    return array.view(row.dtype)
 
 
-def _check_rows(plan: _Plan, split: Split, array: np.ndarray, folder: Path) -> None:
+def _check_rows(
+    plan: _Plan, split: Split, arrays: Sequence[np.ndarray], folder: Path
+) -> None:
     """Compute a few rows again: a change of preprocessing shows in values only."""
     rows = np.linspace(0, len(split.y) - 1, min(8, len(split.y))).astype(int)
-    given = split.x[rows], unshared(taken(split.context, rows))
-    new = np.asarray(plan.values(*given)).astype(np.float64)
-    old = array[rows].astype(np.float64)
-    near = np.sqrt(float(jnp.finfo(plan.dtype).eps)) * max(np.abs(new).max(), 1e-6)
-    if not np.abs(new - old).max() <= near:
-        raise ValueError(
-            f"{folder} holds other values at {plan.site!r} than the program computes "
-            f"now (they differ by {np.abs(new - old).max():.2g}, expected at most "
-            f"{near:.2g}): the preprocessing below that site changed, or the file did; "
-            "choose another folder, or remove this one"
-        )
+    given = taken(split.x, rows), unshared(taken(split.context, rows))
+    values = jax.tree.leaves(plan.values(*given))
+    for row, array, value in zip(plan.rows, arrays, values, strict=True):
+        new = np.asarray(value).astype(np.float64)
+        old = array[rows].astype(np.float64)
+        near = np.sqrt(_step(row.dtype)) * max(np.abs(new).max(initial=0), 1e-6)
+        if not np.abs(new - old).max(initial=0) <= near:
+            raise ValueError(
+                f"{folder} holds other values at {plan.site!r} than the program "
+                f"computes now (they differ by {np.abs(new - old).max():.2g}, expected "
+                f"at most {near:.2g}): the preprocessing below that site changed, or "
+                "the file did; choose another folder, or remove this one"
+            )
+
+
+def _step(dtype: np.dtype) -> float:
+    """The distance from 1 to the next number of a type; of whole numbers 0."""
+    floats = jnp.issubdtype(dtype, jnp.floating)
+    return float(jnp.finfo(dtype).eps) if floats else 0.0

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
 from jax.interpreters.partial_eval import dce_jaxpr
 
@@ -21,7 +22,7 @@ def cache_site(program: Program, frozen: PyTree, x: Any, context: Any = None) ->
     """The site whose value can replace x; raise ValueError with the reason if none can.
 
     Args:
-        x: a batch of images, or its shape and type; likewise the context.
+        x: a batch of inputs, or its shapes and types; likewise the context.
     """
     x = spec_of(x)
     seen = _trace(program, frozen, x, context)
@@ -99,7 +100,8 @@ def _trace(program: Program, frozen: PyTree, x: Any, context: Any) -> _Trace:
 
 
 def _apart(a: Any) -> Any:
-    return jax.lax.optimization_barrier(a) if isinstance(a, jax.Array) else a
+    array = isinstance(a, jax.Array | np.ndarray)
+    return jax.lax.optimization_barrier(a) if array else a
 
 
 def _lowest(program: Program, seen: _Trace) -> str:
@@ -123,12 +125,15 @@ def _lowest(program: Program, seen: _Trace) -> str:
     return lowest
 
 
-def _is_rows(spec: Any, x: Any) -> bool:
-    """Whether a value is one array of floats with a row for each of x."""
+def _is_rows(value: Any, x: Any) -> bool:
+    """Whether a value is arrays with a row for each of x, the first of floats."""
+    leaves, count = jax.tree.leaves(value), jax.tree.leaves(x)[0].shape[:1]
+    own = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
     return (
-        isinstance(spec, jax.ShapeDtypeStruct)
-        and spec.shape[:1] == x.shape[:1]
-        and jnp.issubdtype(spec.dtype, jnp.floating)
+        all(own)
+        and all(leaf.shape[:1] == count for leaf in leaves)
+        and bool(leaves)
+        and jnp.issubdtype(leaves[0].dtype, jnp.floating)
     )
 
 
@@ -156,8 +161,8 @@ def _why_not(program: Program, x: Any, lowest: str, seen: _Trace) -> str:
         )
     elif not _is_rows(spec, x) and "frozen" in seen.reads(f"{lowest}/raw"):
         found = (
-            f"the value at {lowest!r} is {spec}, expected one array of floats with a "
-            "row for each image"
+            f"the value at {lowest!r} is {spec}, expected floats with a row for each "
+            "of the input"
         )
     else:
         found = (

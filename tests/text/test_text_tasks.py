@@ -276,8 +276,6 @@ def test_other_bad_tasks():
     none = task.train._replace(y=np.full_like(task.train.y, -1))
     with pytest.raises(ValueError, match="no word counts in 6 of 6 rows"):
         trained(PROGRAM, CARD.frozen, task._replace(train=none), epochs=1)
-    with pytest.raises(ValueError, match="several arrays .Tokens."):
-        cached(PROGRAM, CARD.frozen, ENCODED.task)
     short = jax.tree.map(lambda a: a[:, :5], ENCODED.task.test.x)
     odd = ENCODED.task._replace(test=Split(short, ENCODED.task.test.y))
     with pytest.raises(ValueError, match="pad them to one length"):

@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant(
         "cache: other preprocessing is not noticed",
         "training/caches.py",
-        "if not np.abs(new - old).max() <= near:",
+        "if not np.abs(new - old).max(initial=0) <= near:",
         "if not near:",
         "test_caches.py::test_another_cache_is_refused_and_left_as_it_is",
     ),
