@@ -27,6 +27,7 @@ EVP = "recipes/model_reprogramming/enhanced_visual_prompting.py"
 LOR = "recipes/model_reprogramming/low_rank_visual_prompting.py"
 CLUSTERS = "formats/clusters.py"
 DAM = "recipes/model_reprogramming/diversity_aware_prompting.py"
+FOLDING = "recipes/folding.py"
 META = "recipes/model_reprogramming/meta_prompts.py"
 PATCHES = "operators/patches.py"
 REFINE = "recipes/model_reprogramming/refine.py"
@@ -1108,5 +1109,26 @@ MUTANTS = (
         "params_for(program, model.frozen, x, context)",
         "params_for(program, model.frozen, x)",
         "test_registry.py::test_params_may_depend_on_the_context",
+    ),
+    Mutant(
+        "folding: a prompt that changes with the image becomes a bias",
+        FOLDING,
+        "if float(jnp.abs(added - bias).max()) <= near and bias.size < limit:",
+        "if bias.size < limit:",
+        "test_folding_of_images.py::test_what_changes_with_the_image_is_no_bias",
+    ),
+    Mutant(
+        "folding: a bias of more numbers than the prompt",
+        FOLDING,
+        "if float(jnp.abs(added - bias).max()) <= near and bias.size < limit:",
+        "if float(jnp.abs(added - bias).max()) <= near:",
+        "test_folding_of_images.py::test_a_prompt_that_is_smaller_than_its_trace_stays_in_the_pixels",
+    ),
+    Mutant(
+        "folding: the model keeps its own head",
+        FOLDING,
+        "zip(every, used, strict=False) if live]",
+        "zip(every, used, strict=False)]",
+        "test_folding_of_images.py::test_it_answers_the_same_without_the_models_head",
     ),
 )

@@ -19,7 +19,6 @@ from reprojax.data import Questions, Split, digest, from_texts, order
 from reprojax.models.language import Special
 from reprojax.recipes.prompt_tuning import prefix_tuning, prompt_tuning
 from reprojax.text.tasks import encoded, written
-from reprojax.training.caches import cached
 from reprojax.training.loop import fit
 from reprojax.training.losses import Seen, cross_entropy, mean_loss
 from reprojax.training.metrics import accuracy

@@ -294,7 +294,7 @@ MUTANTS = (
     Mutant(
         "folding: features keep their length",
         FOLDING,
-        'unit(y) @ own["kernel"]',
+        'read(y) @ own["kernel"]',
         'y @ own["kernel"]',
         TEST_FOLDING,
     ),

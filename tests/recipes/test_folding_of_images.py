@@ -13,10 +13,10 @@ from jax import export
 from small_pairs import pair
 
 from reprojax.alignments import identity, one_to_one
-from reprojax.core import record, reprogram
+from reprojax.core import Manipulation, Params, record, reprogram
 from reprojax.data import Split
 from reprojax.models.image_text import classifier
-from reprojax.operators import resize, scale_and_shift
+from reprojax.operators import resize
 from reprojax.recipes import build
 from reprojax.recipes.folding import folded
 from reprojax.testing.compiled import operations
@@ -88,11 +88,12 @@ def test_a_prompt_that_is_smaller_than_its_trace_stays_in_the_pixels():
 
 
 def test_what_changes_with_the_image_is_no_bias():
-    program = reprogram(
-        VIT.forward,
-        {"input": resize(16), "normalized": scale_and_shift()},
-        identity(),
+    each = Manipulation(  # a factor for each pixel
+        lambda key, spec, scope: Params(jnp.ones(spec.shape[1:])),
+        lambda params, value, scope: value * params.learnable,
     )
+    at = {"input": resize(16), "normalized": each}
+    program = reprogram(VIT.forward, at, identity())
     small = folded(program, drawn(program, VIT), VIT)
     assert "normalized" in edited(small.program)
 
