@@ -89,7 +89,7 @@ def train(
     batch, steps, rate = pace(config, task)
     if how.get("progress", True):
         print(
-            f"{folder}: {epochs} epochs of {steps} steps, learning rate {rate:g}",
+            f"{folder}: epochs {epochs}, steps in each {steps}, learning rate {rate:g}",
             flush=True,
         )
     given = program, backbone.frozen, task

@@ -74,7 +74,7 @@ def _own_or_other(
     mean = {name: mean_of(scores[name]) for name in (own, *others)}
     subject = "the prompt" if prompt else own
     filed = [name for name in others if name in kept]
-    best = max([own, *filed], key=lambda n: mean[n].value)
+    best = max([*filed, own], key=lambda n: mean[n].value)  # of equals the simpler
     difference = paired(scores[own], scores[rival])
     if seeds == 1:
         ahead, behind = sorted((rival, own), key=lambda n: -mean[n].value)

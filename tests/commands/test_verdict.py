@@ -75,7 +75,11 @@ def test_equal_differences_of_all_seeds_are_no_certainty():
 
 
 def test_one_seed_has_no_interval():
-    for own, probe, wanted in ((0.9, 0.8, "mark"), (0.8, 0.9, PROBE)):
+    for own, probe, wanted in (
+        (0.9, 0.8, "mark"),
+        (0.9, 0.9, PROBE),
+        (0.8, 0.9, PROBE),
+    ):
         take, text = said({"mark": [own], PROBE: [probe], RANDOM: [0.1]})
         assert take == wanted and "One seed gives no interval" in text
         assert "±" not in text and "[" not in text
