@@ -155,18 +155,27 @@ def test_a_site_inside_remat_is_refused_by_name():
     assert site_of(HEAD, inside) == "output/raw"
 
 
-def test_a_value_that_is_no_array_is_refused_unless_one_below_will_do():
+def first_moved(size: int) -> Manipulation:
+    return Manipulation(
+        lambda *given: Params(jnp.zeros(size)),
+        lambda params, value, scope: (value[0] + params.learnable, *value[1:]),
+    )
+
+
+def test_a_value_of_several_arrays_is_kept_if_each_has_the_rows():
     def pair(frozen: Any, x: Any, edit: Any = passthrough) -> Any:
         x = edit("input", x)
         a, b = edit("pair", (x @ frozen["a"], x))
         return edit("output", a + b)
 
-    prompt = Manipulation(
-        lambda *given: Params(jnp.zeros(6)),
-        lambda params, value, scope: (value[0] + params.learnable, value[1]),
-    )
-    with pytest.raises(ValueError, match="'pair' is .*expected one array of floats"):
-        site_of({"pair": prompt}, pair)
+    def odd(frozen: Any, x: Any, edit: Any = passthrough) -> Any:
+        x = edit("input", x)
+        a, scale = edit("pair", (x @ frozen["a"], jnp.ones(6)))
+        return edit("output", a * scale)
+
+    assert site_of({"pair": first_moved(6)}, pair) == "pair/raw"
+    with pytest.raises(ValueError, match="'pair' is .*expected floats with a row for"):
+        site_of({"pair": first_moved(6)}, odd)
 
 
 def test_a_model_that_keeps_its_weights_to_itself_is_cached_at_its_end():
