@@ -181,7 +181,7 @@ def test_the_default_settings_learn():
     """The loss of 32 rows falls below half of what guessing has, in 100 steps.
 
     The mean of the last thirty: the paper's rate makes it go up and down, by the last
-    bits of a machine too (between .10 and .25 of four sets of instructions).
+    bits of a machine too (between .10 and .22 of four sets of instructions).
     """
     language = card("rotary")
     program = prompt_tuning(language, label_words([0, 1]))
