@@ -67,8 +67,10 @@ def less(a: Row, b: Row) -> Mean:
 
 
 def _of_images(a: Row, b: Row) -> bool:
-    """Whether there are seeds, and they give no interval."""
-    return len(a.test) > 1 and bool(np.isnan(paired(a.test, b.test).half))
+    """Whether there are seeds, and they give a difference but no interval."""
+    found = paired(a.test, b.test)
+    none = np.isnan(found.half) and np.isfinite(found.value)
+    return len(a.test) > 1 and bool(none)
 
 
 def _won(winner: Row, others: Sequence[Row]) -> str:

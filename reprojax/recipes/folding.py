@@ -183,7 +183,8 @@ def _headless(model: Model[Pixels], site: str, x: Any) -> Model[Pixels]:
         return cut(frozen, x, edit=edit)
 
     own = {name: arrays[name] for name in needed}
-    return model._replace(forward=forward, frozen=own, classes=())
+    every_one = lambda frozen: frozen
+    return model._replace(forward=forward, frozen=own, classes=(), weights=every_one)
 
 
 def _seen_as(program: Program, site: str) -> str:
@@ -270,12 +271,14 @@ def _in_first_layer(
     behind = order[order.index(pixels) + 1 :]
     outs = [s for s in behind if s.endswith(":out") and end.below(s)][:FIRST]
     outs = [site for site in outs if site not in edited]
+    if not outs:
+        return {}
     bare = reprogram(model.forward, {s: m for s, m in program.at if s != (pixels,)})
     own = bare.init(jax.random.key(0), model.frozen, x)
     for (site, *_), _ in bare.at:
         own = put(own, site, part(params, site))
-    _, prompted = jax.jit(record(program.apply, outs))(params, model.frozen, x)
-    _, plain = jax.jit(record(bare.apply, outs))(own, model.frozen, x)
+    prompted = _values(program, outs)(params, model.frozen, x)
+    plain = _values(bare, outs)(own, model.frozen, x)
     limit = _count(part(params, pixels))
     for site in outs:
         added = prompted[site].astype(jnp.float32) - plain[site].astype(jnp.float32)
@@ -284,6 +287,12 @@ def _in_first_layer(
         if float(jnp.abs(added - bias).max()) <= near and bias.size < limit:
             return {pixels: (site, bias.astype(prompted[site].dtype))}
     return {}
+
+
+def _values(program: Program, names: list[str]) -> Callable[..., dict[str, Array]]:
+    """The values at some sites; XLA removes what lies above them."""
+    look = record(program.apply, names)
+    return jax.jit(lambda params, frozen, x: look(params, frozen, x)[1])
 
 
 def _linear(

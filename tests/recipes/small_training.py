@@ -1,9 +1,11 @@
-"""A program trained on whole batches, step by step, as `fit` does it."""
+"""Params of a program: trained on whole batches, step by step, as `fit` does it, or
+drawn far from their start."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reprojax.data import Split
 from reprojax.training import steps
 from reprojax.training.losses import cross_entropy
 
@@ -20,3 +22,12 @@ def trained(
         state = steps.train_step(*what, state, frozen, x, y)
         found.append(float(state.loss))
     return np.array(found), state
+
+
+def drawn(program, model, x, y):
+    """Params far from their start, with label maps of the images."""
+    params = program.init(jax.random.key(0), model.frozen, x)
+    draw = np.random.default_rng(0)
+    other = lambda a: jnp.asarray(draw.standard_normal(a.shape) / 2, a.dtype)
+    params = params._replace(learnable=jax.tree.map(other, params.learnable))
+    return steps.estimate(program, params, model.frozen, Split(x, y), len(x))

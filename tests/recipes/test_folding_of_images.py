@@ -9,30 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_training
 from jax import export
 from small_pairs import pair
 
 from reprojax.alignments import identity, one_to_one
 from reprojax.core import Manipulation, Params, record, reprogram
-from reprojax.data import Split
 from reprojax.models.image_text import classifier
 from reprojax.operators import resize
 from reprojax.recipes import build
 from reprojax.recipes.folding import folded
 from reprojax.testing.compiled import operations
-from reprojax.training import steps
 
 NET, VIT = backbones.convolutional(), backbones.transformer()
 X, Y = backbones.photos(12), np.arange(12) % 3
 
 
 def drawn(program, model):
-    """Params far from their start, with label maps of the images."""
-    params = program.init(jax.random.key(0), model.frozen, X)
-    draw = np.random.default_rng(0)
-    other = lambda a: jnp.asarray(draw.standard_normal(a.shape) / 2, a.dtype)
-    params = params._replace(learnable=jax.tree.map(other, params.learnable))
-    return steps.estimate(program, params, model.frozen, Split(X, Y), len(X))
+    return small_training.drawn(program, model, X, Y)
 
 
 def count(tree):

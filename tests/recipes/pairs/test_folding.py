@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_training
 from attributes import NAMES, looks, model
 from small_pairs import pair, pictures
 
 from reprojax.alignments import bayesian
-from reprojax.data import Split
 from reprojax.models.image_text import classifier
 from reprojax.recipes.folding import folded
 from reprojax.recipes.model_reprogramming import attrvr, padding, rvp
@@ -21,20 +21,14 @@ from reprojax.recipes.prompt_tuning import (
 )
 from reprojax.saving.programs import Card, load, save
 from reprojax.testing.compiled import operations
-from reprojax.training import steps
 
 X, Y = pictures(12), np.arange(12) % 3
 NAMED = classifier(pair(), NAMES)
 SHORT = classifier(pair(), NAMES, ["{}."])
 
 
-def drawn(program, card):
-    """Params far from their start, with label maps of the images."""
-    params = program.init(jax.random.key(0), card.frozen, X)
-    draw = np.random.default_rng(0)
-    other = lambda a: jnp.asarray(draw.standard_normal(a.shape) / 2, a.dtype)
-    params = params._replace(learnable=jax.tree.map(other, params.learnable))
-    return steps.estimate(program, params, card.frozen, Split(X, Y), len(X))
+def drawn(program, model):
+    return small_training.drawn(program, model, X, Y)
 
 
 PROGRAMS = {
